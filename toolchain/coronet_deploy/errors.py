@@ -1,0 +1,74 @@
+"""The tree of errors: one branch an exit status.
+
+    CoronetError
+    ├── GateFailed             1  parity, quality or latency is out of its bound
+    ├── BadInput               2  usage, or a file that is not what it should be
+    ├── EnvironmentProblem     3  a missing tool or package, a device, a disk
+    ├── ConversionFailed       4  a network that cannot be lowered or written
+    └── NothingMeasured        5  no sample, or no verdict
+
+Interrupting gives 130. Each error says what happened, where, and what a person can do next; the
+command line prints that as one line and shows a traceback with `--debug` only.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+INTERRUPTED = 130
+
+
+class CoronetError(Exception):
+    """An expected failure.
+
+    `what` says what happened and where; `hint` the next step a person can take.
+    """
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        line = " ".join(self.what.split())
+        return f"{line} ({' '.join(self.hint.split())})" if self.hint else line
+
+
+class GateFailed(CoronetError):
+    """A figure is out of its bound: names the artifact, the figure and the bound."""
+
+    exit_status = 1
+
+
+class BadInput(CoronetError):
+    """What the user gave cannot be used: names the file or the flag, and what was expected."""
+
+    exit_status = 2
+
+
+class EnvironmentProblem(CoronetError):
+    """Something around us is missing or broken: a package, a tool, a device, a disk."""
+
+    exit_status = 3
+
+
+class ConversionFailed(CoronetError):
+    """A network cannot be captured, lowered, written or loaded by its runtime."""
+
+    exit_status = 4
+
+
+class NothingMeasured(CoronetError):
+    """There is no measurement to report or to judge."""
+
+    exit_status = 5
+
+
+def missing_package(package: str, extra: str) -> EnvironmentProblem:
+    """Return the error for an optional package that is not installed."""
+    return EnvironmentProblem(
+        f"the package {package!r} is not installed",
+        hint=f"pip install 'coronet-deploy[{extra}]'",
+    )

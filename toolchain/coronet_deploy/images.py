@@ -1,0 +1,75 @@
+"""Pictures as arrays: RGB in [-1, 1], read from and written to files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from coronet_deploy.errors import BadInput
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+
+
+def open_rgb(path: Path) -> Image:
+    """Return the picture at `path` as RGB; greyscale and palette pictures are converted.
+
+    Raises:
+        BadInput: the file is missing or is not a picture that can be read whole.
+
+    """
+    from PIL import Image as PillowImage
+
+    try:
+        with PillowImage.open(path) as picture:
+            return picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+        raise BadInput(f"{path} is not a readable picture: {error}") from error
+
+
+def from_pixels(pixels: Pixels) -> Array:
+    """Return (..., H, W, 3) uint8 pixels as float32 in [-1, 1], same layout."""
+    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def to_pixels(values: Array) -> Pixels:
+    """Return real values in [-1, 1] as uint8 pixels, rounded and clipped, same layout."""
+    scaled = np.rint((values.astype(np.float64) + 1) * 127.5)
+    return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def read_picture(path: Path, height: int, width: int) -> Array:
+    """Return the picture at `path` as (height, width, 3) float32 in [-1, 1], resized bicubically.
+
+    Raises:
+        BadInput: see `open_rgb`.
+
+    """
+    picture = open_rgb(path)
+    if picture.size != (width, height):
+        from PIL.Image import Resampling
+
+        picture = picture.resize((width, height), Resampling.BICUBIC)
+    return from_pixels(np.asarray(picture))
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """Return the picture files directly in `folder`, by name.
+
+    Raises:
+        BadInput: it is not a folder, or holds no picture.
+
+    """
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is not a folder of pictures")
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise BadInput(f"{folder} holds no picture", hint=f"one of {', '.join(sorted(SUFFIXES))}")
+    return found

@@ -1,0 +1,95 @@
+"""What a channel plan costs: parameters and multiply-adds (MACs), in both conventions.
+
+A real multiply-add count takes a transposed convolution by its input pixels. The published one
+(GAN Compression and those after it) takes it by its output pixels, which counts the inserted
+zeros as work. Norms, activations and biases count nothing, in either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.networks.layers import INPUT, OUTPUT, DenseLayers
+from coronet_deploy.vocabulary import Architecture, ChannelPlan, Norm
+
+
+@dataclass(frozen=True)
+class ConvCost:
+    """One convolution: the groups it joins, its weights a channel pair, its pixels."""
+
+    sources: tuple[str, ...]
+    target: str
+    kernel_area: int
+    pixels: int
+    pixels_published: int
+
+
+class _Recorder(DenseLayers):
+    """Plain layers that remember which groups each convolution joins."""
+
+    def __init__(self, plan: ChannelPlan) -> None:
+        super().__init__(plan)
+        self.joined: dict[nn.Module, tuple[tuple[str, ...], str]] = {}
+
+    def conv(self, sources, target, *args, **kwargs):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN002, ANN003, ANN201, D102
+        layer = super().conv(sources, target, *args, **kwargs)
+        self.joined[layer] = tuple(sources), target
+        return layer
+
+    def deconv(self, sources, target, *args, **kwargs):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN002, ANN003, ANN201, D102
+        layer = super().deconv(sources, target, *args, **kwargs)
+        self.joined[layer] = tuple(sources), target
+        return layer
+
+
+@cache
+def conv_costs(
+    architecture: Architecture, norm: Norm, height: int = 256, width: int = 256
+) -> tuple[ConvCost, ...]:
+    """Return the convolutions of an architecture at a picture size, in order of the forward pass.
+
+    Pixels do not depend on the channels, so this is measured once, on shapes alone.
+    """
+    plan = full_plan(architecture, norm, width=1)
+    costs: list[ConvCost] = []
+    with torch.device("meta"):
+        recorder = _Recorder(plan)
+        generator = build_generator(plan, recorder).eval()
+
+        def record(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            sources, target = recorder.joined[layer]
+            out_pixels = output.shape[2] * output.shape[3]
+            in_pixels = inputs[0].shape[2] * inputs[0].shape[3]
+            kernel = layer.get_parameter("weight").shape[2:].numel()
+            real = in_pixels if isinstance(layer, nn.ConvTranspose2d) else out_pixels
+            costs.append(ConvCost(sources, target, kernel, real, out_pixels))
+
+        for layer in recorder.joined:
+            layer.register_forward_hook(record)
+        generator(torch.empty(1, plan.input_channels, height, width))
+    return tuple(costs)
+
+
+def macs(
+    plan: ChannelPlan, height: int = 256, width: int = 256, *, published: bool = False
+) -> int:
+    """Return the multiply-adds of one picture, real ones unless `published` (module docstring)."""
+    channels = {INPUT: plan.input_channels, OUTPUT: plan.output_channels, **plan.groups}
+    return sum(
+        (cost.pixels_published if published else cost.pixels)
+        * cost.kernel_area
+        * sum(channels[source] for source in cost.sources)
+        * channels[cost.target]
+        for cost in conv_costs(plan.architecture, plan.norm, height, width)
+    )
+
+
+def parameters(plan: ChannelPlan) -> int:
+    """Return the learnable numbers of the dense generator of `plan`."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_generator(plan).parameters())

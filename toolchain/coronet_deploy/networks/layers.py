@@ -1,0 +1,98 @@
+"""The layers a generator is made of, behind one small interface.
+
+A generator names its layers by the channel groups they read and write; who makes the layers
+decides what they are: plain convolutions of a given width here, hypernetwork layers in the
+`coronet` room. Both kinds run the same `forward`, so there is one definition of each network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import nn
+
+from coronet_deploy.vocabulary import ChannelPlan, Norm
+
+INPUT, OUTPUT = "input", "output"
+
+
+class Layers(Protocol):
+    """Makes the layers of a generator from the channel groups they read and write."""
+
+    def conv(
+        self,
+        sources: Sequence[str],
+        target: str,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        bias: bool,
+    ) -> nn.Module:
+        """Return a convolution from the concatenated `sources` to `target`."""
+
+    def deconv(
+        self,
+        sources: Sequence[str],
+        target: str,
+        kernel: int,
+        padding: int,
+        output_padding: int = 0,
+        *,
+        bias: bool,
+    ) -> nn.Module:
+        """Return a transposed convolution of stride 2 from `sources` to `target`."""
+
+    def norm(self, group: str) -> nn.Module:
+        """Return the normalisation of the channels of `group`."""
+
+
+class DenseLayers:
+    """Plain layers whose widths come from a `ChannelPlan`."""
+
+    def __init__(self, plan: ChannelPlan) -> None:
+        self._plan = plan
+        self._widths = {
+            INPUT: plan.input_channels,
+            OUTPUT: plan.output_channels,
+            **plan.groups,
+        }
+
+    def _count(self, groups: Sequence[str]) -> int:
+        return sum(self._widths[group] for group in groups)
+
+    def conv(
+        self,
+        sources: Sequence[str],
+        target: str,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        bias: bool,
+    ) -> nn.Module:
+        """Return an `nn.Conv2d`."""
+        channels = self._count(sources), self._widths[target]
+        return nn.Conv2d(*channels, kernel, stride, padding, bias=bias)
+
+    def deconv(
+        self,
+        sources: Sequence[str],
+        target: str,
+        kernel: int,
+        padding: int,
+        output_padding: int = 0,
+        *,
+        bias: bool,
+    ) -> nn.Module:
+        """Return an `nn.ConvTranspose2d` of stride 2."""
+        channels = self._count(sources), self._widths[target]
+        return nn.ConvTranspose2d(*channels, kernel, 2, padding, output_padding, bias=bias)
+
+    def norm(self, group: str) -> nn.Module:
+        """Return an `nn.InstanceNorm2d` without affine, or an `nn.BatchNorm2d` with it."""
+        channels = self._widths[group]
+        if self._plan.norm is Norm.INSTANCE:
+            return nn.InstanceNorm2d(channels)
+        return nn.BatchNorm2d(channels)

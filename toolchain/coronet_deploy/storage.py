@@ -1,0 +1,90 @@
+"""Files on disk: written whole or not at all, hashed, and found in the checkout or the wheel."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from coronet_deploy.errors import BadInput, EnvironmentProblem
+
+_CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed and renamed to `path`.
+
+    On any exception, Ctrl-C included, the temporary file is removed and `path` is as it was.
+
+    Raises:
+        EnvironmentProblem: the folder cannot be made, or the disk refuses the bytes.
+
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        # An error that names another file (one being read, say) is not about this output.
+        if error.filename not in {None, str(temporary), str(path), str(path.parent)}:
+            raise
+        reason = error.strerror or str(error)
+        raise EnvironmentProblem(
+            f"cannot write {path}: {reason}", hint="choose another place or make room"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all (see `atomic_path`)."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 `text` to `path`, whole or not at all (see `atomic_path`)."""
+    write_bytes(path, text.encode())
+
+
+def sha256_of(path: Path) -> str:
+    """Return the file's SHA-256 as 64 hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def existing_file(path: Path, what: str) -> Path:
+    """Return `path` if it is a readable file.
+
+    Raises:
+        BadInput: it is missing, a folder, or not readable; `what` names its role.
+
+    """
+    if not path.exists():
+        raise BadInput(f"{what} {path} does not exist")
+    if not path.is_file():
+        raise BadInput(f"{what} {path} is not a file")
+    if not os.access(path, os.R_OK):
+        raise BadInput(f"{what} {path} cannot be read: permission denied")
+    return path
+
+
+def data_dir(kind: str) -> Path:
+    """Return the folder of shipped data `kind`: "models", "device_profiles" or "android_bench".
+
+    In a checkout that is the repository's folder; in an installed wheel the packaged copy.
+    """
+    package = Path(__file__).resolve().parent
+    packaged = package / "_data" / kind
+    return packaged if packaged.is_dir() else package.parent.parent / kind
