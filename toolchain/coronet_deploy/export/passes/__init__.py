@@ -1,0 +1,59 @@
+"""Exact rewrites of a graph, one a file, and the order in which a runtime wants them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from coronet_deploy.export.graph import Graph
+from coronet_deploy.vocabulary import Runtime
+
+Preference = Literal["speed", "size"]
+
+
+class Pass(Protocol):
+    """One exact rewrite."""
+
+    @property
+    def name(self) -> str:
+        """What reports and manifests call it."""
+
+    def run(self, graph: Graph) -> Graph:
+        """Return `graph` rewritten; it draws the same pictures."""
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one pass did: nodes before and after it."""
+
+    name: str
+    nodes_before: int
+    nodes_after: int
+    changed: bool
+
+
+def passes_for(runtime: Runtime, prefer: Preference = "speed") -> tuple[Pass, ...]:
+    """Return the passes that `lower` runs, in order."""
+    del runtime, prefer
+    return ()
+
+
+def run_passes(graph: Graph, passes: tuple[Pass, ...]) -> tuple[Graph, tuple[PassReport, ...]]:
+    """Return `graph` after all `passes`, and what each did."""
+    reports = []
+    for step in passes:
+        after = step.run(graph)
+        changed = after.nodes != graph.nodes
+        reports.append(PassReport(step.name, len(graph.nodes), len(after.nodes), changed))
+        graph = after
+    return graph, tuple(reports)
+
+
+def lower(
+    graph: Graph, runtime: Runtime, *, prefer: Preference = "speed"
+) -> tuple[Graph, tuple[PassReport, ...]]:
+    """Return `graph` as `runtime` runs it fastest, and what each pass did.
+
+    `prefer="size"` leaves out rewrites that buy speed with a larger file.
+    """
+    return run_passes(graph, passes_for(runtime, prefer))

@@ -1,0 +1,146 @@
+"""A reference interpreter of graphs, with torch's own kernels, in float32 or float64.
+
+It is what a pass is tested against: a rewrite is exact if the graph before and after it draws
+the same picture in float64 up to the rounding of its float32 constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from coronet_deploy.export import operators as ops
+from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
+from coronet_deploy.export.operators import Activation, Operator, Padding
+
+
+def interpret(
+    graph: Graph, x: npt.NDArray[Any], dtype: npt.DTypeLike = np.float32
+) -> npt.NDArray[Any]:
+    """Return the picture (1, H', W', C') that `graph` makes of `x` (1, H, W, C), NHWC.
+
+    Raises:
+        ValueError: `x` has another shape than the graph's input.
+
+    """
+    return interpret_values(graph, x, [OUTPUT], dtype)[OUTPUT]
+
+
+def interpret_values(
+    graph: Graph,
+    x: npt.NDArray[Any],
+    wanted: Iterable[str],
+    dtype: npt.DTypeLike = np.float32,
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the values named in `wanted`, in the graph's layout; the rest is freed on the way."""
+    if x.shape != graph.input_shape:
+        raise ValueError(f"interpret: picture {x.shape}, the graph takes {graph.input_shape}")
+    values = {INPUT: torch.from_numpy(x.astype(dtype))}
+    kept, readers = set(wanted), graph.readers.copy()
+    with torch.inference_mode():
+        for node in graph.nodes:
+            arguments = [
+                values[name]
+                if name in values
+                else torch.from_numpy(graph.constants[name].astype(dtype))
+                for name in node.inputs
+            ]
+            values[node.output] = _run(node.op, arguments)
+            for name in node.inputs:
+                readers[name] -= 1
+                if not readers[name] and name not in kept:
+                    values.pop(name, None)
+    return {name: values[name].numpy() for name in kept}
+
+
+def _nchw(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+def _nhwc(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _padded(x: Tensor, p: Padding, mode: str = "constant") -> Tensor:
+    return F.pad(x, (p.left, p.right, p.top, p.bottom), mode) if p else x
+
+
+def _conv2d(op: ops.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    padded = _padded(_nchw(x), op.padding)
+    return _nhwc(F.conv2d(padded, _nchw(weight), bias, op.stride))
+
+
+def _depthwise(
+    op: ops.DepthwiseConv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    padded, kernels = _padded(_nchw(x), op.padding), weight.permute(3, 0, 1, 2)
+    return _nhwc(F.conv2d(padded, kernels, bias, op.stride, groups=x.shape[3]))
+
+
+def _conv_transpose2d(
+    op: ops.ConvTranspose2d, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    kernels = weight.permute(3, 0, 1, 2)
+    return _nhwc(
+        F.conv_transpose2d(_nchw(x), kernels, bias, op.stride, op.padding, op.output_padding)
+    )
+
+
+def _batch_norm(
+    op: ops.BatchNorm, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor
+) -> Tensor:
+    return (x - mean) / torch.sqrt(variance + op.epsilon) * scale + shift
+
+
+def _instance_norm(op: ops.InstanceNorm, x: Tensor, *affine: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(x, (1, 2), correction=0, keepdim=True)
+    y = (x - mean) / torch.sqrt(variance + op.epsilon)
+    return y * affine[0] + affine[1] if affine else y
+
+
+def _slice(op: ops.Slice, x: Tensor) -> Tensor:
+    return x[tuple(slice(b, b + n) for b, n in zip(op.begin, op.size, strict=True))]
+
+
+def _depth_to_space(op: ops.DepthToSpace, x: Tensor) -> Tensor:
+    (n, h, w, c), b = x.shape, op.block
+    blocks = x.reshape(n, h, w, b, b, c // b**2).permute(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(n, h * b, w * b, c // b**2)
+
+
+_KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
+    ops.Conv2d: _conv2d,
+    ops.DepthwiseConv2d: _depthwise,
+    ops.ConvTranspose2d: _conv_transpose2d,
+    ops.BatchNorm: _batch_norm,
+    ops.InstanceNorm: _instance_norm,
+    ops.ReflectPad: lambda op, x: _nhwc(_padded(_nchw(x), op.padding, "reflect")),
+    ops.ZeroPad: lambda op, x: _nhwc(_padded(_nchw(x), op.padding)),
+    ops.Relu: lambda _, x: torch.relu(x),
+    ops.LeakyRelu: lambda op, x: F.leaky_relu(x, op.slope),
+    ops.Tanh: lambda _, x: torch.tanh(x),
+    ops.Sigmoid: lambda _, x: torch.sigmoid(x),
+    ops.Rsqrt: lambda _, x: torch.rsqrt(x),
+    ops.Add: lambda _, a, b: a + b,
+    ops.Sub: lambda _, a, b: a - b,
+    ops.Mul: lambda _, a, b: a * b,
+    ops.SquaredDifference: lambda _, a, b: (a - b) ** 2,
+    ops.Concat: lambda op, *xs: torch.cat(xs, op.axis),
+    ops.Slice: _slice,
+    ops.Reshape: lambda op, x: x.reshape(op.shape),
+    ops.Mean: lambda op, x: x.mean(op.axes, keepdim=True),
+    ops.DepthToSpace: _depth_to_space,
+}
+
+
+def _run(op: Operator, arguments: list[Tensor]) -> Tensor:
+    y = _KERNELS[type(op)](op, *arguments)
+    if getattr(op, "activation", Activation.NONE) is Activation.RELU:
+        y = torch.relu(y)
+    return y
