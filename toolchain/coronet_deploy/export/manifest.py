@@ -1,0 +1,245 @@
+"""The manifest: what an artifact is, in JSON beside it (`<artifact>.json`) and, in part, inside it.
+
+A manifest holds no time stamps and no paths: the same checkpoint, pictures and tool versions give
+the same bytes. What can only be known of the finished file (its size, hash and parity) stands in
+the manifest beside the artifact and not inside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from coronet_deploy import __version__
+from coronet_deploy.errors import BadInput
+from coronet_deploy.storage import existing_file, sha256_of, write_text
+from coronet_deploy.vocabulary import ChannelPlan, DType, Kind, Parity, Runtime, TensorContract
+
+SCHEMA_VERSION: Literal[1] = 1
+METADATA_KEY = "coronet_deploy"
+"""The entry of an artifact's own metadata that holds the embedded part, as JSON."""
+
+_TOOLS = {
+    Runtime.ONNX: ("torch", "onnx", "onnxruntime", "numpy"),
+    Runtime.TFLITE: ("torch", "ai-edge-litert", "ai-edge-quantizer", "flatbuffers", "numpy"),
+}
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Source(_Table):
+    """The checkpoint an artifact was made of."""
+
+    sha256: Sha256
+    kind: Kind
+    plan: dict[str, Any]
+
+    @field_validator("plan")
+    @classmethod
+    def _is_a_plan(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return ChannelPlan.from_json(value).as_json()
+        except BadInput as error:
+            raise ValueError(str(error)) from error
+
+
+class Contract(_Table):
+    """`TensorContract` as JSON."""
+
+    name: str
+    layout: Literal["NCHW", "NHWC"]
+    shape: tuple[Count, Count, Count, Count]
+    dtype: Literal["float32", "float16", "int8", "uint8"]
+    colours: Literal["RGB"] = "RGB"
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    pixel: Literal["(real + 1) * 127.5"] = "(real + 1) * 127.5"
+    scale: float | None = None
+    zero_point: int | None = None
+
+    @classmethod
+    def of(cls, contract: TensorContract) -> Contract:
+        """Return the JSON form of a contract."""
+        return cls.model_validate(
+            {
+                "name": contract.name,
+                "layout": contract.layout,
+                "shape": contract.shape,
+                "dtype": contract.dtype,
+                "value_range": contract.value_range,
+                "scale": contract.scale,
+                "zero_point": contract.zero_point,
+            }
+        )
+
+
+class Macs(_Table):
+    """Multiply-adds of one picture, in both conventions (see `networks.cost`)."""
+
+    real: Count
+    published: Count
+
+
+class Quantization(_Table):
+    """How an INT8 artifact was made: what was calibrated on, and what stayed float."""
+
+    calibration_pictures: tuple[str, ...]
+    int8_layers: tuple[str, ...]
+    float_layers: tuple[str, ...]
+    int8_macs_share: Annotated[float, Field(ge=0, le=1)]
+
+
+class ParityFigures(_Table):
+    """`Parity` as JSON, rounded to what repeats from machine to machine."""
+
+    psnr_db: float
+    max_abs: float
+    ssim: float
+    pictures: Count
+    bound_db: float
+
+    @classmethod
+    def of(cls, parity: Parity) -> ParityFigures:
+        """Return the JSON form of a parity."""
+        return cls(
+            psnr_db=round(parity.psnr_db, 2),
+            max_abs=float(f"{parity.max_abs:.3g}"),
+            ssim=round(parity.ssim, 6),
+            pictures=parity.pictures,
+            bound_db=parity.bound_db,
+        )
+
+
+class Embedded(_Table):
+    """The part of a manifest that stands inside the artifact too."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: str
+    source: Source
+    runtime: Runtime
+    dtype: DType
+    scheme: str
+    input: Contract
+    output: Contract
+    macs: Macs
+    passes: tuple[str, ...]
+    tools: dict[str, str]
+
+    def as_metadata(self) -> dict[str, str]:
+        """Return the entry to write inside the artifact."""
+        return {METADATA_KEY: json.dumps(_fields(self), sort_keys=True, separators=(",", ":"))}
+
+
+class Manifest(Embedded):
+    """All that is known of an artifact."""
+
+    quantization: Quantization | None = None
+    parity: ParityFigures
+    bytes: Count
+    sha256: Sha256
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of its pictures."""
+        a, b, c = self.input.shape[1:]
+        return (b, c) if self.input.layout == "NCHW" else (a, b)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the manifest as plain JSON values."""
+        return _fields(self)
+
+
+def _fields(model: BaseModel) -> dict[str, Any]:
+    return model.model_dump(mode="json", exclude_none=True)
+
+
+def tool_versions(runtime: Runtime) -> dict[str, str]:
+    """Return the versions of what makes an artifact for `runtime`, of those installed."""
+    found = {"coronet-deploy": __version__}
+    for package in _TOOLS[runtime]:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def manifest_path(artifact: Path) -> Path:
+    """Return where the manifest of `artifact` stands."""
+    return artifact.with_name(f"{artifact.name}.json")
+
+
+def write_manifest(artifact: Path, manifest: Manifest) -> Path:
+    """Write `manifest` beside `artifact`, whole or not at all, and return its path."""
+    path = manifest_path(artifact)
+    write_text(path, json.dumps(manifest.as_json(), indent=2) + "\n")
+    return path
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest in the JSON file `path`.
+
+    Raises:
+        BadInput: the file is missing or is not a manifest; names the file and the key.
+
+    """
+    existing_file(path, "manifest")
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise BadInput(f"manifest {path}: {_first_reason(error)}") from error
+
+
+def _first_reason(error: ValidationError) -> str:
+    """Return the most telling complaint: an unknown key explains a missing one."""
+    details = error.errors(include_url=False)
+    first = min(details, key=lambda d: d["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}"
+    if first["type"] == "missing":
+        return f"key {key!r} is missing"
+    return f"key {key!r}: {first['msg']}" if key else str(first["msg"])
+
+
+def checked_manifest(artifact: Path) -> Manifest:
+    """Return the manifest of `artifact`, if the artifact is the file that it describes.
+
+    Raises:
+        BadInput: either file is missing, the manifest is not one, or the artifact's hash is not
+            the manifest's.
+
+    """
+    existing_file(artifact, "artifact")
+    path = manifest_path(artifact)
+    manifest = read_manifest(path)
+    if sha256_of(artifact) != manifest.sha256:
+        raise BadInput(
+            f"{artifact} is not the file that {path.name} describes: its SHA-256 differs",
+            hint="export it again",
+        )
+    return manifest
+
+
+def embedded_of(metadata_of_artifact: Mapping[str, str], what: str) -> Embedded:
+    """Return the manifest part found in an artifact's own metadata.
+
+    Raises:
+        BadInput: there is none, or it cannot be read; names `what`.
+
+    """
+    if METADATA_KEY not in metadata_of_artifact:
+        raise BadInput(f"{what} holds no manifest")
+    try:
+        return Embedded.model_validate_json(metadata_of_artifact[METADATA_KEY])
+    except ValidationError as error:
+        raise BadInput(f"manifest inside {what}: {_first_reason(error)}") from error
