@@ -1,0 +1,196 @@
+"""Measure artifacts on this host, one process a launch, in interleaved rounds.
+
+What it tells is how artifacts compare on this kind of machine. It says nothing of phones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from coronet_deploy.bench import system
+from coronet_deploy.bench.launch import WORKER, Labels, launch
+from coronet_deploy.bench.plan import Plan, PlannedLaunch, Subject, make_plan
+from coronet_deploy.errors import BadInput
+from coronet_deploy.storage import existing_file, sha256_of
+from coronet_deploy.vocabulary import Launch, Run, Target
+
+HOST = "host"
+BACKEND = "cpu"
+
+# Called before each launch with how many are done, how many there are, and what runs now.
+Progress = Callable[[int, int, str], None]
+
+
+class BenchInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a bench; `run` holds the launches that had finished, `planned` counts all.
+
+    A KeyboardInterrupt, so that a caller who does not ask ends as on any other Ctrl-C.
+    """
+
+    def __init__(self, run: Run, planned: int) -> None:
+        super().__init__("interrupted")
+        self.run = run
+        self.planned = planned
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """An artifact on disk as the run names it, with what is known of it."""
+
+    name: str
+    path: Path
+    sha256: str
+    manifest: Mapping[str, Any]
+
+
+def bench_host(
+    artifacts: Sequence[Path],
+    *,
+    threads: Sequence[int] = (1, 2),
+    rounds: int = 6,
+    samples: int = 30,
+    seconds: float = 3.0,
+    deadline_s: float = 300.0,
+    command: Sequence[str] = (),
+    progress: Progress = lambda _done, _total, _what: None,
+    worker: Sequence[str] = WORKER,
+) -> Run:
+    """Return the run of `artifacts` on this host's CPU with each number of `threads`.
+
+    Each of `rounds` launches every artifact once for every number of threads. A launch takes up
+    to `samples` samples and stops early, but not below five, after `seconds`. One that has not
+    answered after `deadline_s` is stopped. A failed launch is part of the run; an artifact whose
+    launches on a target all failed so far is not launched there again. `command` is kept in the
+    run as what was called.
+
+    Raises:
+        BadInput: an artifact is missing, given twice, or not what its manifest says; or nothing
+            is asked for.
+        BenchInterrupted: Ctrl-C; carries what had finished.
+        EnvironmentProblem: no process can be started.
+
+    """
+    if samples < 1 or not seconds > 0 or not deadline_s > 0:
+        raise BadInput("a bench needs at least 1 sample, and more than 0 seconds")
+    if any(count < 1 for count in threads):
+        raise BadInput(f"threads {', '.join(map(str, threads))}: each at least 1")
+    subjects = {subject.name: subject for subject in _load_subjects(artifacts)}
+    targets = [Target(HOST, BACKEND, count) for count in threads]
+    plan = make_plan(subjects, targets, rounds)
+    now = datetime.now(UTC)
+    settings = {"rounds": rounds, "samples": samples, "seconds": seconds, "deadline_s": deadline_s}
+    run = Run(
+        id=f"{now:%Y%m%dT%H%M%SZ}-{HOST}-{secrets.token_hex(4)}",
+        created=now.isoformat(timespec="seconds"),
+        command=tuple(command),
+        conditions={**system.host_facts(), "settings": settings},
+        tools={},
+        artifacts={name: subject.manifest for name, subject in subjects.items()},
+        launches=(),
+    )
+    arguments = ("--samples", str(samples), "--seconds", str(seconds))
+
+    def make(planned: PlannedLaunch) -> Launch:
+        subject, target = subjects[planned.subject.artifact], planned.subject.target
+        labels = Labels(subject.name, subject.sha256, target, planned.order)
+        own = (str(subject.path.absolute()), "--threads", str(target.threads))
+        return launch(labels, (*own, *arguments), deadline_s=deadline_s, worker=worker)
+
+    finished: list[Launch] = []
+    before, ticks = system.host_state(), system.cpu_ticks()
+    interrupted = False
+    try:
+        _carry_out(plan, make, finished, progress)
+    except KeyboardInterrupt:
+        interrupted = True
+    stolen = system.steal_percent(ticks, system.cpu_ticks())
+    cores = len(os.sched_getaffinity(0))
+    notes = system.busy_notes(before["load_1min"], max(threads), cores, stolen)
+    conditions = {
+        **run.conditions,
+        "before": before,
+        "after": system.host_state(),
+        "steal_percent": stolen,
+        "interrupted": interrupted,
+        "notes": notes,
+    }
+    launches = tuple(finished)
+    run = replace(run, conditions=conditions, tools=_tools(launches), launches=launches)
+    if interrupted:
+        raise BenchInterrupted(run, rounds * len(plan.subjects))
+    return run
+
+
+def _carry_out(
+    plan: Plan,
+    make: Callable[[PlannedLaunch], Launch],
+    finished: list[Launch],
+    progress: Progress,
+) -> None:
+    """Make the host's launches in order, appending each to `finished` as it ends."""
+    planned = plan.launches(HOST)
+    measured: set[Subject] = set()
+    failed: set[Subject] = set()
+    for done, one in enumerate(planned):
+        progress(done, len(planned), str(one.subject))
+        if one.subject in failed - measured:
+            continue
+        result = make(one)
+        finished.append(result)
+        (failed if result.error else measured).add(one.subject)
+    progress(len(planned), len(planned), "done")
+
+
+def _load_subjects(artifacts: Iterable[Path]) -> list[_Subject]:
+    paths = list(dict.fromkeys(artifacts))
+    if not paths:
+        raise BadInput("no artifact to measure")
+    by_file = [path.name for path in paths]
+    subjects = []
+    for path in paths:
+        existing_file(path, "artifact")
+        # Two folders may hold files of one name: only then the folder is part of the name.
+        name = path.name if by_file.count(path.name) == 1 else str(path)
+        digest = sha256_of(path)
+        subjects.append(_Subject(name, path, digest, _manifest(path, digest)))
+    return subjects
+
+
+def _manifest(artifact: Path, digest: str) -> Mapping[str, Any]:
+    """Return the artifact's manifest, or its size and hash alone if it has none."""
+    bare = {
+        "runtime": artifact.suffix.removeprefix("."),
+        "bytes": artifact.stat().st_size,
+        "sha256": digest,
+    }
+    path = artifact.with_name(f"{artifact.name}.json")
+    if not path.exists():
+        return bare
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"manifest {path} cannot be read: {error}") from error
+    if not isinstance(manifest, dict):
+        raise BadInput(f"manifest {path} is not a table")
+    stated = manifest.get("sha256")
+    if stated is not None and stated != digest:
+        raise BadInput(
+            f"{artifact} is not the file its manifest {path.name} describes: sha256 differs",
+            hint="export it again",
+        )
+    return {**bare, **manifest}
+
+
+def _tools(launches: Iterable[Launch]) -> dict[str, str]:
+    """Return the versions that the launches' processes used."""
+    tools: dict[str, str] = {}
+    for one in launches:
+        tools.update(one.details.get("tools", {}))
+    return dict(sorted(tools.items()))

@@ -1,0 +1,149 @@
+"""The facts of this host: what it is, and how busy it is.
+
+Everything is read from Linux's /proc and /sys; a value that cannot be read there is None, never
+a guess, because a container or a virtual machine hides many of them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+_CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+_KB_PER_MB = 1024
+# Work of others worth more than this share of a core is worth a word in the report.
+_BUSY_LOAD = 0.5
+_STEAL_PERCENT = 1.0
+
+
+@dataclass(frozen=True)
+class CpuTicks:
+    """Ticks that all cores have spent since boot: stolen by the hypervisor, and in total."""
+
+    steal: int
+    total: int
+
+
+def host_facts() -> dict[str, object]:
+    """Return what does not change while a bench runs, as plain JSON values."""
+    cpu = _keyed("/proc/cpuinfo")
+    memory = _keyed("/proc/meminfo")
+    return {
+        "device": "host",
+        "cpu": cpu.get("model name") or cpu.get("Model") or platform.processor() or None,
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "cores_allowed": len(os.sched_getaffinity(0)),
+        "virtual_machine": "hypervisor" in cpu.get("flags", "").split(),
+        "governor": _text(_CPUFREQ / "scaling_governor"),
+        "max_mhz": _mhz(_CPUFREQ / "cpuinfo_max_freq"),
+        "memory_mb": _megabytes(memory.get("MemTotal")),
+        "kernel": platform.release(),
+        "system": _os_name(),
+        "python": platform.python_version(),
+    }
+
+
+def host_state() -> dict[str, float | None]:
+    """Return what does change: load averages, clock and free memory, as plain JSON values."""
+    cpu = _keyed("/proc/cpuinfo")
+    reported = cpu.get("cpu MHz")
+    return {
+        "load_1min": round(os.getloadavg()[0], 2),
+        "mhz": _mhz(_CPUFREQ / "scaling_cur_freq")
+        or (round(float(reported)) if reported else None),
+        "available_mb": _megabytes(_keyed("/proc/meminfo").get("MemAvailable")),
+    }
+
+
+def cpu_ticks() -> CpuTicks | None:
+    """Return the cores' ticks so far, or None where /proc/stat cannot be read.
+
+    The columns are user, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5)).
+    """
+    fields = (_text(Path("/proc/stat")) or "").partition("\n")[0].split()[1:9]
+    if len(fields) < 8:  # noqa: PLR2004 - the columns named above
+        return None
+    ticks = [int(field) for field in fields]
+    return CpuTicks(steal=ticks[7], total=sum(ticks))
+
+
+def steal_percent(before: CpuTicks | None, after: CpuTicks | None) -> float | None:
+    """Return the share of all cores' time the hypervisor gave to others between two readings."""
+    if before is None or after is None or after.total <= before.total:
+        return None
+    return round(100 * (after.steal - before.steal) / (after.total - before.total), 2)
+
+
+def busy_notes(
+    load_before: float | None, threads: int, cores: int, stolen: float | None
+) -> list[str]:
+    """Return a sentence for each condition that makes this run's figures less trustworthy."""
+    notes = []
+    if load_before is not None and load_before > _BUSY_LOAD:
+        notes.append(
+            f"The load average was {load_before:.2f} before the first launch: "
+            "other work shared the cores."
+        )
+    if threads > cores:
+        notes.append(f"{threads} threads were asked of {cores} available cores.")
+    if stolen is not None and stolen > _STEAL_PERCENT:
+        notes.append(f"The hypervisor gave {stolen:.1f} % of the cores' time to others.")
+    return notes
+
+
+def tool_versions(*packages: str) -> dict[str, str]:
+    """Return the installed versions of `packages`, leaving out those that are not installed."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def peak_rss_mb() -> float | None:
+    """Return this process's peak resident memory in MB, or None where it cannot be read.
+
+    VmHWM rather than getrusage: the latter starts at the peak of the process that forked us.
+    """
+    return _megabytes(_keyed("/proc/self/status").get("VmHWM"))
+
+
+def _keyed(path: str) -> dict[str, str]:
+    """Return the first value of each key of a "key: value" file of /proc."""
+    found: dict[str, str] = {}
+    for line in (_text(Path(path)) or "").splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            found.setdefault(key.strip(), value.strip())
+    return found
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _mhz(path: Path) -> int | None:
+    khz = _text(path)
+    return int(khz) // 1000 if khz and khz.isdigit() else None
+
+
+def _megabytes(value: str | None) -> float | None:
+    """Return "123 kB" of /proc in MB."""
+    number = (value or "").split()[:1]
+    return round(int(number[0]) / _KB_PER_MB, 1) if number and number[0].isdigit() else None
+
+
+def _os_name() -> str | None:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME")
+    except OSError:
+        return None
