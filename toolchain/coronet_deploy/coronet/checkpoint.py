@@ -1,0 +1,256 @@
+"""Checkpoints: safetensors files with their channel plan inside; foreign ones read strictly.
+
+A file of ours holds the tensors of a generator and, under one metadata key, JSON that says what
+they are (`Header`). Its stages: `search` (latents and hypernetworks, dead channels masked),
+`finetuned` (the cut network as it was trained on, with the latents that chose its channels) and
+`dense` (a plain generator). Every tensor must be there, have the plan's shape and be finite;
+nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from coronet_deploy.coronet.foreign import read_foreign
+from coronet_deploy.coronet.generator import CoroNetGenerator
+from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
+from coronet_deploy.coronet.latents import MIN_CHANNELS, THRESHOLD, LatentVectors
+from coronet_deploy.coronet.materialize import materialize
+from coronet_deploy.errors import BadInput
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.storage import existing_file, sha256_of, write_bytes
+from coronet_deploy.vocabulary import ChannelPlan, Kind
+
+METADATA_KEY = "coronet_deploy"
+FORMAT_VERSION = 1
+_LATENTS = "latents.vectors."
+_SHOWN = 4  # names that an error lists
+
+
+class Stage(StrEnum):
+    """Where in its life a checkpoint was written (module docstring)."""
+
+    SEARCH = "search"
+    FINETUNED = "finetuned"
+    DENSE = "dense"
+
+
+class Header(BaseModel):
+    """What a checkpoint's metadata say.
+
+    `plan` gives the channels whose tensors the file holds, `total` those of the unpruned
+    generator; `target` is the MACs ratio that was asked for.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int
+    stage: Stage
+    id: str
+    title: str
+    task: str
+    direction: str | None = None
+    plan: dict[str, Any]
+    total: dict[str, int]
+    target: float | None = None
+    form: Form = Form.PUBLISHED
+    embedding: int = EMBEDDING
+    threshold: float = THRESHOLD
+    min_channels: int = MIN_CHANNELS
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and found whole.
+
+    `plan` holds the living channels, `full` those of the unpruned generator.
+    """
+
+    path: Path
+    sha256: str
+    kind: Kind
+    header: Header
+    plan: ChannelPlan
+    full: ChannelPlan
+    network: nn.Module
+
+    @property
+    def id(self) -> str:
+        """The model's name, as it goes into file names."""
+        return self.header.id
+
+    def generator(self) -> nn.Module:
+        """Return the dense generator, in eval: (N, 3, H, W) in [-1, 1] to the same."""
+        if isinstance(self.network, CoroNetGenerator):
+            return materialize(self.network)
+        return self.network
+
+
+def save_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint, whole or not at all; equal input gives equal bytes."""
+    from safetensors.torch import save
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # One metadata key only: the library keeps no order among several.
+    write_bytes(path, save(plain, {METADATA_KEY: header.model_dump_json()}))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint in `path`: ours, or a pytorch-CycleGAN-and-pix2pix generator.
+
+    Raises:
+        BadInput: it is missing, truncated, holds code, lacks or has extra tensors, has others'
+            shapes, or numbers that are not finite; one line says which.
+
+    """
+    existing_file(path, "checkpoint")
+    if path.suffix in {".pt", ".pth"}:
+        return _foreign_checkpoint(path)
+    header, tensors = _read_safetensors(path)
+    held = ChannelPlan.from_json(header.plan)
+    full = replace(held, groups=header.total)
+    try:
+        build_generator(held)
+        build_generator(full)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
+    for group, channels in held.groups.items():
+        if channels > full.groups[group]:
+            raise BadInput(
+                f"{path}: channel plan: group {group!r} keeps {channels} of {full.groups[group]}"
+            )
+    network = _network(path, header, held, tensors)
+    plan = network.latents.living_plan() if isinstance(network, CoroNetGenerator) else held
+    kind = Kind.DENSE if header.stage is Stage.DENSE else Kind.CORONET
+    return Checkpoint(path, sha256_of(path), kind, header, plan, full, network)
+
+
+def finetuned_tensors(dense: nn.Module, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a fine-tuned checkpoint: the network and its full-length latents."""
+    network = {f"network.{name}": tensor for name, tensor in dense.state_dict().items()}
+    return network | {f"{_LATENTS}{group}": latents[group] for group in latents}
+
+
+def _network(
+    path: Path, header: Header, held: ChannelPlan, tensors: dict[str, Tensor]
+) -> nn.Module:
+    """Return the generator of the file's tensors, in eval."""
+    if header.stage is Stage.SEARCH:
+        generator = CoroNetGenerator(
+            held,
+            header.total,
+            form=header.form,
+            embedding=header.embedding,
+            threshold=header.threshold,
+            min_channels=header.min_channels,
+        )
+        _load_strictly(path, generator, tensors)
+        return generator.eval()
+    if header.stage is Stage.FINETUNED:
+        latents = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_LATENTS)}
+        _check_latents(path, header, held, latents)
+    dense = build_generator(held)
+    prefix = "network."
+    _load_strictly(path, dense, {k.removeprefix(prefix): v for k, v in tensors.items()})
+    return dense.eval()
+
+
+def _check_latents(
+    path: Path, header: Header, held: ChannelPlan, tensors: dict[str, Tensor]
+) -> None:
+    """Check that full-length latents are there and keep as many entries as the plan says."""
+    total = replace(held, groups=header.total)
+    latents = LatentVectors(
+        total, threshold=header.threshold, min_channels=header.min_channels
+    )
+    vectors = {k.removeprefix("latents."): v for k, v in tensors.items()}
+    _load_strictly(path, latents, vectors)
+    living = latents.living_plan()
+    for group, channels in held.groups.items():
+        if living.groups[group] != channels:
+            raise BadInput(
+                f"{path}: channel plan: group {group!r} has {channels} channels, "
+                f"its latent vector {living.groups[group]}"
+            )
+
+
+def _load_strictly(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load `tensors` into `module` if names, shapes and numbers are right."""
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    extra = [name for name in tensors if name not in expected]
+    if missing or extra:
+        raise BadInput(
+            f"{path} is not the generator that it says: missing {_some(missing)}, "
+            f"left over {_some(extra)}"
+        )
+    for name, tensor in tensors.items():
+        wanted = expected[name]
+        if tensor.shape != wanted.shape:
+            raise BadInput(
+                f"{path}: tensor {name!r} is {list(tensor.shape)}, "
+                f"its channel plan needs {list(wanted.shape)}"
+            )
+        if tensor.is_floating_point() != wanted.is_floating_point():
+            raise BadInput(f"{path}: tensor {name!r} is {tensor.dtype}, not {wanted.dtype}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise BadInput(f"{path}: tensor {name!r} holds numbers that are not finite")
+    module.load_state_dict(dict(tensors))
+
+
+def _some(names: list[str]) -> str:
+    """Return a few of `names` for an error message."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}" if names else "nothing"
+
+
+def _read_safetensors(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadInput(f"{path} is not a whole safetensors file: {error}") from error
+    if METADATA_KEY not in metadata:
+        raise BadInput(f"{path} is a safetensors file, but not a checkpoint of coronet-deploy")
+    try:
+        header = Header.model_validate_json(metadata[METADATA_KEY])
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"{path}: metadata: {key}: {first['msg']}") from error
+    if header.format_version != FORMAT_VERSION:
+        raise BadInput(
+            f"{path} has format version {header.format_version}, this is for {FORMAT_VERSION}",
+            hint="install the version of coronet-deploy that wrote it",
+        )
+    return header, tensors
+
+
+def _foreign_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint in a `.pt` or `.pth` file of pytorch-CycleGAN-and-pix2pix."""
+    plan, tensors = read_foreign(path)
+    dense = build_generator(plan)
+    _load_strictly(path, dense, tensors)
+    full = full_plan(plan.architecture, plan.norm, next(iter(plan.groups.values())))
+    header = Header(
+        format_version=FORMAT_VERSION,
+        stage=Stage.DENSE,
+        id=path.stem.lower().replace(" ", "-"),
+        title=path.stem,
+        task="unknown",
+        plan=plan.as_json(),
+        total=dict(full.groups),
+    )
+    return Checkpoint(path, sha256_of(path), Kind.DENSE, header, plan, plan, dense.eval())
+

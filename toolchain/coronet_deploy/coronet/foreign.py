@@ -1,0 +1,133 @@
+"""Generators of pytorch-CycleGAN-and-pix2pix (`latest_net_G*.pth`), renamed to ours.
+
+That project nests its layers by position: a ResNet is one `nn.Sequential`, a U-Net a block inside
+a block. The names below follow its `models/networks.py`. Files are read as tensors only.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from coronet_deploy.errors import BadInput
+from coronet_deploy.vocabulary import Architecture, ChannelPlan, Norm
+
+_RESNET_FIXED = {1: "stem", 2: "stem_norm", 4: "down", 5: "down_norm", 7: "enter", 8: "enter_norm"}
+_FIRST_BLOCK = 10
+
+
+def read_foreign(path: Path) -> tuple[ChannelPlan, dict[str, Tensor]]:
+    """Return the plan and the tensors, by our names, of the generator in a `.pth` file.
+
+    Raises:
+        BadInput: it holds anything but tensors, or not those of such a generator.
+
+    """
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BadInput(
+            f"{path} holds more than tensors, and is not opened: it could run code",
+            hint="save the generator's state_dict() alone",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise BadInput(f"{path} is not a whole torch file: {error}") from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
+    ):
+        raise BadInput(f"{path} is not a state_dict of tensors")
+    # InstanceNorm's statistics, which old versions of that project saved, are never used.
+    names = {name.removeprefix("module.") for name in tensors}
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    if "model.model.0.weight" in names:
+        architecture, renamed = _unet(path, tensors)
+    elif "model.1.weight" in names:
+        architecture, renamed = _resnet(path, tensors)
+    else:
+        raise BadInput(f"{path} is not a ResNet or U-Net generator of pytorch-CycleGAN-and-pix2pix")
+    norm = Norm.BATCH if any(name.endswith("norm.weight") or "norms." in name and name.endswith(
+        ".weight") or "norm1.weight" in name for name in renamed) else Norm.INSTANCE
+    if norm is Norm.INSTANCE:
+        renamed = {k: v for k, v in renamed.items() if "norm" not in k}
+    return _plan(path, architecture, norm, renamed), renamed
+
+
+def _rename(path: Path, tensors: dict[str, Tensor], layers: dict[str, str]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, tensor in tensors.items():
+        layer, _, leaf = name.rpartition(".")
+        if layer not in layers:
+            raise BadInput(f"{path}: tensor {name!r} is not one of the generator's")
+        renamed[f"{layers[layer]}.{leaf}"] = tensor
+    return renamed
+
+
+def _resnet(path: Path, tensors: dict[str, Tensor]) -> tuple[Architecture, dict[str, Tensor]]:
+    blocks = len({m[1] for name in tensors if (m := re.match(r"model\.(\d+)\.conv_block\.", name))})
+    by_blocks = {a.blocks: a for a in Architecture if a.is_resnet}
+    if blocks not in by_blocks:
+        raise BadInput(f"{path} is a ResNet generator of {blocks} blocks, not of 6 or 9")
+    layers = {f"model.{i}": name for i, name in _RESNET_FIXED.items()}
+    for i in range(blocks):
+        block = f"model.{_FIRST_BLOCK + i}.conv_block"
+        # Without dropout the second convolution is the block's fifth layer, with it the sixth.
+        shift = int(f"{block}.6.weight" in tensors and tensors[f"{block}.6.weight"].ndim > 1)
+        for place, ours in ((1, "conv1"), (2, "norm1"), (5 + shift, "conv2"), (6 + shift, "norm2")):
+            layers[f"{block}.{place}"] = f"blocks.{i}.{ours}"
+    up = _FIRST_BLOCK + blocks
+    for place, ours in ((0, "up1"), (1, "up1_norm"), (3, "up2"), (4, "up2_norm"), (7, "tail")):
+        layers[f"model.{up + place}"] = ours
+    return by_blocks[blocks], _rename(path, tensors, layers)
+
+
+def _unet(path: Path, tensors: dict[str, Tensor]) -> tuple[Architecture, dict[str, Tensor]]:
+    depth = 1 + max(name.count(".model.3.") + name.count("model.1.model.") for name in tensors)
+    by_downs = {a.downs: a for a in Architecture if not a.is_resnet}
+    downs = _unet_downs(tensors)
+    if downs not in by_downs:
+        raise BadInput(f"{path} is a U-Net generator of {downs} levels, not of 7 or 8 ({depth})")
+    # Level 0: [conv, level 1, relu, deconv, tanh]; inside: [relu, conv, norm, level, relu,
+    # deconv, norm, (dropout)]; innermost: [relu, conv, relu, deconv, norm].
+    layers = {"model.model.0": "downs.0", "model.model.3": "ups.0"}
+    prefix = "model.model.1.model"
+    for i in range(1, downs):
+        places = {1: "downs", 2: "down_norms", 5: "ups", 6: "up_norms"}
+        if i == downs - 1:
+            places = {1: "downs", 3: "ups", 4: "up_norms"}
+        layers |= {f"{prefix}.{place}": f"{ours}.{i}" for place, ours in places.items()}
+        prefix += ".3.model"
+    return by_downs[downs], _rename(path, tensors, layers)
+
+
+def _unet_downs(tensors: dict[str, Tensor]) -> int:
+    prefix, downs = "model.model.1.model", 1
+    while f"{prefix}.1.weight" in tensors:
+        prefix, downs = f"{prefix}.3.model", downs + 1
+    return downs
+
+
+def _plan(
+    path: Path, architecture: Architecture, norm: Norm, tensors: dict[str, Tensor]
+) -> ChannelPlan:
+    """Return the plan that the tensors' shapes spell."""
+
+    def size(name: str, axis: int) -> int:
+        weight = tensors.get(f"{name}.weight")
+        if weight is None or weight.ndim != 4:  # noqa: PLR2004 - a kernel has four axes
+            raise BadInput(f"{path}: tensor '{name}.weight' is missing or not a kernel")
+        return weight.shape[axis]
+
+    if architecture.is_resnet:
+        groups = {"stem": size("stem", 0), "down": size("down", 0), "stream": size("enter", 0)}
+        for i in range(architecture.blocks):
+            groups[f"block{i + 1}"] = size(f"blocks.{i}.conv1", 0)
+        groups |= {"up1": size("up1", 1), "up2": size("up2", 1)}
+        return ChannelPlan(architecture, norm, groups, size("stem", 1), size("tail", 0))
+    n = architecture.downs
+    groups = {f"down{i + 1}": size(f"downs.{i}", 0) for i in range(n)}
+    groups |= {f"up{i + 1}": size(f"ups.{i}", 1) for i in reversed(range(1, n))}
+    return ChannelPlan(architecture, norm, groups, size("downs.0", 1), size("ups.0", 1))

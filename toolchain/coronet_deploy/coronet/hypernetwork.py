@@ -1,0 +1,213 @@
+"""Hypernetwork layers: convolutions whose weights are made from two latent vectors.
+
+For n input and c output channels and a kernel of k*k (DHP, Li et al., ECCV 2020, section 3.2):
+
+    Z    = z_in z_out^T + B0            latent layer, (n, c)
+    E_ij = Z_ij W1_ij + B1_ij           embedding layer, m numbers a channel pair
+    K_ij = W2_ij E_ij + B2_ij           explicit layer, k*k numbers a channel pair
+
+There is no non-linearity, so K_ij = A_ij Z_ij + C_ij with A = W2 W1 and C = W2 B1 + B2: the
+*collapsed* form holds A and C themselves, algebraically equal, with 2 numbers a weight where the
+*published* form holds about ten; its gradients are scaled differently, so training differs.
+
+Channels whose latent entry is dead are masked on both sides of every layer, so the generator
+that is searched computes exactly what the dense one without those channels will.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coronet_deploy.coronet.latents import LatentVectors
+from coronet_deploy.vocabulary import Norm
+
+EMBEDDING = 8
+
+ChannelAxes = dict[str, dict[int, tuple[str, ...]]]
+
+
+class Form(StrEnum):
+    """How a hypernetwork layer holds its numbers (module docstring)."""
+
+    PUBLISHED = "published"
+    COLLAPSED = "collapsed"
+
+
+class HyperConv(nn.Module):
+    """A convolution, or a transposed one, from `sources` to `target`, made from their latents."""
+
+    def __init__(
+        self,
+        latents: LatentVectors,
+        sources: Sequence[str],
+        target: str,
+        kernel: int,
+        stride: int,
+        padding: int,
+        *,
+        bias: bool,
+        transposed: bool = False,
+        output_padding: int = 0,
+        form: Form = Form.PUBLISHED,
+        embedding: int = EMBEDDING,
+    ) -> None:
+        super().__init__()
+        # Kept out of the module tree: the latents belong to the generator, not to a layer.
+        self._latents = (latents,)
+        self.sources, self.target = tuple(sources), target
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.transposed, self.output_padding, self.form = transposed, output_padding, form
+        with torch.no_grad():
+            n = latents.concatenated(self.sources).numel()
+            c = latents.vectors[target].numel()
+        area = kernel * kernel
+        # W1 ~ U(-sqrt 3, sqrt 3) has unit variance; W2's bound gives the weights variance 1/(n k^2).
+        w1 = torch.empty(n, c, embedding).uniform_(-math.sqrt(3), math.sqrt(3))
+        bound = math.sqrt(3 / (embedding * n * area))
+        w2 = torch.empty(n, c, area, embedding).uniform_(-bound, bound)
+        self.b0 = nn.Parameter(torch.zeros(n, c))
+        if form is Form.PUBLISHED:
+            self.w1, self.b1 = nn.Parameter(w1), nn.Parameter(torch.zeros(n, c, embedding))
+            self.w2, self.b2 = nn.Parameter(w2), nn.Parameter(torch.zeros(n, c, area))
+        else:
+            self.a = nn.Parameter(torch.einsum("ncam,ncm->nca", w2, w1))
+            self.c = nn.Parameter(torch.zeros(n, c, area))
+        self.bias = nn.Parameter(torch.zeros(c)) if bias else None
+
+    @property
+    def latents(self) -> LatentVectors:
+        """The generator's latent vectors."""
+        return self._latents[0]
+
+    def channel_axes(self) -> ChannelAxes:
+        """Return, for each parameter, which groups its axes run over."""
+        axes: ChannelAxes = {"bias": {0: (self.target,)}} if self.bias is not None else {}
+        names = ("b0", "w1", "b1", "w2", "b2") if self.form is Form.PUBLISHED else ("b0", "a", "c")
+        axes |= {name: {0: self.sources, 1: (self.target,)} for name in names}
+        return axes
+
+    def masked_weight(self) -> Tensor:
+        """Return the weight, dead channels zero: (c, n, k, k), or (n, c, k, k) if transposed."""
+        z_in = self.latents.concatenated(self.sources)
+        z_out = self.latents.vectors[self.target]
+        z = torch.outer(z_in, z_out) + self.b0
+        if self.form is Form.PUBLISHED:
+            e = torch.addcmul(self.b1, z.unsqueeze(-1), self.w1)
+            k = torch.matmul(self.w2, e.unsqueeze(-1)).squeeze(-1) + self.b2
+        else:
+            k = torch.addcmul(self.c, z.unsqueeze(-1), self.a)
+        mask = torch.outer(self.latents.mask(self.sources), self.latents.mask([self.target]))
+        weight = (k * mask.unsqueeze(-1)).unflatten(-1, (self.kernel, self.kernel))
+        return weight if self.transposed else weight.transpose(0, 1)
+
+    def masked_bias(self) -> Tensor | None:
+        """Return the bias, dead channels zero: (c,), or nothing if the layer has none."""
+        return None if self.bias is None else self.bias * self.latents.mask([self.target])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (N, n, H, W) with the weight of this moment."""
+        weight, bias = self.masked_weight(), self.masked_bias()
+        if not self.transposed:
+            return F.conv2d(x, weight, bias, self.stride, self.padding)
+        return F.conv_transpose2d(
+            x, weight, bias, self.stride, self.padding, self.output_padding
+        )
+
+
+class GroupBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the channels of one group."""
+
+    def __init__(self, group: str, channels: int) -> None:
+        super().__init__(channels)
+        self.group = group
+
+    def channel_axes(self) -> ChannelAxes:
+        """Return, for each parameter and buffer, which group its axis runs over."""
+        names = ("weight", "bias", "running_mean", "running_var")
+        return {name: {0: (self.group,)} for name in names}
+
+
+class GroupInstanceNorm(nn.InstanceNorm2d):
+    """InstanceNorm without affine over the channels of one group: nothing to cut but the count."""
+
+    def __init__(self, group: str, channels: int) -> None:
+        super().__init__(channels)
+        self.group = group
+
+    def channel_axes(self) -> ChannelAxes:
+        """Return nothing: there are no parameters."""
+        return {}
+
+
+class CoroNetLayers:
+    """Makes hypernetwork layers that share `latents`; norms stay plain."""
+
+    def __init__(
+        self,
+        latents: LatentVectors,
+        form: Form = Form.PUBLISHED,
+        embedding: int = EMBEDDING,
+    ) -> None:
+        self._latents, self._form, self._embedding = latents, form, embedding
+
+    def conv(
+        self,
+        sources: Sequence[str],
+        target: str,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        bias: bool,
+    ) -> nn.Module:
+        """Return a `HyperConv`."""
+        return HyperConv(
+            self._latents,
+            sources,
+            target,
+            kernel,
+            stride,
+            padding,
+            bias=bias,
+            form=self._form,
+            embedding=self._embedding,
+        )
+
+    def deconv(
+        self,
+        sources: Sequence[str],
+        target: str,
+        kernel: int,
+        padding: int,
+        output_padding: int = 0,
+        *,
+        bias: bool,
+    ) -> nn.Module:
+        """Return a transposed `HyperConv` of stride 2."""
+        return HyperConv(
+            self._latents,
+            sources,
+            target,
+            kernel,
+            2,
+            padding,
+            bias=bias,
+            transposed=True,
+            output_padding=output_padding,
+            form=self._form,
+            embedding=self._embedding,
+        )
+
+    def norm(self, group: str) -> nn.Module:
+        """Return an InstanceNorm without affine, or a BatchNorm that can be sliced."""
+        channels = self._latents.vectors[group].numel()
+        if self._latents.plan.norm is Norm.INSTANCE:
+            return GroupInstanceNorm(group, channels)
+        return GroupBatchNorm(group, channels)
+

@@ -1,0 +1,150 @@
+"""Recipes: everything that makes a training run, in a TOML file that is checked key by key."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from coronet_deploy.coronet.data import Direction
+from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
+from coronet_deploy.coronet.latents import MIN_CHANNELS, THRESHOLD
+from coronet_deploy.coronet.losses import GANLoss
+from coronet_deploy.errors import BadInput
+from coronet_deploy.networks.generator import full_plan
+from coronet_deploy.storage import existing_file
+from coronet_deploy.vocabulary import Architecture, ChannelPlan, Norm
+
+Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelTable(_Table):
+    """What is trained. `width` is the first layer's, unpruned; `id` names folder and files."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    title: str
+    architecture: Architecture
+    norm: Norm
+    width: Count = 64
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+
+class DataTable(_Table):
+    """Pairs side by side in `train/` (and `val/`): resized to `load`, cropped to `crop`."""
+
+    direction: Direction = Direction.A_TO_B
+    load: Count = 286
+    crop: Count = 256
+    batch: Count = 1
+
+
+class SearchTable(_Table):
+    """Pruning while training. `target` is a ratio of MACs, reached after `reach` of the steps."""
+
+    steps: Steps
+    target: Share
+    reach: Share = 0.8
+    form: Form = Form.PUBLISHED
+    embedding: Count = EMBEDDING
+    threshold: Annotated[float, Field(gt=0)] = THRESHOLD
+    min_channels: Count = MIN_CHANNELS
+    channel_multiple: Count = 1
+    latent_lr_factor: Annotated[float, Field(gt=0)] = 1.0
+    slice_every: Count = 50
+
+
+class FineTuneTable(_Table):
+    """Ordinary training of the cut network, with a fresh optimiser.
+
+    The learning rate falls linearly to zero from `decay_from` of the steps on. From
+    `freeze_norm_from` on, BatchNorm uses its running statistics, as inference will.
+    """
+
+    steps: Steps
+    decay_from: Annotated[float, Field(ge=0, le=1)] = 0.5
+    freeze_norm_from: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+class LossTable(_Table):
+    """The conditional adversarial loss and the weight of the L1 distance beside it."""
+
+    gan: GANLoss = GANLoss.VANILLA
+    l1: Annotated[float, Field(ge=0)] = 100.0
+
+
+class OptimiserTable(_Table):
+    """Adam, for generator and discriminator alike."""
+
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+
+
+class DiscriminatorTable(_Table):
+    """The 70x70 PatchGAN: its first layer's width."""
+
+    width: Count = 64
+
+
+class Recipe(_Table):
+    """A training run of a Pix2Pix generator that is pruned while it trains."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: ModelTable
+    data: DataTable = DataTable()
+    search: SearchTable
+    finetune: FineTuneTable
+    loss: LossTable = LossTable()
+    optimiser: OptimiserTable = OptimiserTable()
+    discriminator: DiscriminatorTable = DiscriminatorTable()
+
+    @property
+    def full(self) -> ChannelPlan:
+        """The plan of the unpruned generator."""
+        return full_plan(self.model.architecture, self.model.norm, self.model.width)
+
+
+def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Return the recipe in `path`, with `overrides` like "search.target=0.25" on top.
+
+    Raises:
+        BadInput: it is no TOML, or a key is missing, misspelt or out of range; names file and key.
+
+    """
+    try:
+        table = tomllib.loads(existing_file(path, "recipe").read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"recipe {path}: {error}") from error
+    for override in overrides or []:
+        _override(table, override)
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"recipe {path}: {key}: {first['msg']}") from error
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    """Set one dotted key of `table`; the value is TOML, or else a string."""
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise BadInput(f"--set {override}: not KEY=VALUE")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, last = key.split(".")
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise BadInput(f"--set {override}: {name!r} is not a table")
+    table[last] = value
