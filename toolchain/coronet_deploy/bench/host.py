@@ -5,7 +5,6 @@ What it tells is how artifacts compare on this kind of machine. It says nothing 
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +17,9 @@ from coronet_deploy.bench import system
 from coronet_deploy.bench.launch import WORKER, Labels, launch
 from coronet_deploy.bench.plan import Plan, PlannedLaunch, Subject, make_plan
 from coronet_deploy.errors import BadInput
+from coronet_deploy.export.manifest import checked_manifest, manifest_path
 from coronet_deploy.storage import existing_file, sha256_of
+from coronet_deploy.verify.runtimes import runtime_of
 from coronet_deploy.vocabulary import Launch, Run, Target
 
 HOST = "host"
@@ -165,27 +166,13 @@ def _load_subjects(artifacts: Iterable[Path]) -> list[_Subject]:
 
 def _manifest(artifact: Path, digest: str) -> Mapping[str, Any]:
     """Return the artifact's manifest, or its size and hash alone if it has none."""
-    bare = {
-        "runtime": artifact.suffix.removeprefix("."),
+    if manifest_path(artifact).exists():
+        return checked_manifest(artifact).as_json()
+    return {
+        "runtime": runtime_of(artifact).value,
         "bytes": artifact.stat().st_size,
         "sha256": digest,
     }
-    path = artifact.with_name(f"{artifact.name}.json")
-    if not path.exists():
-        return bare
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"manifest {path} cannot be read: {error}") from error
-    if not isinstance(manifest, dict):
-        raise BadInput(f"manifest {path} is not a table")
-    stated = manifest.get("sha256")
-    if stated is not None and stated != digest:
-        raise BadInput(
-            f"{artifact} is not the file its manifest {path.name} describes: sha256 differs",
-            hint="export it again",
-        )
-    return {**bare, **manifest}
 
 
 def _tools(launches: Iterable[Launch]) -> dict[str, str]:

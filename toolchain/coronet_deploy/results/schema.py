@@ -196,8 +196,9 @@ def _launch_from_record(record: LaunchRecord) -> Launch:
 
 
 def _first(error: ValidationError) -> str:
-    """Say the first thing wrong, with the path of its key."""
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    """Say the most telling thing wrong: an unknown key explains a missing one."""
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    problem = min(problems, key=lambda one: one["type"] != "extra_forbidden")
     where = ".".join(str(step) for step in problem["loc"])
     kinds = {"extra_forbidden": "unknown key", "missing": "missing key"}
     if problem["type"] in kinds:

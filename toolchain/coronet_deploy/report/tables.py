@@ -1,0 +1,157 @@
+"""Latency tables for a terminal, for Markdown, and as CSV and JSON, all from the same rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import IO, Any
+
+from coronet_deploy.report import figures
+from coronet_deploy.report.summary import Row
+
+TERMINAL_WIDTH = 80
+
+_Line = tuple[str, ...]
+
+_LATENCY = ("Artifact", "Threads", "Median ms", "95 % interval", "p90 ms", "Speed-up")
+_ARTIFACT = ("Artifact", "MB", "PSNR dB", "MACs", "Parts", "Peak MB")
+
+
+def print_tables(rows: Sequence[Row], file: IO[str], notes: Sequence[str] = ()) -> None:
+    """Print the latency table, the artifact table and `notes` to `file`, 80 columns wide."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=file, width=TERMINAL_WIDTH, highlight=False)
+    for heads, lines in _tables(rows):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for number, head in enumerate(heads):
+            # Text, not str: a name in [brackets] is a name, not markup.
+            table.add_column(Text(head), justify="right" if number else "left", overflow="fold")
+        for line in lines:
+            table.add_row(*(Text(figures.printable(cell)) for cell in line))
+        console.print(table)
+    for text in (*failures(rows), *notes):
+        console.print(Text(figures.printable(text)))
+
+
+def markdown(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+    """Return the tables and `notes` as GitHub-flavoured Markdown, a line feed at the end."""
+    lines = []
+    for heads, body in _tables(rows):
+        lines.append("| " + " | ".join(heads) + " |")
+        lines.append("| --- |" + " ---: |" * (len(heads) - 1))
+        lines += ["| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in body]
+        lines.append("")
+    lines += [f"- {_escaped(text)}" for text in (*failures(rows), *notes)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Return the rows as CSV (RFC 4180) with a head line; unknown figures are empty."""
+    plain = [json_row(row) for row in rows]
+    out = io.StringIO()
+    columns = [key for key in plain[0] if key != "launch_medians_ms"] if plain else []
+    writer = csv.DictWriter(out, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(plain)
+    return out.getvalue()
+
+
+def json_row(row: Row, run_file: str | None = None) -> dict[str, Any]:
+    """Return a row as plain JSON values; times in ms, unrounded. `run_file` is where it is kept."""
+    return {
+        "artifact": row.artifact,
+        "device": row.target.device,
+        "backend": row.target.backend,
+        "threads": row.target.threads,
+        "launches": row.launches,
+        "samples": row.samples,
+        "median_ms": row.median_ms,
+        "p90_ms": row.p90_ms,
+        "run_file": run_file,
+        "run": row.run,
+        "failed": row.failed,
+        "low_ms": row.low_ms,
+        "high_ms": row.high_ms,
+        "spread_percent": row.spread_percent,
+        "speedup": row.speedup,
+        "load_ms": row.load_ms,
+        "peak_rss_mb": row.peak_rss_mb,
+        "partitions": row.partitions,
+        "bytes": row.bytes,
+        "macs": row.macs,
+        "macs_published": row.macs_published,
+        "psnr_db": row.psnr_db,
+        "launch_medians_ms": list(row.launch_medians_ms),
+        "error": row.error,
+    }
+
+
+def failures(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return a sentence for each row with failed launches."""
+    return tuple(
+        f"{row.artifact}, {threads(row)}: {row.failed} of {row.failed + row.launches} launches "
+        f"failed: {row.error}"
+        for row in rows
+        if row.failed
+    )
+
+
+def threads(row: Row) -> str:
+    """Return "1 thread", "2 threads"."""
+    return f"{row.target.threads} thread{'' if row.target.threads == 1 else 's'}"
+
+
+def _tables(rows: Sequence[Row]) -> list[tuple[_Line, list[_Line]]]:
+    """Return the heads and lines of both tables; no speed-up column where there is no baseline."""
+    latency = (_LATENCY, *_latency_lines(rows))
+    if all(row.speedup is None for row in rows):
+        latency = tuple(line[:-1] for line in latency)
+    return [(latency[0], list(latency[1:])), (_ARTIFACT, _artifact_lines(rows))]
+
+
+def _latency_lines(rows: Sequence[Row]) -> list[_Line]:
+    return [
+        (
+            row.artifact,
+            str(row.target.threads),
+            figures.milliseconds(row.median_ms) if row.launches else "failed",
+            figures.interval(row.low_ms, row.high_ms),
+            figures.milliseconds(row.p90_ms),
+            figures.times(row.speedup),
+        )
+        for row in rows
+    ]
+
+
+def _artifact_lines(rows: Sequence[Row]) -> list[_Line]:
+    """Return a line for each artifact; memory is the most that any of its launches took."""
+    lines: list[_Line] = []
+    for name in dict.fromkeys(row.artifact for row in rows):
+        own = [row for row in rows if row.artifact == name]
+        first = own[0]
+        parts = [row.partitions for row in own if row.partitions is not None]
+        peaks = [row.peak_rss_mb for row in own if row.peak_rss_mb is not None]
+        lines.append(
+            (
+                name,
+                figures.megabytes(first.bytes),
+                figures.decibels(first.psnr_db),
+                figures.count(first.macs),
+                str(parts[0]) if parts else figures.DASH,
+                f"{max(peaks):.0f}" if peaks else figures.DASH,
+            )
+        )
+    return lines
+
+
+def _escaped(text: str) -> str:
+    """Return `text` so that Markdown shows it as it is, inside a table cell."""
+    plain = figures.printable(text)
+    for character in "\\`*_[]<>|#":
+        plain = plain.replace(character, f"\\{character}")
+    return plain
