@@ -37,8 +37,13 @@ def interpret_values(
     x: npt.NDArray[Any],
     wanted: Iterable[str],
     dtype: npt.DTypeLike = np.float32,
+    alter: Callable[[str, Tensor], Tensor] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Return the values named in `wanted`, in the graph's layout; the rest is freed on the way."""
+    """Return the values named in `wanted`, in the graph's layout; the rest is freed on the way.
+
+    `alter(name, value)`, if given, returns what stands for each value made: a simulation of
+    number types that torch does not compute in.
+    """
     if x.shape != graph.input_shape:
         raise ValueError(f"interpret: picture {x.shape}, the graph takes {graph.input_shape}")
     values = {INPUT: torch.from_numpy(x.astype(dtype))}
@@ -51,7 +56,8 @@ def interpret_values(
                 else torch.from_numpy(graph.constants[name].astype(dtype))
                 for name in node.inputs
             ]
-            values[node.output] = _run(node.op, arguments)
+            value = _run(node.op, arguments)
+            values[node.output] = alter(node.output, value) if alter else value
             for name in node.inputs:
                 readers[name] -= 1
                 if not readers[name] and name not in kept:
