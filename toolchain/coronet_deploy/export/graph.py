@@ -139,6 +139,15 @@ class Builder:
         """Return the node that makes `value`; None for the picture and for constants."""
         return self._nodes.get(value)
 
+    def amend(self, node: Node, op: Operator, *inputs: str) -> str:
+        """Put another operator in the place of `node`, whose value keeps its name; return that."""
+        self.shapes[node.output] = op.infer(*(self.shapes[value] for value in inputs))
+        self._nodes[node.output] = Node(op, inputs, node.output)
+        return node.output
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
     def rename(self, value: str, name: str) -> str:
         """Give the value of the newest node the name `name`, and return it."""
         newest = next(reversed(self._nodes), None)
@@ -188,17 +197,18 @@ def rewrite(graph: Graph, visit: Callable[[Edit, Node], str | None]) -> Graph:
 
     `visit(edit, node)` is called for each node in order, its inputs already those of the new
     graph. It may emit nodes into `edit` and return the value that stands for the node's output,
-    or None to keep the node as it is.
+    or None to keep the node as it is. What is emitted last takes the node's name.
     """
     edit = Edit(graph)
     now: dict[str, str] = {}
     for old in graph.nodes:
         node = replace(old, inputs=tuple(now.get(name, name) for name in old.inputs))
-        edit.scope = old.output
+        edit.scope, emitted = old.output, len(edit)
         value = visit(edit, node)
         if value is None:
             value = edit.emit(node.op, *node.inputs, name=old.output)
-        value = edit.rename(value, old.output)
+        if len(edit) > emitted:
+            value = edit.rename(value, old.output)
         now[old.output] = value
         edit.readers[value] += graph.readers[old.output]
     return edit.finish(now[OUTPUT])

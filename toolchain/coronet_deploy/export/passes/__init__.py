@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
+from coronet_deploy.export.passes.dead_bias import DropDeadBiases
+from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
+from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
+from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
+from coronet_deploy.export.passes.rewriting import Pass
+from coronet_deploy.export.passes.subexpressions import ShareSubexpressions
+from coronet_deploy.export.passes.subpixel import SubpixelConvolution
+from coronet_deploy.export.passes.zero_padding import SplitZeroPadding
 from coronet_deploy.vocabulary import Runtime
 
 Preference = Literal["speed", "size"]
-
-
-class Pass(Protocol):
-    """One exact rewrite."""
-
-    @property
-    def name(self) -> str:
-        """What reports and manifests call it."""
-
-    def run(self, graph: Graph) -> Graph:
-        """Return `graph` rewritten; it draws the same pictures."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,21 @@ class PassReport:
 
 def passes_for(runtime: Runtime, prefer: Preference = "speed") -> tuple[Pass, ...]:
     """Return the passes that `lower` runs, in order."""
-    del runtime, prefer
-    return ()
+    folding: tuple[Pass, ...] = (FoldBatchNorm(), DropDeadBiases())
+    if runtime is Runtime.ONNX:
+        # ONNX Runtime has kernels of its own for all the rest.
+        return folding
+    del prefer
+    return (
+        *folding,
+        HoistRelu(),
+        DecomposeInstanceNorm(),
+        FuseRelu(),
+        SubpixelConvolution(),
+        UnrollReflectPad(),
+        SplitZeroPadding(),
+        ShareSubexpressions(),
+    )
 
 
 def run_passes(graph: Graph, passes: tuple[Pass, ...]) -> tuple[Graph, tuple[PassReport, ...]]:
