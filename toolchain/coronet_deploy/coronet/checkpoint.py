@@ -9,7 +9,7 @@ nothing in a file is ever executed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -24,13 +24,15 @@ from coronet_deploy.coronet.generator import CoroNetGenerator
 from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
 from coronet_deploy.coronet.latents import MIN_CHANNELS, THRESHOLD, LatentVectors
 from coronet_deploy.coronet.materialize import materialize
-from coronet_deploy.errors import BadInput
+from coronet_deploy.errors import BadInput, GateFailed
+from coronet_deploy.images import Array
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.storage import existing_file, sha256_of, write_bytes
 from coronet_deploy.vocabulary import ChannelPlan, Kind
 
 METADATA_KEY = "coronet_deploy"
 FORMAT_VERSION = 1
+MATERIALIZE_BOUND = 1e-4
 _LATENTS = "latents.vectors."
 _SHOWN = 4  # names that an error lists
 
@@ -133,6 +135,39 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, sha256_of(path), kind, header, plan, full, network)
 
 
+def save_dense(checkpoint: Checkpoint, output: Path, pictures: Sequence[Array]) -> float:
+    """Write the checkpoint's dense generator to `output`; return how far apart the two are.
+
+    That is the largest absolute difference of their outputs on `pictures`, each (H, W, 3) in
+    [-1, 1], in float32.
+
+    Raises:
+        GateFailed: it is more than `MATERIALIZE_BOUND`; nothing is written.
+
+    """
+    dense = checkpoint.generator()
+    worst = 0.0
+    with torch.no_grad():
+        for picture in pictures:
+            x = torch.from_numpy(picture).permute(2, 0, 1)[None]
+            worst = max(worst, float((checkpoint.network(x) - dense(x)).abs().max()))
+    if not worst <= MATERIALIZE_BOUND:
+        raise GateFailed(
+            f"{output}: max |difference| to the checkpoint's generator is {worst:.2e}, "
+            f"the bound is {MATERIALIZE_BOUND:.0e}"
+        )
+    header = checkpoint.header.model_copy(
+        update={
+            "stage": Stage.DENSE,
+            "plan": checkpoint.plan.as_json(),
+            "total": dict(checkpoint.full.groups),
+        }
+    )
+    tensors = {f"network.{name}": tensor for name, tensor in dense.state_dict().items()}
+    save_checkpoint(output, header, tensors)
+    return worst
+
+
 def finetuned_tensors(dense: nn.Module, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a fine-tuned checkpoint: the network and its full-length latents."""
     network = {f"network.{name}": tensor for name, tensor in dense.state_dict().items()}
@@ -168,9 +203,7 @@ def _check_latents(
 ) -> None:
     """Check that full-length latents are there and keep as many entries as the plan says."""
     total = replace(held, groups=header.total)
-    latents = LatentVectors(
-        total, threshold=header.threshold, min_channels=header.min_channels
-    )
+    latents = LatentVectors(total, threshold=header.threshold, min_channels=header.min_channels)
     vectors = {k.removeprefix("latents."): v for k, v in tensors.items()}
     _load_strictly(path, latents, vectors)
     living = latents.living_plan()
@@ -253,4 +286,3 @@ def _foreign_checkpoint(path: Path) -> Checkpoint:
         total=dict(full.groups),
     )
     return Checkpoint(path, sha256_of(path), Kind.DENSE, header, plan, plan, dense.eval())
-

@@ -7,10 +7,12 @@ end the least latent entries are cut until the ratio lies just under the target.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from coronet_deploy.coronet.latents import LatentVectors
 from coronet_deploy.errors import BadInput
@@ -55,7 +57,7 @@ class Controller:
     def path(self, step: int) -> float:
         """Return the ratio to have reached at `step`: linear in the share of living channels."""
         share = min(step / self.reach, 1.0) if self.reach else 1.0
-        return (1 + (self.target**0.5 - 1) * share) ** 2
+        return (1 + (math.sqrt(self.target) - 1) * share) ** 2
 
     def shrinkage(self, latents: LatentVectors, step: int) -> float:
         """Return the soft threshold that brings the masks onto the path of `step`, or 0."""
@@ -91,7 +93,7 @@ class Controller:
         plan = self._give_back(plan, sizes, living)
         for group, kept in plan.groups.items():
             order = np.argsort(-sizes[group], kind="stable")
-            latents.kill(group, _as_indices(order[kept:]))
+            latents.kill(group, torch.from_numpy(order[kept:].copy()))
         return plan
 
     def _give_back(
@@ -101,9 +103,7 @@ class Controller:
         ranked = {k: np.sort(v)[::-1] for k, v in sizes.items()}
         closed: set[str] = set()
         while open_groups := [
-            k
-            for k, n in plan.groups.items()
-            if k not in closed and n + self.multiple <= living[k]
+            k for k, n in plan.groups.items() if k not in closed and n + self.multiple <= living[k]
         ]:
             best = max(open_groups, key=lambda k: float(ranked[k][plan.groups[k]]))
             wider = {**plan.groups, best: plan.groups[best] + self.multiple}
@@ -129,9 +129,3 @@ def _magnitudes(latents: LatentVectors) -> Magnitudes:
         group: latents.vectors[group].detach().abs().double().cpu().numpy()
         for group in latents.plan.groups
     }
-
-
-def _as_indices(order: np.ndarray[tuple[int], np.dtype[np.int64]]):  # type: ignore[no-untyped-def] # noqa: ANN202
-    import torch
-
-    return torch.from_numpy(order.copy())

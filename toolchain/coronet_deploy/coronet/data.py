@@ -16,7 +16,9 @@ from PIL.Image import Resampling
 from torch import Tensor
 
 from coronet_deploy.errors import BadInput
-from coronet_deploy.images import Pixels, from_pixels, list_pictures, open_rgb
+from coronet_deploy.images import Array, Pixels, from_pixels, list_pictures, open_rgb
+
+_FLIPPED = 0.5  # share of the pairs that training sees mirrored
 
 
 class Direction(StrEnum):
@@ -52,14 +54,14 @@ class PairedPictures:
         stacked = torch.from_numpy(np.stack(chosen)).permute(1, 0, 4, 2, 3).contiguous()
         return stacked[0], stacked[1]
 
-    def _augmented(self, index: int, crop: int, seed: int) -> np.ndarray:  # type: ignore[type-arg] # (2, crop, crop, 3) float32
+    def _augmented(self, index: int, crop: int, seed: int) -> Array:
         epoch, place = divmod(index, len(self.pairs))
         order = np.random.default_rng([seed, 0, epoch]).permutation(len(self.pairs))
         rng = np.random.default_rng([seed, 1, index])
         pair = self.pairs[order[place]]
         top, left = rng.integers(0, pair.shape[1] - crop + 1, 2)
         pair = pair[:, top : top + crop, left : left + crop]
-        return from_pixels(pair[:, :, ::-1] if rng.random() < 0.5 else pair)
+        return from_pixels(pair[:, :, ::-1] if rng.random() < _FLIPPED else pair)
 
     def whole(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return input and truth of the given pairs, uncropped, each (N, 3, load, load)."""

@@ -40,7 +40,6 @@ def read_foreign(path: Path) -> tuple[ChannelPlan, dict[str, Tensor]]:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
     ):
         raise BadInput(f"{path} is not a state_dict of tensors")
-    # InstanceNorm's statistics, which old versions of that project saved, are never used.
     names = {name.removeprefix("module.") for name in tensors}
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if "model.model.0.weight" in names:
@@ -49,10 +48,12 @@ def read_foreign(path: Path) -> tuple[ChannelPlan, dict[str, Tensor]]:
         architecture, renamed = _resnet(path, tensors)
     else:
         raise BadInput(f"{path} is not a ResNet or U-Net generator of pytorch-CycleGAN-and-pix2pix")
-    norm = Norm.BATCH if any(name.endswith("norm.weight") or "norms." in name and name.endswith(
-        ".weight") or "norm1.weight" in name for name in renamed) else Norm.INSTANCE
+    norms = {name.rpartition(".")[0] for name in renamed if name.endswith(".running_mean")}
+    affine = any(f"{layer}.weight" in renamed for layer in norms)
+    norm = Norm.BATCH if affine else Norm.INSTANCE
     if norm is Norm.INSTANCE:
-        renamed = {k: v for k, v in renamed.items() if "norm" not in k}
+        # Old versions of that project saved statistics of InstanceNorm that are never used.
+        renamed = {k: v for k, v in renamed.items() if k.rpartition(".")[0] not in norms}
     return _plan(path, architecture, norm, renamed), renamed
 
 
@@ -85,11 +86,10 @@ def _resnet(path: Path, tensors: dict[str, Tensor]) -> tuple[Architecture, dict[
 
 
 def _unet(path: Path, tensors: dict[str, Tensor]) -> tuple[Architecture, dict[str, Tensor]]:
-    depth = 1 + max(name.count(".model.3.") + name.count("model.1.model.") for name in tensors)
     by_downs = {a.downs: a for a in Architecture if not a.is_resnet}
     downs = _unet_downs(tensors)
     if downs not in by_downs:
-        raise BadInput(f"{path} is a U-Net generator of {downs} levels, not of 7 or 8 ({depth})")
+        raise BadInput(f"{path} is a U-Net generator of {downs} levels, not of 7 or 8")
     # Level 0: [conv, level 1, relu, deconv, tanh]; inside: [relu, conv, norm, level, relu,
     # deconv, norm, (dropout)]; innermost: [relu, conv, relu, deconv, norm].
     layers = {"model.model.0": "downs.0", "model.model.3": "ups.0"}

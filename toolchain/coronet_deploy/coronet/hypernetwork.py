@@ -67,7 +67,7 @@ class HyperConv(nn.Module):
             n = latents.concatenated(self.sources).numel()
             c = latents.vectors[target].numel()
         area = kernel * kernel
-        # W1 ~ U(-sqrt 3, sqrt 3) has unit variance; W2's bound gives the weights variance 1/(n k^2).
+        # W1 ~ U(-sqrt 3, sqrt 3) has unit variance; W2's bound gives weights of variance 1/(n k^2).
         w1 = torch.empty(n, c, embedding).uniform_(-math.sqrt(3), math.sqrt(3))
         bound = math.sqrt(3 / (embedding * n * area))
         w2 = torch.empty(n, c, area, embedding).uniform_(-bound, bound)
@@ -103,7 +103,8 @@ class HyperConv(nn.Module):
         else:
             k = torch.addcmul(self.c, z.unsqueeze(-1), self.a)
         mask = torch.outer(self.latents.mask(self.sources), self.latents.mask([self.target]))
-        weight = (k * mask.unsqueeze(-1)).unflatten(-1, (self.kernel, self.kernel))
+        masked: Tensor = k * mask.unsqueeze(-1)
+        weight = masked.view(*masked.shape[:2], self.kernel, self.kernel)
         return weight if self.transposed else weight.transpose(0, 1)
 
     def masked_bias(self) -> Tensor | None:
@@ -115,9 +116,7 @@ class HyperConv(nn.Module):
         weight, bias = self.masked_weight(), self.masked_bias()
         if not self.transposed:
             return F.conv2d(x, weight, bias, self.stride, self.padding)
-        return F.conv_transpose2d(
-            x, weight, bias, self.stride, self.padding, self.output_padding
-        )
+        return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding)
 
 
 class GroupBatchNorm(nn.BatchNorm2d):
@@ -210,4 +209,3 @@ class CoroNetLayers:
         if self._latents.plan.norm is Norm.INSTANCE:
             return GroupInstanceNorm(group, channels)
         return GroupBatchNorm(group, channels)
-

@@ -43,7 +43,9 @@ class LatentVectors(nn.Module):
         self.min_channels = min_channels
         widths = {INPUT: plan.input_channels, OUTPUT: plan.output_channels, **plan.groups}
         # z ~ N(0, 1), as in DHP.
-        self.vectors = nn.ParameterDict({k: nn.Parameter(torch.randn(n)) for k, n in widths.items()})
+        self.vectors = nn.ParameterDict(
+            {k: nn.Parameter(torch.randn(n)) for k, n in widths.items()}
+        )
 
     def concatenated(self, groups: Iterable[str]) -> Tensor:
         """Return the latents of `groups` one after another, (C,)."""
@@ -59,7 +61,8 @@ class LatentVectors(nn.Module):
             return torch.ones_like(size, dtype=torch.bool)
         least = min(self.min_channels, size.numel())
         floor = size.topk(least).values[-1]
-        return size >= floor.clamp(max=self.threshold)
+        living: Tensor = size >= floor.clamp(max=self.threshold)
+        return living
 
     def mask(self, groups: Iterable[str]) -> Tensor:
         """Return the masks of `groups` one after another, (C,) of 0 and 1."""

@@ -129,7 +129,7 @@ class Trainer:
         """
         result = self.output / f"{self.recipe.model.id}.safetensors"
         while self.step < self.steps:
-            if self.searching and self.step >= self.recipe.search.steps:
+            if self.step >= self.recipe.search.steps:
                 self._end_search()
             row = self._train_step()
             self.step += 1
@@ -138,8 +138,7 @@ class Trainer:
             if self.step % save_every == 0 and self.step < self.steps:
                 self._save_state()
                 self._samples()
-        if self.searching:
-            self._end_search()
+        self._end_search()
         if self._freeze_at() >= self.steps:
             self._recalibrate_norms()
         tensors = finetuned_tensors(self.generator, self.latents)
@@ -153,9 +152,7 @@ class Trainer:
     def _train_step(self) -> StepReport:
         started = time.perf_counter()
         recipe, step = self.recipe, self.step
-        x, truth = self.train_pairs.batch(
-            step, recipe.data.batch, recipe.data.crop, recipe.seed
-        )
+        x, truth = self.train_pairs.batch(step, recipe.data.batch, recipe.data.crop, recipe.seed)
         x, truth = x.to(self.device), truth.to(self.device)
         lr = self._set_learning_rate()
         self._set_modes()
@@ -168,14 +165,14 @@ class Trainer:
         judged_real = gan(self.discriminator(torch.cat([x, truth], 1)), real=True)
         loss_d = (judged_fake + judged_real) / 2
         self.optimizer_d.zero_grad()
-        loss_d.backward()
+        torch.autograd.backward(loss_d)
         self.optimizer_d.step()
 
         self.discriminator.requires_grad_(requires_grad=False)
         fooled = gan(self.discriminator(torch.cat([x, fake], 1)), real=True)
         distance = F.l1_loss(fake, truth)
         self.optimizer_g.zero_grad()
-        (fooled + recipe.loss.l1 * distance).backward()
+        torch.autograd.backward(fooled + recipe.loss.l1 * distance)
         self.optimizer_g.step()
 
         shrinkage = self._prune()
@@ -189,7 +186,9 @@ class Trainer:
         ratio = self.controller.ratio(self._plan())
         phase = "search" if self.searching else "finetune"
         seconds = time.perf_counter() - started
-        return StepReport(step, self.steps, phase, ratio, shrinkage, lr, *losses, seconds)
+        return StepReport(
+            step, self.steps, phase, ratio, shrinkage, lr, losses[0], losses[1], losses[2], seconds
+        )
 
     def _prune(self) -> float:
         """Take the proximal step and, every so often, slice; return the shrinkage."""
@@ -199,15 +198,15 @@ class Trainer:
         shrinkage = self.controller.shrinkage(latents, self.step)
         latents.proximal_step(shrinkage)
         if (self.step + 1) % self.recipe.search.slice_every == 0:
-            self._slice()
+            self._slice(self.generator)
         return shrinkage
 
-    def _slice(self) -> None:
-        assert isinstance(self.generator, CoroNetGenerator)
-        latents = self.generator.latents
+    def _slice(self, generator: CoroNetGenerator) -> None:
+        """Slice dead channels out, and remember which of the first ones live."""
+        latents = generator.latents
         for group in self.alive:
             self.alive[group] = self.alive[group][kept_channels(latents, [group]).cpu()]
-        slice_dead(self.generator, self.optimizer_g)
+        slice_dead(generator, self.optimizer_g)
 
     def _set_modes(self) -> None:
         if not self.searching and self.step == self._freeze_at():
@@ -257,19 +256,18 @@ class Trainer:
 
     def _end_search(self) -> None:
         """Cut to the target, keep the search's checkpoint, go on with the dense network."""
-        assert isinstance(self.generator, CoroNetGenerator)
+        if not isinstance(self.generator, CoroNetGenerator):
+            return
         latents = self.generator.latents
         self.controller.cut(latents)
-        self._slice()
+        self._slice(self.generator)
         for group in (INPUT, OUTPUT, *self.alive):
             held = latents.vectors[group].detach().cpu()
             vector = torch.zeros(self.recipe.full.groups.get(group, held.numel()))
             vector[self.alive.get(group, torch.arange(held.numel()))] = held
             self.latents[group] = vector
         header = self._header(Stage.SEARCH, self._plan())
-        save_checkpoint(
-            self.output / "search.safetensors", header, self.generator.state_dict()
-        )
+        save_checkpoint(self.output / "search.safetensors", header, self.generator.state_dict())
         dense = materialize(self.generator)
         self.generator = build_generator(self._plan(), dropout=self.recipe.model.dropout)
         self.generator.load_state_dict(dense.state_dict())
@@ -279,9 +277,7 @@ class Trainer:
     def _plan(self) -> ChannelPlan:
         if isinstance(self.generator, CoroNetGenerator):
             return self.generator.latents.living_plan()
-        return replace(
-            self.recipe.full, groups={k: int(v.numel()) for k, v in self.alive.items()}
-        )
+        return replace(self.recipe.full, groups={k: int(v.numel()) for k, v in self.alive.items()})
 
     def _header(self, stage: Stage, plan: ChannelPlan) -> Header:
         r = self.recipe
@@ -372,7 +368,10 @@ class Trainer:
             self.generator = build_generator(plan, dropout=r.model.dropout)
         self.generator.to(self.device).load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
-        self.optimizer_g, self.optimizer_d = self._adam(self.generator), self._adam(self.discriminator)
+        self.optimizer_g, self.optimizer_d = (
+            self._adam(self.generator),
+            self._adam(self.discriminator),
+        )
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
 

@@ -7,6 +7,7 @@ zeros as work. Norms, activations and biases count nothing, in either.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -36,13 +37,31 @@ class _Recorder(DenseLayers):
         super().__init__(plan)
         self.joined: dict[nn.Module, tuple[tuple[str, ...], str]] = {}
 
-    def conv(self, sources, target, *args, **kwargs):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN002, ANN003, ANN201, D102
-        layer = super().conv(sources, target, *args, **kwargs)
+    def conv(
+        self,
+        sources: Sequence[str],
+        target: str,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        bias: bool,
+    ) -> nn.Module:
+        layer = super().conv(sources, target, kernel, stride, padding, bias=bias)
         self.joined[layer] = tuple(sources), target
         return layer
 
-    def deconv(self, sources, target, *args, **kwargs):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN002, ANN003, ANN201, D102
-        layer = super().deconv(sources, target, *args, **kwargs)
+    def deconv(
+        self,
+        sources: Sequence[str],
+        target: str,
+        kernel: int,
+        padding: int,
+        output_padding: int = 0,
+        *,
+        bias: bool,
+    ) -> nn.Module:
+        layer = super().deconv(sources, target, kernel, padding, output_padding, bias=bias)
         self.joined[layer] = tuple(sources), target
         return layer
 
@@ -75,9 +94,7 @@ def conv_costs(
     return tuple(costs)
 
 
-def macs(
-    plan: ChannelPlan, height: int = 256, width: int = 256, *, published: bool = False
-) -> int:
+def macs(plan: ChannelPlan, height: int = 256, width: int = 256, *, published: bool = False) -> int:
     """Return the multiply-adds of one picture, real ones unless `published` (module docstring)."""
     channels = {INPUT: plan.input_channels, OUTPUT: plan.output_channels, **plan.groups}
     return sum(

@@ -13,9 +13,7 @@ class PatchGAN(nn.Module):
     Each logit sees 70x70 pixels with the usual three stride-2 layers.
     """
 
-    def __init__(
-        self, input_channels: int, norm: Norm, width: int = 64, strided: int = 3
-    ) -> None:
+    def __init__(self, input_channels: int, norm: Norm, width: int = 64, strided: int = 3) -> None:
         super().__init__()
         bias = norm is Norm.INSTANCE
         channels = [width * min(2**i, 8) for i in range(strided + 1)]

@@ -21,7 +21,7 @@ class ResNetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` plus the block's residual, (N, C, H, W)."""
-        y = F.relu(self.norm1(self.conv1(F.pad(x, (1, 1, 1, 1), "reflect"))))
+        y: Tensor = F.relu(self.norm1(self.conv1(F.pad(x, (1, 1, 1, 1), "reflect"))))
         y = self.norm2(self.conv2(F.pad(y, (1, 1, 1, 1), "reflect")))
         return x + y
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from coronet_deploy.networks.layers import INPUT, OUTPUT, Layers
 from coronet_deploy.vocabulary import ChannelPlan, Norm
 
+_WIDE_FROM = 4  # levels from here on have as many channels as there will be
 _WIDEST = 8  # channels stop growing at 8 times the first layer's
 
 
@@ -47,7 +48,7 @@ class UNetGenerator(nn.Module):
         )
         # Isola et al. drop half of the activations in the widest levels but the innermost.
         self.dropouts = nn.ModuleList(
-            nn.Dropout(dropout) if 4 <= i < n - 1 else nn.Identity() for i in range(n)
+            nn.Dropout(dropout) if _WIDE_FROM <= i < n - 1 else nn.Identity() for i in range(n)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,37 @@
+"""The bundled models: one folder each, with recipe, card, checkpoint and input pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coronet_deploy.errors import EnvironmentProblem
+from coronet_deploy.images import list_pictures
+from coronet_deploy.storage import data_dir
+
+DEFAULT_MODEL = "facades-unet256"
+
+
+def model_dir(model: str = DEFAULT_MODEL) -> Path:
+    """Return the folder of a bundled model.
+
+    Raises:
+        EnvironmentProblem: this installation has none of that name.
+
+    """
+    folder = data_dir("models") / model
+    if not folder.is_dir():
+        raise EnvironmentProblem(
+            f"this installation has no bundled model {model!r} ({folder})",
+            hint="name a checkpoint, or install coronet-deploy again",
+        )
+    return folder
+
+
+def bundled_checkpoint(model: str = DEFAULT_MODEL) -> Path:
+    """Return the checkpoint of a bundled model (see `model_dir` for the error)."""
+    return model_dir(model) / f"{model}.safetensors"
+
+
+def bundled_pictures(model: str = DEFAULT_MODEL) -> list[Path]:
+    """Return the input pictures of a bundled model, by name (see `model_dir` for the error)."""
+    return list_pictures(model_dir(model) / "inputs")
