@@ -1,17 +1,265 @@
-"""`coronet-deploy bench`."""
+"""`coronet-deploy bench`: time artifacts and keep every sample."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-HELP = "bench"
+from coronet_deploy.errors import (
+    BadInput,
+    ConversionFailed,
+    EnvironmentProblem,
+    GateFailed,
+    NothingMeasured,
+)
+
+if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
+    from coronet_deploy.bench.host import Progress
+    from coronet_deploy.report.summary import Row
+    from coronet_deploy.vocabulary import Run
+
+HELP = "time artifacts on this host, one process a launch, in interleaved rounds"
+
+_ARTIFACTS = Path("out/artifacts")
+_RUNS = Path("runs")
+_SUFFIXES = (".onnx", ".tflite")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    del parser
+    parser.add_argument(
+        "artifacts",
+        metavar="ARTIFACT",
+        nargs="*",
+        type=Path,
+        help=f"an .onnx or .tflite file (default: all in {_ARTIFACTS})",
+    )
+    parser.add_argument("--device", default="host", help="where to run (default: host)")
+    parser.add_argument(
+        "--threads",
+        type=_thread_counts,
+        default=(1, 2),
+        metavar="N[,N...]",
+        help="numbers of threads to measure with (default: 1,2)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_positive,
+        default=6,
+        metavar="N",
+        help="launches of each artifact and number of threads (default: 6, the fewest whose "
+        "interval can cover 95 %%)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=_positive,
+        default=30,
+        metavar="N",
+        help="inferences timed in a launch (default: 30)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=3.0,
+        metavar="S",
+        help="stop a launch's sampling early, but not below 5 samples (default: 3)",
+    )
+    parser.add_argument(
+        "--deadline",
+        type=_seconds,
+        default=300.0,
+        metavar="S",
+        help="stop a launch that has not answered by then (default: 300)",
+    )
+    parser.add_argument(
+        "--baseline", metavar="ARTIFACT", help="give each row's speed-up over this artifact's"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=_RUNS,
+        metavar="DIR",
+        help=f"folder that the run file goes to (default: {_RUNS})",
+    )
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the tables to FILE too"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command."""
-    raise SystemExit(f"{args.command} is not written yet")
+    """Measure, keep the run file, and print its rows.
+
+    Raises:
+        CoronetError: nothing was measured (5), or some launches failed: every time because a
+            runtime refused the artifact (4), or otherwise (1).
+
+    """
+    if args.device != "host":
+        raise EnvironmentProblem(
+            f"--device {args.device}: this version measures on the host only, not yet on phones",
+            hint="--device host",
+        )
+    from coronet_deploy.bench.host import BenchInterrupted, bench_host
+    from coronet_deploy.report.summary import summarize
+    from coronet_deploy.results.files import write_run
+
+    artifacts = args.artifacts or _default_artifacts()
+    if args.baseline:
+        _check_baseline(args.baseline, artifacts)
+    _check_writable(args.output)
+    try:
+        with _progress() as progress:
+            measured = bench_host(
+                artifacts,
+                threads=args.threads,
+                rounds=args.rounds,
+                samples=args.samples,
+                seconds=args.seconds,
+                deadline_s=args.deadline,
+                command=_command(),
+                progress=progress,
+            )
+    except BenchInterrupted as interruption:
+        if interruption.run.launches:
+            path = write_run(interruption.run, args.output)
+            finished = len(interruption.run.launches)
+            print(f"{finished} of {interruption.planned} launches kept in {path}", file=sys.stderr)
+        raise
+    path = write_run(measured, args.output)
+    rows = summarize(measured, _named(args.baseline, measured))
+    _show(args, measured, rows, path)
+    _judge(measured, rows)
+    return 0
+
+
+def _show(args: argparse.Namespace, measured: Run, rows: tuple[Row, ...], path: Path) -> None:
+    from coronet_deploy.report import tables
+    from coronet_deploy.report.figures import caveats
+    from coronet_deploy.storage import write_text
+
+    notes = caveats(measured, rows)
+    if args.json:
+        plain = [tables.json_row(row, str(path)) for row in rows]
+        print(json.dumps({"rows": plain, "notes": notes}, indent=2))
+    else:
+        tables.print_tables(rows, sys.stdout, notes)
+        print(f"Every sample is kept in {path}")
+    if args.markdown:
+        write_text(args.markdown, tables.markdown(rows, notes))
+
+
+def _judge(measured: Run, rows: tuple[Row, ...]) -> None:
+    """Raise if launches failed."""
+    failed = [launch for launch in measured.launches if launch.error is not None]
+    if not failed:
+        return
+    first = f"{failed[0].artifact}: {failed[0].error}"
+    if not any(row.samples for row in rows):
+        raise NothingMeasured(f"nothing was measured: {first}")
+    what = f"{len(failed)} of {len(measured.launches)} launches failed, the first {first}"
+    if all(launch.details.get("failure") == "refused" for launch in failed):
+        raise ConversionFailed(what)
+    raise GateFailed(what)
+
+
+def _default_artifacts() -> list[Path]:
+    found = sorted(path for path in _ARTIFACTS.glob("*") if path.suffix in _SUFFIXES)
+    if not found:
+        raise BadInput(
+            f"no ARTIFACT is given and {_ARTIFACTS} holds none",
+            hint="run `coronet-deploy export` first, or name a file",
+        )
+    return found
+
+
+def _check_baseline(baseline: str, artifacts: list[Path]) -> None:
+    """Refuse a misspelt baseline before anything is measured."""
+    if not any(baseline in {path.name, str(path)} for path in artifacts):
+        known = ", ".join(path.name for path in artifacts)
+        raise BadInput(f"--baseline {baseline} is not among the artifacts", hint=known)
+
+
+def _named(baseline: str | None, measured: Run) -> str | None:
+    """Return the run's name of the artifact that `--baseline` names, by its path or its name."""
+    if baseline is None or baseline in measured.artifacts:
+        return baseline
+    return Path(baseline).name
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that the run could not be written to, before the run rather than after."""
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"--output {folder} cannot be written: {error.strerror}", hint="choose another place"
+        ) from error
+
+
+def _command() -> tuple[str, ...]:
+    return ("coronet-deploy", *sys.argv[1:])
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Yield what shows progress on stderr: a bar on a terminal, a line a launch elsewhere."""
+    if not sys.stderr.isatty():
+        yield _line
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda done, total, what: bar.update(
+            task, completed=done, total=total, description=what
+        )
+
+
+def _line(done: int, total: int, what: str) -> None:
+    if done < total:
+        print(f"launch {done + 1} of {total}: {what}", file=sys.stderr, flush=True)
+
+
+def _thread_counts(text: str) -> tuple[int, ...]:
+    counts = tuple(_positive(part) for part in text.split(","))
+    if len(set(counts)) != len(counts):
+        raise argparse.ArgumentTypeError(f"{text!r} names a number twice")
+    return counts
+
+
+def _positive(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value

@@ -1,17 +1,91 @@
-"""`coronet-deploy report`."""
+"""`coronet-deploy report`: the tables or the page of runs, from their files alone."""
 
 from __future__ import annotations
 
 import argparse
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-HELP = "report"
+from coronet_deploy.errors import BadInput, NothingMeasured
+
+if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
+    from coronet_deploy.vocabulary import Run
+
+HELP = "print the tables of run files, or write them as Markdown, CSV, JSON or a web page"
+
+FORMATS = ("terminal", "markdown", "csv", "json", "html")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    del parser
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="a run file that `bench` wrote"
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, help="what to write (default: terminal; --json is json)"
+    )
+    parser.add_argument(
+        "--baseline", metavar="ARTIFACT", help="give each row's speed-up over this artifact's"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write to FILE rather than to stdout"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command."""
-    raise SystemExit(f"{args.command} is not written yet")
+    """Print or write the report.
+
+    Raises:
+        CoronetError: a file is not a run file (2), a package is missing (3), or no run holds a
+            sample (5).
+
+    """
+    from coronet_deploy.results.files import read_run
+    from coronet_deploy.storage import write_text
+
+    if args.json and args.format not in {None, "json"}:
+        raise BadInput(f"--json and --format {args.format} contradict each other")
+    form = "json" if args.json else args.format or "terminal"
+    runs = [(path, read_run(path)) for path in args.runs]
+    if not any(launch.samples_ms for _, one in runs for launch in one.launches):
+        raise NothingMeasured(f"{', '.join(map(str, args.runs))}: no launch gave a sample")
+    text = _text(form, runs, args.baseline)
+    if args.output is None:
+        sys.stdout.write(text)
+    else:
+        write_text(args.output, text)
+        print(f"wrote {args.output}", file=sys.stderr)
+    return 0
+
+
+def _text(form: str, runs: list[tuple[Path, Run]], baseline: str | None) -> str:
+    from coronet_deploy.report import tables
+    from coronet_deploy.report.figures import caveats
+    from coronet_deploy.report.summary import summarize
+
+    if form == "html":
+        from coronet_deploy.report.html import render_report
+
+        if len(runs) > 1:
+            raise BadInput("--format html shows one run", hint="give one RUN at a time")
+        return render_report(runs[0][1], baseline=baseline)
+    summaries = [(path, one, summarize(one, baseline)) for path, one in runs]
+    plain = [tables.json_row(row, str(path)) for path, _, rows in summaries for row in rows]
+    if form == "csv":
+        return tables.csv_text(plain)
+    if form == "json":
+        notes = {str(path): caveats(one, rows) for path, one, rows in summaries}
+        return json.dumps({"rows": plain, "notes": notes}, indent=2) + "\n"
+    out = io.StringIO()
+    for path, one, rows in summaries:
+        several = len(runs) > 1
+        if form == "markdown":
+            out.write(f"## Run {one.id}\n\n" if several else "")
+            out.write(tables.markdown(rows, caveats(one, rows)) + ("\n" if several else ""))
+        else:
+            out.write(f"{path}\n" if several else "")
+            tables.print_tables(rows, out, caveats(one, rows))
+    return out.getvalue()

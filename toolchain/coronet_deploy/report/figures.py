@@ -79,10 +79,14 @@ def caveats(run: Run, rows: tuple[Row, ...]) -> tuple[str, ...]:
     notes = run.conditions.get("notes")
     sentences += [str(note) for note in notes] if isinstance(notes, list | tuple) else []
     fewest = min((row.launches for row in rows if row.launches), default=LAUNCHES_FOR_95)
-    if fewest < LAUNCHES_FOR_95:
+    if fewest == 1:
         sentences.append(
-            f"With {fewest} launch{'es' if fewest > 1 else ''} the interval covers less than "
-            f"95 %: it takes {LAUNCHES_FOR_95}."
+            f"One launch gives no interval; it takes {LAUNCHES_FOR_95} for one of 95 %."
+        )
+    elif fewest < LAUNCHES_FOR_95:
+        sentences.append(
+            f"With {fewest} launches the interval covers less than 95 %: it takes "
+            f"{LAUNCHES_FOR_95}."
         )
     unsettled = sum(row.launches - row.settled for row in rows)
     if unsettled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from coronet_deploy.report import figures
@@ -50,14 +50,13 @@ def markdown(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def csv_text(rows: Sequence[Row]) -> str:
-    """Return the rows as CSV (RFC 4180) with a head line; unknown figures are empty."""
-    plain = [json_row(row) for row in rows]
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return `json_row`s as CSV (RFC 4180) with a head line; unknown figures are empty."""
     out = io.StringIO()
-    columns = [key for key in plain[0] if key != "launch_medians_ms"] if plain else []
+    columns = [key for key in rows[0] if key != "launch_medians_ms"] if rows else []
     writer = csv.DictWriter(out, columns, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(plain)
+    writer.writerows(rows)
     return out.getvalue()
 
 
