@@ -1,0 +1,119 @@
+"""From a captured graph to the bytes of one artifact, with what its manifest says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
+from coronet_deploy.export.manifest import (
+    Contract,
+    Embedded,
+    Macs,
+    Quantization,
+    Source,
+    tool_versions,
+)
+from coronet_deploy.export.passes import PassReport, Preference, lower
+from coronet_deploy.networks.cost import macs
+from coronet_deploy.vocabulary import ChannelPlan, DType, Runtime, TensorContract
+
+_SCHEMES: Mapping[tuple[Runtime, DType], str] = {
+    (Runtime.ONNX, DType.FP32): "float32",
+    (Runtime.TFLITE, DType.FP32): "float32",
+    (Runtime.ONNX, DType.FP16): "float16 with float32 input and output",
+    (Runtime.TFLITE, DType.FP16): "float16 weights, arithmetic as the delegate chooses",
+    (Runtime.ONNX, DType.INT8): "int8 convolutions (QDQ), the rest float32",
+    (Runtime.TFLITE, DType.INT8): "int8 convolutions, the rest float32",
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an artifact is made of, for its manifest."""
+
+    model: str
+    source: Source
+    plan: ChannelPlan
+
+
+@dataclass(frozen=True)
+class Built:
+    """The bytes of an artifact and the part of its manifest that is known before it ran."""
+
+    data: bytes
+    embedded: Embedded
+    quantization: Quantization | None = None
+
+
+def build(
+    graph: Graph,
+    runtime: Runtime,
+    dtype: DType,
+    origin: Origin,
+    calibration: Pictures,
+    prefer: Preference = "speed",
+) -> Built:
+    """Return the artifact of `graph`, which is as it was captured.
+
+    `calibration` is read for INT8 only.
+
+    Raises:
+        ConversionFailed: an operator cannot be lowered, written or quantised for this runtime.
+        EnvironmentProblem: a package that writes this format is not installed.
+
+    """
+    if dtype is DType.INT8:
+        from coronet_deploy.export.quantize import plan_int8, write_int8
+
+        plan = plan_int8(graph, runtime, calibration)
+        embedded = _embedded(graph, runtime, dtype, origin, ("equalize", *_names(plan.passes)))
+        return Built(write_int8(plan, runtime, embedded.as_metadata()), embedded, plan.summary)
+    lowered, reports = lower(graph, runtime, prefer=prefer)
+    embedded = _embedded(graph, runtime, dtype, origin, _names(reports))
+    return Built(_emit(lowered, runtime, dtype, embedded.as_metadata()), embedded)
+
+
+def _names(reports: Sequence[PassReport]) -> tuple[str, ...]:
+    return tuple(report.name for report in reports if report.changed)
+
+
+def _embedded(
+    graph: Graph, runtime: Runtime, dtype: DType, origin: Origin, passes: tuple[str, ...]
+) -> Embedded:
+    return Embedded(
+        model=origin.model,
+        source=origin.source,
+        runtime=runtime,
+        dtype=dtype,
+        scheme=_SCHEMES[runtime, dtype],
+        input=_contract(INPUT, runtime, graph.input_shape),
+        output=_contract(OUTPUT, runtime, graph.output_shape),
+        macs=_macs(origin.plan, graph),
+        passes=passes,
+        tools=tool_versions(runtime),
+    )
+
+
+def _emit(graph: Graph, runtime: Runtime, dtype: DType, metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of a lowered float graph in the format of `runtime`."""
+    if runtime is Runtime.TFLITE:
+        from coronet_deploy.export.tflite import emit_tflite
+
+        return emit_tflite(graph, dtype, metadata)
+    from coronet_deploy.export.onnx import emit_onnx
+
+    return emit_onnx(graph, dtype, metadata)
+
+
+def _contract(name: str, runtime: Runtime, nhwc: tuple[int, ...]) -> Contract:
+    n, h, w, c = nhwc
+    nchw = runtime is Runtime.ONNX
+    shape = (n, c, h, w) if nchw else (n, h, w, c)
+    return Contract.of(TensorContract(name, "NCHW" if nchw else "NHWC", shape, "float32"))
+
+
+def _macs(plan: ChannelPlan, graph: Graph) -> Macs:
+    height, width = graph.input_shape[1:3]
+    return Macs(real=macs(plan, height, width), published=macs(plan, height, width, published=True))

@@ -1,0 +1,116 @@
+"""INT8 artifacts: convolutions in int8, all else in float32.
+
+Weights are int8 per output channel, activations int8 per tensor with ranges measured on pictures
+(`ranges`), and each convolution stands between a quantise and a dequantise. Norms, activations
+and the picture in and out stay float, because in a generator they are what eight bits spoil
+first; so do the convolutions that a sensitivity search leaves out (`sensitivity`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coronet_deploy.errors import ConversionFailed, missing_package
+from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.equalize import equalize
+from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.manifest import Quantization
+from coronet_deploy.export.passes import PassReport, lower
+from coronet_deploy.export.ranges import Range, measure
+from coronet_deploy.export.sensitivity import Layer, int8_layers, search
+from coronet_deploy.vocabulary import DType, Runtime
+
+BUDGET_DB = 40.0
+"""What the search keeps a simulated int8 generator above, against its float self."""
+
+
+@dataclass(frozen=True)
+class Int8Plan:
+    """A lowered float graph, the names of its layers that compute in int8, and their ranges."""
+
+    graph: Graph
+    passes: tuple[PassReport, ...]
+    chosen: frozenset[str]
+    ranges: Mapping[str, Range]
+    summary: Quantization
+
+
+def plan_int8(
+    graph: Graph, runtime: Runtime, pictures: Pictures, budget_db: float = BUDGET_DB
+) -> Int8Plan:
+    """Return how `graph`, as it was captured, is to compute in int8 on `runtime`.
+
+    Raises:
+        ConversionFailed: within the budget no layer can.
+
+    """
+    # Of the lowering, what buys speed with more numbers is left out: Winograd's transformed
+    # values do not fit eight bits, and integer convolutions are fast without.
+    lowered, reports = lower(equalize(graph, pictures), runtime, prefer="size")
+    layers = int8_layers(lowered)
+    values = [name for layer in layers for name in (layer.source, layer.name)]
+    ranges = measure(lowered, values, pictures)
+    chosen = search(lowered, pictures, ranges, budget_db)
+    if not chosen:
+        raise ConversionFailed(
+            f"no layer can compute in int8 with a PSNR of {budget_db:g} dB",
+            hint="take fp16, or calibrate on pictures that are more like those of the task",
+        )
+    return Int8Plan(lowered, reports, chosen, ranges, _summary(layers, chosen, pictures))
+
+
+def write_int8(plan: Int8Plan, runtime: Runtime, metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of an INT8 artifact; the same bytes for the same arguments."""
+    if runtime is Runtime.ONNX:
+        from coronet_deploy.export.onnx import emit_onnx
+        from coronet_deploy.export.quantize_onnx import insert_qdq
+
+        data = emit_onnx(plan.graph, DType.FP32, metadata)
+        return insert_qdq(data, plan.chosen, plan.ranges)
+    from coronet_deploy.export.tflite import emit_tflite
+
+    return _quantize_tflite(emit_tflite(plan.graph, DType.FP32, metadata), plan)
+
+
+def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
+    import re
+
+    import numpy as np
+
+    try:
+        from ai_edge_quantizer import qtyping, quantizer
+    except ImportError as error:
+        raise missing_package("ai-edge-quantizer", "export") from error
+    sources = {layer.name: layer.source for layer in int8_layers(plan.graph)}
+    work = quantizer.Quantizer(data)
+    # The quantizer finds an operator by a search for this in "<its output's name>;".
+    for name in sorted(plan.chosen):
+        work.add_static_config(
+            regex=f"^{re.escape(name)};$",
+            operation_name=qtyping.TFLOperationName.CONV_2D,
+            activation_num_bits=8,
+            weight_num_bits=8,
+        )
+    measured = {
+        value: {
+            "min": np.full((1, 1, 1, 1), plan.ranges[value].low, np.float32),
+            "max": np.full((1, 1, 1, 1), plan.ranges[value].high, np.float32),
+        }
+        for name in sorted(plan.chosen)
+        for value in (sources[name], name)
+    }
+    result = work.quantize(measured, enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model)
+
+
+def _summary(layers: tuple[Layer, ...], chosen: frozenset[str], pictures: Pictures) -> Quantization:
+    total = sum(layer.macs for layer in layers)
+    return Quantization(
+        calibration_pictures=pictures.names,
+        int8_layers=tuple(layer.name for layer in layers if layer.name in chosen),
+        float_layers=tuple(layer.name for layer in layers if layer.name not in chosen),
+        int8_macs_share=round(
+            sum(layer.macs for layer in layers if layer.name in chosen) / total, 4
+        ),
+    )

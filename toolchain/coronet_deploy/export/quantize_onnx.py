@@ -1,0 +1,142 @@
+"""Int8 convolutions in an ONNX file, as quantise-dequantise pairs (QDQ).
+
+The runtime sees a float Conv between DequantizeLinear and QuantizeLinear nodes and runs an
+integer one. Weights are stored as int8 per output channel, biases as int32 in units of the input
+scale times the weight scale, which is how the integer sum comes out. Activations are int8 too,
+not uint8: that is what phones multiply, and on x86-64 it does not saturate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from coronet_deploy.errors import ConversionFailed, missing_package
+from coronet_deploy.export.ranges import QMAX, Range
+from coronet_deploy.export.sensitivity import weight_scales
+
+_WEIGHT, _BIAS = 1, 2  # which inputs of a Conv
+
+
+def insert_qdq(data: bytes, chosen: Collection[str], ranges: Mapping[str, Range]) -> bytes:
+    """Return the ONNX file `data` with the convolutions `chosen`, by value name, in int8.
+
+    `ranges` gives the real values of what goes into each of them and of what it makes.
+
+    Raises:
+        ConversionFailed: one of `chosen` is no convolution of this file.
+        EnvironmentProblem: the package `onnx` is not installed.
+
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise missing_package("onnx", "export") from error
+    model = onnx.load_from_string(data)
+    _Rewriter(onnx, model.graph, ranges).run(sorted(chosen))
+    result: bytes = model.SerializeToString(deterministic=True)
+    return result
+
+
+class _Rewriter:
+    """Rewrites the nodes and initializers of one graph in place."""
+
+    def __init__(
+        self,
+        onnx: Any,  # noqa: ANN401 - a module
+        graph: Any,  # noqa: ANN401 - a class with no types
+        ranges: Mapping[str, Range],
+    ) -> None:
+        self._onnx, self._graph, self._ranges = onnx, graph, ranges
+        self._makers = {output: node for node in graph.node for output in node.output}
+        self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        self._before: dict[str, list[Any]] = {}  # nodes to put before one, by its output
+        self._after: dict[str, list[Any]] = {}
+        self._restored: dict[str, str] = {}  # a float value to its rounded twin
+
+    def run(self, chosen: Collection[str]) -> None:
+        """Put the layers `chosen` into int8."""
+        order = {id(node): place for place, node in enumerate(self._graph.node)}
+        layers = []
+        for name in chosen:
+            last = self._makers.get(name)
+            # A layer that ends in a ReLU goes by the ReLU's value.
+            conv = last
+            if last is not None and last.op_type == "Relu":
+                conv = self._makers.get(last.input[0])
+            if conv is None or conv.op_type != "Conv":
+                raise ConversionFailed(f"ONNX: {name} is no convolution of this graph")
+            layers.append((name, conv, last))
+        # In graph order, so that a value is rounded before its first reader.
+        for name, conv, last in sorted(layers, key=lambda layer: order[id(layer[1])]):
+            self._quantize_layer(name, conv, last)
+        nodes = []
+        for node in self._graph.node:
+            key = node.output[0]
+            nodes += [*self._before.get(key, []), node, *self._after.get(key, [])]
+        del self._graph.node[:]
+        self._graph.node.extend(nodes)
+        read = {name for node in self._graph.node for name in node.input}
+        kept = [tensor for tensor in self._graph.initializer if tensor.name in read]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(kept)
+
+    def _quantize_layer(self, name: str, conv: Any, last: Any) -> None:  # noqa: ANN401 - untyped
+        source = conv.input[0]
+        before: list[Any] = []
+        if source not in self._restored:
+            self._restored[source] = f"{source}/rounded"
+            before += self._pair(source, self._restored[source], self._ranges[source])
+        to_numpy = self._onnx.numpy_helper.to_array
+        weight = to_numpy(self._weights[conv.input[_WEIGHT]])
+        scales = weight_scales(weight.transpose(0, 2, 3, 1))
+        steps = np.rint(weight / scales[:, None, None, None])
+        stored = np.clip(steps, -QMAX, QMAX).astype(np.int8)
+        inputs = [
+            self._restored[source],
+            self._dequantize(f"{name}/weight", stored, scales, before),
+        ]
+        if len(conv.input) > _BIAS:
+            bias = to_numpy(self._weights[conv.input[_BIAS]])
+            unit = scales * self._ranges[source].scale
+            whole = np.clip(np.rint(bias / unit), -(2**31), 2**31 - 1).astype(np.int32)
+            inputs.append(self._dequantize(f"{name}/bias", whole, unit, before))
+        del conv.input[:]
+        conv.input.extend(inputs)
+        exact = f"{name}/exact"
+        last.output[0] = exact
+        self._before[conv.output[0]] = before
+        self._after[exact] = self._pair(exact, name, self._ranges[name])
+
+    def _pair(self, value: str, rounded: str, r: Range) -> list[Any]:
+        scale = self._constant(f"{rounded}/scale", np.asarray(r.scale, np.float32))
+        zero = self._constant(f"{rounded}/zero_point", np.asarray(r.zero_point, np.int8))
+        node, whole = self._onnx.helper.make_node, f"{rounded}/int8"
+        return [
+            node("QuantizeLinear", [value, scale, zero], [whole], name=f"{rounded}/quantize"),
+            node("DequantizeLinear", [whole, scale, zero], [rounded], name=f"{rounded}/restore"),
+        ]
+
+    def _dequantize(
+        self,
+        name: str,
+        stored: npt.NDArray[np.int8] | npt.NDArray[np.int32],
+        scales: npt.NDArray[np.float32],
+        into: list[Any],
+    ) -> str:
+        zeros = np.zeros(scales.shape, stored.dtype)
+        inputs = [
+            self._constant(f"{name}/{stored.dtype.name}", stored),
+            self._constant(f"{name}/scale", scales.astype(np.float32)),
+            self._constant(f"{name}/zero_point", zeros),
+        ]
+        node = self._onnx.helper.make_node
+        into.append(node("DequantizeLinear", inputs, [name], name=f"{name}/restore", axis=0))
+        return name
+
+    def _constant(self, name: str, values: npt.NDArray[Any]) -> str:
+        self._graph.initializer.append(self._onnx.numpy_helper.from_array(values, name))
+        return name

@@ -1,0 +1,105 @@
+"""The gate: an artifact in its real runtime beside torch, on real pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from coronet_deploy.errors import BadInput, GateFailed
+from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.images import Array
+from coronet_deploy.verify.parity import compare
+from coronet_deploy.verify.runtimes import open_session
+from coronet_deploy.vocabulary import Parity, Runtime
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# One thread: the figures then do not depend on how many cores the host has.
+_THREADS = 1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one artifact made of the pictures, (1, H, W, 3) each, and how it compares."""
+
+    outputs: tuple[Array, ...]
+    parity: Parity
+
+
+def translate(generator: nn.Module, pictures: Pictures) -> tuple[Array, ...]:
+    """Return torch's pictures of `pictures`; both (1, H, W, 3) real values in [-1, 1]."""
+    import torch
+
+    outputs = []
+    with torch.inference_mode():
+        for picture in pictures.values:
+            output = generator(torch.from_numpy(picture.transpose(0, 3, 1, 2).copy()))
+            outputs.append(np.ascontiguousarray(output.numpy().transpose(0, 2, 3, 1)))
+    return tuple(outputs)
+
+
+def run_artifact(path: Path, runtime: Runtime, pictures: Sequence[Array]) -> tuple[Array, ...]:
+    """Return the artifact's pictures, from its real runtime.
+
+    Raises:
+        BadInput: the pictures are not of the artifact's size.
+        ConversionFailed: the runtime does not load it.
+
+    """
+    with open_session(path, runtime, _THREADS) as session:
+        return tuple(session.run(picture) for picture in pictures)
+
+
+def try_artifact(
+    path: Path,
+    runtime: Runtime,
+    pictures: Pictures,
+    references: Sequence[Array],
+    bound_db: float,
+    name: str | None = None,
+) -> Trial:
+    """Run an artifact on `pictures` and compare it with torch's `references`.
+
+    `name` stands for the artifact in errors, if its path does not.
+
+    Raises:
+        GateFailed: its output holds NaN or infinity. (A PSNR below the bound does not raise here:
+            see `require`.)
+
+    """
+    outputs = run_artifact(path, runtime, pictures.values)
+    return Trial(outputs, compare(name or str(path), references, outputs, bound_db))
+
+
+def require(parity: Parity, name: str, hint: str | None = None) -> None:
+    """Let an artifact through whose worst picture reaches its bound.
+
+    Raises:
+        GateFailed: it does not; names the artifact, the figure and the bound.
+
+    """
+    if not parity.passed:
+        raise GateFailed(
+            f"{name}: PSNR against torch is {parity.psnr_db:.2f} dB, "
+            f"below the bound of {parity.bound_db:g} dB",
+            hint=hint,
+        )
+
+
+def check_size(height: int, width: int, multiple: int, architecture: str) -> None:
+    """Let a picture size through that the generator can take.
+
+    Raises:
+        BadInput: a side is not a positive multiple of `multiple`.
+
+    """
+    if min(height, width) < multiple or height % multiple or width % multiple:
+        raise BadInput(
+            f"pictures of {height}x{width} do not fit {architecture}: "
+            f"height and width must be multiples of {multiple}"
+        )

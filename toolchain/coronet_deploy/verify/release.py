@@ -1,0 +1,210 @@
+"""Release artifacts: build, load in the real runtime, compare with torch, and only then name.
+
+An artifact is worked on inside a hidden folder of the output folder. Only one that passes the
+gate gets its name, `<model>_<H>x<W>_<dtype>.<runtime>`, with its manifest and its picture grid
+beside it. One that fails is kept as `<name>.rejected`, for a look, and has no manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coronet_deploy.errors import (
+    ConversionFailed,
+    CoronetError,
+    EnvironmentProblem,
+    GateFailed,
+)
+from coronet_deploy.export.build import Built, Origin, build
+from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.manifest import Manifest, ParityFigures, Source, write_manifest
+from coronet_deploy.images import Array
+from coronet_deploy.storage import atomic_path, sha256_of, write_bytes
+from coronet_deploy.verify.gate import check_size, require, translate, try_artifact
+from coronet_deploy.verify.grid import grid_png
+from coronet_deploy.verify.parity import DEFAULT_BOUNDS_DB
+from coronet_deploy.vocabulary import Artifact, DType, Runtime
+
+if TYPE_CHECKING:
+    from coronet_deploy.coronet.checkpoint import Checkpoint
+    from coronet_deploy.export.passes import Preference
+
+
+def _ignore(_: object) -> None:
+    """Do nothing with what is reported."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to release: every dtype for every runtime, of one checkpoint at one picture size.
+
+    `pictures` are what the gate compares on, `calibration` what INT8 ranges come from.
+    """
+
+    checkpoint: Checkpoint
+    output_dir: Path
+    pictures: Pictures
+    calibration: Pictures
+    runtimes: Sequence[Runtime] = tuple(Runtime)
+    dtypes: Sequence[DType] = (DType.FP32,)
+    bounds_db: Mapping[DType, float] = field(default_factory=lambda: DEFAULT_BOUNDS_DB)
+    prefer: Preference = "speed"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the pictures."""
+        return self.pictures.values[0].shape[1], self.pictures.values[0].shape[2]
+
+
+def release(
+    order: Order,
+    progress: Callable[[str], None] = _ignore,
+    finished: Callable[[Artifact], None] = _ignore,
+) -> list[Artifact]:
+    """Return the released artifacts; `finished` is told of each as soon as it has its name.
+
+    One that fails does not keep the others from being tried.
+
+    Raises:
+        BadInput: the picture size does not fit the generator.
+        ConversionFailed: a network, or an artifact of it, cannot be made or loaded.
+        GateFailed: an artifact does not draw the same picture; names it, the figure, the bound.
+        EnvironmentProblem: the output folder cannot be written, or a package is missing.
+
+    """
+    from coronet_deploy.export.capture import capture
+    from coronet_deploy.networks.generator import size_multiple
+
+    architecture = order.checkpoint.plan.architecture
+    height, width = order.size
+    check_size(height, width, size_multiple(architecture), architecture)
+    artifacts: list[Artifact] = []
+    failures: list[CoronetError] = []
+    with _workshop(order.output_dir) as room:
+        generator = order.checkpoint.generator()
+        progress(f"torch: {len(order.pictures)} pictures of {height}x{width}")
+        references = translate(generator, order.pictures)
+        graph = capture(generator, height, width)
+        origin = _origin(order.checkpoint)
+        for runtime in order.runtimes:
+            for dtype in order.dtypes:
+                name = f"{origin.model}_{height}x{width}_{dtype.value}{runtime.suffix}"
+                progress(f"{name}: building")
+                started = time.monotonic()
+                try:
+                    built = build(graph, runtime, dtype, origin, order.calibration, order.prefer)
+                    artifact = _publish(order, room / name, built, references, started)
+                except (ConversionFailed, GateFailed) as error:
+                    progress(f"{name}: failed")
+                    failures.append(error)
+                else:
+                    artifacts.append(artifact)
+                    finished(artifact)
+    if failures:
+        raise _joined(failures)
+    return artifacts
+
+
+def _publish(
+    order: Order, candidate: Path, built: Built, references: Sequence[Array], started: float
+) -> Artifact:
+    """Give an artifact its name if it passes the gate; `candidate` is its place in the workshop."""
+    path = order.output_dir / candidate.name
+    rejected = path.with_name(f"{path.name}.rejected")
+    dtype, runtime = built.embedded.dtype, built.embedded.runtime
+    write_bytes(candidate, built.data)
+    try:
+        bound = order.bounds_db[dtype]
+        trial = try_artifact(candidate, runtime, order.pictures, references, bound, path.name)
+        grid = grid_png(order.pictures.values, references, trial.outputs)
+        if not trial.parity.passed:
+            write_bytes(rejected.with_name(f"{rejected.name}.png"), grid)
+        require(trial.parity, path.name, hint=f"kept as {rejected}")
+    except ConversionFailed as error:
+        candidate.replace(rejected)
+        raise ConversionFailed(
+            error.what.replace(str(candidate), path.name), hint=f"kept as {rejected}"
+        ) from error
+    except GateFailed:
+        candidate.replace(rejected)
+        raise
+    manifest = Manifest(
+        **{name: getattr(built.embedded, name) for name in type(built.embedded).model_fields},
+        quantization=built.quantization,
+        parity=ParityFigures.of(trial.parity),
+        bytes=len(built.data),
+        sha256=sha256_of(candidate),
+    )
+    # Of two exports into one folder, one after the other puts its three files there: a manifest
+    # then always describes the artifact beside it.
+    with _locked(order.output_dir):
+        with atomic_path(path) as temporary:
+            candidate.replace(temporary)
+        write_manifest(path, manifest)
+        write_bytes(path.with_name(f"{path.name}.png"), grid)
+        for left in (rejected, rejected.with_name(f"{rejected.name}.png")):
+            left.unlink(missing_ok=True)
+    return Artifact(
+        path=path,
+        runtime=runtime,
+        dtype=dtype,
+        bytes=manifest.bytes,
+        sha256=manifest.sha256,
+        seconds=time.monotonic() - started,
+        parity=trial.parity,
+    )
+
+
+@contextlib.contextmanager
+def _workshop(output_dir: Path) -> Iterator[Path]:
+    """Yield a hidden folder inside `output_dir`, which is made; it is removed at the end."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        room = tempfile.TemporaryDirectory(prefix=".export-", dir=output_dir)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot write into {output_dir}: {error.strerror}", hint="choose another folder"
+        ) from error
+    with room as name:
+        try:
+            yield Path(name)
+        except EnvironmentProblem as error:
+            # What a person can act on is the folder they named, not the hidden one.
+            raise EnvironmentProblem(
+                error.what.replace(name, str(output_dir)), hint=error.hint
+            ) from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` alone among the processes that publish into it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _origin(checkpoint: Checkpoint) -> Origin:
+    source = Source(sha256=checkpoint.sha256, kind=checkpoint.kind, plan=checkpoint.plan.as_json())
+    # It becomes a file name.
+    model = re.sub(r"[^A-Za-z0-9.-]+", "-", checkpoint.id).strip("-.") or "generator"
+    return Origin(model, source, checkpoint.plan)
+
+
+def _joined(failures: Sequence[CoronetError]) -> CoronetError:
+    """Return one error for all; a conversion that failed outweighs a gate that did."""
+    worst = next((e for e in failures if isinstance(e, ConversionFailed)), failures[0])
+    if len(failures) == 1:
+        return worst
+    return type(worst)(f"{len(failures)} artifacts failed: " + "; ".join(map(str, failures)))
