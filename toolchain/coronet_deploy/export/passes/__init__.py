@@ -14,6 +14,9 @@ from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
 from coronet_deploy.export.passes.rewriting import Pass
 from coronet_deploy.export.passes.subexpressions import ShareSubexpressions
 from coronet_deploy.export.passes.subpixel import SubpixelConvolution
+from coronet_deploy.export.passes.tail import PairPixels
+from coronet_deploy.export.passes.trim_taps import TrimTaps
+from coronet_deploy.export.passes.winograd import Winograd
 from coronet_deploy.export.passes.zero_padding import SplitZeroPadding
 from coronet_deploy.vocabulary import Runtime
 
@@ -36,14 +39,17 @@ def passes_for(runtime: Runtime, prefer: Preference = "speed") -> tuple[Pass, ..
     if runtime is Runtime.ONNX:
         # ONNX Runtime has kernels of its own for all the rest.
         return folding
-    del prefer
+    multiplication: tuple[Pass, ...] = (Winograd(),) if prefer == "speed" else ()
     return (
         *folding,
         HoistRelu(),
         DecomposeInstanceNorm(),
         FuseRelu(),
         SubpixelConvolution(),
+        TrimTaps(),
         UnrollReflectPad(),
+        *multiplication,
+        PairPixels(),
         SplitZeroPadding(),
         ShareSubexpressions(),
     )
