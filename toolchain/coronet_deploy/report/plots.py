@@ -11,11 +11,12 @@ import io
 import re
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from coronet_deploy.errors import NothingMeasured, missing_package
 from coronet_deploy.report.figures import milliseconds, printable
 from coronet_deploy.report.summary import Row
+from coronet_deploy.report.tables import threads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,10 +33,12 @@ _STYLES = {
     _BARS[2]: "var(--plot-3, #8a7fb5)",
 }
 # Sizes in inches at 72 units an inch, which makes matplotlib's points the SVG's own units.
-_WIDTH = 6.4
+_WIDTH = 5.2
 _ROW_HEIGHT = 0.46
 _MARGIN_HEIGHT = 0.62
-_LABEL_MOST = 60
+# The interval is drawn so far above the middle of its bar and the launches below, in rows.
+_BELOW = 0.08
+_LABEL_MOST = 48
 
 
 def latency_svg(rows: Sequence[Row], title: str) -> str:
@@ -77,22 +80,22 @@ def latency_svg(rows: Sequence[Row], title: str) -> str:
 
 def _draw(axes: Axes, rows: Sequence[Row]) -> None:
     widths = [row.median_ms or 0.0 for row in rows]
-    threads = sorted({row.target.threads for row in rows})
+    counts = sorted({row.target.threads for row in rows})
     reach = max(max(row.high_ms or 0, *row.launch_medians_ms) for row in rows)
     for place, (row, width) in enumerate(zip(rows, widths, strict=True)):
-        colour = _BARS[threads.index(row.target.threads) % len(_BARS)]
+        colour = _BARS[counts.index(row.target.threads) % len(_BARS)]
         axes.barh(place, width, height=0.34, color=colour, alpha=0.75, linewidth=0)
         axes.scatter(
             row.launch_medians_ms,
-            [place] * row.launches,
-            s=14,
+            [place + _BELOW] * row.launches,
+            s=12,
             facecolors="none",
             edgecolors=_INK,
             linewidths=0.8,
             zorder=3,
         )
-        if row.low_ms is not None:
-            axes.plot([row.low_ms, row.high_ms], [place, place], color=_INK, linewidth=1.6)
+        if row.low_ms is not None and row.high_ms is not None:
+            axes.plot([row.low_ms, row.high_ms], [place - _BELOW] * 2, color=_INK, linewidth=1.6)
         axes.text(0, place - 0.27, _label(row), color=_INK, va="bottom", ha="left")
         axes.text(
             1,
@@ -119,7 +122,7 @@ def _label(row: Row) -> str:
     name = printable(row.artifact)
     if len(name) > _LABEL_MOST:
         name = f"{name[: _LABEL_MOST // 2]}…{name[-_LABEL_MOST // 2 :]}"
-    return f"{name}, {row.target.threads}T"
+    return f"{name}, {threads(row)}"
 
 
 def _description(rows: Sequence[Row]) -> str:
@@ -136,7 +139,7 @@ def _inline(svg: str, title: str, description: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     head, rest = svg.split(">", 1)
     head = re.sub(r' (?:width|height)="[0-9.]+pt"', "", head)
-    named = f'role="img" aria-labelledby="plot-title plot-description"'
+    named = 'role="img" aria-labelledby="plot-title plot-description"'
     texts = (
         f'<title id="plot-title">{escape(title)}</title>'
         f'<desc id="plot-description">{escape(description)}</desc>'
