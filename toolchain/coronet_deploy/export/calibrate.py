@@ -65,8 +65,10 @@ def choose(pictures: Pictures, count: int = DEFAULT_COUNT) -> Pictures:
 
 
 def hold_out(pictures: Pictures, count: int = DEFAULT_COUNT) -> Pictures:
-    """Return at most half of `pictures` to calibrate on, so that a check on all of them is fair.
+    """Return at most two thirds of `pictures` to calibrate on.
 
-    Of one picture that is the picture itself.
+    A comparison on all of them is then fair: its figure is that of the worst picture. Of a single
+    picture this is the picture itself.
     """
-    return choose(pictures, max(1, min(count, len(pictures) // 2)))
+    total = len(pictures)
+    return choose(pictures, max(1, min(count, total - (total + 2) // 3)))

@@ -8,7 +8,6 @@ the manifest beside the artifact and not inside it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -228,18 +227,3 @@ def checked_manifest(artifact: Path) -> Manifest:
             hint="export it again",
         )
     return manifest
-
-
-def embedded_of(metadata_of_artifact: Mapping[str, str], what: str) -> Embedded:
-    """Return the manifest part found in an artifact's own metadata.
-
-    Raises:
-        BadInput: there is none, or it cannot be read; names `what`.
-
-    """
-    if METADATA_KEY not in metadata_of_artifact:
-        raise BadInput(f"{what} holds no manifest")
-    try:
-        return Embedded.model_validate_json(metadata_of_artifact[METADATA_KEY])
-    except ValidationError as error:
-        raise BadInput(f"manifest inside {what}: {_first_reason(error)}") from error

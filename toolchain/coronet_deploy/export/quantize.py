@@ -74,7 +74,10 @@ def write_int8(plan: Int8Plan, runtime: Runtime, metadata: Mapping[str, str]) ->
 
 
 def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
+    import contextlib
+    import io
     import re
+    import warnings
 
     import numpy as np
 
@@ -100,7 +103,10 @@ def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
         for name in sorted(plan.chosen)
         for value in (sources[name], name)
     }
-    result = work.quantize(measured, enable_progress_bar=False, enable_progress_report=False)
+    # It warns of its own debugging interpreter and draws a progress bar, asked or not.
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        result = work.quantize(measured, enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
 
 
