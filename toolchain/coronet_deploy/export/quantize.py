@@ -18,7 +18,7 @@ from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.manifest import Quantization
 from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.ranges import Range, measure
-from coronet_deploy.export.sensitivity import Layer, int8_layers, search
+from coronet_deploy.export.sensitivity import Layer, float_macs, int8_layers, search
 from coronet_deploy.vocabulary import DType, Runtime
 
 BUDGET_DB = 40.0
@@ -57,7 +57,8 @@ def plan_int8(
             f"no layer can compute in int8 with a PSNR of {budget_db:g} dB",
             hint="take fp16, or calibrate on pictures that are more like those of the task",
         )
-    return Int8Plan(lowered, reports, chosen, ranges, _summary(layers, chosen, pictures))
+    summary = _summary(layers, chosen, pictures, float_macs(lowered))
+    return Int8Plan(lowered, reports, chosen, ranges, summary)
 
 
 def write_int8(plan: Int8Plan, runtime: Runtime, metadata: Mapping[str, str]) -> bytes:
@@ -110,8 +111,10 @@ def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
     return bytes(result.quantized_model)
 
 
-def _summary(layers: tuple[Layer, ...], chosen: frozenset[str], pictures: Pictures) -> Quantization:
-    total = sum(layer.macs for layer in layers)
+def _summary(
+    layers: tuple[Layer, ...], chosen: frozenset[str], pictures: Pictures, other_macs: int
+) -> Quantization:
+    total = sum(layer.macs for layer in layers) + other_macs
     return Quantization(
         calibration_pictures=pictures.names,
         int8_layers=tuple(layer.name for layer in layers if layer.name in chosen),

@@ -3,7 +3,7 @@
 The runtime sees a float Conv between DequantizeLinear and QuantizeLinear nodes and runs an
 integer one. Weights are stored as int8 per output channel, biases as int32 in units of the input
 scale times the weight scale, which is how the integer sum comes out. Activations are int8 too,
-not uint8: that is what phones multiply, and on x86-64 it does not saturate.
+not uint8: that is what phones multiply.
 """
 
 from __future__ import annotations
@@ -97,13 +97,13 @@ class _Rewriter:
         stored = np.clip(steps, -QMAX, QMAX).astype(np.int8)
         inputs = [
             self._restored[source],
-            self._dequantize(f"{name}/weight", stored, scales, before),
+            self._dequantize(f"{name}/int8/weight", stored, scales, before),
         ]
         if len(conv.input) > _BIAS:
             bias = to_numpy(self._weights[conv.input[_BIAS]])
             unit = scales * self._ranges[source].scale
             whole = np.clip(np.rint(bias / unit), -(2**31), 2**31 - 1).astype(np.int32)
-            inputs.append(self._dequantize(f"{name}/bias", whole, unit, before))
+            inputs.append(self._dequantize(f"{name}/int8/bias", whole, unit, before))
         del conv.input[:]
         conv.input.extend(inputs)
         exact = f"{name}/exact"

@@ -8,6 +8,7 @@ tried as a whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import OUTPUT, Edit, FloatArray, Graph, Node, rewrite
 from coronet_deploy.export.interpret import interpret, interpret_values
-from coronet_deploy.export.operators import Conv2d, Reshape
+from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, DepthwiseConv2d, Reshape
 from coronet_deploy.export.ranges import QMAX, QMIN, Range
 
 _TRIED_ON = 3  # pictures a guess is tried on
@@ -45,6 +46,19 @@ def int8_layers(graph: Graph) -> tuple[Layer, ...]:
             macs = height * width * graph.constants[node.inputs[1]].size
             layers.append(Layer(node.output, node.inputs[0], macs))
     return tuple(layers)
+
+
+def float_macs(graph: Graph) -> int:
+    """Return the multiply-adds of convolutions that no runtime computes in int8 here."""
+    total = 0
+    for node in graph.nodes:
+        if isinstance(node.op, DepthwiseConv2d):
+            weight = graph.shapes[node.inputs[1]]
+            total += math.prod(graph.shapes[node.output]) * weight[1] * weight[2]
+        elif isinstance(node.op, ConvTranspose2d):
+            _, height, width, _ = graph.shapes[node.inputs[0]]
+            total += height * width * math.prod(graph.shapes[node.inputs[1]])
+    return total
 
 
 def weight_scales(weight: FloatArray) -> FloatArray:
