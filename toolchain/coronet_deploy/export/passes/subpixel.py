@@ -4,6 +4,10 @@ Output row y of a transposed convolution with stride s, padding p and kernel w r
 through tap k where y + p = s * i + k. The rows y = s * j + a of one phase `a` therefore read
 rows j + d through the taps k = a + p - s * d only, which is a convolution of stride 1; no tap
 meets an inserted zero. The phases are then interleaved (Shi et al. 2016, arXiv 1609.07009).
+
+One convolution a phase is the fastest, unless there are so few output channels that a matrix
+kernel's registers stay half empty. Then one convolution computes all phases side by side as
+channels, and each phase is a shifted block of its output.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import numpy as np
 
 from coronet_deploy.export.graph import Edit, FloatArray, Node
 from coronet_deploy.export.operators import (
+    Activation,
     Conv2d,
     ConvTranspose2d,
     Padding,
@@ -23,38 +28,58 @@ from coronet_deploy.export.operators import (
 )
 from coronet_deploy.export.passes.rewriting import Rewrite
 
+_FEW = 4  # output channels
+_NO_TAP = -1  # stands for a tap of zeros
+
 
 @dataclass(frozen=True)
 class _Phase:
-    """The taps of one phase along one axis, in the order in which they meet the input.
-
-    `taps[j]` is the kernel's index that reads input line i + `first` + j; `lines` of output.
-    """
+    """`taps[j]` is the kernel's index that reads input line i + `first` + j for output line i."""
 
     taps: tuple[int, ...]
     first: int
-    before: int
-    after: int
 
 
-def _phase(
-    offset: int, *, stride: int, padding: int, kernel: int, size: int, lines: int
-) -> _Phase:
-    """Return the phase whose output lines are `offset`, `offset` + stride, ... (`lines` of them).
+@dataclass(frozen=True)
+class _Axis:
+    """The phases along one axis: `size` lines come in, each phase gives `lines`."""
 
-    `before` and `after` are the zeros (or, negative, the crop) that give the input of `size`
-    lines exactly those that the phase reads.
-    """
-    ends = (offset + padding) // stride, -((kernel - 1 - offset - padding) // stride)
-    shifts = range(ends[1], ends[0] + 1)
-    taps = tuple(offset + padding - stride * d for d in shifts)
-    if not taps:  # a kernel smaller than its stride leaves phases empty
-        return _Phase((-1,), 0, 0, lines - size)
-    return _Phase(taps, shifts[0], -shifts[0], lines - 1 + shifts[-1] - (size - 1))
+    size: int
+    lines: int
+    phases: tuple[_Phase, ...]
+
+    @classmethod
+    def of(cls, op: ConvTranspose2d, axis: int, size: int, kernel: int, outputs: int) -> _Axis:
+        """Return the phases of `op` along axis 0 (rows) or 1 (columns)."""
+        stride, padding = op.stride[axis], op.padding[axis]
+
+        def phase(offset: int) -> _Phase:
+            last = (offset + padding) // stride
+            first = -((kernel - 1 - offset - padding) // stride)
+            taps = tuple(offset + padding - stride * d for d in range(first, last + 1))
+            # A kernel smaller than its stride leaves phases empty.
+            return _Phase(taps, first) if taps else _Phase((_NO_TAP,), 0)
+
+        return cls(size, -(-outputs // stride), tuple(phase(a) for a in range(stride)))
+
+    def ends(self, phase: _Phase) -> tuple[int, int]:
+        """Return the zeros before and after the input that `phase` needs; negative: a crop."""
+        return -phase.first, self.lines + phase.first + len(phase.taps) - 1 - self.size
+
+    def together(self) -> _Axis:
+        """Return one phase whose windows, moved line by line, are those of all phases."""
+        first = min(phase.first for phase in self.phases)
+        spread = max(phase.first for phase in self.phases) - first
+        taps = max(len(phase.taps) for phase in self.phases)
+        return _Axis(self.size, self.lines + spread, (_Phase((_NO_TAP,) * taps, first),))
+
+    def padded_taps(self, phase: _Phase, length: int) -> tuple[int, ...]:
+        """Return the taps of `phase` with zeros behind, `length` in all."""
+        return phase.taps + (_NO_TAP,) * (length - len(phase.taps))
 
 
 class SubpixelConvolution(Rewrite):
-    """Writes every transposed convolution as one convolution a phase, then interleaves them."""
+    """Writes every transposed convolution as convolutions of its phases, then interleaves them."""
 
     name: ClassVar[str] = "subpixel_convolution"
 
@@ -63,60 +88,85 @@ class SubpixelConvolution(Rewrite):
         op = node.op
         if not isinstance(op, ConvTranspose2d):
             return None
-        x, weight, *bias = node.inputs
+        x, weight = node.inputs[:2]
         kernel = edit.constants[weight]
         size = op.infer(edit.shapes[x], kernel.shape)[1:3]
-        lines = tuple(-(-n // s) for n, s in zip(size, op.stride, strict=True))
         rows, columns = (
-            [
-                _phase(
-                    offset,
-                    stride=op.stride[axis],
-                    padding=op.padding[axis],
-                    kernel=kernel.shape[1 + axis],
-                    size=edit.shapes[x][1 + axis],
-                    lines=lines[axis],
-                )
-                for offset in range(op.stride[axis])
-            ]
-            for axis in (0, 1)
+            _Axis.of(op, i, edit.shapes[x][1 + i], kernel.shape[1 + i], size[i]) for i in (0, 1)
         )
-        phases = [
-            [_convolution(edit, op, x, kernel, bias, row, column) for column in columns]
-            for row in rows
-        ]
-        y = interleave(edit, phases)
+        phases = _together if kernel.shape[0] <= _FEW else _apart
+        y = interleave(edit, phases(edit, node.inputs, op.activation, rows, columns))
         whole = edit.shapes[y]
         if whole[1:3] == size:
             return y
         return edit.emit(Slice((0, 0, 0, 0), (1, *size, whole[3])), y)
 
 
+def _apart(
+    edit: Edit, inputs: tuple[str, ...], activation: Activation, rows: _Axis, columns: _Axis
+) -> list[list[str]]:
+    """Return the phases, each from a convolution of its own."""
+    x, weight, *bias = inputs
+
+    def phase(row: _Phase, column: _Phase) -> str:
+        weights = _picked(edit.constants[weight], row.taps, column.taps)
+        ends = *rows.ends(row), *columns.ends(column)
+        return _convolution(edit, x, weights, bias, ends, activation)
+
+    return [[phase(row, column) for column in columns.phases] for row in rows.phases]
+
+
+def _together(
+    edit: Edit, inputs: tuple[str, ...], activation: Activation, rows: _Axis, columns: _Axis
+) -> list[list[str]]:
+    """Return the phases, as shifted blocks of one convolution."""
+    x, weight, *biases = inputs
+    (row,), (column,) = rows.together().phases, columns.together().phases
+    kernels = [
+        _picked(
+            edit.constants[weight],
+            rows.padded_taps(a, len(row.taps)),
+            columns.padded_taps(b, len(column.taps)),
+        )
+        for a in rows.phases
+        for b in columns.phases
+    ]
+    ends = *rows.together().ends(row), *columns.together().ends(column)
+    bias = [edit.constant(np.tile(edit.constants[b], len(kernels)), "bias") for b in biases]
+    y = _convolution(edit, x, np.concatenate(kernels), bias, ends, activation)
+    channels = edit.shapes[weight][0]
+
+    def block(a: int, b: int) -> str:
+        channel = (a * len(columns.phases) + b) * channels
+        top, left = rows.phases[a].first - row.first, columns.phases[b].first - column.first
+        size = 1, rows.lines, columns.lines, channels
+        return edit.emit(Slice((0, top, left, channel), size), y)
+
+    return [[block(a, b) for b in range(len(columns.phases))] for a in range(len(rows.phases))]
+
+
+def _picked(kernel: FloatArray, rows: tuple[int, ...], columns: tuple[int, ...]) -> FloatArray:
+    with_zeros = np.pad(kernel, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    picked: FloatArray = with_zeros[:, rows, :, :][:, :, columns, :]
+    return picked
+
+
 def _convolution(
     edit: Edit,
-    op: ConvTranspose2d,
     x: str,
-    kernel: FloatArray,
+    weights: FloatArray,
     bias: list[str],
-    row: _Phase,
-    column: _Phase,
+    ends: tuple[int, int, int, int],
+    activation: Activation,
 ) -> str:
-    picked = np.pad(kernel, ((0, 0), (0, 1), (0, 1), (0, 0)))  # index -1 is a zero tap
-    taps = picked[:, row.taps, :, :][:, :, column.taps, :]
-    x = _cropped(edit, x, row, column)
-    padding = Padding(*(max(n, 0) for n in (row.before, row.after, column.before, column.after)))
-    conv = Conv2d(padding=padding, activation=op.activation)
-    return edit.emit(conv, x, edit.constant(taps, "weight"), *bias)
-
-
-def _cropped(edit: Edit, x: str, row: _Phase, column: _Phase) -> str:
-    n, h, w, c = edit.shapes[x]
-    top, bottom, left, right = (
-        max(-lines, 0) for lines in (row.before, row.after, column.before, column.after)
-    )
-    if not any((top, bottom, left, right)):
-        return x
-    return edit.emit(Slice((0, top, left, 0), (n, h - top - bottom, w - left - right, c)), x)
+    """Emit a convolution of stride 1 with zeros, or a crop, at top, bottom, left and right."""
+    top, bottom, left, right = (max(-lines, 0) for lines in ends)
+    if any((top, bottom, left, right)):
+        n, h, w, c = edit.shapes[x]
+        size = n, h - top - bottom, w - left - right, c
+        x = edit.emit(Slice((0, top, left, 0), size), x)
+    padding = Padding(*(max(lines, 0) for lines in ends))
+    return edit.emit(Conv2d(padding=padding, activation=activation), x, edit.constant(weights, "weight"), *bias)
 
 
 def interleave(edit: Edit, phases: list[list[str]]) -> str:
