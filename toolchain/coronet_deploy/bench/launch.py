@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -158,26 +159,53 @@ def _run(command: Sequence[str], deadline_s: float) -> _Ended:
     # Files rather than pipes: a worker that prints without end or leaves a child with the pipe
     # open cannot block us.
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        process = None
+        status: int | None = None
         try:
-            # A session of its own: Ctrl-C in a terminal reaches us, who decide what ends.
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
+            with _interrupts_wait():
+                # A session of its own: Ctrl-C in a terminal reaches us, who decide what ends.
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    start_new_session=True,
+                )
+            status = process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            pass
         except OSError as error:
             raise EnvironmentProblem(f"cannot start {command[0]}: {error.strerror}") from error
-        try:
-            status: int | None = process.wait(deadline_s)
-        except subprocess.TimeoutExpired:
-            status = None
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            if process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         return _Ended(status, _head(stdout), _tail(stderr))
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Hold Ctrl-C and a polite kill back until the block is done, and raise then.
+
+    Popen does not end its child if it is interrupted between fork and exec: nobody would know
+    the process that has just been started.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python raises KeyboardInterrupt in the main thread only
+        return
+    arrived: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda which, _frame: arrived.append(which))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if arrived:
+        raise KeyboardInterrupt
 
 
 def _head(file: IO[bytes]) -> bytes:

@@ -1,0 +1,172 @@
+"""`coronet-deploy bench` as people call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coronet_deploy.results.files import read_run
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+QUICK = ("--threads", "1", "--rounds", "2", "--samples", "5")
+KEYS = ["artifact", "device", "backend", "threads", "launches", "samples", "median_ms", "p90_ms"]
+
+
+def test_json_has_a_row_a_target_and_the_run_file_has_every_sample(
+    cli: Cli, tiny: Path, tmp_path: Path
+) -> None:
+    notes = tmp_path / "table.md"
+    done = cli(
+        "bench", tiny / "tiny.onnx", tiny / "tiny.tflite", "--json", "--threads", "1,2",
+        "--rounds", 2, "--samples", 5, "--output", tmp_path / "runs", "--markdown", notes,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["artifact"], row["threads"]) for row in rows] == [
+        ("tiny.onnx", 1), ("tiny.onnx", 2), ("tiny.tflite", 1), ("tiny.tflite", 2),
+    ]  # fmt: skip
+    for row in rows:
+        assert list(row)[:9] == [*KEYS, "run_file"]
+        assert (row["device"], row["backend"]) == ("host", "cpu")
+        assert (row["launches"], row["samples"]) == (2, 10)
+        assert 0 < row["low_ms"] <= row["median_ms"] <= row["high_ms"]
+    run = read_run(Path(rows[0]["run_file"]))
+    assert sum(len(launch.samples_ms) for launch in run.launches) == 40
+    assert run.command[:2] == ("coronet-deploy", "bench")
+    assert notes.read_text().startswith("| Artifact | Threads |")
+    assert "launch 1 of 8" in done.stderr
+
+
+def test_without_artifacts_those_in_the_output_folder_are_measured(
+    cli: Cli, tiny: Path, tmp_path: Path
+) -> None:
+    empty = cli("bench", cwd=tmp_path)
+    assert empty.returncode == 2
+    assert "out/artifacts" in empty.stderr
+    folder = tmp_path / "out" / "artifacts"
+    folder.mkdir(parents=True)
+    (folder / "tiny.tflite").write_bytes((tiny / "tiny.tflite").read_bytes())
+    (folder / "tiny.onnx.rejected").write_bytes(b"x")
+    done = cli("bench", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "tiny.tflite" in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["--device", "pixel-8"], 3, "phones"),
+        (["missing.onnx"], 2, "missing.onnx"),
+        (["--threads", "0"], 2, "--threads"),
+        (["--threads", "1,1"], 2, "twice"),
+        (["--rounds", "none"], 2, "--rounds"),
+        (["--seconds", "nan"], 2, "--seconds"),
+        (["tiny.onnx", "--baseline", "other.onnx"], 2, "other.onnx"),
+        (["tiny.onnx", "--output", "tiny.onnx"], 3, "tiny.onnx"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(
+    cli: Cli, tiny: Path, arguments: list[str], status: int, told: str
+) -> None:
+    done = cli("bench", *arguments, cwd=tiny)
+    assert done.returncode == status
+    assert told in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_refused_artifact_fails_its_row_and_the_command_but_not_the_others(
+    cli: Cli, tiny: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"\x08\x01not really")
+    done = cli("bench", tiny / "tiny.onnx", broken, *QUICK, "--json", "--output", tmp_path)
+    assert done.returncode == 4
+    good, bad = json.loads(done.stdout)["rows"]
+    assert good["samples"] == 10
+    assert (bad["samples"], bad["median_ms"], bad["failed"]) == (0, None, 1)
+    assert str(broken) in bad["error"]
+    alone = cli("bench", broken, *QUICK, "--json", "--output", tmp_path)
+    assert alone.returncode == 5
+    assert json.loads(alone.stdout)["rows"][0]["launches"] == 0
+
+
+def test_ctrl_c_keeps_the_launches_that_had_finished(tiny: Path, tmp_path: Path) -> None:
+    with _bench(tiny / "tiny.onnx", tmp_path, "--rounds", "500") as process:
+        _wait_for(process, "launch 4 of")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in told
+    (file,) = tmp_path.glob("*.json")
+    run = read_run(file)
+    assert len(run.launches) >= 3
+    assert all(launch.samples_ms for launch in run.launches)
+    assert run.conditions["interrupted"] is True
+    assert f"{len(run.launches)} of 500 launches kept in {file}" in told
+
+
+def test_ctrl_c_before_the_first_launch_ends_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    slow = ("--rounds", "2", "--samples", "100000000", "--seconds", "60")
+    with _bench(tiny / "tiny.onnx", tmp_path, *slow) as process:
+        _wait_for(process, "launch 1 of")
+        worker = _worker_of(process.pid)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_a_killed_worker_is_a_failed_launch(tiny: Path, tmp_path: Path) -> None:
+    slow = ("--rounds", "1", "--samples", "100000000", "--seconds", "60", "--json")
+    with _bench(tiny / "tiny.onnx", tmp_path, *slow) as process:
+        _wait_for(process, "launch 1 of")
+        os.kill(_worker_of(process.pid), signal.SIGKILL)
+        out, told = process.communicate(timeout=30)
+    assert process.returncode == 5
+    assert "SIGKILL" in told
+    assert "SIGKILL" in json.loads(out)["rows"][0]["error"]
+
+
+def test_a_worker_past_the_deadline_is_stopped(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    done = cli(
+        "bench", tiny / "tiny.onnx", *QUICK, "--samples", 100_000_000, "--seconds", 60,
+        "--deadline", 1.5, "--output", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 5
+    assert "no answer after 1.5 s" in done.stderr
+
+
+def _bench(artifact: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    command = Path(sys.executable).with_name("coronet-deploy")
+    line = [str(command), "bench", str(artifact), "--threads", "1", "--output", str(output), *more]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"the bench ended before {text!r}")
+
+
+def _worker_of(pid: int) -> int:
+    """Return the process that a bench has running, once it runs."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    for _ in range(200):
+        if found := children.read_text().split():
+            return int(found[0])
+        time.sleep(0.05)
+    raise AssertionError("the bench started no worker")
