@@ -16,6 +16,7 @@ from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.equalize import equalize
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.manifest import Quantization
+from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.ranges import Range, measure
 from coronet_deploy.export.sensitivity import Layer, float_macs, int8_layers, search
@@ -75,8 +76,6 @@ def write_int8(plan: Int8Plan, runtime: Runtime, metadata: Mapping[str, str]) ->
 
 
 def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
-    import contextlib
-    import io
     import re
     import warnings
 
@@ -105,7 +104,7 @@ def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
         for value in (sources[name], name)
     }
     # It warns of its own debugging interpreter and draws a progress bar, asked or not.
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    with warnings.catch_warnings(), captured_stderr():
         warnings.simplefilter("ignore")
         result = work.quantize(measured, enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)

@@ -12,12 +12,8 @@ file's layout and number type. `run` does all of it; a bench calls `prepare` onc
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from coronet_deploy.errors import BadInput, ConversionFailed, missing_package
+from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.images import Array
 from coronet_deploy.storage import existing_file
 from coronet_deploy.vocabulary import Runtime, TensorContract
@@ -172,7 +169,7 @@ class _LiteRT(Session):
         except ImportError as error:
             raise missing_package("ai-edge-litert", "runtimes") from error
         self.path, self.threads = path, threads
-        with _native_stderr() as messages:
+        with captured_stderr() as messages:
             try:
                 # The delegate is applied when the graph's memory is laid out.
                 self._interpreter = Interpreter(str(path), num_threads=threads)
@@ -257,9 +254,8 @@ class _OnnxRuntime(Session):
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 4
-        # Int8 as phones compute it. By default an x86-64 host turns int8 activations into uint8
-        # and, without VNNI, adds pairs of products in 16 bits that overflow: 10 dB were lost.
-        options.add_session_config_entry("session.qdqisint8allowed", "1")
+        # Int8 as phones compute it: by default an x86-64 host without VNNI adds pairs of products
+        # in 16 bits that overflow, which cost a ResNet 10 dB.
         options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session = onnxruntime.InferenceSession(
@@ -344,22 +340,3 @@ def _unloadable(path: Path, runtime: str, error: Exception, messages: str) -> Co
     return ConversionFailed(
         f"{runtime} does not load {path}: {reason[:300]}", hint="is it whole, and of this format?"
     )
-
-
-@contextlib.contextmanager
-def _native_stderr() -> Iterator[Callable[[], str]]:
-    """Keep what native code prints on stderr off the terminal; yields a function returning it."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
-
-        def messages() -> str:
-            sink.seek(0)
-            return sink.read().decode(errors="replace")
-
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield messages
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
