@@ -45,10 +45,11 @@ def ssim(reference: Array, other: Array) -> float:
 
     Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to
     structural similarity" (2004): an 11x11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03,
-    windows wholly inside the picture, averaged over places and the three colours. A picture
-    smaller than the window has a window of its own size.
+    windows wholly inside the picture, averaged over places and the three colours. Black is 0, as
+    there: its luminance term compares means by their ratio. A picture smaller than the window has
+    a window of its own size.
     """
-    x, y = reference.astype(np.float64), other.astype(np.float64)
+    x, y = reference.astype(np.float64) + 1, other.astype(np.float64) + 1
     c1, c2 = (_K1 * PEAK_TO_PEAK) ** 2, (_K2 * PEAK_TO_PEAK) ** 2
     mean_x, mean_y = _blur(x), _blur(y)
     var_x = _blur(x * x) - mean_x**2

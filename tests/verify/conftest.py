@@ -1,0 +1,54 @@
+"""Small checkpoints and pictures on disk, and artifacts that were exported once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from coronet_deploy.coronet.checkpoint import Header, Stage, save_checkpoint
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.vocabulary import Architecture
+
+SIZE = "32x48"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint of a dense ResNet-6 generator of width 4, seeded weights."""
+    torch.manual_seed(11)
+    plan = full_plan(Architecture.RESNET_6, width=4)
+    header = Header(
+        format_version=1,
+        stage=Stage.DENSE,
+        id="small",
+        title="A small generator",
+        task="test",
+        plan=plan.as_json(),
+        total=dict(plan.groups),
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_checkpoint(path, header, build_generator(plan).state_dict())
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., Any]
+) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of FP32 artifacts in both formats, and what `export --json` said."""
+    folder = tmp_path_factory.mktemp("exported") / "artifacts"
+    done = cli("export", checkpoint, "--size", SIZE, "--output", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Return a seeded generator of random numbers."""
+    return np.random.default_rng(5)
