@@ -42,11 +42,11 @@ def capture(module: nn.Module, height: int, width: int, channels: int = 3) -> Gr
         ) from error
     finally:
         for m, mode in training.items():
-            m.train(mode)
+            m.training = mode  # not m.train(), which would set the layers below as well
     return _Translation(program, (1, height, width, channels)).graph()
 
 
-class _Refused(Exception):  # noqa: N818 - not an error that leaves this module
+class _Refused(Exception):
     """Why an operator cannot be translated."""
 
 
@@ -57,7 +57,7 @@ class _Translation:
         self._program = program
         self.builder = Builder(input_shape)
         self._values: dict[fx.Node, str] = {}
-        self._weights: dict[fx.Node, tuple[str, Tensor]] = {}
+        self._weights: dict[fx.Node, Tensor] = {}
 
     def graph(self) -> Graph:
         signature = self._program.graph_signature
@@ -70,9 +70,10 @@ class _Translation:
         pictures = []
         for node in self._program.graph.nodes:
             if node.op == "placeholder" and node.name in names:
-                self._weights[node] = names[node.name], tensors[names[node.name]]
+                self._weights[node] = tensors[names[node.name]]
             elif node.op == "placeholder":
                 pictures.append(node)
+                self._values[node] = INPUT
             elif node.op == "call_function":
                 self._translate(node)
         if len(pictures) != 1 or len(signature.user_outputs) != 1:
@@ -81,24 +82,23 @@ class _Translation:
                 f"not {len(pictures)} and {len(signature.user_outputs)}"
             )
         (output,) = next(n for n in self._program.graph.nodes if n.op == "output").args[0]
-        if self._values.get(output) is None or output in pictures:
+        if self._values.get(output, INPUT) == INPUT:
             raise ConversionFailed("the network returns its input unchanged")
         return self.builder.finish(self._values[output])
 
     def _translate(self, node: fx.Node) -> None:
         name, where = str(node.target), _layer(node)
-        translate = _TRANSLATIONS.get(name.rpartition(".")[0])
+        key = name.rpartition(".")[0]
+        translate: Callable[..., str] = _TRANSLATIONS.get(key, _unsupported)
         try:
-            if translate is None:
-                raise _Refused("is not supported")
             arguments = _named_arguments(node)
             self.builder.scope = where
             value = translate(self, **arguments)
         except (_Refused, ValueError) as error:
-            supported = ", ".join(key.removeprefix("aten.") for key in sorted(_TRANSLATIONS))
+            names = {key.removeprefix("aten.").rstrip("_") for key in _TRANSLATIONS}
             raise ConversionFailed(
                 f"operator {name} in layer {where or 'the network itself'!r}: {error}",
-                hint=f"supported: {supported}",
+                hint=f"supported: {', '.join(sorted(names))}",
             ) from error
         expected = node.meta["val"].shape
         shape = self.builder.shapes[value]
@@ -112,8 +112,6 @@ class _Translation:
         """Return the name of a picture-like operand; a plain number becomes a constant."""
         if isinstance(argument, fx.Node) and argument in self._values:
             return self._values[argument]
-        if isinstance(argument, fx.Node) and argument not in self._weights:
-            return INPUT
         if isinstance(argument, int | float):
             return self.builder.constant([argument])
         raise _Refused("takes a learnt tensor where a picture is expected")
@@ -122,7 +120,7 @@ class _Translation:
         """Return a learnt tensor as an array."""
         if argument not in self._weights:
             raise _Refused("takes weights that another operator computes")
-        return self._weights[argument][1].detach().cpu().numpy()
+        return self._weights[argument].detach().cpu().numpy()
 
     def constants(self, **tensors: FloatArray | None) -> list[str]:
         """Return the names of the tensors that are there."""
@@ -327,6 +325,10 @@ def _slice(
     if tuple(size) == shape:
         return x
     return t.builder.emit(ops.Slice(tuple(begin), tuple(size)), x)
+
+
+def _unsupported(_: _Translation, **_arguments: object) -> str:
+    raise _Refused("is not supported")
 
 
 def _same(t: _Translation, **arguments: Any) -> str:  # noqa: ANN401 - whatever torch passes

@@ -120,7 +120,7 @@ class _Writer:
         signature.inputs, signature.outputs = [named(INPUT)], [named(OUTPUT)]
         return signature
 
-    def _buffer(self, data: bytes | memoryview) -> int:
+    def _buffer(self, data: bytes) -> int:
         buffer = _Buffer()
         buffer.data = data
         self._buffers.append(buffer)
@@ -140,7 +140,7 @@ class _Writer:
             "int32": schema.TensorType.INT32,
         }
         array = np.ascontiguousarray(values)
-        buffer = self._buffer(memoryview(array.reshape(-1)).cast("B"))
+        buffer = self._buffer(array.tobytes())
         return self._tensor(name, array.shape, kinds[array.dtype.name], buffer)
 
     def numbers(self, values: Any, hint: str) -> int:  # noqa: ANN401 - nested lists of int
@@ -157,8 +157,8 @@ class _Writer:
         key = name, half
         if key not in self._values:
             array = self.graph.constants[name]
-            self._values[key] = self._half_constant(name, array) if half else self._constant(
-                name, array
+            self._values[key] = (
+                self._half_constant(name, array) if half else self._constant(name, array)
             )
         return self._values[key]
 

@@ -166,7 +166,9 @@ def _convolution(
         size = n, h - top - bottom, w - left - right, c
         x = edit.emit(Slice((0, top, left, 0), size), x)
     padding = Padding(*(max(lines, 0) for lines in ends))
-    return edit.emit(Conv2d(padding=padding, activation=activation), x, edit.constant(weights, "weight"), *bias)
+    return edit.emit(
+        Conv2d(padding=padding, activation=activation), x, edit.constant(weights, "weight"), *bias
+    )
 
 
 def interleave(edit: Edit, phases: list[list[str]]) -> str:

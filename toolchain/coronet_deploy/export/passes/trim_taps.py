@@ -35,9 +35,7 @@ class TrimTaps(Rewrite):
         if trimmed.shape == kernel.shape:
             return None
         size = trimmed.shape[1:3]
-        ends = [
-            (outputs[i] - 1) * op.stride[i] + size[i] - edit.shapes[x][1 + i] for i in (0, 1)
-        ]
+        ends = [(outputs[i] - 1) * op.stride[i] + size[i] - edit.shapes[x][1 + i] for i in (0, 1)]
         top, left = p.top - rows.start, p.left - columns.start
         padding = Padding(top, ends[0] - top, left, ends[1] - left)
         if min(padding.top, padding.bottom, padding.left, padding.right) < 0:

@@ -198,7 +198,9 @@ def _input_transform(edit: Edit, x: str, *, axis: int) -> list[str]:
     """Return B^T x along an axis of overlapping sixes: six values of a quarter of the lines."""
     channels = edit.shapes[x][3]
     shape, stride = (
-        ((1, _PRODUCTS, 1, 1), (_OUTPUTS, 1)) if axis == 1 else ((1, 1, _PRODUCTS, 1), (1, _OUTPUTS))
+        ((1, _PRODUCTS, 1, 1), (_OUTPUTS, 1))
+        if axis == 1
+        else ((1, 1, _PRODUCTS, 1), (1, _OUTPUTS))
     )
     return [
         edit.emit(
