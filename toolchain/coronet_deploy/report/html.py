@@ -186,12 +186,18 @@ def _pictures(pictures: Sequence[Picture]) -> Markup:
             _figure(picture.reference, "torch", f"{picture.name}: as torch draws it"),
         ]
         for label, output in picture.outputs.items():
-            quality = f"{figures.decibels(psnr_db(picture.reference, output))} dB"
+            quality = _quality(picture.reference, output)
             alt = f"{picture.name}: as {label} draws it, {quality}"
             cells.append(_figure(output, label, alt, quality))
         grids.append(tag("h3", picture.name))
         grids.append(tag("div", *cells, class_="grid"))
     return join(grids)
+
+
+def _quality(reference: Array, output: Array) -> str:
+    if not np.isfinite(output).all():
+        return "not finite"
+    return f"{figures.decibels(psnr_db(reference, output))} dB"
 
 
 def _figure(values: Array, label: str, alt: str, quality: str = "") -> Markup:

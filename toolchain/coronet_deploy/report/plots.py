@@ -134,8 +134,9 @@ def _inline(svg: str, title: str, description: str) -> str:
     svg = svg[svg.index("<svg") :].strip()
     for colour, style in _STYLES.items():
         svg = svg.replace(colour, style)
-    # Sized by the page; matplotlib's "sans-serif" list would name fonts that are not there.
+    # The page chooses the font; matplotlib names those of its own machine.
     svg = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     head, rest = svg.split(">", 1)
     head = re.sub(r' (?:width|height)="[0-9.]+pt"', "", head)

@@ -1,0 +1,151 @@
+"""The page in a real browser: it loads nothing, runs nothing, fits, and follows dark and light.
+
+Needs Chromium; on a continuous-integration machine (`CI` is set) its absence is a failure.
+"""
+
+from __future__ import annotations
+
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from coronet_deploy.networks.generator import full_plan
+from coronet_deploy.report.html import ModelFacts, Picture, render_report
+from coronet_deploy.vocabulary import Architecture, Run
+
+MakeRun = Callable[..., Run]
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--force-device-scale-factor=1",
+)  # fmt: skip
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Return a function that runs Chromium on a page and returns what it printed."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"none of {', '.join(NAMES)} is installed")
+        pytest.skip("Chromium is not installed")
+    profile = tmp_path_factory.mktemp("profile")
+
+    def show(page: Path, *options: str) -> str:
+        line = [found, *QUIET, f"--user-data-dir={profile}", *options, page.as_uri()]
+        done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout
+
+    return show
+
+
+@pytest.fixture
+def requests() -> Iterator[tuple[str, list[str]]]:
+    """Yield the address of a local server and the paths that were asked of it."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+
+
+@pytest.fixture
+def page(make_run: MakeRun) -> str:
+    """Return a page with every section, and names as long as real ones."""
+    run = make_run(
+        {
+            "horse2zebra-pruned_256x256_fp32.onnx": 100.0,
+            "horse2zebra-pruned_256x256_int8.tflite": 40.0,
+        }
+    )
+    full = full_plan(Architecture.RESNET_9)
+    plan = replace(full, groups={name: max(1, n // 3) for name, n in full.groups.items()})
+    values = np.random.default_rng(0).uniform(-1, 1, (64, 64, 3)).astype(np.float32)
+    shown = Picture("a picture", values, values, dict.fromkeys(run.artifacts, values))
+    model = ModelFacts.of_plan("horse2zebra", plan, full, checkpoint_sha256="ab" * 32)
+    return render_report(
+        run, (), model, [shown] * 2, baseline="horse2zebra-pruned_256x256_fp32.onnx"
+    )
+
+
+@pytest.mark.parametrize("width", [340, 390, 768, 1280])
+def test_no_width_makes_the_page_scroll_sideways(
+    browser: Callable[..., str], page: str, tmp_path: Path, width: int
+) -> None:
+    # In a frame, because Chromium's own window is never narrower than 500 pixels.
+    file = tmp_path / "frame.html"
+    file.write_text(
+        f"<!doctype html><iframe width={width} height=900 style=border:0 "
+        f'srcdoc="{escape(page)}" onload="const e = this.contentDocument.documentElement; '
+        'document.title = `wide ${e.scrollWidth} of ${e.clientWidth}`"></iframe>'
+    )
+    dom = browser(file, "--window-size=1400,1000", "--virtual-time-budget=5000", "--dump-dom")
+    measured = re.search(r"<title>wide (\d+) of (\d+)</title>", dom)
+    assert measured is not None
+    assert int(measured[1]) <= int(measured[2])
+    assert int(measured[2]) in range(width - 20, width + 1)
+
+
+def test_it_follows_light_and_dark(browser: Callable[..., str], page: str, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(page)
+    brightness = {}
+    for name, options in {
+        "light": (),
+        "dark": ("--blink-settings=preferredColorScheme=0",),
+    }.items():
+        shot = tmp_path / f"{name}.png"
+        browser(file, "--window-size=1000,1400", f"--screenshot={shot}", *options)
+        pixels = np.asarray(Image.open(shot).convert("L"))
+        assert len(np.unique(pixels)) > 50
+        brightness[name] = float(np.median(pixels))
+    assert brightness["light"] > 240
+    assert brightness["dark"] < 40
+
+
+def test_hostile_names_load_nothing_and_run_nothing(
+    browser: Callable[..., str], requests: tuple[str, list[str]], make_run: MakeRun, tmp_path: Path
+) -> None:
+    address, asked = requests
+    name = (
+        f'"><img src="{address}/img"><script src="{address}/js"></script>'
+        f"<style>@import url({address}/css)</style><script>document.title = 'run'</script>"
+    )
+    run = make_run(
+        {name: 10.0}, command=("coronet-deploy", name), tools={name: name},
+        conditions={"cpu": name, name: name, "notes": [name]},
+    )  # fmt: skip
+    values = np.zeros((8, 8, 3), np.float32)
+    file = tmp_path / "page.html"
+    file.write_text(render_report(run, pictures=[Picture(name, values, values, {name: values})]))
+    dom = browser(file, "--virtual-time-budget=2000", "--dump-dom")
+    assert "<title>Latency report</title>" in dom
+    assert asked == []
+    # The server does hear what is asked of it.
+    other = tmp_path / "other.html"
+    other.write_text(f'<img src="{address}/heard">')
+    browser(other, "--virtual-time-budget=2000", "--dump-dom")
+    assert asked == ["/heard"]

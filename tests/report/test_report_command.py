@@ -1,0 +1,98 @@
+"""`coronet-deploy report` as people call it, from run files alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from coronet_deploy.results.files import write_run
+from coronet_deploy.vocabulary import Run
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+MakeRun = Callable[..., Run]
+
+
+def test_each_format_tells_the_same_medians(cli: Cli, make_run: MakeRun, tmp_path: Path) -> None:
+    path = write_run(make_run(), tmp_path)
+    rows = json.loads(cli("report", path, "--json").stdout)["rows"]
+    assert [row["artifact"] for row in rows] == [
+        "slow.onnx", "slow.onnx", "fast.tflite", "fast.tflite",
+    ]  # fmt: skip
+    assert {row["run_file"] for row in rows} == {str(path)}
+    assert json.loads(cli("report", path, "--format", "json").stdout)["rows"] == rows
+    lines = csv.DictReader(io.StringIO(cli("report", path, "--format", "csv").stdout))
+    assert [float(line["median_ms"]) for line in lines] == [row["median_ms"] for row in rows]
+    for form in ("terminal", "markdown", "html"):
+        done = cli("report", path, "--format", form, "--baseline", "slow.onnx")
+        assert done.returncode == 0, done.stderr
+        assert f"{rows[2]['median_ms']:.1f}" in done.stdout
+        assert "1.00x" in done.stdout
+
+
+def test_output_goes_to_the_file_and_not_to_stdout(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    path = write_run(make_run(), tmp_path)
+    done = cli("report", path, "--format", "html", "--output", tmp_path / "new" / "page.html")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (tmp_path / "new" / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_several_runs_stand_one_after_another(cli: Cli, make_run: MakeRun, tmp_path: Path) -> None:
+    first = write_run(make_run(), tmp_path)
+    second = write_run(replace(make_run({"other.onnx": 7.0}), id="r2"), tmp_path)
+    text = cli("report", first, second, "--format", "markdown").stdout
+    assert text.index("## Run 2026") < text.index("slow.onnx") < text.index("## Run r2")
+    page = cli("report", first, second, "--format", "html")
+    assert page.returncode == 2
+    assert "one run" in page.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "status", "told"),
+    [
+        (None, [], 2, "does not exist"),
+        ('{"schema_version": 1, "id": "x"', [], 2, "cut short"),
+        ('{"schema_version": 99}', [], 2, "newer"),
+        ("whole", ["--baseline", "nobody.onnx"], 2, "nobody.onnx"),
+        ("whole", ["--format", "xml"], 2, "--format"),
+        ("whole", ["--json", "--format", "csv"], 2, "contradict"),
+        ("empty", [], 5, "no launch gave a sample"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(
+    cli: Cli, make_run: MakeRun, tmp_path: Path, content: str | None, arguments: list[str],
+    status: int, told: str,
+) -> None:  # fmt: skip
+    path = tmp_path / "run.json"
+    if content == "whole":
+        path = write_run(make_run(), tmp_path)
+    elif content == "empty":
+        path = write_run(make_run(launches=()), tmp_path)
+    elif content is not None:
+        path.write_text(content)
+    done = cli("report", path, *arguments)
+    assert done.returncode == status
+    assert told in done.stderr.splitlines()[-1]
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from coronet_deploy.cli import bench, report; "
+        "heavy = {'numpy', 'torch', 'pydantic', 'rich', 'matplotlib', 'onnxruntime'}; "
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
