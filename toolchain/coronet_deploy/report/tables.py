@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -11,6 +12,8 @@ from coronet_deploy.report import figures
 from coronet_deploy.report.summary import Row
 
 TERMINAL_WIDTH = 80
+# What the latency table's other columns leave to the artifact's name.
+_NAME_WIDTH = 20
 
 _Line = tuple[str, ...]
 
@@ -26,13 +29,17 @@ def print_tables(rows: Sequence[Row], file: IO[str], notes: Sequence[str] = ()) 
     from rich.text import Text
 
     console = Console(file=file, width=TERMINAL_WIDTH, highlight=False)
+    start = _shared_start([row.artifact for row in rows])
+    if start:
+        console.print(Text(figures.printable(f"Names start with {start}")))
     for heads, lines in _tables(rows):
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for number, head in enumerate(heads):
             # Text, not str: a name in [brackets] is a name, not markup.
             table.add_column(Text(head), justify="right" if number else "left", overflow="fold")
         for line in lines:
-            table.add_row(*(Text(figures.printable(cell)) for cell in line))
+            cells = (line[0].removeprefix(start), *line[1:])
+            table.add_row(*(Text(figures.printable(cell)) for cell in cells))
         console.print(table)
     for text in (*failures(rows), *notes):
         console.print(Text(figures.printable(text)))
@@ -111,6 +118,14 @@ def _tables(rows: Sequence[Row]) -> list[tuple[_Line, list[_Line]]]:
     if all(row.speedup is None for row in rows):
         latency = tuple(line[:-1] for line in latency)
     return [(latency[0], list(latency[1:])), (_ARTIFACT, _artifact_lines(rows))]
+
+
+def _shared_start(names: Sequence[str]) -> str:
+    """Return what all names start with, up to a separator, if they are too long to stand whole."""
+    if len(set(names)) == 1 or max(map(len, names), default=0) <= _NAME_WIDTH:
+        return ""
+    start = os.path.commonprefix(list(names))  # noqa: RUF071 - these are names, not paths
+    return start[: max(start.rfind("_"), start.rfind("-"), start.rfind("/")) + 1]
 
 
 def _latency_lines(rows: Sequence[Row]) -> list[_Line]:

@@ -1,0 +1,249 @@
+"""The sections of the page: latency, pictures, model, artifacts, method."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from coronet_deploy.images import Array, to_pixels
+from coronet_deploy.report import figures
+from coronet_deploy.report.markup import Markup, breakable, definitions, join, table, tag
+from coronet_deploy.report.model import ArtifactFacts, GroupFacts, ModelFacts, Picture
+from coronet_deploy.report.plots import latency_svg
+from coronet_deploy.report.summary import Row
+from coronet_deploy.report.tables import failures
+from coronet_deploy.verify.parity import psnr_db
+from coronet_deploy.vocabulary import Run
+
+_UNITS = {"cpu": "CPU", "mb": "MB", "mhz": "MHz", "percent": "%"}
+
+
+def latency_section(run: Run, rows: tuple[Row, ...], baseline: str | None) -> Markup:
+    """Return the caveats, the plot and the table of latencies."""
+    plot = tag(
+        "figure",
+        tag("div", Markup(latency_svg(rows, "Median latency")), class_="plot"),
+        tag(
+            "figcaption",
+            "Bars: median of the launches' medians. Lines: its 95 % interval, by resampling "
+            "launches. Circles: the median of each launch, a process of its own.",
+        ),
+    )
+    heads = ["Threads", "Median ms", "95 % interval", "p90 ms", "Launches", "Samples", "Load ms"]
+    heads += ["Peak MB"] + (["Speed-up"] if baseline else [])
+    groups: dict[str, list[list[str]]] = {}
+    for row in rows:
+        line = [
+            str(row.target.threads),
+            figures.milliseconds(row.median_ms) if row.launches else "failed",
+            figures.interval(row.low_ms, row.high_ms),
+            figures.milliseconds(row.p90_ms),
+            f"{row.launches}" if not row.failed else f"{row.launches} ({row.failed} failed)",
+            str(row.samples),
+            figures.milliseconds(row.load_ms),
+            figures.DASH if row.peak_rss_mb is None else f"{row.peak_rss_mb:.0f}",
+            *([figures.times(row.speedup)] if baseline else []),
+        ]
+        groups.setdefault(row.artifact, []).append(line)
+    over = f" Speed-up is over {baseline}, at the same threads." if baseline else ""
+    caption = f"Latency of one inference, batch 1. p90 is over all samples.{over}"
+    return join(
+        (
+            _notes((*figures.caveats(run, rows), *failures(rows))),
+            plot,
+            table(caption, heads, groups.items(), "latency-table"),
+        )
+    )
+
+
+def _notes(sentences: Iterable[str]) -> Markup:
+    return tag("ul", *(tag("li", sentence) for sentence in sentences), class_="notes")
+
+
+def pictures_section(pictures: Sequence[Picture]) -> Markup:
+    """Return a grid for each picture: input, torch, every artifact with its PSNR."""
+    grids = [tag("p", "Each artifact's picture, with its PSNR against torch's (peak-to-peak 2).")]
+    for picture in pictures:
+        cells = [
+            _figure(picture.input, "input", f"{picture.name}: the input"),
+            _figure(picture.reference, "torch", f"{picture.name}: as torch draws it"),
+        ]
+        for label, output in picture.outputs.items():
+            quality = _quality(picture.reference, output)
+            alt = f"{picture.name}: as {label} draws it, {quality}"
+            cells.append(_figure(output, label, alt, quality))
+        grids.append(tag("h3", picture.name))
+        grids.append(tag("div", *cells, class_="grid"))
+    return join(grids)
+
+
+def _quality(reference: Array, output: Array) -> str:
+    if not np.isfinite(output).all():
+        return "not finite"
+    return f"{figures.decibels(psnr_db(reference, output))} dB"
+
+
+def _figure(values: Array, label: str, alt: str, quality: str = "") -> Markup:
+    """Return (H, W, 3) real values as a captioned picture."""
+    height, width = values.shape[:2]
+    return tag(
+        "figure",
+        tag(
+            "img",
+            src=f"data:image/png;base64,{_png(values)}",
+            width=width,
+            height=height,
+            alt=alt,
+            decoding="async",
+        ),
+        tag("figcaption", breakable(label), *([" ", tag("b", quality)] if quality else [])),
+    )
+
+
+def _png(values: Array) -> str:
+    from PIL import Image
+
+    out = io.BytesIO()
+    # An artifact that draws NaN has failed its gate; the page still shows where, as black.
+    finite = np.nan_to_num(values, nan=-1.0, posinf=1.0, neginf=-1.0)
+    Image.fromarray(to_pixels(finite)).save(out, format="PNG", optimize=True)
+    return base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def model_section(model: ModelFacts) -> Markup:
+    """Return what the generator costs beside the unpruned one, and its channel plan."""
+    costs = (
+        ("Parameters", model.parameters, model.parameters_full),
+        ("MACs, real", model.macs, model.macs_full),
+        ("MACs, published convention", model.macs_published, model.macs_published_full),
+    )
+    size = f"one {model.height} x {model.width} picture"
+    cost_lines = [
+        [name, figures.count(kept), figures.count(full), f"{full / kept:.2f}x"]
+        for name, kept, full in costs
+    ]
+    plan_lines = [
+        [group.name, _share(group), f"{group.kept} of {group.total}"] for group in model.groups
+    ]
+    told = [
+        tag(
+            "p",
+            f"{model.architecture} with {model.norm} norm. The real count takes a transposed "
+            "convolution by its input pixels, the published one by its output pixels.",
+        )
+    ]
+    if model.note:
+        told.append(tag("p", model.note))
+    if model.checkpoint_sha256:
+        digest = tag("code", model.checkpoint_sha256)
+        told.append(tag("p", "Checkpoint SHA-256 ", digest, class_="hash"))
+    return join(
+        (
+            *told,
+            table(
+                f"Cost of {size}.",
+                ("", "Pruned", "Unpruned", "Ratio"),
+                [(None, cost_lines)],
+                "cost-table",
+            ),
+            table(
+                "Channel plan: what each group kept.",
+                ("Group", "Kept", "Channels"),
+                [(None, plan_lines)],
+                "plan-table",
+            ),
+        )
+    )
+
+
+def _share(group: GroupFacts) -> Markup:
+    """Return a bar of the channels kept; the figures beside it say the same in words."""
+    percent = f"{100 * group.kept / group.total:.1f}%"
+    return tag("span", tag("span", style=f"width:{percent}"), class_="share", aria_hidden="true")
+
+
+def artifacts_section(facts: Sequence[ArtifactFacts], rows: Sequence[Row]) -> Markup:
+    """Return the table of files: size, hash, parity, partitions."""
+    partitions = {row.artifact: row.partitions for row in rows if row.partitions is not None}
+    heads = [
+        *("Artifact", "Runtime", "Type", "MB", "PSNR dB", "Gate dB", "Max difference", "SSIM"),
+        "Partitions",
+    ]
+    timed = any(fact.export_seconds is not None for fact in facts)
+    heads += ["Export s"] if timed else []
+    lines = [
+        [
+            join(
+                (
+                    breakable(fact.name),
+                    *([tag("code", fact.sha256, class_="digest")] if fact.sha256 else []),
+                )
+            ),
+            fact.runtime,
+            fact.dtype or figures.DASH,
+            figures.megabytes(fact.bytes),
+            figures.decibels(fact.psnr_db),
+            figures.decibels(fact.bound_db),
+            figures.DASH if fact.max_abs is None else f"{fact.max_abs:.2g}",
+            figures.DASH if fact.ssim is None else f"{fact.ssim:.4f}",
+            str(partitions.get(fact.name, figures.DASH)),
+            *([_seconds(fact.export_seconds)] if timed else []),
+        ]
+        for fact in facts
+    ]
+    caption = (
+        "Files with their SHA-256. PSNR, difference and SSIM are of the worst picture against "
+        "torch. One partition means that the runtime's fast path took the whole graph."
+    )
+    return table(caption, heads, [(None, lines)], "artifact-table")
+
+
+def _seconds(value: float | None) -> str:
+    return figures.DASH if value is None else f"{value:.1f}"
+
+
+def method_section(run: Run) -> Markup:
+    """Return how it was measured: the command, the conditions, the versions."""
+    conditions = {key: value for key, value in run.conditions.items() if key != "notes"}
+    told = tag(
+        "p",
+        "Each launch is a process of its own: it loads the artifact, warms up until the times "
+        "settle, and times single inferences by the monotonic clock. Rounds go forth and back "
+        "over all artifacts, so that drift falls on all alike.",
+    )
+    command = shlex.join(run.command) or "not recorded"
+    pairs = [
+        ("Command", tag("code", command)),
+        *_flat(conditions),
+        ("Versions", ", ".join(f"{tool} {version}" for tool, version in run.tools.items())),
+    ]
+    return join((told, definitions(pairs, "facts")))
+
+
+def _flat(conditions: Mapping[str, object]) -> Iterable[tuple[str, str]]:
+    """Yield conditions as words, nested ones on one line, leaving out what was not readable."""
+    for key, value in conditions.items():
+        name = _words(key)
+        name = name[:1].upper() + name[1:]
+        if isinstance(value, Mapping):
+            parts = (f"{_words(one)} {_plain(v)}" for one, v in value.items())
+            yield name, ", ".join(part for part in parts if not part.endswith(" unknown"))
+        elif value is not None:
+            yield name, _plain(value)
+
+
+def _words(key: str) -> str:
+    """Return a condition's key as words, units and all: "memory MB"."""
+    return " ".join(_UNITS.get(word, word) for word in key.split("_") if word) or key
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
