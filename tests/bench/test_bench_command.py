@@ -101,10 +101,13 @@ def test_a_refused_artifact_fails_its_row_and_the_command_but_not_the_others(
     assert json.loads(alone.stdout)["rows"][0]["launches"] == 0
 
 
-def test_ctrl_c_keeps_the_launches_that_had_finished(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_the_launches_that_had_finished(
+    tiny: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     with _bench(tiny / "tiny.onnx", tmp_path, "--rounds", "500") as process:
         _wait_for(process, "launch 4 of")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, told = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "interrupted" in told

@@ -34,6 +34,17 @@ def test_it_measures_a_real_artifact(tiny: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny.onnx", "tiny.tflite"])
+def test_threads_are_those_that_were_asked_for(tiny: Path, name: str) -> None:
+    seen = [
+        json.loads(ask(tiny / name, "--threads", threads, "--samples", 1, "--seconds", 1).stdout)[
+            "details"
+        ]["os_threads"]
+        for threads in (1, 3)
+    ]
+    assert seen[1] - seen[0] == 2
+
+
+@pytest.mark.parametrize("name", ["tiny.onnx", "tiny.tflite"])
 def test_a_broken_artifact_is_told_in_one_line(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"not a model" * 100)

@@ -114,6 +114,12 @@ def peak_rss_mb() -> float | None:
     return _megabytes(_keyed("/proc/self/status").get("VmHWM"))
 
 
+def os_threads() -> int | None:
+    """Return how many threads this process has, or None where it cannot be read."""
+    threads = _keyed("/proc/self/status").get("Threads", "")
+    return int(threads) if threads.isdigit() else None
+
+
 def _keyed(path: str) -> dict[str, str]:
     """Return the first value of each key of a "key: value" file of /proc."""
     found: dict[str, str] = {}

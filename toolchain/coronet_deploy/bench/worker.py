@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coronet_deploy.bench.system import peak_rss_mb, tool_versions
+from coronet_deploy.bench.system import os_threads, peak_rss_mb, tool_versions
 from coronet_deploy.errors import CoronetError
 from coronet_deploy.verify.runtimes import Session, open_session, runtime_of
 
@@ -122,6 +122,7 @@ def measure(path: Path, threads: int, budget: Budget) -> dict[str, object]:
             "details": {
                 "settled": settled,
                 "involuntary_switches": switches,
+                "os_threads": os_threads(),
                 "rss_before_mb": rss_before_mb,
                 **_placement(session),
             },
