@@ -19,7 +19,8 @@ from coronet_deploy.export.interpret import interpret_values
 
 QMIN, QMAX = -128, 127
 _SAMPLES = 1 << 16  # values kept a picture and tensor
-_SHRINKS = np.linspace(1.0, 0.2, 41)
+_SHRINKS = tuple(np.linspace(1.0, 0.2, 41).tolist())
+_ROUNDS = 2
 _BINS = 4096
 
 _Float64 = npt.NDArray[np.float64]
@@ -65,15 +66,21 @@ def measure(
 def best_range(values: FloatArray, low: float, high: float) -> Range:
     """Return the part of [low, high] that holds `values` in int8 with the least mean square error.
 
-    Both ends shrink alike. Values that are all zero get the range [0, 1].
+    The ends shrink in turn, each to its best with the other where it is. Values that are all zero
+    get the range [0, 1].
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if high - low < np.finfo(np.float32).tiny:
         return Range(0.0, 1.0)
     counts, edges = np.histogram(values, bins=_BINS, range=(low, high))
     centres, weights = (edges[1:] + edges[:-1]) / 2, counts / max(counts.sum(), 1)
-    ranges = [Range(low * shrink, high * shrink) for shrink in _SHRINKS]
-    return min(ranges, key=lambda r: _error(r, centres, weights))
+    best = Range(low, high)
+    for _ in range(_ROUNDS):
+        lows = [Range(low * shrink, best.high) for shrink in _SHRINKS]
+        best = min(lows, key=lambda r: _error(r, centres, weights))
+        highs = [Range(best.low, high * shrink) for shrink in _SHRINKS]
+        best = min(highs, key=lambda r: _error(r, centres, weights))
+    return best
 
 
 def _error(r: Range, values: _Float64, weights: _Float64) -> float:

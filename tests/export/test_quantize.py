@@ -1,0 +1,216 @@
+"""INT8: ranges, equalisation, the choice of layers, and what the runtimes make of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from coronet_deploy.coronet.zoo import bundled_pictures
+from coronet_deploy.errors import BadInput, ConversionFailed
+from coronet_deploy.export.calibrate import Pictures, choose, hold_out, read_pictures
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.equalize import equalize
+from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.onnx import emit_onnx
+from coronet_deploy.export.operators import Conv2d
+from coronet_deploy.export.passes import lower
+from coronet_deploy.export.quantize import Int8Plan, plan_int8, write_int8
+from coronet_deploy.export.quantize_onnx import insert_qdq
+from coronet_deploy.export.ranges import QMAX, QMIN, Range, best_range, measure
+from coronet_deploy.export.sensitivity import int8_layers, search, simulate
+from coronet_deploy.export.tflite import emit_tflite
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.verify.parity import psnr_db
+from coronet_deploy.verify.runtimes import open_session
+from coronet_deploy.vocabulary import Architecture, DType, Runtime
+
+HEIGHT, WIDTH = 32, 48
+
+
+def _unlike_channels(network: nn.Module, spread: float) -> None:
+    """Give the channels of convolutions weights of very different size, as training does."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            factor = torch.exp(spread * torch.randn(layer.out_channels, 1, 1, 1))
+            with torch.no_grad():
+                layer.weight.mul_(factor)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Run torch on one thread: on pictures this small, waiting for others is most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    return read_pictures(bundled_pictures()[:3], HEIGHT, WIDTH)
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Graph:
+    torch.manual_seed(2)
+    network = build_generator(full_plan(Architecture.RESNET_6, width=4)).eval()
+    _unlike_channels(network.get_submodule("blocks"), 0.7)
+    return capture(network, HEIGHT, WIDTH)
+
+
+@given(
+    values=st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=60),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_range_holds_zero_exactly_and_lies_within_the_extremes(values: list[float]) -> None:
+    array = np.asarray(values, np.float32)
+    low, high = float(array.min()), float(array.max())
+    r = best_range(array, low, high)
+    assert QMIN <= r.zero_point <= QMAX
+    assert r.low <= 0 <= r.high
+    assert r.low < r.high
+    if max(abs(low), abs(high)) > 1e-30:
+        assert min(low, 0) <= r.low
+        assert r.high <= max(high, 0)
+
+
+def test_one_stray_value_does_not_coarsen_the_range() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, 2_000_000).astype(np.float32)
+    plain = best_range(values, float(values.min()), float(values.max()))
+    values[0] = 20
+    stray = best_range(values, float(values.min()), float(values.max()))
+    assert stray.high < 8
+    assert stray.scale < 1.5 * plain.scale
+
+
+def test_equalising_keeps_the_picture_and_helps_int8(resnet: Graph, pictures: Pictures) -> None:
+    even = equalize(resnet, pictures)
+    picture = pictures.values[0]
+    reference = interpret(resnet, picture)
+    # The norm's epsilon is the only thing that a channel's scale does not cancel in.
+    assert psnr_db(reference, interpret(even, picture)) > 60
+    results = []
+    for graph in (resnet, even):
+        lowered, _ = lower(graph, Runtime.ONNX)
+        layers = int8_layers(lowered)
+        values = [name for layer in layers for name in (layer.source, layer.name)]
+        ranges = measure(lowered, values, pictures)
+        chosen = {layer.name for layer in layers if "blocks" in layer.name}
+        results.append(psnr_db(reference, simulate(lowered, chosen, ranges, picture)))
+    assert results[1] > results[0] + 1
+
+
+def test_a_tighter_budget_leaves_the_costliest_layers_in_float(
+    resnet: Graph, pictures: Pictures
+) -> None:
+    lowered, _ = lower(equalize(resnet, pictures), Runtime.ONNX)
+    layers = int8_layers(lowered)
+    ranges = measure(lowered, [v for x in layers for v in (x.source, x.name)], pictures)
+    picture, counts = pictures.values[0], []
+    reference = interpret(lowered, picture)
+    for budget_db in (20.0, 38.0, 46.0):
+        chosen = search(lowered, pictures, ranges, budget_db)
+        counts.append(len(chosen))
+        assert psnr_db(reference, simulate(lowered, chosen, ranges, picture)) >= budget_db
+    assert counts[0] == len(layers)
+    assert counts[0] > counts[1] > counts[2] > 0
+
+
+@pytest.fixture(scope="module", params=list(Runtime))
+def plan(request: pytest.FixtureRequest, resnet: Graph, pictures: Pictures) -> Int8Plan:
+    return plan_int8(resnet, request.param, pictures, budget_db=36.0)
+
+
+def test_the_runtime_computes_what_was_simulated(
+    plan: Int8Plan, pictures: Pictures, tmp_path: Path
+) -> None:
+    # The ONNX lowering keeps instance norms whole; the TFLite one takes them apart.
+    kinds = plan.graph.count()
+    runtime = Runtime.ONNX if "instance_norm" in kinds else Runtime.TFLITE
+    data = write_int8(plan, runtime, {"key": "value"})
+    assert data == write_int8(plan, runtime, {"key": "value"})
+    path = tmp_path / "int8"
+    path.write_bytes(data)
+    with open_session(path, runtime, threads=1) as session:
+        assert session.partitions.fully_accelerated
+        assert session.input.dtype == session.output.dtype == "float32"
+        for picture in pictures.values:
+            reference = interpret(plan.graph, picture)
+            real = psnr_db(reference, session.run(picture))
+            simulated = psnr_db(reference, simulate(plan.graph, plan.chosen, plan.ranges, picture))
+            assert real >= 36
+            assert real == pytest.approx(simulated, abs=0.5)
+
+
+def test_int8_weights_are_a_quarter(plan: Int8Plan) -> None:
+    runtime = Runtime.ONNX if "instance_norm" in plan.graph.count() else Runtime.TFLITE
+    weights = {
+        node.output: plan.graph.constants[node.inputs[1]].size
+        for node in plan.graph.nodes
+        if isinstance(node.op, Conv2d)
+    }
+    assert plan.chosen
+    assert set(plan.summary.int8_layers) == plan.chosen
+    assert set(plan.summary.int8_layers) | set(plan.summary.float_layers) == set(weights)
+    emit = emit_onnx if runtime is Runtime.ONNX else emit_tflite
+    saved = len(emit(plan.graph, DType.FP32, {})) - len(write_int8(plan, runtime, {}))
+    moved = sum(weights[name] for name in plan.chosen)
+    # Scales, zero points and new nodes take a part of it back in a network this small.
+    assert 3 * moved - 1500 * len(plan.chosen) < saved <= 3 * moved
+
+
+def test_the_onnx_file_has_one_pair_around_each_layer(resnet: Graph, pictures: Pictures) -> None:
+    import onnx
+
+    lowered, _ = lower(resnet, Runtime.ONNX)
+    layers = int8_layers(lowered)
+    ranges = measure(lowered, [v for x in layers for v in (x.source, x.name)], pictures)
+    chosen = {layer.name for layer in layers[3:5]}
+    model = onnx.load_from_string(insert_qdq(emit_onnx(lowered, DType.FP32, {}), chosen, ranges))
+    onnx.checker.check_model(model)
+    counts = Counter(node.op_type for node in model.graph.node)
+    assert counts["QuantizeLinear"] == 4  # each layer's input and output
+    int8 = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8 and t.dims]
+    weights = [t for t in int8 if len(t.dims) == 4]
+    assert len(weights) == 2
+    with pytest.raises(ConversionFailed, match="nowhere is no convolution"):
+        insert_qdq(emit_onnx(lowered, DType.FP32, {}), {"nowhere"}, ranges)
+
+
+def test_no_layer_within_an_impossible_budget(resnet: Graph, pictures: Pictures) -> None:
+    with pytest.raises(ConversionFailed, match="no layer can compute in int8"):
+        plan_int8(resnet, Runtime.ONNX, pictures, budget_db=150.0)
+
+
+def test_calibration_pictures_are_the_same_ones_each_time() -> None:
+    names = tuple(f"{i:02}.png" for i in range(20))
+    values = tuple(np.full((1, 4, 4, 3), i / 20, np.float32) for i in range(20))
+    pictures = Pictures(names, values)
+    chosen = choose(pictures, 6)
+    assert chosen.names == choose(pictures, 6).names
+    assert len(chosen) == 6
+    assert list(chosen.names) == sorted(chosen.names)
+    assert chosen.names != names[:6]
+    for name, value in zip(chosen.names, chosen.values, strict=True):
+        assert value[0, 0, 0, 0] == np.float32(int(name[:2]) / 20)
+    assert len(choose(pictures, 50)) == 20
+    assert len(hold_out(Pictures(names[:3], values[:3]))) == 2
+    assert len(hold_out(Pictures(names[:1], values[:1]))) == 1
+    with pytest.raises(BadInput, match="no picture"):
+        Pictures((), ())
+
+
+def test_range_numbers() -> None:
+    r = Range(-1.0, 3.0)
+    assert r.scale == pytest.approx(4 / 255)
+    assert r.zero_point == round(-128 + 255 / 4)
