@@ -358,6 +358,7 @@ _TRANSLATIONS: dict[str, Callable[..., str]] = {
     "aten.slice": _slice,
     "aten.dropout": _same,
     "aten.dropout_": _same,
+    "aten.feature_dropout": _same,
     "aten.clone": _same,
     "aten.contiguous": _same,
     "aten.detach": _same,

@@ -1,0 +1,116 @@
+"""What a captured graph draws, and what cannot be captured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from coronet_deploy.errors import ConversionFailed
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.interpret import interpret
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.vocabulary import Architecture, Norm
+from lowering import run_torch, smooth_picture, trained
+
+
+@pytest.mark.parametrize("norm", Norm)
+@pytest.mark.parametrize("architecture", [Architecture.RESNET_6, Architecture.UNET_128])
+def test_the_graph_draws_what_the_network_draws(architecture: Architecture, norm: Norm) -> None:
+    network = trained(build_generator(full_plan(architecture, norm, width=6)))
+    picture = smooth_picture(128, 256)
+    graph = capture(network, 128, 256)
+    assert graph.input_shape == graph.output_shape == (1, 128, 256, 3)
+    assert np.abs(interpret(graph, picture) - run_torch(network, picture)).max() < 1e-4
+
+
+class _Everything(nn.Module):
+    """Uses the layers and functions that the generators do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3)
+        self.same = nn.Conv2d(6, 5, (3, 2), padding="same")
+        self.affine = nn.InstanceNorm2d(5, affine=True)
+        self.running = nn.InstanceNorm2d(5, track_running_stats=True)
+        self.mirror = nn.ReflectionPad2d((1, 2, 3, 0))
+        self.zeros = nn.ZeroPad2d((0, 1, 2, 0))
+        self.dropout = nn.Dropout2d(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.sigmoid(self.same(self.depthwise(x)))
+        x = self.dropout(self.running(self.affine(x)))
+        x = self.zeros(self.mirror(x))
+        return torch.cat([x, -0.5 * x + 1 - x * x], 2)[:, 1:4, :-1, 2:]
+
+
+def test_every_layer_and_its_options() -> None:
+    network, picture = _Everything(), smooth_picture(18, 14)
+    with torch.no_grad():
+        network.affine.weight.uniform_(0.5, 2)
+        network.affine.bias.uniform_(-1, 1)
+        assert network.running.running_mean is not None
+        network.running.running_mean.uniform_(-1, 1)
+    network.eval()
+    graph = capture(network, 18, 14)
+    assert np.abs(interpret(graph, picture) - run_torch(network, picture)).max() < 1e-5
+    assert graph.count()["depthwise_conv2d"] == 1
+
+
+def test_layers_idle_in_eval_mode_vanish_and_modes_stay_as_they_were() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5), nn.Identity(), nn.ReLU())
+    network.train()
+    network[1].eval()
+    graph = capture(network, 8, 8)
+    assert graph.count() == {"conv2d": 1, "relu": 1}
+    assert [layer.training for layer in network] == [True, False, True, True]
+
+
+def test_values_are_named_by_their_layers() -> None:
+    graph = capture(build_generator(full_plan(Architecture.RESNET_6, width=1)), 16, 16)
+    names = [node.output for node in graph.nodes]
+    assert "blocks.5.conv2/conv2d" in names
+    assert names[-1] == "output"
+
+
+def test_an_unsupported_operator_is_named_with_its_layer_and_what_is_supported() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.ReLU(), nn.Softmax(1)))
+    with pytest.raises(ConversionFailed) as failure:
+        capture(network, 8, 8)
+    for part in ("aten.softmax", "'1.1'", "conv2d", "instance_norm"):
+        assert part in str(failure.value)
+    assert "\n" not in str(failure.value)
+    assert failure.value.exit_status == 4
+
+
+class _Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+class _Two(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * 2, x
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (build_generator(full_plan(Architecture.UNET_128, width=1)), "at 40x40"),
+        (nn.Conv2d(4, 4, 1), "4 channels"),
+        (nn.Conv2d(3, 4, 1).double(), "double"),
+        (nn.Conv2d(3, 4, 3, dilation=2), "dilation"),
+        (nn.ConvTranspose2d(3, 6, 2, groups=3), "groups 3"),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=2)), "groups of 4"),
+        (nn.BatchNorm2d(3, track_running_stats=False), "running statistics"),
+        (nn.ReplicationPad2d(1), "replicate"),
+        (nn.ConstantPad2d(1, 0.5), "0.5"),
+        (nn.Identity(), "unchanged"),
+        (_Branching(), "data-dependent"),
+        (_Two(), "return one"),
+    ],
+)
+def test_what_cannot_be_captured_says_why(network: nn.Module, reason: str) -> None:
+    with pytest.raises(ConversionFailed, match=reason):
+        capture(network, 40, 40)

@@ -1,0 +1,297 @@
+"""Each rewrite draws the same picture, and does what it is there for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coronet_deploy.export import operators as ops
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.operators import Padding
+from coronet_deploy.export.passes import lower, passes_for
+from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
+from coronet_deploy.export.passes.dead_bias import DropDeadBiases
+from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
+from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
+from coronet_deploy.export.passes.subexpressions import ShareSubexpressions
+from coronet_deploy.export.passes.subpixel import SubpixelConvolution
+from coronet_deploy.export.passes.tail import PairPixels
+from coronet_deploy.export.passes.trim_taps import TrimTaps
+from coronet_deploy.export.passes.winograd import Winograd, choose_tiling
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.vocabulary import Architecture, Norm, Runtime
+from lowering import run_torch, smooth_picture, trained
+
+# The interpreter computes in float64, so a rewrite may only differ by the rounding of the float32
+# constants that it made, relative to values around 1.
+_ROUNDING = 3e-6
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Thousands of tiny operators run faster on one thread than on several that wait."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _difference(before: Graph, after: Graph, seed: int = 0) -> float:
+    _, height, width, channels = before.input_shape
+    picture = smooth_picture(height, width, channels, seed)
+    drawn = (interpret(graph, picture, np.float64) for graph in (before, after))
+    return float(np.abs(next(drawn) - next(drawn)).max())
+
+
+def _kinds(graph: Graph) -> set[str]:
+    return set(graph.count())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "norm", "width", "size"),
+    [
+        (Architecture.RESNET_6, Norm.INSTANCE, 12, 24),
+        (Architecture.RESNET_6, Norm.BATCH, 6, 36),
+        (Architecture.UNET_128, Norm.INSTANCE, 5, 128),
+        (Architecture.UNET_128, Norm.BATCH, 5, 128),
+    ],
+)
+def test_every_pass_on_a_whole_generator_is_exact(
+    architecture: Architecture, norm: Norm, width: int, size: int
+) -> None:
+    network = trained(build_generator(full_plan(architecture, norm, width=width)))
+    graph = original = capture(network, size, size)
+    for step in passes_for(Runtime.TFLITE):
+        after = step.run(graph)
+        if after.nodes != graph.nodes:
+            assert _difference(original, after) < 1e-5, step.name
+        graph = after
+    assert _kinds(graph).isdisjoint(
+        {"batch_norm", "instance_norm", "reflect_pad", "conv_transpose2d"}
+    )
+
+
+def test_reports_tell_what_each_pass_did() -> None:
+    network = build_generator(full_plan(Architecture.UNET_128, width=1))
+    graph, reports = lower(capture(network, 128, 128), Runtime.ONNX)
+    assert [(r.name, r.changed) for r in reports] == [
+        ("fold_batch_norm", True),
+        ("drop_dead_biases", False),
+    ]
+    assert reports[0].nodes_before - reports[0].nodes_after == 11
+    assert {"conv_transpose2d", "leaky_relu", "tanh"} < _kinds(graph)
+
+
+def test_the_onnx_lowering_keeps_what_onnx_runtime_has_kernels_for() -> None:
+    network = build_generator(full_plan(Architecture.RESNET_6, width=1))
+    graph, _ = lower(capture(network, 16, 16), Runtime.ONNX)
+    assert graph.count() == capture(network, 16, 16).count()
+
+
+def test_preferring_size_stores_no_weight_twice() -> None:
+    network = build_generator(full_plan(Architecture.RESNET_6, width=12))
+    graph = capture(network, 32, 32)
+    small, fast = (lower(graph, Runtime.TFLITE, prefer=p)[0] for p in ("size", "speed"))
+
+    def numbers(g: Graph) -> int:
+        return sum(array.size for array in g.constants.values())
+
+    assert "depthwise_conv2d" not in _kinds(small)
+    assert numbers(small) < 1.05 * numbers(graph) < numbers(fast)
+
+
+def test_batch_norm_without_a_convolution_of_its_own_becomes_arithmetic() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.first = (
+                nn.Conv2d(3, 3, 1),
+                nn.BatchNorm2d(3),
+                nn.BatchNorm2d(3),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.conv(self.first(x))
+            normalised: Tensor = self.norm(y)
+            return y + normalised
+
+    before = capture(trained(Shared()), 8, 8)
+    after = FoldBatchNorm().run(before)
+    assert after.count() == {"add": 3, "conv2d": 1, "mul": 2}
+    assert _difference(before, after) < _ROUNDING
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_batch_norm_folds_into_the_convolution_before_it(kind: type[nn.Conv2d]) -> None:
+    network = nn.Sequential(kind(3, 5, 3, bias=False), nn.BatchNorm2d(5), kind(5, 4, 2))
+    before = capture(trained(network), 8, 8)
+    after = FoldBatchNorm().run(before)
+    assert "batch_norm" not in _kinds(after)
+    assert len(after.nodes) == 2
+    assert _difference(before, after) < _ROUNDING
+
+
+def test_only_biases_that_a_norm_undoes_are_dropped() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.Conv2d(4, 4, 3), nn.ReLU()
+    )
+    before = capture(network, 8, 8)
+    after = DropDeadBiases().run(before)
+    assert [len(n.inputs) for n in after.nodes if isinstance(n.op, ops.Conv2d)] == [2, 3]
+    assert _difference(before, after) < 1e-12
+
+
+def test_a_bias_that_something_else_reads_too_stays() -> None:
+    class Read(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.conv(x)
+            normalised: Tensor = self.norm(y)
+            return y + normalised
+
+    before = capture(Read(), 8, 8)
+    assert _difference(before, DropDeadBiases().run(before)) == 0
+
+
+@given(
+    pads=st.tuples(*[st.integers(0, 5)] * 4).filter(any),
+    height=st.integers(6, 9),
+    width=st.integers(6, 9),
+)
+@settings(max_examples=25, deadline=None)
+def test_reflection_padding_of_any_width(
+    pads: tuple[int, int, int, int], height: int, width: int
+) -> None:
+    before = capture(nn.ReflectionPad2d(pads), height, width)
+    after = UnrollReflectPad().run(before)
+    assert _difference(before, after) == 0
+    assert max(len(node.inputs) for node in after.nodes) <= 5
+
+
+def test_relus_move_before_a_concatenation_and_into_convolutions() -> None:
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            skip = F.leaky_relu(self.a(x), 0.2)
+            return F.relu(torch.cat([skip, self.b(skip)], 1))
+
+    before = capture(Skip(), 8, 8)
+    after = FuseRelu().run(HoistRelu().run(before))
+    assert after.count() == {"concat": 1, "conv2d": 2, "leaky_relu": 1, "relu": 1}
+    assert _difference(before, after) == 0
+
+
+@given(
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    padding=st.integers(0, 2),
+    output_padding=st.integers(0, 1),
+    stride=st.integers(2, 3),
+    outputs=st.sampled_from([1, 3, 7]),
+    size=st.tuples(st.integers(3, 6), st.integers(3, 6)),
+)
+@settings(max_examples=60, deadline=None)
+def test_transposed_convolutions_of_any_kernel_padding_and_output_padding(
+    kernel: tuple[int, int],
+    padding: int,
+    output_padding: int,
+    stride: int,
+    outputs: int,
+    size: tuple[int, int],
+) -> None:
+    layer = nn.ConvTranspose2d(3, outputs, kernel, stride, padding, output_padding)
+    before = capture(nn.Sequential(layer, nn.ReLU()), *size)
+    after = SubpixelConvolution().run(FuseRelu().run(before))
+    assert "conv_transpose2d" not in _kinds(after)
+    assert _difference(before, after) < 1e-12
+
+
+@given(
+    inputs=st.sampled_from([24, 40, 64]),
+    outputs=st.sampled_from([20, 50]),
+    size=st.tuples(st.integers(5, 14), st.integers(5, 14)),
+    padding=st.integers(0, 1),
+    bias=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_winograd_of_any_height_and_width(
+    inputs: int, outputs: int, size: tuple[int, int], padding: int, bias: bool
+) -> None:
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=padding, bias=bias)
+    before = FuseRelu().run(capture(nn.Sequential(convolution, nn.ReLU()), *size, inputs))
+    assert _difference(before, Winograd().run(before)) < _ROUNDING
+
+
+def test_winograd_is_chosen_by_width_and_only_where_it_pays() -> None:
+    assert choose_tiling(16, 16, 64, 64) is None
+    assert (choice := choose_tiling(32, 32, 64, 64)) is not None
+    assert not choice.square
+    assert (choice := choose_tiling(256, 256, 62, 64)) is not None
+    assert (choice.square, choice.rows, choice.columns) == (True, 64, 64)
+    # One output pixel a side would be computed as sixteen, five as sixty-four.
+    assert choose_tiling(256, 256, 1, 1) is None
+    assert choose_tiling(32, 32, 64, 5) is None
+
+
+def test_taps_that_only_meet_padding_are_cut_off() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 4, 2, 1), nn.Conv2d(8, 8, 4, 2, 1), nn.Conv2d(8, 8, 3, 1, 1)
+    )
+    before = capture(network, 4, 4)
+    after = TrimTaps().run(before)
+    kernels = [after.shapes[n.inputs[1]][1:3] for n in after.nodes if isinstance(n.op, ops.Conv2d)]
+    assert kernels == [(4, 4), (2, 2), (1, 1)]
+    assert _difference(before, after) < 1e-12
+
+
+def test_a_narrow_tail_computes_two_pixels_at_once() -> None:
+    before = capture(nn.Conv2d(6, 3, 7), 16, 20, 6)
+    after = PairPixels().run(before)
+    convolution = after.nodes[0].op
+    assert isinstance(convolution, ops.Conv2d)
+    assert convolution.stride == (1, 2)
+    assert _difference(before, after) < 1e-12
+    odd = capture(nn.Conv2d(6, 3, 7), 16, 21, 6)
+    assert PairPixels().run(odd).nodes == odd.nodes
+
+
+def test_equal_computations_are_done_once() -> None:
+    class Twice(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x) * 2 + F.relu(x)
+
+    before = capture(Twice(), 8, 8)
+    after = ShareSubexpressions().run(before)
+    assert after.count() == {"add": 1, "mul": 1, "relu": 1}
+    assert _difference(before, after) == 0
+
+
+def test_a_graph_that_reads_what_is_not_there_is_refused() -> None:
+    graph = capture(nn.Sequential(nn.ReLU(), nn.Tanh()), 4, 4)
+    with pytest.raises(ValueError, match="before it is made"):
+        Graph(graph.nodes[1:], graph.constants, graph.shapes)
+    with pytest.raises(ValueError, match="does not fit"):
+        ops.ReflectPad(Padding(4)).infer((1, 4, 4, 3))
+
+
+def test_lowering_does_not_depend_on_how_often_it_is_done() -> None:
+    network = build_generator(full_plan(Architecture.RESNET_6, width=6))
+    picture = smooth_picture(20, 28)
+    graph, _ = lower(capture(network, 20, 28), Runtime.TFLITE)
+    again, _ = lower(graph, Runtime.TFLITE)
+    for g in (graph, again):
+        assert np.abs(interpret(g, picture) - run_torch(network, picture)).max() < 1e-4

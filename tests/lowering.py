@@ -1,0 +1,89 @@
+"""What the tests of the lowering share: pictures, networks, and runtimes fed with bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from coronet_deploy.images import Array, from_pixels
+from coronet_deploy.vocabulary import ChannelPlan
+
+
+def smooth_picture(height: int, width: int, channels: int = 3, seed: int = 0) -> Array:
+    """Return (1, height, width, channels) in [-1, 1]: noise of 16-pixel grain, blown up."""
+    random = np.random.default_rng(seed)
+    grain = (max(width // 16, 2), max(height // 16, 2))
+    planes = []
+    for _ in range(channels):
+        noise = Image.fromarray(random.integers(0, 256, grain[::-1], dtype=np.uint8))
+        planes.append(np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC)))
+    return from_pixels(np.stack(planes, axis=-1)[None])
+
+
+def trained(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give BatchNorms the statistics of a network that has learnt something; eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            layer.running_mean.normal_(0, 0.1, generator=generator)
+            layer.running_var.uniform_(0.5, 2, generator=generator)
+            nn.init.normal_(layer.weight, 1, 0.1, generator)
+            nn.init.normal_(layer.bias, 0, 0.1, generator)
+    return module.eval()
+
+
+def shrunk(plan: ChannelPlan, widths: Sequence[int]) -> ChannelPlan:
+    """Return `plan` with its groups' channels taken from `widths`, over and over."""
+    groups = {name: widths[i % len(widths)] for i, name in enumerate(plan.groups)}
+    return ChannelPlan(
+        plan.architecture, plan.norm, groups, plan.input_channels, plan.output_channels
+    )
+
+
+def run_torch(module: nn.Module, picture: Array) -> Array:
+    """Return what torch draws: (1, H, W, C) to the same layout."""
+    with torch.inference_mode():
+        drawn = module(torch.from_numpy(np.ascontiguousarray(picture.transpose(0, 3, 1, 2))))
+    result: Array = drawn.numpy().transpose(0, 2, 3, 1)
+    return result
+
+
+def run_tflite(data: bytes, picture: Array) -> Array:
+    """Return what LiteRT draws through the file's signature."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=data, num_threads=1)
+    interpreter.allocate_tensors()
+    drawn: Array = interpreter.get_signature_runner("serving_default")(input=picture)["output"]
+    return drawn
+
+
+def is_one_partition(data: bytes) -> bool:
+    """Return whether XNNPACK takes the whole graph, in one piece."""
+    from ai_edge_litert.compiled_model import CompiledModel
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=data, num_threads=1)
+    interpreter.allocate_tensors()
+    plan = [details["op_name"] for details in interpreter._get_ops_details()]
+    accelerated: bool = CompiledModel.from_buffer(data).is_fully_accelerated()
+    return accelerated and plan.count("DELEGATE") == 1
+
+
+def run_onnx(data: bytes, picture: Array) -> Array:
+    """Return what ONNX Runtime draws, in NHWC as everything here."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    feed = {"input": np.ascontiguousarray(picture.transpose(0, 3, 1, 2))}
+    drawn: Array = session.run(["output"], feed)[0].transpose(0, 2, 3, 1)
+    return drawn
