@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,18 @@ from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.vocabulary import Architecture
 
 SIZE = "32x48"
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def cli(cli: Cli) -> Cli:
+    """Run the installed command with torch on one thread: its networks are small here."""
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        return cli(*arguments, **{"env": {**os.environ, "OMP_NUM_THREADS": "1"}, **options})
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +53,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(
-    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., Any]
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli
 ) -> tuple[Path, dict[str, Any]]:
     """Return the folder of FP32 artifacts in both formats, and what `export --json` said."""
     folder = tmp_path_factory.mktemp("exported") / "artifacts"
