@@ -75,26 +75,28 @@ def requests() -> Iterator[tuple[str, list[str]]]:
 @pytest.fixture
 def page(make_run: MakeRun) -> str:
     """Return a page with every section, and names as long as real ones."""
-    run = make_run(
-        {
-            "horse2zebra-pruned_256x256_fp32.onnx": 100.0,
-            "horse2zebra-pruned_256x256_int8.tflite": 40.0,
-        }
-    )
+    return make_page(make_run, "horse2zebra-pruned")
+
+
+def make_page(make_run: MakeRun, model_name: str) -> str:
+    first = f"{model_name}_256x256_fp32.onnx"
+    run = make_run({first: 100.0, f"{model_name}_256x256_int8.tflite": 40.0})
     full = full_plan(Architecture.RESNET_9)
     plan = replace(full, groups={name: max(1, n // 3) for name, n in full.groups.items()})
     values = np.random.default_rng(0).uniform(-1, 1, (64, 64, 3)).astype(np.float32)
-    shown = Picture("a picture", values, values, dict.fromkeys(run.artifacts, values))
-    model = ModelFacts.of_plan("horse2zebra", plan, full, checkpoint_sha256="ab" * 32)
-    return render_report(
-        run, (), model, [shown] * 2, baseline="horse2zebra-pruned_256x256_fp32.onnx"
+    shown = Picture(
+        f"a picture of {model_name}", values, values, dict.fromkeys(run.artifacts, values)
     )
+    model = ModelFacts.of_plan(model_name, plan, full, checkpoint_sha256="ab" * 32)
+    return render_report(run, (), model, [shown] * 2, baseline=first)
 
 
-@pytest.mark.parametrize("width", [340, 390, 768, 1280])
+@pytest.mark.parametrize("name", ["horse2zebra-pruned", "w" * 120])
+@pytest.mark.parametrize("width", [340, 768, 1280])
 def test_no_width_makes_the_page_scroll_sideways(
-    browser: Callable[..., str], page: str, tmp_path: Path, width: int
+    browser: Callable[..., str], make_run: MakeRun, tmp_path: Path, width: int, name: str
 ) -> None:
+    page = make_page(make_run, name)
     # In a frame, because Chromium's own window is never narrower than 500 pixels.
     file = tmp_path / "frame.html"
     file.write_text(

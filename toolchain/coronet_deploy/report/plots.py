@@ -38,7 +38,7 @@ _ROW_HEIGHT = 0.46
 _MARGIN_HEIGHT = 0.62
 # The interval is drawn so far above the middle of its bar and the launches below, in rows.
 _BELOW = 0.08
-_LABEL_MOST = 48
+_LABEL_MOST = 42
 
 
 def latency_svg(rows: Sequence[Row], title: str) -> str:
