@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from coronet_deploy.bench.launch import Labels, launch
-from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.vocabulary import Launch, Target
 
 LABELS = Labels("x.onnx", "a" * 64, Target("host", "cpu", 1), 3)
@@ -90,9 +89,9 @@ def test_garbage_is_an_error_that_says_where(printed: str, told: str) -> None:
     assert told in (result.error or "")
 
 
-def test_a_worker_that_cannot_start_is_a_problem_of_the_environment() -> None:
-    with pytest.raises(EnvironmentProblem, match="cannot start /no/such"):
-        launch(LABELS, (), deadline_s=5, worker=("/no/such/python",))
+def test_a_worker_that_cannot_start_is_a_failed_launch() -> None:
+    result = launch(LABELS, (), deadline_s=5, worker=("/no/such/python",))
+    assert result.error == "cannot start /no/such/python: No such file or directory"
 
 
 def test_a_worker_leaves_no_process_behind() -> None:

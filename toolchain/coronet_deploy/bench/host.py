@@ -75,7 +75,6 @@ def bench_host(
         BadInput: an artifact is missing, given twice, or not what its manifest says; or nothing
             is asked for.
         BenchInterrupted: Ctrl-C; carries what had finished.
-        EnvironmentProblem: no process can be started.
 
     """
     if samples < 1 or not seconds > 0 or not deadline_s > 0:

@@ -21,7 +21,6 @@ from typing import IO, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.vocabulary import Launch, Target
 
 # -P: a file named onnx.py in the user's folder is not the module that the runtimes import.
@@ -90,14 +89,14 @@ def launch(
     """Run `worker` with `arguments` and return what came of it.
 
     Ctrl-C passes through, and ends the process first.
-
-    Raises:
-        EnvironmentProblem: the process cannot be started at all.
-
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     alarm = ("--alarm", str(int(deadline_s) + _ALARM_LATER_S))
-    ended = _run([*worker, *arguments, *alarm], deadline_s)
+    try:
+        ended = _run([*worker, *arguments, *alarm], deadline_s)
+    except OSError as problem:  # out of processes, memory or disk: later launches may do better
+        error = f"cannot start {worker[0]}: {problem.strerror or problem}"
+        return _failed(labels, started, Failure.CRASHED, error, "")
     if ended.status is None:
         error = f"no answer after {deadline_s:g} s: stopped"
         return _failed(labels, started, Failure.DEADLINE, error, ended.stderr)
@@ -174,8 +173,6 @@ def _run(command: Sequence[str], deadline_s: float) -> _Ended:
             status = process.wait(deadline_s)
         except subprocess.TimeoutExpired:
             pass
-        except OSError as error:
-            raise EnvironmentProblem(f"cannot start {command[0]}: {error.strerror}") from error
         finally:
             if process is not None:
                 with contextlib.suppress(ProcessLookupError):
