@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -79,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min-psnr",
-        type=float,
+        type=decibels,
         metavar="DB",
         help="PSNR against torch that every picture must reach (default: 100 for fp32, "
         "60 for fp16, 30 for int8)",
@@ -92,6 +93,17 @@ def picture_size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 256x256")
     return int(match[1]), int(match[2])
+
+
+def decibels(text: str) -> float:
+    """Return a finite number of dB."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of dB, such as 40")
+    return value
 
 
 def read_pictures(folder: Path | None, height: int, width: int) -> Pictures:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._shared import read_checkpoint
-from coronet_deploy.cli.export import read_pictures
+from coronet_deploy.cli.export import decibels, read_pictures
 from coronet_deploy.errors import BadInput, GateFailed
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.coronet.checkpoint import Checkpoint
+    from coronet_deploy.export.calibrate import Pictures
     from coronet_deploy.export.manifest import Manifest
+    from coronet_deploy.images import Array
     from coronet_deploy.vocabulary import Parity
 
 HELP = "compare artifacts with the checkpoint they were made of, in their real runtimes"
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min-psnr",
-        type=float,
+        type=decibels,
         metavar="DB",
         help="PSNR against torch that every picture must reach (default: the manifest's bound)",
     )
@@ -65,16 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
     manifests = {path: checked_manifest(path) for path in args.artifacts}
     checkpoint = _source(manifests, args.checkpoint)
-    found: dict[Path, Parity] = {}
-    failures: list[GateFailed] = []
-    for path, manifest in manifests.items():
-        print(f"{path.name}: comparing", file=sys.stderr)
-        try:
-            found[path] = _check(path, manifest, checkpoint, args)
-        except GateFailed as error:
-            failures.append(error)
+    found, failures = _check_all(manifests, checkpoint, args)
     _show(found, manifests, as_json=args.json)
-    failures += _below(found)
     if failures:
         raise GateFailed("; ".join(map(str, failures)))
     return 0
@@ -93,33 +87,34 @@ def _source(manifests: dict[Path, Manifest], given: Path | None) -> Checkpoint:
     return checkpoint
 
 
-def _check(
-    path: Path, manifest: Manifest, checkpoint: Checkpoint, args: argparse.Namespace
-) -> Parity:
+def _check_all(
+    manifests: dict[Path, Manifest], checkpoint: Checkpoint, args: argparse.Namespace
+) -> tuple[dict[Path, Parity], list[GateFailed]]:
+    """Return the parity of each artifact, and an error for each that did not pass."""
     from coronet_deploy.storage import write_bytes
-    from coronet_deploy.verify.gate import translate, try_artifact
+    from coronet_deploy.verify.gate import require, translate, try_artifact
     from coronet_deploy.verify.grid import grid_png
 
-    pictures = read_pictures(args.pictures, *manifest.size)
-    references = translate(checkpoint.generator(), pictures)
-    bound = manifest.parity.bound_db if args.min_psnr is None else args.min_psnr
-    trial = try_artifact(path, manifest.runtime, pictures, references, bound)
-    if args.grid:
-        write_bytes(args.grid, grid_png(pictures.values, references, trial.outputs))
-    return trial.parity
-
-
-def _below(found: dict[Path, Parity]) -> list[GateFailed]:
-    """Return an error for each artifact whose parity is below its bound."""
-    from coronet_deploy.verify.gate import require
-
-    failures = []
-    for path, parity in found.items():
+    generator = checkpoint.generator()
+    translated: dict[tuple[int, int], tuple[Pictures, tuple[Array, ...]]] = {}
+    found: dict[Path, Parity] = {}
+    failures: list[GateFailed] = []
+    for path, manifest in manifests.items():
+        print(f"{path.name}: comparing", file=sys.stderr)
+        if manifest.size not in translated:
+            pictures = read_pictures(args.pictures, *manifest.size)
+            translated[manifest.size] = pictures, translate(generator, pictures)
+        pictures, references = translated[manifest.size]
+        bound = manifest.parity.bound_db if args.min_psnr is None else args.min_psnr
         try:
-            require(parity, str(path))
+            trial = try_artifact(path, manifest.runtime, pictures, references, bound)
+            found[path] = trial.parity
+            if args.grid:
+                write_bytes(args.grid, grid_png(pictures.values, references, trial.outputs))
+            require(trial.parity, str(path))
         except GateFailed as error:
             failures.append(error)
-    return failures
+    return found, failures
 
 
 def _show(found: dict[Path, Parity], manifests: dict[Path, Manifest], *, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coronet_deploy.export.calibrate import Pictures
@@ -54,6 +54,7 @@ def build(
     origin: Origin,
     calibration: Pictures,
     prefer: Preference = "speed",
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Built:
     """Return the artifact of `graph`, which is as it was captured.
 
@@ -65,11 +66,15 @@ def build(
 
     """
     if dtype is DType.INT8:
-        from coronet_deploy.export.quantize import plan_int8, write_int8
+        from coronet_deploy.export import quantize
 
-        plan = plan_int8(graph, runtime, calibration)
+        resnet = origin.plan.architecture.is_resnet
+        budget_db = quantize.RESNET_BUDGET_DB if resnet else quantize.UNET_BUDGET_DB
+        plan = quantize.plan_int8(graph, runtime, calibration, budget_db, progress)
         embedded = _embedded(graph, runtime, dtype, origin, ("equalize", *_names(plan.passes)))
-        return Built(write_int8(plan, runtime, embedded.as_metadata()), embedded, plan.summary)
+        return Built(
+            quantize.write_int8(plan, runtime, embedded.as_metadata()), embedded, plan.summary
+        )
     lowered, reports = lower(graph, runtime, prefer=prefer)
     embedded = _embedded(graph, runtime, dtype, origin, _names(reports))
     return Built(_emit(lowered, runtime, dtype, embedded.as_metadata()), embedded)

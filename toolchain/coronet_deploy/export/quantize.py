@@ -8,7 +8,7 @@ first; so do the convolutions that a sensitivity search leaves out (`sensitivity
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from coronet_deploy.errors import ConversionFailed, missing_package
@@ -22,8 +22,12 @@ from coronet_deploy.export.ranges import Range, measure
 from coronet_deploy.export.sensitivity import Layer, float_macs, int8_layers, search
 from coronet_deploy.vocabulary import DType, Runtime
 
-BUDGET_DB = 40.0
-"""What the search keeps a simulated int8 generator above, against its float self."""
+RESNET_BUDGET_DB = 38.0
+UNET_BUDGET_DB = 48.0
+"""What the search keeps a simulated int8 generator above, against its float self.
+
+A U-Net loses less: its norms are folded into its convolutions, and its skips carry the picture.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,15 @@ class Int8Plan:
 
 
 def plan_int8(
-    graph: Graph, runtime: Runtime, pictures: Pictures, budget_db: float = BUDGET_DB
+    graph: Graph,
+    runtime: Runtime,
+    pictures: Pictures,
+    budget_db: float,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Int8Plan:
     """Return how `graph`, as it was captured, is to compute in int8 on `runtime`.
+
+    Layers stay float that would take the PSNR on `pictures` below `budget_db`, in a simulation.
 
     Raises:
         ConversionFailed: within the budget no layer can.
@@ -52,7 +62,7 @@ def plan_int8(
     layers = int8_layers(lowered)
     values = [name for layer in layers for name in (layer.source, layer.name)]
     ranges = measure(lowered, values, pictures)
-    chosen = search(lowered, pictures, ranges, budget_db)
+    chosen = search(lowered, pictures, ranges, budget_db, progress)
     if not chosen:
         raise ConversionFailed(
             f"no layer can compute in int8 with a PSNR of {budget_db:g} dB",

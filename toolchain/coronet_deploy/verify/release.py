@@ -101,7 +101,9 @@ def release(
                 progress(f"{name}: building")
                 started = time.monotonic()
                 try:
-                    built = build(graph, runtime, dtype, origin, order.calibration, order.prefer)
+                    built = build(
+                        graph, runtime, dtype, origin, order.calibration, order.prefer, progress
+                    )
                     artifact = _publish(order, room / name, built, references, started)
                 except (ConversionFailed, GateFailed) as error:
                     progress(f"{name}: failed")
