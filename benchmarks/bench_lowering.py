@@ -1,0 +1,207 @@
+"""Measures what the lowering buys: latency of one inference, in Markdown tables.
+
+    python benchmarks/bench_lowering.py                    four networks, one and two threads
+    python benchmarks/bench_lowering.py --ablation         the same lowering with one pass left out
+    python benchmarks/bench_lowering.py --network resnet --threads 1 --rounds 3 --samples 3
+
+Every launch is a process of its own with one runtime; the files take turns, forwards and
+backwards (ABBA), so that a slow drift of the machine meets them all. A figure is the median over
+the launches of the median over a launch's inferences. Compare ratios, not milliseconds.
+
+The files of a network: "onnx, as captured" and "onnx, lowered" on ONNX Runtime; "tflite, minimal",
+the least that TFLite can express (mirror padding, transposed convolutions cropped); "tflite, size"
+and "tflite, speed", lowered. Weights are random: they do not change the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from coronet_deploy.bench.system import host_facts
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.graph import Edit, Graph, Node
+from coronet_deploy.export.onnx import emit_onnx
+from coronet_deploy.export.operators import ConvTranspose2d, Padding, Slice, ZeroPad
+from coronet_deploy.export.passes import lower, passes_for, run_passes
+from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
+from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
+from coronet_deploy.export.passes.rewriting import Pass, Rewrite
+from coronet_deploy.export.passes.zero_padding import SplitZeroPadding
+from coronet_deploy.export.tflite import emit_tflite
+from coronet_deploy.networks.cost import macs
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.verify.runtimes import open_session, runtime_of
+from coronet_deploy.vocabulary import Architecture, ChannelPlan, DType, Runtime
+
+_SIZE = 256
+_KEPT = 0.28  # of the channels, in the pruned networks
+
+
+class CropTransposedConvolution(Rewrite):
+    """Lets a transposed convolution without padding make a larger picture, and crops that."""
+
+    name: ClassVar[str] = "crop_transposed_convolution"
+
+    def visit(self, edit: Edit, node: Node) -> str | None:
+        """Return the cropped value."""
+        if not isinstance(node.op, ConvTranspose2d):
+            return None
+        op, x, weight = node.op, edit.shapes[node.inputs[0]], edit.shapes[node.inputs[1]]
+        size = op.infer(x, weight)
+        whole = edit.emit(replace(op, padding=(0, 0), output_padding=(0, 0)), *node.inputs)
+        missing = [max(size[1 + i] + op.padding[i] - edit.shapes[whole][1 + i], 0) for i in (0, 1)]
+        if any(missing):
+            whole = edit.emit(ZeroPad(Padding(bottom=missing[0], right=missing[1])), whole)
+        return edit.emit(Slice((0, *op.padding, 0), size), whole)
+
+
+_MINIMAL: tuple[Pass, ...] = (
+    FoldBatchNorm(),
+    DecomposeInstanceNorm(),
+    CropTransposedConvolution(),
+    SplitZeroPadding(),
+)
+
+
+def networks() -> dict[str, ChannelPlan]:
+    """Return the channel plans by name: two generators, whole and pruned to irregular widths."""
+    plans = {}
+    for name, architecture in (
+        ("resnet_9blocks", Architecture.RESNET_9),
+        ("unet_256", Architecture.UNET_256),
+    ):
+        plan = full_plan(architecture)
+        random = np.random.default_rng(0)
+        groups = {
+            group: max(1, int(channels * _KEPT * random.uniform(0.6, 1.4)))
+            for group, channels in plan.groups.items()
+        }
+        plans[name] = plan
+        plans[f"{name} pruned"] = replace(plan, groups=groups)
+    return plans
+
+
+def forms(graph: Graph) -> Iterator[tuple[str, str, bytes]]:
+    """Yield what to compare with the first one: name, suffix, file."""
+    yield "onnx, as captured", ".onnx", emit_onnx(graph, DType.FP32, {})
+    lowered, _ = lower(graph, Runtime.ONNX)
+    yield "onnx, lowered", ".onnx", emit_onnx(lowered, DType.FP32, {})
+    minimal, _ = run_passes(graph, _MINIMAL)
+    yield "tflite, minimal", ".tflite", emit_tflite(minimal, DType.FP32, {})
+    small, _ = lower(graph, Runtime.TFLITE, prefer="size")
+    yield "tflite, size", ".tflite", emit_tflite(small, DType.FP32, {})
+    fast, _ = lower(graph, Runtime.TFLITE)
+    yield "tflite, speed", ".tflite", emit_tflite(fast, DType.FP32, {})
+
+
+def ablations(graph: Graph) -> Iterator[tuple[str, str, bytes]]:
+    """Yield the whole lowering, then the same without each pass that TFLite can do without."""
+    passes = passes_for(Runtime.TFLITE)
+    whole, _ = run_passes(graph, passes)
+    yield "all passes", ".tflite", emit_tflite(whole, DType.FP32, {})
+    needed = {step.name for step in _MINIMAL}
+    for left_out in passes:
+        if left_out.name in needed:
+            continue
+        crop = (CropTransposedConvolution(),) if left_out.name == "subpixel_convolution" else ()
+        rest = tuple(step for kept in passes for step in (crop if kept is left_out else (kept,)))
+        lowered, _ = run_passes(graph, rest)
+        if lowered.nodes != whole.nodes:
+            yield f"without {left_out.name}", ".tflite", emit_tflite(lowered, DType.FP32, {})
+
+
+def launch(path: Path, threads: int, warmup: int, samples: int) -> list[float]:
+    """Return the latencies of one process that runs the file at `path`, in ms."""
+    command = [sys.executable, __file__, "--launch", str(path)]
+    numbers = ["--threads", str(threads), "--warmup", str(warmup), "--samples", str(samples)]
+    done = subprocess.run(command + numbers, check=True, stdout=subprocess.PIPE, text=True)
+    measured: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def run_launch(path: Path, threads: int, warmup: int, samples: int) -> None:
+    """Be that process: print the latencies as JSON."""
+    with open_session(path, runtime_of(path), threads) as session:
+        shape = session.input_shape
+        picture = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+        session.prepare(picture)
+        measured = []
+        for _ in range(warmup + samples):
+            start = time.perf_counter()
+            session.invoke()
+            measured.append((time.perf_counter() - start) * 1e3)
+    print(json.dumps(measured[warmup:]))
+
+
+def measure(paths: list[Path], args: argparse.Namespace, threads: int) -> list[float]:
+    """Return the latency of each file in ms: the median of its launches' medians."""
+    medians: dict[Path, list[float]] = {path: [] for path in paths}
+    for turn in range(args.rounds):
+        for path in paths if turn % 2 == 0 else reversed(paths):
+            latencies = launch(path, threads, args.warmup, args.samples)
+            medians[path].append(statistics.median(latencies))
+    return [statistics.median(launches) for launches in medians.values()]
+
+
+def table(
+    plan: ChannelPlan,
+    compared: Callable[[Graph], Iterator[tuple[str, str, bytes]]],
+    args: argparse.Namespace,
+) -> None:
+    """Print one network's table."""
+    torch.manual_seed(0)
+    graph = capture(build_generator(plan), _SIZE, _SIZE, plan.input_channels)
+    columns = "".join(f" {n}T ms | {n}T ratio |" for n in args.threads)
+    print(f"| file | MB |{columns}\n| --- | --: |{' --: | --: |' * len(args.threads)}")
+    with tempfile.TemporaryDirectory() as folder:
+        names, paths = [], []
+        for index, (name, suffix, data) in enumerate(compared(graph)):
+            names.append(name)
+            paths.append(Path(folder) / f"{index}{suffix}")
+            paths[-1].write_bytes(data)
+        latencies = [measure(paths, args, threads) for threads in args.threads]
+        for index, name in enumerate(names):
+            cells = [name, f"{paths[index].stat().st_size / 1e6:.1f}"]
+            for by_file in latencies:
+                cells += [f"{by_file[index]:.1f}", f"{by_file[index] / by_file[0]:.2f}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    """Parse the flags and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", default="", help="only networks whose name contains this")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5, help="launches of each file")
+    parser.add_argument("--warmup", type=int, default=3, help="inferences before the measured ones")
+    parser.add_argument("--samples", type=int, default=7, help="measured inferences of a launch")
+    parser.add_argument("--ablation", action="store_true", help="leave out one pass at a time")
+    parser.add_argument("--launch", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.launch:
+        run_launch(args.launch, args.threads[0], args.warmup, args.samples)
+        return
+    print(f"FP32, {_SIZE}x{_SIZE}, {host_facts()['cpu']}")
+    for name, plan in networks().items():
+        if args.network in name:
+            print(f"\n### {name}, {macs(plan, _SIZE, _SIZE) / 1e9:.2f} GMACs\n")
+            table(plan, ablations if args.ablation else forms, args)
+
+
+if __name__ == "__main__":
+    main()
