@@ -1,0 +1,44 @@
+"""What all tests share: the installed command, and real pictures.
+
+`CORONET_TEST_PICTURES` may name a folder of pictures to compare networks on; without it the
+bundled model's inputs serve.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coronet_deploy.coronet.zoo import bundled_pictures
+from coronet_deploy.images import Array, list_pictures, read_picture
+from support import COMMAND, Cli
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Run the installed `coronet-deploy` with these arguments; keyword arguments as for `run`."""
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        line = [str(COMMAND), *map(str, arguments)]
+        settings: dict[str, object] = {"capture_output": True, "text": True, "timeout": 300}
+        return subprocess.run(line, check=False, **(settings | options))  # type: ignore[call-overload,no-any-return] # options are run's own
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[[int], Array]:
+    """Return real pictures, three at most, as (N, 3, size, size) float32 in [-1, 1]."""
+    folder = os.environ.get("CORONET_TEST_PICTURES")
+    paths = list_pictures(Path(folder)) if folder else bundled_pictures()
+
+    def read(size: int) -> Array:
+        stacked = np.stack([read_picture(path, size, size) for path in paths[:3]])
+        return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
+
+    return read

@@ -1,0 +1,262 @@
+"""Checkpoints: what is written is read back; what is not whole and honest is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from coronet_deploy.coronet.checkpoint import (
+    FORMAT_VERSION,
+    METADATA_KEY,
+    Header,
+    Stage,
+    load_checkpoint,
+    save_checkpoint,
+)
+from coronet_deploy.coronet.generator import CoroNetGenerator
+from coronet_deploy.coronet.hypernetwork import Form
+from coronet_deploy.coronet.materialize import materialize
+from coronet_deploy.errors import BadInput
+from coronet_deploy.networks.generator import full_plan
+from coronet_deploy.vocabulary import Architecture, Kind
+from support import Cli
+
+
+def header_of(generator: CoroNetGenerator, **changes: object) -> Header:
+    values: dict[str, object] = {
+        "format_version": FORMAT_VERSION,
+        "stage": Stage.SEARCH,
+        "id": "tiny",
+        "title": "Tiny",
+        "task": "pix2pix",
+        "plan": generator.plan.as_json(),
+        "total": generator.latents.total,
+        "form": generator.form,
+    }
+    return Header.model_validate(values | changes)
+
+
+@pytest.fixture
+def searched() -> CoroNetGenerator:
+    torch.manual_seed(1)
+    plan = full_plan(Architecture.UNET_128, width=4)
+    generator = CoroNetGenerator(plan, form=Form.COLLAPSED).eval()
+    generator.latents.kill("down4", torch.arange(20))
+    return generator
+
+
+@pytest.fixture
+def path(tmp_path: Path, searched: CoroNetGenerator) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(path, header_of(searched), searched.state_dict())
+    return path
+
+
+def test_a_search_checkpoint_comes_back_whole(path: Path, searched: CoroNetGenerator) -> None:
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.kind is Kind.CORONET
+    assert checkpoint.plan.groups["down4"] == 12
+    assert checkpoint.full.groups["down4"] == 32
+    x = torch.rand(1, 3, 128, 128) * 2 - 1
+    with torch.no_grad():
+        expected = materialize(searched)(x)
+        assert torch.equal(checkpoint.generator()(x), expected)
+        assert float((checkpoint.network(x) - expected).abs().max()) <= 1e-4
+
+
+def test_equal_checkpoints_are_equal_bytes(
+    path: Path, searched: CoroNetGenerator, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "again", header_of(searched), searched.state_dict())
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_materialize_writes_the_same_generator(cli: Cli, path: Path, tmp_path: Path) -> None:
+    output = tmp_path / "dense.safetensors"
+    result = cli("materialize", path, "--output", output, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["max_abs"] <= 1e-4
+    dense, searched = load_checkpoint(output), load_checkpoint(path)
+    assert dense.kind is Kind.DENSE
+    assert dense.plan == searched.plan
+    x = torch.rand(1, 3, 128, 128) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(dense.generator()(x), searched.generator()(x))
+
+
+def test_inspect_says_what_it_is(cli: Cli, path: Path) -> None:
+    result = cli("inspect", path, "--json")
+    assert result.returncode == 0, result.stderr
+    said = json.loads(result.stdout)
+    assert said["kind"] == "coronet"
+    assert said["architecture"] == "unet_128"
+    assert said["plan"]["groups"]["down4"] == 12
+    assert said["parameters"] < said["total_parameters"]
+    assert said["macs"] < said["macs_published"]
+    assert said["macs_ratio"] == pytest.approx(said["macs"] / said["total_macs"])
+    table = cli("inspect", path, env=os.environ | {"COLUMNS": "80"})
+    assert table.returncode == 0
+    assert "down4" in table.stdout
+    assert max(map(len, table.stdout.splitlines())) <= 80
+
+
+WEIGHT = "network.ups.3.a"
+
+
+class Boom:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (os.system, (f"touch {os.environ['BOOM']}",))
+
+
+Damage = Callable[[Path, CoroNetGenerator], Path]
+
+
+def rewritten(
+    header: Callable[[CoroNetGenerator], dict[str, object]] = lambda _: {},
+    weight: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
+) -> Damage:
+    """Return the damage that writes other header values, or other numbers in `WEIGHT`."""
+
+    def damage(path: Path, generator: CoroNetGenerator) -> Path:
+        held = load_file(path)
+        held[WEIGHT] = weight(held[WEIGHT])
+        save_checkpoint(path, header_of(generator, **header(generator)), held)
+        return path
+
+    return damage
+
+
+def torch_file(content: Callable[[], object], size: int | None = None) -> Damage:
+    """Return the damage that gives a `.pth` file of `content`, cut after `size` bytes."""
+
+    def damage(path: Path, _: CoroNetGenerator) -> Path:
+        other = path.with_suffix(".pth")
+        torch.save(content(), other)
+        other.write_bytes(other.read_bytes()[:size])
+        return other
+
+    return damage
+
+
+def bytes_of(change: Callable[[bytes], bytes], suffix: str = ".safetensors") -> Damage:
+    """Return the damage that changes the file's bytes."""
+
+    def damage(path: Path, _: CoroNetGenerator) -> Path:
+        data = path.read_bytes()
+        path.with_suffix(suffix).write_bytes(change(data))
+        return path.with_suffix(suffix)
+
+    return damage
+
+
+def with_metadata(metadata: dict[str, str] | None) -> Damage:
+    """Return the damage that replaces the file's metadata."""
+
+    def damage(path: Path, _: CoroNetGenerator) -> Path:
+        save_file(load_file(path), path, metadata)
+        return path
+
+    return damage
+
+
+def as_resnet(_: CoroNetGenerator) -> dict[str, object]:
+    other = full_plan(Architecture.RESNET_9, width=4)
+    return {"plan": other.as_json(), "total": other.groups}
+
+
+def with_up3(generator: CoroNetGenerator) -> dict[str, object]:
+    return {"plan": replace(generator.plan, groups={**generator.plan.groups, "up3": 5}).as_json()}
+
+
+def nan(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.index_fill(0, torch.tensor([0]), float("nan"))
+
+
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "missing": (lambda path, _: path.with_name("nowhere.safetensors"), "does not exist"),
+    "folder": (lambda path, _: path.parent, "is not a file"),
+    "truncated": (bytes_of(lambda b: b[:-1000]), "is not a whole safetensors file"),
+    "empty": (bytes_of(lambda _: b""), "is not a whole safetensors file"),
+    "not ours": (with_metadata(None), "not a checkpoint of coronet-deploy"),
+    "metadata": (with_metadata({METADATA_KEY: '{"colour": 3}'}), "metadata: "),
+    "newer": (rewritten(lambda _: {"format_version": 99}), "has format version 99"),
+    "nan": (rewritten(weight=nan), "'network.ups.3.a' holds numbers that are not finite"),
+    "integers": (rewritten(weight=lambda tensor: tensor.int()), "is torch.int32"),
+    "other architecture": (rewritten(as_resnet), "is not the generator that it says: missing"),
+    "other plan": (rewritten(with_up3), "its channel plan needs"),
+    "plan above total": (
+        rewritten(lambda g: {"total": {**g.latents.total, "up3": 1}}),
+        "'up3' keeps 8 of 1",
+    ),
+    "pickle": (bytes_of(lambda _: pickle.dumps(Boom()), ".pth"), "it could run code"),
+    "torch pickle": (torch_file(lambda: {"model.model.0.weight": Boom()}), "it could run code"),
+    "half a torch file": (
+        torch_file(lambda: {"a": torch.zeros(1000)}, size=500),
+        "is not a whole torch file",
+    ),
+    "some other network": (
+        torch_file(lambda: {"layer.weight": torch.zeros(3)}),
+        "is not a ResNet or U-Net generator",
+    ),
+    "a list": (torch_file(lambda: [torch.zeros(3)]), "is not a state_dict"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_bad_checkpoint_gets_one_line(
+    kind: str,
+    path: Path,
+    searched: CoroNetGenerator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BOOM", str(tmp_path / "boom"))
+    damage, said = DAMAGES[kind]
+    bad = damage(path, searched)
+    with pytest.raises(BadInput) as caught:
+        load_checkpoint(bad)
+    assert said in str(caught.value)
+    assert str(bad) in str(caught.value)
+    assert not (tmp_path / "boom").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "nan", "other plan", "torch pickle"])
+@pytest.mark.parametrize("command", ["inspect", "materialize"])
+def test_a_bad_checkpoint_is_refused_by_the_command(
+    command: str,
+    kind: str,
+    path: Path,
+    searched: CoroNetGenerator,
+    tmp_path: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BOOM", str(tmp_path / "boom"))
+    damage, said = DAMAGES[kind]
+    bad = damage(path, searched)
+    before = sorted(tmp_path.iterdir())
+    result = cli(command, bad, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("coronet-deploy: error: ")
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_materialize_into_an_unwritable_place_leaves_nothing(
+    cli: Cli, path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = cli("materialize", path, "--output", tmp_path / "file" / "dense.safetensors")
+    assert result.returncode == 3
+    assert "cannot write" in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,72 @@
+"""The wanted compression is an input, and it is met."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from coronet_deploy.coronet.controller import Controller
+from coronet_deploy.coronet.latents import LatentVectors
+from coronet_deploy.errors import BadInput
+from coronet_deploy.networks.cost import macs
+from coronet_deploy.networks.generator import full_plan
+from coronet_deploy.vocabulary import Architecture
+
+
+@pytest.mark.parametrize("architecture", [Architecture.RESNET_9, Architecture.UNET_256])
+@pytest.mark.parametrize("target", [0.5, 0.25, 0.1, 0.05])
+@pytest.mark.parametrize("multiple", [1, 4, 8])
+def test_the_cut_lands_just_under_the_target(
+    architecture: Architecture, target: float, multiple: int
+) -> None:
+    torch.manual_seed(7)
+    full = full_plan(architecture)
+    latents = LatentVectors(full)
+    before = {k: v.detach().abs().clone() for k, v in latents.vectors.items()}
+    plan = Controller(full, target, reach=1, min_channels=4, multiple=multiple).cut(latents)
+    assert target - 0.005 <= macs(plan) / macs(full) <= target
+    assert all(n >= 4 and n % multiple == 0 for n in plan.groups.values())
+    assert latents.living_plan() == plan
+    for group, kept in plan.groups.items():
+        alive = latents.keep(group)
+        assert int(alive.sum()) == kept
+        if kept < alive.numel():
+            assert before[group][alive].min() >= before[group][~alive].max()
+
+
+def test_the_proximal_step_is_the_soft_threshold() -> None:
+    latents = LatentVectors(full_plan(Architecture.RESNET_6, width=8))
+    with torch.no_grad():
+        latents.vectors["stem"].copy_(torch.tensor([-1.0, -0.3, -0.1, 0.0, 0.05, 0.1, 0.2, 0.9]))
+        latents.vectors["output"].copy_(torch.tensor([0.01, 0.01, 0.01]))
+    latents.proximal_step(0.1)
+    expected = torch.tensor([-0.9, -0.2, 0.0, 0.0, 0.0, 0.0, 0.1, 0.8])
+    assert torch.allclose(latents.vectors["stem"], expected, atol=1e-7)
+    assert torch.equal(latents.vectors["output"], torch.full((3,), 0.01))
+    # Four entries are left, the least that a group keeps: it is not shrunk further.
+    latents.proximal_step(0.5)
+    assert torch.allclose(latents.vectors["stem"], expected, atol=1e-7)
+    assert latents.living_plan().groups["stem"] == 4
+
+
+def test_the_search_follows_its_path() -> None:
+    torch.manual_seed(8)
+    full = full_plan(Architecture.UNET_256, width=16)
+    latents = LatentVectors(full)
+    controller = Controller(full, 0.2, reach=40, min_channels=4)
+    rng = torch.Generator().manual_seed(9)
+    for step in range(50):
+        with torch.no_grad():
+            for vector in latents.vectors.values():
+                vector.add_(torch.randn(vector.shape, generator=rng) * 0.003)
+        latents.proximal_step(controller.shrinkage(latents, step))
+        ratio = controller.ratio(latents.living_plan())
+        assert ratio <= controller.path(step) + 0.005  # a channel, by float32 rounding
+        assert ratio >= controller.path(step) - 0.06
+    assert controller.path(40) == pytest.approx(0.2)
+
+
+def test_a_target_that_no_plan_can_reach_is_refused() -> None:
+    full = full_plan(Architecture.RESNET_6, width=8)
+    with pytest.raises(BadInput, match=r"target 0\.001 is not in"):
+        Controller(full, 0.001, reach=1, min_channels=4)

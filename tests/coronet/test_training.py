@@ -1,0 +1,184 @@
+"""`coronet-deploy train` prunes to the target, resumes exactly, and refuses what is not right."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from coronet_deploy.coronet.checkpoint import Stage, load_checkpoint
+from coronet_deploy.coronet.recipe import read_recipe
+from coronet_deploy.errors import BadInput
+from coronet_deploy.networks.cost import macs
+from support import COMMAND, Cli
+
+RECIPE = """
+[model]
+id = "tiny"
+title = "Tiny"
+architecture = "unet_128"
+norm = "batch"
+width = 8
+[data]
+direction = "BtoA"
+load = 132
+crop = 128
+[search]
+steps = 12
+target = 0.3
+form = "collapsed"
+channel_multiple = 2
+slice_every = 3
+[finetune]
+steps = 8
+freeze_norm_from = 0.5
+[discriminator]
+width = 8
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(1)
+    for split, count in (("train", 5), ("val", 2)):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for i in range(count):
+            small = rng.integers(0, 256, (8, 16, 3), dtype=np.uint8)
+            picture = Image.fromarray(small).resize((256, 128))
+            picture.save(tmp_path / "data" / split / f"{i}.png")
+    return tmp_path / "data"
+
+
+def test_training_meets_its_target_and_resumes_exactly(
+    cli: Cli, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    common = ("--data", data, "--threads", 1, "--save-every", 5, "--json")
+    whole = cli("train", recipe, *common, "--output", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    result = json.loads(whole.stdout)
+    checkpoint = load_checkpoint(Path(result["checkpoint"]))
+    assert checkpoint.header.stage is Stage.FINETUNED
+    ratio = macs(checkpoint.plan) / macs(checkpoint.full)
+    assert 0.2 < ratio <= 0.3
+    assert result["macs_ratio"] == pytest.approx(ratio)
+    searched = load_checkpoint(tmp_path / "whole" / "search.safetensors")
+    assert searched.plan == checkpoint.plan
+
+    rows = list(csv.DictReader((tmp_path / "whole" / "metrics.csv").open()))
+    assert len(rows) == 20
+    ratios = [float(row["ratio"]) for row in rows]
+    assert ratios[0] > 0.8
+    assert ratios == sorted(ratios, reverse=True)
+    assert (tmp_path / "whole" / "samples" / "000020.png").is_file()
+
+    # Killed in the middle of the search, then in the middle of fine-tuning.
+    part = tmp_path / "part"
+    line = [str(COMMAND), "train", str(recipe), *map(str, common), "--output", str(part)]
+    kill_after_saves(line, part / "state.pt", saves=1)
+    kill_after_saves([*line, "--resume"], part / "state.pt", saves=2)
+    assert not (part / "tiny.safetensors").exists()
+    resumed = cli("train", recipe, *common, "--output", part, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    expected = (tmp_path / "whole" / "tiny.safetensors").read_bytes()
+    assert (part / "tiny.safetensors").read_bytes() == expected
+
+
+def kill_after_saves(line: list[str], state: Path, saves: int) -> None:
+    """Run a training and kill it, as -9 does, once it has saved its state so many times."""
+
+    def written() -> int:
+        return state.stat().st_mtime_ns if state.exists() else 0
+
+    seen = written()
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while saves:
+            assert process.poll() is None, "it ended before it was killed"
+            if written() != seen:
+                seen, saves = written(), saves - 1
+            time.sleep(0.005)
+        process.kill()
+
+
+def test_another_recipe_is_not_resumed(cli: Cli, recipe: Path, data: Path, tmp_path: Path) -> None:
+    common = ("--data", data, "--threads", 1, "--output", tmp_path / "out")
+    first = cli("train", recipe, *common, "--set", "search.steps=2", "--set", "finetune.steps=0")
+    assert first.returncode == 0, first.stderr
+    second = cli("train", recipe, *common, "--resume")
+    assert second.returncode == 2
+    assert "another recipe" in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("width = 8\n[data]", "widht = 8\n[data]"), "model.widht: Extra inputs"),
+        (("target = 0.3", "target = 1.3"), "search.target"),
+        (("steps = 12", 'steps = "many"'), "search.steps"),
+        (("[model]", "[model"), "recipe.toml"),
+        (('norm = "batch"', 'norm = "layer"'), "model.norm"),
+    ],
+)
+def test_a_wrong_recipe_names_file_and_key(
+    change: tuple[str, str], said: str, recipe: Path
+) -> None:
+    recipe.write_text(RECIPE.replace(*change))
+    with pytest.raises(BadInput) as caught:
+        read_recipe(recipe)
+    assert said in str(caught.value)
+    assert str(recipe) in str(caught.value)
+
+
+def test_values_can_be_overridden(recipe: Path) -> None:
+    changed = read_recipe(recipe, ["search.target=0.5", "loss.gan=lsgan"])
+    assert changed.search.target == 0.5
+    assert changed.loss.gan == "lsgan"
+    with pytest.raises(BadInput, match=r"search\.targte"):
+        read_recipe(recipe, ["search.targte=0.5"])
+    with pytest.raises(BadInput, match="not KEY=VALUE"):
+        read_recipe(recipe, ["search.target"])
+
+
+@pytest.mark.parametrize("kind", ["no folder", "empty", "broken", "narrow"])
+def test_bad_data_is_named(kind: str, cli: Cli, recipe: Path, data: Path, tmp_path: Path) -> None:
+    bad = data / "train" / "3.png"
+    if kind == "no folder":
+        data, said = tmp_path / "nowhere", "is not a folder of pictures"
+    elif kind == "empty":
+        for path in (data / "train").iterdir():
+            path.unlink()
+        said = "holds no picture"
+    elif kind == "broken":
+        bad.write_bytes(bad.read_bytes()[:40])
+        said = f"{bad} is not a readable picture"
+    else:
+        Image.new("RGB", (101, 128)).save(bad)
+        said = f"{bad} is 101x128"
+    result = cli("train", recipe, "--data", data, "--output", tmp_path / "out")
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_losses_that_explode_stop_the_training(
+    cli: Cli, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    result = cli(
+        "train", recipe, "--data", data, "--output", tmp_path / "out", "--set", "optimiser.lr=1e30"
+    )
+    assert result.returncode == 1
+    assert "not all finite" in result.stderr
+    assert not (tmp_path / "out" / "tiny.safetensors").exists()
