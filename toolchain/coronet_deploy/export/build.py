@@ -24,8 +24,8 @@ _SCHEMES: Mapping[tuple[Runtime, DType], str] = {
     (Runtime.TFLITE, DType.FP32): "float32",
     (Runtime.ONNX, DType.FP16): "float16 with float32 input and output",
     (Runtime.TFLITE, DType.FP16): "float16 weights, arithmetic as the delegate chooses",
-    (Runtime.ONNX, DType.INT8): "int8 convolutions (QDQ), the rest float32",
-    (Runtime.TFLITE, DType.INT8): "int8 convolutions, the rest float32",
+    (Runtime.ONNX, DType.INT8): "int8 convolutions (QDQ, uint8 activations), the rest float32",
+    (Runtime.TFLITE, DType.INT8): "int8 convolutions (int8 activations), the rest float32",
 }
 
 

@@ -1,9 +1,10 @@
 """INT8 artifacts: convolutions in int8, all else in float32.
 
-Weights are int8 per output channel, activations int8 per tensor with ranges measured on pictures
-(`ranges`), and each convolution stands between a quantise and a dequantise. Norms, activations
-and the picture in and out stay float, because in a generator they are what eight bits spoil
-first; so do the convolutions that a sensitivity search leaves out (`sensitivity`).
+Weights are int8 per output channel, activations eight bits per tensor, with ranges measured on
+pictures (`ranges`), and each convolution stands between a quantise and a dequantise. Norms,
+activation functions and the picture in and out stay float, because in a generator they are what
+eight bits spoil first; so do the convolutions that a sensitivity search leaves out
+(`sensitivity`).
 """
 
 from __future__ import annotations

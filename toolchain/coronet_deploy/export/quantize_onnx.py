@@ -2,8 +2,8 @@
 
 The runtime sees a float Conv between DequantizeLinear and QuantizeLinear nodes and runs an
 integer one. Weights are stored as int8 per output channel, biases as int32 in units of the input
-scale times the weight scale, which is how the integer sum comes out. Activations are int8 too,
-not uint8: that is what phones multiply.
+scale times the weight scale, which is how the integer sum comes out. Activations are uint8:
+ONNX Runtime left convolutions of int8 ones float on x86-64, where their value had two readers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coronet_deploy.errors import ConversionFailed, missing_package
-from coronet_deploy.export.ranges import QMAX, Range
+from coronet_deploy.export.ranges import QMAX, QMIN, Range
 from coronet_deploy.export.sensitivity import weight_scales
 
 _WEIGHT, _BIAS = 1, 2  # which inputs of a Conv
@@ -113,8 +113,8 @@ class _Rewriter:
 
     def _pair(self, value: str, rounded: str, r: Range) -> list[Any]:
         scale = self._constant(f"{rounded}/scale", np.asarray(r.scale, np.float32))
-        zero = self._constant(f"{rounded}/zero_point", np.asarray(r.zero_point, np.int8))
-        node, whole = self._onnx.helper.make_node, f"{rounded}/int8"
+        zero = self._constant(f"{rounded}/zero_point", np.asarray(r.zero_point - QMIN, np.uint8))
+        node, whole = self._onnx.helper.make_node, f"{rounded}/uint8"
         return [
             node("QuantizeLinear", [value, scale, zero], [whole], name=f"{rounded}/quantize"),
             node("DequantizeLinear", [whole, scale, zero], [rounded], name=f"{rounded}/restore"),
