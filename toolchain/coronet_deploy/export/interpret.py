@@ -86,7 +86,7 @@ def _depthwise(
     op: ops.DepthwiseConv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     padded, kernels = _padded(_nchw(x), op.padding), weight.permute(3, 0, 1, 2)
-    return _nhwc(F.conv2d(padded, kernels, bias, op.stride, groups=x.shape[3]))
+    return _nhwc(F.conv2d(padded, kernels, bias, op.stride, 0, op.dilation, x.shape[3]))
 
 
 def _conv_transpose2d(

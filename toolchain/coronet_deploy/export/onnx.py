@@ -175,6 +175,7 @@ def _depthwise_conv2d(writer: _Writer, op: ops.DepthwiseConv2d, node: Node) -> N
         kernel_shape=shape[1:3],
         strides=op.stride,
         pads=_pads(op.padding),
+        dilations=op.dilation,
         group=shape[3] // op.multiplier,
     )
 

@@ -98,14 +98,19 @@ class DepthwiseConv2d(Operator):
     stride: tuple[int, int] = (1, 1)
     padding: Padding = field(default_factory=Padding)
     multiplier: int = 1
+    dilation: tuple[int, int] = (1, 1)
     activation: Activation = Activation.NONE
 
     def infer(self, *shapes: Shape) -> Shape:
         """Return (1, H', W', C * multiplier)."""
         x, weight = shapes[:2]
         _channels_fit(self.kind, x, weight[3] // self.multiplier, weight)
-        windows = _windows(self.kind, x, weight[1:3], self.stride, self.padding)
+        windows = _windows(self.kind, x, self.span(weight), self.stride, self.padding)
         return (x[0], *windows, weight[3])
+
+    def span(self, weight: Shape) -> Shape:
+        """Return the rows and columns from the first tap to the last."""
+        return tuple((n - 1) * d + 1 for n, d in zip(weight[1:3], self.dilation, strict=True))
 
 
 @dataclass(frozen=True)

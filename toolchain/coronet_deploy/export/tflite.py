@@ -226,7 +226,8 @@ def _activation(op: Any) -> int:  # noqa: ANN401 - any operator that has one
 
 def _padding(writer: _Writer, op: ops.Conv2d | ops.DepthwiseConv2d, node: Node) -> int:
     x, weight = (writer.graph.shapes[name] for name in node.inputs[:2])
-    if op.padding == same_padding(x, weight[1:3], op.stride):
+    kernel = op.span(weight) if isinstance(op, ops.DepthwiseConv2d) else weight[1:3]
+    if op.padding == same_padding(x, kernel, op.stride):
         same: int = schema.Padding.SAME
         return same
     if op.padding != Padding():
@@ -255,7 +256,7 @@ def _depthwise_conv2d(writer: _Writer, op: ops.DepthwiseConv2d, node: Node) -> _
     options = schema.DepthwiseConv2DOptionsT()
     options.padding = _padding(writer, op, node)
     options.strideH, options.strideW = op.stride
-    options.dilationHFactor = options.dilationWFactor = 1
+    options.dilationHFactor, options.dilationWFactor = op.dilation
     options.depthMultiplier = op.multiplier
     options.fusedActivationFunction = _activation(op)
     return "DEPTHWISE_CONV_2D", _bias(writer, node), options

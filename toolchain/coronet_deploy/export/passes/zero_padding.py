@@ -30,7 +30,8 @@ class SplitZeroPadding(Rewrite):
         if not isinstance(node.op, Conv2d | DepthwiseConv2d) or not node.op.padding:
             return None
         x, weight, *rest = node.inputs
-        kernel = edit.shapes[weight][1:3]
+        shape = edit.shapes[weight]
+        kernel = node.op.span(shape) if isinstance(node.op, DepthwiseConv2d) else shape[1:3]
         if node.op.padding == same_padding(edit.shapes[x], kernel, node.op.stride):
             return None
         padded = edit.emit(ZeroPad(node.op.padding), x)
