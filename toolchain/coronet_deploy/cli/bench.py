@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         _check_baseline(args.baseline, artifacts)
     _check_writable(args.output)
     try:
-        with _progress() as progress:
+        with bench_progress() as progress:
             measured = bench_host(
                 artifacts,
                 threads=args.threads,
@@ -210,7 +210,7 @@ def _command() -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
+def bench_progress() -> Iterator[Progress]:
     """Yield what shows progress on stderr: a bar on a terminal, a line a launch elsewhere."""
     if not sys.stderr.isatty():
         yield _line

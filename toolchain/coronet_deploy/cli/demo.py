@@ -1,17 +1,155 @@
-"""`coronet-deploy demo`."""
+"""`coronet-deploy demo`: the whole way, from the bundled checkpoint to a report in a browser."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-HELP = "demo"
+from coronet_deploy.cli import inspect as inspect_command
+from coronet_deploy.cli._shared import read_checkpoint
+from coronet_deploy.cli.bench import bench_progress
+
+if TYPE_CHECKING:  # heavy, and --help needs none of them
+    from coronet_deploy.coronet.checkpoint import Checkpoint
+    from coronet_deploy.report.html import Picture
+    from coronet_deploy.vocabulary import Artifact, Run
+
+HELP = "inspect, materialize, export, verify, bench and report on the bundled checkpoint"
+
+_SIZE = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    del parser
+    parser.add_argument(
+        "checkpoint", type=Path, nargs="?", help="checkpoint (default: the bundled one)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("out"), metavar="DIR", help="folder (default: out)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=6,
+        metavar="N",
+        help="launches of each artifact and number of threads (default: 6)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command."""
-    raise SystemExit(f"{args.command} is not written yet")
+    """Run the command: each step says what it made; the first that fails ends it."""
+    started = time.monotonic()
+    checkpoint = read_checkpoint(args.checkpoint)
+    from coronet_deploy.report.html import ModelFacts, render_report
+    from coronet_deploy.report.summary import summarize
+    from coronet_deploy.report.tables import json_row, markdown, print_tables
+    from coronet_deploy.results.files import write_run
+    from coronet_deploy.storage import write_text
+
+    _say("1 inspect")
+    if not args.json:
+        inspect_command.show(inspect_command.facts(checkpoint))
+    _say("2 materialize")
+    _materialize(checkpoint, args.output)
+    _say("3 export, and compare with torch on real pictures")
+    artifacts, twins = _export(checkpoint, args.output)
+    _say("4 verify: load each artifact again and draw with it")
+    pictures = _draw(checkpoint, artifacts)
+    _say("5 bench on this host, the unpruned full-width twin beside it")
+    measured = _bench([*artifacts, *twins], args.rounds)
+    path = write_run(measured, args.output / "runs")
+    _say("6 report")
+    baseline = twins[0].path.name
+    rows = summarize(measured, baseline)
+    from coronet_deploy.report.figures import caveats
+
+    notes = [*caveats(measured, rows), f"{baseline} has random weights: it is for timing only."]
+    facts = ModelFacts.of_plan(
+        checkpoint.header.title,
+        checkpoint.plan,
+        checkpoint.full,
+        checkpoint_sha256=checkpoint.sha256,
+        note="The unpruned twin has random weights: it is for timing only.",
+    )
+    page = args.output / "report.html"
+    write_text(
+        page, render_report(measured, [*artifacts, *twins], facts, pictures, baseline=baseline)
+    )
+    write_text(args.output / "report.md", markdown(rows, notes))
+    if args.json:
+        plain = [json_row(row, str(path)) for row in rows]
+        print(json.dumps({"report": str(page), "run_file": str(path), "rows": plain}))
+    else:
+        print_tables(rows, sys.stdout, notes)
+        print(f"{page} is ready, after {time.monotonic() - started:.0f} s; open it in a browser")
+    return 0
+
+
+def _say(step: str) -> None:
+    print(f"demo: {step}", file=sys.stderr, flush=True)
+
+
+def _materialize(checkpoint: Checkpoint, output: Path) -> None:
+    from coronet_deploy.coronet.checkpoint import save_dense
+    from coronet_deploy.coronet.zoo import bundled_pictures
+    from coronet_deploy.images import read_picture
+
+    pictures = [read_picture(path, _SIZE, _SIZE) for path in bundled_pictures()]
+    path = output / f"{checkpoint.id}-dense.safetensors"
+    difference = save_dense(checkpoint, path, pictures)
+    _say(f"{path}, max |difference| to the checkpoint's generator {difference:.1e}")
+
+
+def _export(checkpoint: Checkpoint, output: Path) -> tuple[list[Artifact], list[Artifact]]:
+    """Return the artifacts of the pruned generator in every dtype, and of its twin in FP32."""
+    from coronet_deploy.coronet.checkpoint import load_checkpoint, save_unpruned_twin
+    from coronet_deploy.verify.release import bundled_order, release
+    from coronet_deploy.vocabulary import DType
+
+    twin = output / "unpruned-twin.safetensors"
+    save_unpruned_twin(checkpoint, twin)
+    folder = output / "artifacts"
+    artifacts = release(bundled_order(checkpoint, folder, _SIZE, tuple(DType)), _say)
+    twins = release(bundled_order(load_checkpoint(twin), folder, _SIZE, (DType.FP32,)), _say)
+    return artifacts, twins
+
+
+def _draw(checkpoint: Checkpoint, artifacts: list[Artifact]) -> list[Picture]:
+    """Return the bundled inputs with what torch and each artifact draw of them."""
+    import torch
+
+    from coronet_deploy.coronet.zoo import bundled_pictures
+    from coronet_deploy.images import read_picture
+    from coronet_deploy.report.html import Picture
+    from coronet_deploy.verify.runtimes import open_session
+
+    generator = checkpoint.generator()
+    sessions = {
+        f"{a.runtime} {a.dtype}": open_session(a.path, a.runtime, threads=1) for a in artifacts
+    }
+    drawn = []
+    for path in bundled_pictures():
+        x = read_picture(path, _SIZE, _SIZE)
+        with torch.no_grad():
+            y = generator(torch.from_numpy(x).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+        outputs = {label: session.run(x[None])[0] for label, session in sessions.items()}
+        drawn.append(Picture(path.stem, x, y.numpy(), outputs))
+    return drawn
+
+
+def _bench(artifacts: list[Artifact], rounds: int) -> Run:
+    from coronet_deploy.bench.host import bench_host
+
+    with bench_progress() as progress:
+        return bench_host(
+            [artifact.path for artifact in artifacts],
+            rounds=rounds,
+            samples=20,
+            seconds=1.0,
+            command=("coronet-deploy", *sys.argv[1:]),
+            progress=progress,
+        )

@@ -52,7 +52,13 @@ def run(args: argparse.Namespace) -> int:
     values = facts(read_checkpoint(args.checkpoint))
     if args.json:
         print(json.dumps(values))
-        return 0
+    else:
+        show(values)
+    return 0
+
+
+def show(values: dict[str, Any]) -> None:
+    """Print `facts` as tables."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -85,4 +91,3 @@ def run(args: argparse.Namespace) -> int:
         total = values["total"][group]
         groups.add_row(group, str(kept), str(total), "█" * max(round(24 * kept / total), 1))
     console.print(groups)
-    return 0

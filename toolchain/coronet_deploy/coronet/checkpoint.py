@@ -168,6 +168,29 @@ def save_dense(checkpoint: Checkpoint, output: Path, pictures: Sequence[Array]) 
     return worst
 
 
+def save_unpruned_twin(checkpoint: Checkpoint, output: Path) -> None:
+    """Write a dense checkpoint of the unpruned plan with random weights: it is for timing only.
+
+    What a convolution takes does not depend on its weights' values, so the twin tells how long
+    the generator would take had nothing been pruned. The weights are seeded.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        twin = build_generator(checkpoint.full)
+    header = checkpoint.header.model_copy(
+        update={
+            "stage": Stage.DENSE,
+            "id": f"{checkpoint.id}-unpruned",
+            "title": f"Unpruned twin of {checkpoint.id}, random weights, for timing only",
+            "plan": checkpoint.full.as_json(),
+            "total": dict(checkpoint.full.groups),
+            "target": None,
+        }
+    )
+    tensors = {f"network.{name}": tensor for name, tensor in twin.state_dict().items()}
+    save_checkpoint(output, header, tensors)
+
+
 def finetuned_tensors(dense: nn.Module, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a fine-tuned checkpoint: the network and its full-length latents."""
     network = {f"network.{name}": tensor for name, tensor in dense.state_dict().items()}

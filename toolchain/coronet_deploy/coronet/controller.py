@@ -1,8 +1,9 @@
 """Control of the proximal step, and the last exact cut: the wanted ratio is an input.
 
-During the search the MACs ratio follows a path from 1 to the target: the proximal step is as
-strong as it takes to be on the path, found by bisection on what the masks would become. At the
-end the least latent entries are cut until the ratio lies just under the target.
+During the search the MACs ratio follows a path from 1 to just above the target: the proximal
+step is as strong as it takes to be on the path, found by bisection on what the masks would
+become. At the end the least latent entries are cut until the ratio lies just under the target.
+What counts, on the path too, are channels in the whole multiples that the cut will keep.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from coronet_deploy.networks.cost import macs
 from coronet_deploy.vocabulary import ChannelPlan
 
 _BISECTIONS = 40
+_SPARE = 0.005  # how far above the target the search ends
 
 Magnitudes = Mapping[str, np.ndarray[tuple[int], np.dtype[np.float64]]]
 
@@ -55,9 +57,14 @@ class Controller:
         return macs(plan) / macs(self.full)
 
     def path(self, step: int) -> float:
-        """Return the ratio to have reached at `step`: linear in the share of living channels."""
+        """Return the ratio to have reached at `step`: linear in the share of living channels.
+
+        It ends a little above the target, so that the cut has something to choose from and to
+        spare: an entry that died cannot be kept.
+        """
         share = min(step / self.reach, 1.0) if self.reach else 1.0
-        return (1 + (math.sqrt(self.target) - 1) * share) ** 2
+        end = min(self.target + _SPARE, 1.0)
+        return (1 + (math.sqrt(end) - 1) * share) ** 2
 
     def shrinkage(self, latents: LatentVectors, step: int) -> float:
         """Return the soft threshold that brings the masks onto the path of `step`, or 0."""
@@ -65,7 +72,7 @@ class Controller:
         goal = self.path(step)
 
         def ratio_after(shrinkage: float) -> float:
-            return self.ratio(self._count(sizes, latents.threshold + shrinkage, multiple=1))
+            return self.ratio(self._count(sizes, latents.threshold + shrinkage))
 
         if ratio_after(0) <= goal:
             return 0.0
@@ -87,9 +94,9 @@ class Controller:
         low, high = 0.0, max(float(size.max()) for size in sizes.values()) + 1
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            plan = self._count(sizes, max(middle, latents.threshold), self.multiple)
+            plan = self._count(sizes, max(middle, latents.threshold))
             low, high = (middle, high) if self.ratio(plan) > self.target else (low, middle)
-        plan = self._count(sizes, max(high, latents.threshold), self.multiple)
+        plan = self._count(sizes, max(high, latents.threshold))
         plan = self._give_back(plan, sizes, living)
         for group, kept in plan.groups.items():
             order = np.argsort(-sizes[group], kind="stable")
@@ -114,13 +121,13 @@ class Controller:
                 closed.add(best)
         return plan
 
-    def _count(self, sizes: Magnitudes, threshold: float, multiple: int) -> ChannelPlan:
+    def _count(self, sizes: Magnitudes, threshold: float) -> ChannelPlan:
         """Return the plan of the entries of at least `threshold`, down to whole multiples."""
         groups = {}
         for group, size in sizes.items():
             kept = int((size >= threshold).sum())
-            least = min(self._least() if multiple > 1 else self.min_channels, size.size)
-            groups[group] = max(kept // multiple * multiple, least)
+            least = min(self._least(), size.size)
+            groups[group] = max(kept // self.multiple * self.multiple, least)
         return replace(self.full, groups=groups)
 
 
