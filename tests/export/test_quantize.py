@@ -15,7 +15,7 @@ from torch import nn
 
 from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.errors import BadInput, ConversionFailed
-from coronet_deploy.export.calibrate import Pictures, choose, hold_out, read_pictures
+from coronet_deploy.export.calibrate import Pictures, choose, hold_out, read_pictures, with_flips
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.equalize import equalize
 from coronet_deploy.export.graph import Graph
@@ -208,6 +208,16 @@ def test_calibration_pictures_are_the_same_ones_each_time() -> None:
     assert len(hold_out(Pictures(names[:1], values[:1]))) == 1
     with pytest.raises(BadInput, match="no picture"):
         Pictures((), ())
+
+
+def test_few_pictures_are_joined_by_their_mirror_images() -> None:
+    value = np.arange(24, dtype=np.float32).reshape(1, 2, 4, 3)
+    pictures = with_flips(Pictures(("a.png",), (value,)))
+    assert pictures.names[0] == "a.png"
+    assert len(pictures) == len(set(pictures.names)) == 4
+    assert [float(v[0, 0, 0, 0]) for v in pictures.values] == [0, 9, 12, 21]
+    assert len(with_flips(Pictures(("a",) * 9, (value,) * 9), 12)) == 12
+    assert len(with_flips(Pictures(("a",) * 15, (value,) * 15), 12)) == 15
 
 
 def test_range_numbers() -> None:

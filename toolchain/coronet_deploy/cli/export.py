@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="DIR",
-        help="pictures that INT8 ranges are measured on (default: half of --pictures)",
+        help="pictures that INT8 ranges are measured on (default: two thirds of --pictures)",
     )
     parser.add_argument(
         "--prefer",

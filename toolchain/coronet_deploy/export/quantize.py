@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from coronet_deploy.errors import ConversionFailed, missing_package
-from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.calibrate import Pictures, with_flips
 from coronet_deploy.export.equalize import equalize
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.manifest import Quantization
@@ -59,6 +59,7 @@ def plan_int8(
     """
     # Of the lowering, what buys speed with more numbers is left out: Winograd's transformed
     # values do not fit eight bits, and integer convolutions are fast without.
+    pictures = with_flips(pictures)
     lowered, reports = lower(equalize(graph, pictures), runtime, prefer="size")
     layers = int8_layers(lowered)
     values = [name for layer in layers for name in (layer.source, layer.name)]
