@@ -21,7 +21,7 @@ from coronet_deploy.networks.cost import macs
 from coronet_deploy.vocabulary import ChannelPlan
 
 _BISECTIONS = 40
-_SPARE = 0.005  # how far above the target the search ends
+_SPARE = 0.01  # how far above the target the search ends
 
 Magnitudes = Mapping[str, np.ndarray[tuple[int], np.dtype[np.float64]]]
 
@@ -80,7 +80,8 @@ class Controller:
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             low, high = (middle, high) if ratio_after(middle) > goal else (low, middle)
-        return high
+        # A hair more, so that the entry on the edge is below it in float32 too.
+        return high * (1 + 1e-6) + 1e-7
 
     def cut(self, latents: LatentVectors) -> ChannelPlan:
         """Kill the least latent entries until the ratio is at most the target; return the plan.
