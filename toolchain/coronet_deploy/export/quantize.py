@@ -118,7 +118,12 @@ def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
     # It warns of its own debugging interpreter and draws a progress bar, asked or not.
     with warnings.catch_warnings(), captured_stderr():
         warnings.simplefilter("ignore")
-        result = work.quantize(measured, enable_progress_bar=False, enable_progress_report=False)
+        try:
+            result = work.quantize(
+                measured, enable_progress_bar=False, enable_progress_report=False
+            )
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ConversionFailed(f"ai-edge-quantizer refuses the graph: {error}") from error
     return bytes(result.quantized_model)
 
 
