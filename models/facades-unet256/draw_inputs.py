@@ -1,12 +1,15 @@
-"""Draw this model's input pictures: label maps of imagined facades, in the data set's colours.
+"""Draw this model's pictures: label maps of imagined facades, in the data set's colours.
 
     python draw_inputs.py FOLDER
 
-Nothing here is taken from the data set but its colour code, so the pictures are free to ship.
+writes FOLDER/inputs (three by hand, to look at) and FOLDER/calibration (twelve at random, seeded,
+to measure the ranges of INT8 artifacts on). Nothing here is taken from the data set but its
+colour code, so the pictures are free to ship.
 """
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 
@@ -76,12 +79,44 @@ def office() -> Image.Image:
     return sheet
 
 
+def imagined(seed: int) -> Image.Image:
+    """Return a facade of random floors, windows and ornaments."""
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    left, top = rng.randrange(0, 40), rng.randrange(0, 50)
+    right = SIZE - rng.randrange(0, 40)
+    sheet, draw = canvas(left, top, right)
+    floors, columns = rng.randrange(2, 6), rng.randrange(2, 7)
+    row, column = (SIZE - top - 30) // floors, (right - left - 10) // columns
+    width, height = column * rng.randrange(35, 65) // 100, row * rng.randrange(40, 65) // 100
+    ornament = rng.choice([BLIND, BALCONY, DECORATION, None])
+    if rng.random() < 0.8:  # noqa: PLR2004 - most of them
+        draw.rectangle((left, top, right, top + rng.randrange(6, 16)), MOLDING)
+    for i in range(floors):
+        y = top + 26 + i * row
+        for j in range(columns):
+            x = left + 10 + j * column
+            window(draw, x, y, width, height)
+            if ornament is BLIND:
+                draw.rectangle((x - width // 3, y, x - 1, y + height), BLIND)
+            elif ornament and rng.random() < 0.4:  # noqa: PLR2004 - some windows
+                draw.rectangle((x - 5, y + height - 8, x + width + 5, y + height + 8), ornament)
+        if rng.random() < 0.5:  # noqa: PLR2004 - every other floor
+            draw.rectangle((left, y + row - 10, right, y + row - 5), MOLDING)
+    if rng.random() < 0.6:  # noqa: PLR2004 - more than half
+        draw.rectangle((left + 8, SIZE - 44, right - 8, SIZE - 6), SHOP)
+    middle = rng.randrange(left + 20, right - 50)
+    draw.rectangle((middle, SIZE - 56, middle + 30, SIZE), DOOR)
+    return sheet
+
+
 def main() -> None:
     """Write the pictures into the folder that the command line names."""
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for draw in (townhouse, villa, office):
-        draw().save(folder / f"{draw.__name__}.png", optimize=True)
+    drawn = {f"inputs/{draw.__name__}": draw() for draw in (townhouse, villa, office)}
+    drawn |= {f"calibration/{seed:02d}": imagined(seed) for seed in range(12)}
+    for name, picture in drawn.items():
+        path = Path(sys.argv[1], f"{name}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, optimize=True)
 
 
 if __name__ == "__main__":

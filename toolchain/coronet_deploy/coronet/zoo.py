@@ -35,3 +35,8 @@ def bundled_checkpoint(model: str = DEFAULT_MODEL) -> Path:
 def bundled_pictures(model: str = DEFAULT_MODEL) -> list[Path]:
     """Return the input pictures of a bundled model, by name (see `model_dir` for the error)."""
     return list_pictures(model_dir(model) / "inputs")
+
+
+def bundled_calibration(model: str = DEFAULT_MODEL) -> list[Path]:
+    """Return the pictures to calibrate INT8 on, other than the inputs (see `model_dir`)."""
+    return list_pictures(model_dir(model) / "calibration")

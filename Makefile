@@ -1,0 +1,32 @@
+# `make demo` and `make test` set up what they need; the rest assumes they ran.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint bench clean
+.DEFAULT_GOAL := demo
+
+demo: $(STAMP) ## environment, then: inspect, materialize, export, verify, bench, report
+	$(BIN)/coronet-deploy demo --output out
+
+test: $(STAMP) lint ## environment, then everything CI runs
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## measure this host; prints tables, for benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/bench_lowering.py
+
+# torch first and by its exact version: the CPU build, and no other package may widen it.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) out runs
