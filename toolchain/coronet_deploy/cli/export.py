@@ -70,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="DIR",
-        help="pictures that INT8 ranges are measured on (default: two thirds of --pictures)",
+        help="pictures that INT8 ranges are measured on (default: bundled ones, or two thirds of "
+        "--pictures)",
     )
     parser.add_argument(
         "--prefer",
@@ -119,7 +120,6 @@ def read_pictures(folder: Path | None, height: int, width: int) -> Pictures:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     checkpoint = read_checkpoint(args.checkpoint)
-    from coronet_deploy.export.calibrate import choose, hold_out, read_folder
     from coronet_deploy.verify.parity import DEFAULT_BOUNDS_DB
     from coronet_deploy.verify.release import Order, release
     from coronet_deploy.vocabulary import DType, Runtime
@@ -129,9 +129,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint=checkpoint,
         output_dir=args.output,
         pictures=pictures,
-        calibration=choose(read_folder(args.calibration, *args.size))
-        if args.calibration
-        else hold_out(pictures),
+        calibration=_calibration(args, pictures),
         runtimes=[Runtime(r) for r in _RUNTIMES if args.runtime in {r, "all"}],
         dtypes=[DType(d) for d in _DTYPES if args.dtype in {d, "all"}],
         bounds_db=DEFAULT_BOUNDS_DB
@@ -148,6 +146,18 @@ def run(args: argparse.Namespace) -> int:
         raise
     _show(artifacts, args.output, as_json=args.json)
     return 0
+
+
+def _calibration(args: argparse.Namespace, pictures: Pictures) -> Pictures:
+    """Return what was given, else what goes with the pictures: bundled ones, or a part of them."""
+    from coronet_deploy.coronet.zoo import bundled_calibration
+    from coronet_deploy.export.calibrate import choose, hold_out, read_folder, read_pictures
+
+    if args.calibration:
+        return choose(read_folder(args.calibration, *args.size))
+    if args.pictures:
+        return hold_out(pictures)
+    return read_pictures(bundled_calibration(), *args.size)
 
 
 def _show(artifacts: list[Artifact], folder: Path, *, as_json: bool) -> None:

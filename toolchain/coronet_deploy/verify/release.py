@@ -25,7 +25,7 @@ from coronet_deploy.errors import (
     GateFailed,
 )
 from coronet_deploy.export.build import Built, Origin, build
-from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.manifest import Manifest, ParityFigures, Source, write_manifest
 from coronet_deploy.images import Array
 from coronet_deploy.storage import atomic_path, sha256_of, write_bytes
@@ -63,6 +63,26 @@ class Order:
     def size(self) -> tuple[int, int]:
         """(height, width) of the pictures."""
         return self.pictures.values[0].shape[1], self.pictures.values[0].shape[2]
+
+
+def bundled_order(
+    checkpoint: Checkpoint, output_dir: Path, size: int, dtypes: Sequence[DType]
+) -> Order:
+    """Return the order of a checkpoint, compared and calibrated on the bundled pictures.
+
+    Raises:
+        EnvironmentProblem: this installation has none.
+
+    """
+    from coronet_deploy.coronet.zoo import bundled_calibration, bundled_pictures
+
+    return Order(
+        checkpoint=checkpoint,
+        output_dir=output_dir,
+        pictures=read_pictures(bundled_pictures(), size, size),
+        calibration=read_pictures(bundled_calibration(), size, size),
+        dtypes=dtypes,
+    )
 
 
 def release(
