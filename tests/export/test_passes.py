@@ -201,7 +201,7 @@ def test_relus_move_before_a_concatenation_and_into_convolutions() -> None:
     padding=st.integers(0, 2),
     output_padding=st.integers(0, 1),
     stride=st.integers(2, 3),
-    outputs=st.sampled_from([1, 3, 7]),
+    outputs=st.sampled_from([1, 8, 40]),
     size=st.tuples(st.integers(3, 6), st.integers(3, 6)),
 )
 @settings(max_examples=60, deadline=None)
@@ -215,7 +215,7 @@ def test_transposed_convolutions_of_any_kernel_padding_and_output_padding(
 ) -> None:
     layer = nn.ConvTranspose2d(3, outputs, kernel, stride, padding, output_padding)
     before = capture(nn.Sequential(layer, nn.ReLU()), *size)
-    after = SubpixelConvolution().run(FuseRelu().run(before))
+    after = SubpixelConvolution(winograd=True).run(FuseRelu().run(before))
     assert "conv_transpose2d" not in _kinds(after)
     assert _difference(before, after) < 1e-12
 
@@ -236,15 +236,25 @@ def test_winograd_of_any_height_and_width(
     assert _difference(before, Winograd().run(before)) < _ROUNDING
 
 
+@given(inputs=st.integers(90, 100), size=st.tuples(st.integers(5, 14), st.integers(5, 14)))
+@settings(max_examples=10, deadline=None)
+def test_winograd_of_the_phases_of_a_transposed_convolution(
+    inputs: int, size: tuple[int, int]
+) -> None:
+    before = capture(nn.ConvTranspose2d(inputs, 30, 4, 2, 1), *size, inputs)
+    after = Winograd().run(SubpixelConvolution(winograd=True).run(before))
+    assert _difference(before, after) < _ROUNDING
+
+
 def test_winograd_is_chosen_by_width_and_only_where_it_pays() -> None:
-    assert choose_tiling(16, 16, 64, 64) is None
-    assert (choice := choose_tiling(32, 32, 64, 64)) is not None
+    assert choose_tiling(3, 16, 16, 64, 64) is None
+    assert (choice := choose_tiling(3, 32, 32, 64, 64)) is not None
     assert not choice.square
-    assert (choice := choose_tiling(256, 256, 62, 64)) is not None
+    assert (choice := choose_tiling(3, 256, 256, 62, 64)) is not None
     assert (choice.square, choice.rows, choice.columns) == (True, 64, 64)
     # One output pixel a side would be computed as sixteen, five as sixty-four.
-    assert choose_tiling(256, 256, 1, 1) is None
-    assert choose_tiling(32, 32, 64, 5) is None
+    assert choose_tiling(3, 256, 256, 1, 1) is None
+    assert choose_tiling(3, 32, 32, 64, 5) is None
 
 
 def test_taps_that_only_meet_padding_are_cut_off() -> None:

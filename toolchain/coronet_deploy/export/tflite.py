@@ -96,10 +96,10 @@ class _Writer:
             entry.name, entry.buffer = name, self._buffer(text.encode())
             model.metadata.append(entry)
         model.buffers = self._buffers
-        size = sum(len(buffer.data or b"") + 64 for buffer in self._buffers)
+        size = sum(len(buffer.data) + 64 for buffer in self._buffers[1:])
         builder = flatbuffers.Builder(size + 512 * (len(self._tensors) + len(self._operators)))
         builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        return bytes(memoryview(builder.Bytes)[builder.Head() :])
 
     def _subgraph(self) -> Any:  # noqa: ANN401 - the schema ships no types
         subgraph = schema.SubGraphT()
@@ -120,7 +120,7 @@ class _Writer:
         signature.inputs, signature.outputs = [named(INPUT)], [named(OUTPUT)]
         return signature
 
-    def _buffer(self, data: bytes) -> int:
+    def _buffer(self, data: bytes | memoryview) -> int:
         buffer = _Buffer()
         buffer.data = data
         self._buffers.append(buffer)
@@ -140,7 +140,7 @@ class _Writer:
             "int32": schema.TensorType.INT32,
         }
         array = np.ascontiguousarray(values)
-        buffer = self._buffer(array.tobytes())
+        buffer = self._buffer(array.reshape(-1).view(np.uint8).data)
         return self._tensor(name, array.shape, kinds[array.dtype.name], buffer)
 
     def numbers(self, values: Any, hint: str) -> int:  # noqa: ANN401 - nested lists of int
@@ -194,10 +194,8 @@ class _Writer:
             raise ConversionFailed(
                 f"TFLite: {node.output} is a {node.op.kind}", hint="lower the graph first"
             )
-        weights = self._half and isinstance(node.op, _CONVOLUTIONS)
-        inputs = [
-            self.value(name, half=weights and i == _WEIGHT) for i, name in enumerate(node.inputs)
-        ]
+        half = self._half and isinstance(node.op, _CONVOLUTIONS)
+        inputs = [self.value(n, half=half and i == _WEIGHT) for i, n in enumerate(node.inputs)]
         name, extra, options, *version = translate(self, node.op, node)
         output = self._tensor(node.output, self.graph.shapes[node.output])
         self._values[node.output, False] = output

@@ -45,7 +45,7 @@ def passes_for(runtime: Runtime, prefer: Preference = "speed") -> tuple[Pass, ..
         HoistRelu(),
         DecomposeInstanceNorm(),
         FuseRelu(),
-        SubpixelConvolution(),
+        SubpixelConvolution(winograd=prefer == "speed"),
         TrimTaps(),
         UnrollReflectPad(),
         *multiplication,

@@ -5,9 +5,10 @@ through tap k where y + p = s * i + k. The rows y = s * j + a of one phase `a` t
 rows j + d through the taps k = a + p - s * d only, which is a convolution of stride 1; no tap
 meets an inserted zero. The phases are then interleaved (Shi et al. 2016, arXiv 1609.07009).
 
-One convolution a phase is the fastest, unless there are so few output channels that a matrix
-kernel's registers stay half empty. Then one convolution computes all phases side by side as
-channels, and each phase is a shifted block of its output.
+Either each phase has a convolution of its own, or one convolution computes all phases side by side
+as channels and each phase is a shifted block of its output. The second fills a matrix kernel's
+registers better where channels are few, and shares Winograd's input transform where they are many;
+but where phases differ in their taps it multiplies zeros.
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ from coronet_deploy.export.operators import (
     Slice,
 )
 from coronet_deploy.export.passes.rewriting import Rewrite
+from coronet_deploy.export.passes.winograd import choose_tiling
 
-_FEW = 4  # output channels
+# Output channels that a matrix kernel computes at once, the least of the usual 8 and 16.
+_LANES = 8
+# One convolution must save this share of the work, for its blocks are copied once more.
+_WORTH = 0.85
 _NO_TAP = -1  # stands for a tap of zeros
 
 
@@ -83,6 +88,9 @@ class SubpixelConvolution(Rewrite):
 
     name: ClassVar[str] = "subpixel_convolution"
 
+    def __init__(self, *, winograd: bool) -> None:
+        self._winograd = winograd  # whether that pass follows
+
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return the interleaved phases."""
         op = node.op
@@ -94,12 +102,30 @@ class SubpixelConvolution(Rewrite):
         rows, columns = (
             _Axis.of(op, i, edit.shapes[x][1 + i], kernel.shape[1 + i], size[i]) for i in (0, 1)
         )
-        phases = _together if kernel.shape[0] <= _FEW else _apart
+        phases = _together if self._pays_together(kernel, rows, columns) else _apart
         y = interleave(edit, phases(edit, node.inputs, op.activation, rows, columns))
         whole = edit.shapes[y]
         if whole[1:3] == size:
             return y
         return edit.emit(Slice((0, 0, 0, 0), (1, *size, whole[3])), y)
+
+    def _pays_together(self, kernel: FloatArray, rows: _Axis, columns: _Axis) -> bool:
+        outputs, inputs = kernel.shape[0], kernel.shape[3]
+        frame = rows.together(), columns.together()
+        windows = [len(axis.phases[0].taps) for axis in frame]
+        phases = len(rows.phases) * len(columns.phases)
+        taps = sum(len(a.taps) * len(b.taps) for a in rows.phases for b in columns.phases)
+        whole = phases * windows[0] * windows[1]
+        if self._winograd and taps == whole and windows[0] == windows[1]:
+            size = (axis.lines for axis in frame)
+            if choose_tiling(windows[0], inputs, phases * outputs, *size):
+                return True
+        together = _filled(phases * outputs) / phases * whole
+        return together <= _WORTH * _filled(outputs) * taps
+
+
+def _filled(channels: int) -> int:
+    return -(-channels // _LANES) * _LANES
 
 
 def _apart(
