@@ -1,0 +1,84 @@
+"""The installed command as a whole: quick to answer, light to install, clear when it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coronet_deploy.cli import COMMANDS
+from support import Cli
+
+HEAVY = (
+    "torch", "numpy", "pydantic", "rich", "onnx", "onnxruntime", "ai_edge_litert", "matplotlib",
+    "PIL", "safetensors",
+)  # fmt: skip
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "from coronet_deploy.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert all(f"  {command}" in result.stdout for command in COMMANDS)
+    assert result.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself_in_80_columns(command: str, cli: Cli) -> None:
+    result = cli(command, "--help")
+    assert result.returncode == 0
+    assert "--json" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "line", [(), ("exprot",), ("export", "--dtype", "int4"), ("bench", "--threads", "0")]
+)
+def test_wrong_usage_is_status_2(line: tuple[str, ...], cli: Cli) -> None:
+    result = cli(*line)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "coronet-deploy" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["inspect", "materialize", "export", "demo"])
+def test_without_torch_the_line_says_what_to_install(command: str, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "from coronet_deploy.cli import main\n"
+        f"sys.exit(main([{command!r}]))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 3
+    assert "the package 'torch' is not installed" in result.stderr
+    assert "coronet-deploy[torch]" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_inspect_describes_the_bundled_checkpoint(cli: Cli, tmp_path: Path) -> None:
+    result = cli("inspect", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    said = json.loads(result.stdout)
+    assert said["kind"] == "coronet"
+    assert said["architecture"] == "unet_256"
+    assert said["total_macs"] == 6_048_186_368
+    assert 0.095 <= said["macs_ratio"] <= 0.1
