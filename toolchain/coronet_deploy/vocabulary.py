@@ -135,9 +135,7 @@ class ChannelPlan:
             architecture, norm = Architecture(value["architecture"]), Norm(value["norm"])
         except ValueError as error:
             raise BadInput(f"channel plan: {error}") from error
-        return cls(
-            architecture, norm, groups, value["input_channels"], value["output_channels"]
-        )
+        return cls(architecture, norm, groups, value["input_channels"], value["output_channels"])
 
 
 @dataclass(frozen=True)
