@@ -45,6 +45,30 @@ def to_pixels(values: Array) -> Pixels:
     return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
+def open_pair(path: Path) -> tuple[Image, Image]:
+    """Return the left and the right half of a picture that is a pair side by side, as RGB.
+
+    Raises:
+        BadInput: the file is no picture, or too narrow to be two of one size.
+
+    """
+    picture = open_rgb(path)
+    width, height = picture.size
+    if width % 2 or width < height:
+        raise BadInput(f"{path} is {width}x{height}: not two pictures of one size side by side")
+    half = width // 2
+    return picture.crop((0, 0, half, height)), picture.crop((half, 0, width, height))
+
+
+def at_size(picture: Image, height: int, width: int) -> Pixels:
+    """Return an RGB picture as (height, width, 3) pixels, resized bicubically if it must be."""
+    if picture.size != (width, height):
+        from PIL.Image import Resampling
+
+        picture = picture.resize((width, height), Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
 def read_picture(path: Path, height: int, width: int) -> Array:
     """Return the picture at `path` as (height, width, 3) float32 in [-1, 1], resized bicubically.
 
@@ -52,12 +76,7 @@ def read_picture(path: Path, height: int, width: int) -> Array:
         BadInput: see `open_rgb`.
 
     """
-    picture = open_rgb(path)
-    if picture.size != (width, height):
-        from PIL.Image import Resampling
-
-        picture = picture.resize((width, height), Resampling.BICUBIC)
-    return from_pixels(np.asarray(picture))
+    return from_pixels(at_size(open_rgb(path), height, width))
 
 
 def list_pictures(folder: Path) -> list[Path]:

@@ -17,7 +17,17 @@ from collections.abc import Sequence
 from coronet_deploy import __version__
 from coronet_deploy.errors import INTERRUPTED, CoronetError
 
-COMMANDS = ("demo", "inspect", "materialize", "export", "verify", "bench", "report", "train")
+COMMANDS = (
+    "demo",
+    "inspect",
+    "materialize",
+    "export",
+    "verify",
+    "evaluate",
+    "bench",
+    "report",
+    "train",
+)
 
 _EPILOG = """exit statuses: 0 fine, 1 a gate failed (parity or latency), 2 usage or bad input,
 3 environment or device, 4 conversion, 5 nothing was measured, 130 interrupted"""

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL.Image import Resampling
 from torch import Tensor
 
-from coronet_deploy.errors import BadInput
-from coronet_deploy.images import Array, Pixels, from_pixels, list_pictures, open_rgb
+from coronet_deploy.images import Array, Pixels, at_size, from_pixels, list_pictures, open_pair
 
 _FLIPPED = 0.5  # share of the pairs that training sees mirrored
 
@@ -77,13 +75,5 @@ def _read_pair(path: Path, direction: Direction, load: int) -> Pixels:
         BadInput: the file is no picture, or too narrow to be two side by side.
 
     """
-    picture = open_rgb(path)
-    width, height = picture.size
-    if width % 2 or width < height:
-        raise BadInput(f"{path} is {width}x{height}: not two pictures of one size side by side")
-    halves = [
-        picture.crop((x, 0, x + width // 2, height)).resize((load, load), Resampling.BICUBIC)
-        for x in (0, width // 2)
-    ]
-    pixels = np.stack([np.asarray(half) for half in halves])
+    pixels = np.stack([at_size(half, load, load) for half in open_pair(path)])
     return pixels if direction is Direction.A_TO_B else pixels[::-1].copy()

@@ -1,4 +1,4 @@
-"""A picture to look at: input | torch | artifact | difference x 10, the worst pictures first."""
+"""Pictures to look at, in titled columns, as one PNG."""
 
 from __future__ import annotations
 
@@ -19,32 +19,39 @@ _HEADER = 16
 def grid_png(
     inputs: Sequence[Array], references: Sequence[Array], outputs: Sequence[Array]
 ) -> bytes:
-    """Return a PNG with a row for each of the (at most) `ROWS` pictures of lowest PSNR.
+    """Return a PNG of at most `ROWS` pictures, those of lowest PSNR, the worst first.
 
-    Pictures are (1, H, W, 3) real values in [-1, 1]. Mid-grey in the last column is no
-    difference; a channel lighter by 1/255 shows as 10/255 lighter.
+    Its columns are input, torch, artifact and ten times the difference. Pictures are
+    (1, H, W, 3) real values in [-1, 1]. Mid-grey in the last column is no difference; a channel
+    lighter by 1/255 shows as 10/255 lighter.
     """
+    worst = sorted(range(len(inputs)), key=lambda i: psnr_db(references[i], outputs[i]))[:ROWS]
+    rows = [_tiles(inputs[i], references[i], outputs[i]) for i in worst]
+    return sheet_png(("input", "torch", "artifact", f"difference x {GAIN}"), rows)
+
+
+def sheet_png(titles: Sequence[str], rows: Sequence[Sequence[Pixels]]) -> bytes:
+    """Return a PNG of titled columns: `rows` of (H, W, 3) pixels, all of one size."""
     from PIL import Image, ImageDraw
 
-    worst = sorted(range(len(inputs)), key=lambda i: psnr_db(references[i], outputs[i]))[:ROWS]
-    rows = [_row(inputs[i], references[i], outputs[i]) for i in worst]
-    body = np.concatenate(rows)
+    body = np.concatenate([_line(row) for row in rows])
     page = Image.new("RGB", (body.shape[1], body.shape[0] + _HEADER), "white")
     page.paste(Image.fromarray(body), (0, _HEADER))
     draw = ImageDraw.Draw(page)
-    step = inputs[0].shape[2] + _GAP
-    for column, title in enumerate(("input", "torch", "artifact", f"difference x {GAIN}")):
+    step = rows[0][0].shape[1] + _GAP
+    for column, title in enumerate(titles):
         draw.text((column * step + 2, 2), title, fill="black")
     file = io.BytesIO()
     page.save(file, "PNG")
     return file.getvalue()
 
 
-def _row(picture: Array, reference: Array, output: Array) -> Pixels:
+def _tiles(picture: Array, reference: Array, output: Array) -> list[Pixels]:
     difference = (np.nan_to_num(output) - reference) * np.float32(GAIN)
-    tiles = [to_pixels(np.nan_to_num(tile)[0]) for tile in (picture, reference, output, difference)]
-    height = tiles[0].shape[0]
-    gap = np.full((height, _GAP, 3), 255, np.uint8)
-    row = [part for tile in tiles for part in (tile, gap)][:-1]
-    line = np.concatenate(row, axis=1)
+    return [to_pixels(np.nan_to_num(tile)[0]) for tile in (picture, reference, output, difference)]
+
+
+def _line(tiles: Sequence[Pixels]) -> Pixels:
+    gap = np.full((tiles[0].shape[0], _GAP, 3), 255, np.uint8)
+    line = np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
     return np.concatenate([line, np.full((_GAP, line.shape[1], 3), 255, np.uint8)])

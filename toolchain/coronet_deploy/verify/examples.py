@@ -1,0 +1,106 @@
+"""Pictures to judge a generator on: pairs side by side, or two folders that are not paired."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from coronet_deploy.errors import BadInput
+from coronet_deploy.images import SUFFIXES, Pixels, at_size, list_pictures, open_pair, open_rgb
+from coronet_deploy.verify.distances import MIN_PICTURES
+
+_SEED = 0
+_UNPAIRED = ("inputs", "targets")
+_DOMAINS = {"AtoB": ("testA", "testB"), "BtoA": ("testB", "testA")}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Files to judge a generator on.
+
+    `pairs` hold input and truth side by side, the input on the left in direction AtoB. Without
+    pairs, `inputs` and `targets` are files of one picture each that do not belong together.
+    """
+
+    folder: Path
+    direction: str | None
+    pairs: tuple[Path, ...] = ()
+    inputs: tuple[Path, ...] = ()
+    targets: tuple[Path, ...] = ()
+
+    @property
+    def paired(self) -> bool:
+        """True if every input has its true picture."""
+        return bool(self.pairs)
+
+    @property
+    def input_count(self) -> int:
+        """How many pictures the generator is given."""
+        return len(self.pairs or self.inputs)
+
+    @property
+    def target_count(self) -> int:
+        """How many true pictures there are."""
+        return len(self.pairs or self.targets)
+
+    def read_pairs(self, height: int, width: int) -> Iterator[tuple[Pixels, Pixels]]:
+        """Yield input and truth of each pair, (height, width, 3) pixels each.
+
+        Raises:
+            BadInput: a file is no picture, or not two of one size side by side.
+
+        """
+        for path in self.pairs:
+            left, right = (at_size(half, height, width) for half in open_pair(path))
+            yield (left, right) if self.direction == "AtoB" else (right, left)
+
+
+def read_single(path: Path, height: int, width: int) -> Pixels:
+    """Return the picture at `path` as (height, width, 3) pixels (see `open_rgb` for the error)."""
+    return at_size(open_rgb(path), height, width)
+
+
+def is_directed(folder: Path) -> bool:
+    """Return whether the layout of `folder` itself says what is input: `inputs/`, `targets/`."""
+    return all((folder / name).is_dir() for name in _UNPAIRED)
+
+
+def find_examples(folder: Path, direction: str | None, count: int | None = None) -> Examples:
+    """Return the examples in `folder`; of more than `count`, the same ones each time.
+
+    `folder` holds pairs side by side, or the folders `inputs` and `targets`, or `testA` and
+    `testB`. `direction` is "AtoB" or "BtoA", and None only if `is_directed`. `count` holds for
+    inputs and targets each.
+
+    Raises:
+        BadInput: there are no such pictures, or fewer than two; names the folder.
+
+    """
+    if is_directed(folder):
+        names, direction = _UNPAIRED, None
+    elif direction is None:
+        raise BadInput(f"{folder}: which pictures are the input?", hint="say it with --direction")
+    else:
+        names = _DOMAINS[direction]
+    if all((folder / name).is_dir() for name in names):
+        inputs, targets = (_some_of(folder / name, count) for name in names)
+        return Examples(folder, direction, inputs=inputs, targets=targets)
+    if folder.is_dir() and not any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()):
+        raise BadInput(
+            f"{folder} holds neither pairs side by side nor the folders that unpaired pictures "
+            "stand in (inputs and targets, or testA and testB)"
+        )
+    return Examples(folder, direction, pairs=_some_of(folder, count))
+
+
+def _some_of(folder: Path, count: int | None) -> tuple[Path, ...]:
+    """Return at most `count` of the folder's pictures, chosen by a fixed seed, by name."""
+    paths = list_pictures(folder)
+    if len(paths) < MIN_PICTURES:
+        raise BadInput(f"{folder} holds {len(paths)} picture, at least {MIN_PICTURES} are needed")
+    if count is None or count >= len(paths):
+        return tuple(paths)
+    # Not the first ones: file names often follow the content.
+    return tuple(sorted(random.Random(_SEED).sample(paths, count)))  # noqa: S311 - no secret
