@@ -15,6 +15,12 @@ from coronet_deploy.vocabulary import Architecture, Norm
 from lowering import run_torch, smooth_picture, trained
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Draw the same weights in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.mark.parametrize("norm", Norm)
 @pytest.mark.parametrize("architecture", [Architecture.RESNET_6, Architecture.UNET_128])
 def test_the_graph_draws_what_the_network_draws(architecture: Architecture, norm: Norm) -> None:
@@ -54,7 +60,10 @@ def test_every_layer_and_its_options() -> None:
         network.running.running_mean.uniform_(-1, 1)
     network.eval()
     graph = capture(network, 18, 14)
-    assert np.abs(interpret(graph, picture) - run_torch(network, picture)).max() < 1e-5
+    # In float64 on both sides: values near 10 leave float32 no room for a tight bound.
+    precise = picture.transpose(0, 3, 1, 2).astype(np.float64)
+    expected = network.double()(torch.from_numpy(precise)).detach().numpy().transpose(0, 2, 3, 1)
+    assert np.abs(interpret(graph, picture, np.float64) - expected).max() < 1e-11
     assert graph.count()["depthwise_conv2d"] == 1
 
 
@@ -65,6 +74,16 @@ def test_layers_idle_in_eval_mode_vanish_and_modes_stay_as_they_were() -> None:
     graph = capture(network, 8, 8)
     assert graph.count() == {"conv2d": 1, "relu": 1}
     assert [layer.training for layer in network] == [True, False, True, True]
+
+
+def test_training_on_does_not_change_a_captured_graph() -> None:
+    network, picture = nn.Conv2d(3, 4, 1), smooth_picture(8, 8)
+    graph, expected = capture(network, 8, 8), run_torch(network, picture)
+    with torch.no_grad():
+        network.weight.zero_()
+        assert network.bias is not None
+        network.bias.zero_()
+    assert np.abs(interpret(graph, picture) - expected).max() < 1e-5
 
 
 def test_values_are_named_by_their_layers() -> None:

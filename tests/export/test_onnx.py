@@ -20,6 +20,12 @@ from coronet_deploy.vocabulary import Architecture, DType, Norm, Runtime
 from lowering import run_onnx, run_torch, shrunk, smooth_picture, trained
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Draw the same weights in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.mark.parametrize(("dtype", "bound_db"), [(DType.FP32, 100), (DType.FP16, 60)])
 @pytest.mark.parametrize("norm", Norm)
 @pytest.mark.parametrize("architecture", [Architecture.RESNET_9, Architecture.UNET_256])
@@ -41,7 +47,7 @@ def test_a_generator_draws_the_same_picture(
     height=st.integers(2, 8).map(lambda n: 4 * n),
     width=st.integers(2, 8).map(lambda n: 4 * n),
 )
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 def test_resnets_of_any_plan_and_size(
     widths: list[int], norm: Norm, height: int, width: int
 ) -> None:

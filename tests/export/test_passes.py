@@ -37,6 +37,12 @@ _ROUNDING = 3e-6
 
 
 @pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Draw the same weights in every run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Thousands of tiny operators run faster on one thread than on several that wait."""
     threads = torch.get_num_threads()

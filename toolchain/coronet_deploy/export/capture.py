@@ -117,10 +117,10 @@ class _Translation:
         raise _Refused("takes a learnt tensor where a picture is expected")
 
     def array(self, argument: fx.Node) -> FloatArray:
-        """Return a learnt tensor as an array."""
+        """Return a learnt tensor as an array of its own; training on does not reach the graph."""
         if argument not in self._weights:
             raise _Refused("takes weights that another operator computes")
-        return self._weights[argument].detach().cpu().numpy()
+        return self._weights[argument].detach().cpu().numpy().copy()
 
     def constants(self, **tensors: FloatArray | None) -> list[str]:
         """Return the names of the tensors that are there."""
