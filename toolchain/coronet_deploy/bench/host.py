@@ -54,6 +54,7 @@ class _Subject:
 def bench_host(
     artifacts: Sequence[Path],
     *,
+    names: Sequence[str] | None = None,
     threads: Sequence[int] = (1, 2),
     rounds: int = 6,
     samples: int = 30,
@@ -69,7 +70,8 @@ def bench_host(
     to `samples` samples and stops early, but not below five, after `seconds`. One that has not
     answered after `deadline_s` is stopped. A failed launch is part of the run; an artifact whose
     launches on a target all failed so far is not launched there again. `command` is kept in the
-    run as what was called.
+    run as what was called. Artifacts are called by their file names, or by `names`: then the same
+    file may be measured under two.
 
     Raises:
         BadInput: an artifact is missing, given twice, or not what its manifest says; or nothing
@@ -81,7 +83,7 @@ def bench_host(
         raise BadInput("a bench needs at least 1 sample, and more than 0 seconds")
     if any(count < 1 for count in threads):
         raise BadInput(f"threads {', '.join(map(str, threads))}: each at least 1")
-    subjects = {subject.name: subject for subject in _load_subjects(artifacts)}
+    subjects = {subject.name: subject for subject in _load_subjects(artifacts, names)}
     targets = [Target(HOST, BACKEND, count) for count in threads]
     plan = make_plan(subjects, targets, rounds)
     now = datetime.now(UTC)
@@ -148,23 +150,23 @@ def _carry_out(
     progress(len(planned), len(planned), "done")
 
 
-def _load_subjects(artifacts: Iterable[Path]) -> list[_Subject]:
-    paths = list(dict.fromkeys(artifacts))
+def _load_subjects(artifacts: Iterable[Path], names: Sequence[str] | None) -> list[_Subject]:
+    paths = list(artifacts) if names else list(dict.fromkeys(artifacts))
     if not paths:
         raise BadInput("no artifact to measure")
     by_file = [path.name for path in paths]
+    # Two folders may hold files of one name: only then the folder is part of the name.
+    own = [path.name if by_file.count(path.name) == 1 else str(path) for path in paths]
     subjects = []
-    for path in paths:
+    for name, path in zip(names or own, paths, strict=True):
         existing_file(path, "artifact")
-        # Two folders may hold files of one name: only then the folder is part of the name.
-        name = path.name if by_file.count(path.name) == 1 else str(path)
         digest = sha256_of(path)
-        subjects.append(_Subject(name, path, digest, _manifest(path, digest)))
+        subjects.append(_Subject(name, path, digest, described(path, digest)))
     return subjects
 
 
-def _manifest(artifact: Path, digest: str) -> Mapping[str, Any]:
-    """Return the artifact's manifest, or its size and hash alone if it has none."""
+def described(artifact: Path, digest: str) -> Mapping[str, Any]:
+    """Return the artifact's manifest, or its runtime, size and hash alone if it has none."""
     if manifest_path(artifact).exists():
         return checked_manifest(artifact).as_json()
     return {

@@ -33,6 +33,7 @@ LAUNCHES_LEAST = 4
 _CONFIDENCE = 0.90
 # A row is settled early at this confidence only: two looks, 1 % and 5 %, at a wrong `same`.
 _EARLY_CONFIDENCE = 0.98
+_COUNTED_MOST = 50
 
 
 class Verdict(StrEnum):
@@ -229,14 +230,20 @@ def _rank_sum_tail(base: int, candidate: int) -> tuple[float, ...]:
 
     U counts the pairs in which the candidate is slower. The largest of all launches is either
     the candidate's, and beats every base launch, or the base's: hence the recursion over the
-    counts of splits (Mann and Whitney, 1947).
+    counts of splits (Mann and Whitney, 1947). With many launches U is normal, as good as.
     """
-    ways = [[np.ones(1)] * (candidate + 1) for _ in range(base + 1)]
+    if max(base, candidate) > _COUNTED_MOST:
+        spread = math.sqrt(base * candidate * (base + candidate + 1) / 12)
+        normal = NormalDist(base * candidate / 2, spread)
+        return tuple(1 - normal.cdf(u - 0.5) for u in range(base * candidate + 1))
+    ways = [np.ones(1)] * (candidate + 1)
     for i in range(1, base + 1):
+        fewer = ways
+        ways = [np.ones(1)]
         for j in range(1, candidate + 1):
             counts = np.zeros(i * j + 1)
-            counts[i:] += ways[i][j - 1]
-            counts[: (i - 1) * j + 1] += ways[i - 1][j]
-            ways[i][j] = counts
-    counts = ways[base][candidate]
+            counts[i:] += ways[j - 1]
+            counts[: (i - 1) * j + 1] += fewer[j]
+            ways.append(counts)
+    counts = ways[candidate]
     return tuple(float(p) for p in np.cumsum(counts[::-1])[::-1] / counts.sum())

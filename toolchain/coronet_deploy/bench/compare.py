@@ -1,0 +1,158 @@
+"""Measure two sides in turn, base and candidate, so that whatever drifts meets both alike.
+
+Which artifact of one side belongs to which of the other is told by what they are (runtime,
+network, dtype, size of the picture), as their manifests say, and then by their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from coronet_deploy.bench.host import bench_host, described
+from coronet_deploy.errors import BadInput
+from coronet_deploy.storage import existing_file, sha256_of
+from coronet_deploy.vocabulary import Run, Runtime
+
+BASE, CANDIDATE = "base/", "candidate/"
+"""What the names of a comparison's artifacts start with in its run."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An artifact of one side: its name there, and its manifest or what is known without one."""
+
+    name: str
+    manifest: Mapping[str, Any]
+    path: Path | None = None
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What two artifacts must agree on to be compared by themselves."""
+        return (self.runtime, self.architecture, self.manifest.get("dtype"), self.size)
+
+    @property
+    def runtime(self) -> object:
+        """The runtime's name."""
+        return self.manifest.get("runtime")
+
+    @property
+    def architecture(self) -> object:
+        """The generator's architecture, if the manifest tells."""
+        plan = _table(_table(self.manifest, "source"), "plan")
+        return plan.get("architecture")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of its pictures, if the manifest tells."""
+        contract = _table(self.manifest, "input")
+        shape = contract.get("shape")
+        if not isinstance(shape, list | tuple) or len(shape) != 4:  # noqa: PLR2004 - a batch of pictures
+            return None
+        return (shape[2], shape[3]) if contract.get("layout") == "NCHW" else (shape[1], shape[2])
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which artifacts belong together, in the candidate's order, and which have no other side."""
+
+    pairs: tuple[tuple[Subject, Subject], ...]
+    base_only: tuple[Subject, ...]
+    candidate_only: tuple[Subject, ...]
+
+
+def find_subjects(path: Path, side: str) -> list[Subject]:
+    """Return the artifact at `path`, or those of the folder, by name; `side` names its role.
+
+    Raises:
+        BadInput: there is none, or one is not what its manifest says.
+
+    """
+    if path.is_dir():
+        suffixes = {runtime.suffix for runtime in Runtime}
+        found = sorted(one for one in path.iterdir() if one.suffix in suffixes and one.is_file())
+        if not found:
+            raise BadInput(f"{side} {path} holds no .onnx or .tflite file")
+    else:
+        found = [existing_file(path, side)]
+    return [Subject(one.name, described(one, sha256_of(one)), one) for one in found]
+
+
+def match(base: Sequence[Subject], candidate: Sequence[Subject]) -> Matching:
+    """Pair the artifacts of two sides.
+
+    One artifact a side is a pair whatever its dtype; but never across runtimes or picture sizes,
+    whose figures no change of the network explains.
+
+    Raises:
+        BadInput: nothing can be compared; says what differs.
+
+    """
+    if len(base) == len(candidate) == 1:
+        _check_alike(base[0], candidate[0])
+        return Matching(((base[0], candidate[0]),), (), ())
+    left = list(base)
+    pairs: list[tuple[Subject, Subject]] = []
+    rest: list[Subject] = []
+    for one in candidate:
+        alike = [other for other in left if other.kind == one.kind]
+        rivals = [other for other in candidate if other.kind == one.kind]
+        named = [other for other in alike if Path(other.name).name == Path(one.name).name]
+        partner = _only(named) or (_only(alike) if len(rivals) == 1 else None)
+        if partner is None:
+            rest.append(one)
+        else:
+            left.remove(partner)
+            pairs.append((partner, one))
+    if not pairs:
+        raise BadInput(
+            "no artifact of the base has the runtime, architecture, dtype and size of one of the "
+            "candidate",
+            hint="name one artifact a side",
+        )
+    return Matching(tuple(pairs), tuple(left), tuple(rest))
+
+
+def bench_pairs(
+    pairs: Sequence[tuple[Subject, Subject]],
+    *,
+    bench: Callable[..., Run] = bench_host,
+    **settings: Any,  # noqa: ANN401 - `bench_host`'s own
+) -> Run:
+    """Return the run of both sides of `pairs`, launched in turn; `settings` as of `bench_host`.
+
+    The sides' artifacts are called `base/...` and `candidate/...` in it.
+    """
+    names, paths = [], []
+    for one, other in pairs:
+        for prefix, subject in ((BASE, one), (CANDIDATE, other)):
+            if subject.path is None:
+                raise BadInput(f"{subject.name} is not a file that can be measured")
+            names.append(prefix + subject.name)
+            paths.append(subject.path)
+    return bench(paths, names=names, **settings)
+
+
+def _check_alike(base: Subject, candidate: Subject) -> None:
+    for what, left, right in (
+        ("runtime", base.runtime, candidate.runtime),
+        ("size", base.size, candidate.size),
+    ):
+        if left is not None and right is not None and left != right:
+            raise BadInput(
+                f"{base.name} and {candidate.name} differ in {what}: {left} and {right}",
+                hint="`bench --baseline` shows how such artifacts compare",
+            )
+
+
+def _only(found: Sequence[_T]) -> _T | None:
+    return found[0] if len(found) == 1 else None
+
+
+def _table(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = table.get(key)
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,252 @@
+"""From runs to pairs of series: whether two runs may be compared at all, and what spoils a row."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from coronet_deploy.bench.compare import BASE, CANDIDATE, Subject
+from coronet_deploy.errors import BadInput
+from coronet_deploy.report.regression import LAUNCHES_LEAST
+from coronet_deploy.vocabulary import Launch, Run, Target
+
+# Two runs are of one session only if the machine, its software and what was asked of it agree.
+_SAME_CONDITIONS = (
+    "device",
+    "serial",
+    "fingerprint",
+    "cpu",
+    "architecture",
+    "cores_allowed",
+    "virtual_machine",
+    "governor",
+    "max_mhz",
+    "kernel",
+    "system",
+    "python",
+)
+_SAME_SETTINGS = ("samples", "seconds")
+_ONE_DAY = timedelta(days=1)
+# Turn and turn about evens out a busy machine, up to here.
+_LOAD_PER_CORE_MOST = 2.0
+_STEAL_PERCENT_MOST = 10.0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One artifact on one target, on both sides: medians of launches in ms, in order of time.
+
+    `first` counts the launches a side (base, candidate) of the first measurement, the rest being
+    the re-run's. `problems` say, in sentences, why nothing can be told from it.
+    """
+
+    artifact: str
+    base_artifact: str
+    target: Target
+    base_ms: tuple[float, ...]
+    candidate_ms: tuple[float, ...]
+    first: tuple[int, int]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The row's name, the same for every candidate of one name and target."""
+        threads = f"{self.target.threads} thread{'' if self.target.threads == 1 else 's'}"
+        place = "" if self.target.device == "host" else f", {self.target.device}"
+        return f"{self.artifact}{place}, {self.target.backend}, {threads}"
+
+    @property
+    def rerun(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """The re-run's launches (base, candidate), or None if there was no re-run."""
+        base, candidate = self.base_ms[self.first[0] :], self.candidate_ms[self.first[1] :]
+        return (base, candidate) if base and candidate else None
+
+
+def subjects_of(run: Run) -> list[Subject]:
+    """Return the artifacts of `run`."""
+    return [Subject(name, manifest) for name, manifest in run.artifacts.items()]
+
+
+def measured_pairs(
+    runs: Sequence[Run], matched: Sequence[tuple[Subject, Subject]], max_load: float | None = None
+) -> list[Pair]:
+    """Return the pairs that `bench_pairs` measured: a run, and perhaps the re-run of some.
+
+    `max_load` is the load average before the first launch beyond which nothing can be told
+    (None: twice the cores).
+
+    Raises:
+        BadInput: a row has fewer than four launches a side.
+
+    """
+    pairs = [
+        _pair(
+            (runs, BASE + base.name), (runs, CANDIDATE + candidate.name), target, max_load=max_load
+        )
+        for base, candidate in matched
+        for target in _targets(runs[0], CANDIDATE + candidate.name)
+    ]
+    return _enough(pairs)
+
+
+def filed_pairs(
+    base: Run,
+    candidate: Run,
+    matched: Sequence[tuple[Subject, Subject]],
+    max_load: float | None = None,
+) -> list[Pair]:
+    """Return the pairs of two runs that were measured apart, by target.
+
+    Raises:
+        BadInput: the runs may not be compared (see `check_keys`), share no target, or have fewer
+            than four launches a side.
+
+    """
+    check_keys(base, candidate)
+    pairs = []
+    for one, other in matched:
+        theirs = _targets(base, one.name)
+        own = _targets(candidate, other.name)
+        pairs += [
+            _pair(([base], one.name), ([candidate], other.name), target, max_load=max_load)
+            for target in own
+            if target in theirs
+        ]
+    if not pairs:
+        targets = [
+            ", ".join(sorted({str(launch.target) for launch in run.launches})) or "nothing"
+            for run in (base, candidate)
+        ]
+        raise BadInput(
+            f"the runs share no target: the base measured {targets[0]}, the candidate {targets[1]}"
+        )
+    return _enough(pairs)
+
+
+def check_keys(base: Run, candidate: Run) -> None:
+    """Refuse two runs whose figures differ for other reasons than their artifacts.
+
+    Raises:
+        BadInput: names the first difference.
+
+    """
+    settings = base.conditions.get("settings"), candidate.conditions.get("settings")
+    tables: list[tuple[str, Any, Any, Sequence[str]]] = [
+        ("", base.conditions, candidate.conditions, _SAME_CONDITIONS),
+        ("setting ", *settings, _SAME_SETTINGS),
+        # A tool that only one run used made no figure of the other.
+        ("version of ", base.tools, candidate.tools, sorted({*base.tools} & {*candidate.tools})),
+        ("", {"emulated": base.emulated}, {"emulated": candidate.emulated}, ("emulated",)),
+    ]
+    for prefix, left, right, keys in tables:
+        for key in keys:
+            values = [
+                table.get(key) if isinstance(table, Mapping) else None for table in (left, right)
+            ]
+            if values[0] != values[1]:
+                raise BadInput(
+                    f"runs {base.id} and {candidate.id} differ in {prefix}{key}: "
+                    f"{values[0]} and {values[1]}",
+                    hint="measure both on one machine, or compare the artifacts themselves",
+                )
+    apart = abs(_created(candidate) - _created(base))
+    if apart > _ONE_DAY:
+        raise BadInput(
+            f"runs {base.id} and {candidate.id} were made {apart.total_seconds() / 3600:.0f} hours "
+            "apart: a machine is not the same on another day",
+            hint="compare the artifacts themselves: both sides are measured in turn",
+        )
+
+
+def _pair(
+    base: tuple[Sequence[Run], str],
+    candidate: tuple[Sequence[Run], str],
+    target: Target,
+    *,
+    max_load: float | None,
+) -> Pair:
+    series, first, problems = [], [], []
+    for side, (runs, name) in (("base", base), ("candidate", candidate)):
+        launches = [[one for one in run.launches if _is(one, name, target)] for run in runs]
+        every = [launch for ones in launches for launch in ones]
+        measured = [launch for launch in every if launch.error is None]
+        series.append(tuple(statistics.median(launch.samples_ms) for launch in measured))
+        first.append(sum(launch.error is None for launch in launches[0]))
+        problems += _side_problems(side, every, runs[0].artifacts.get(name, {}))
+        problems += [text for run in runs for text in _run_problems(run, max_load)]
+    return Pair(
+        artifact=candidate[1].removeprefix(CANDIDATE),
+        base_artifact=base[1].removeprefix(BASE),
+        target=target,
+        base_ms=series[0],
+        candidate_ms=series[1],
+        first=(first[0], first[1]),
+        problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+def _side_problems(side: str, launches: Sequence[Launch], manifest: Mapping[str, Any]) -> list[str]:
+    problems = []
+    failed = [launch for launch in launches if launch.error is not None]
+    if failed:
+        problems.append(
+            f"{len(failed)} of {len(launches)} launches of the {side} failed: {failed[0].error}"
+        )
+    parity = manifest.get("parity")
+    figures = parity if isinstance(parity, Mapping) else {}
+    psnr, bound = figures.get("psnr_db"), figures.get("bound_db")
+    if isinstance(psnr, int | float) and isinstance(bound, int | float) and psnr < bound:
+        problems.append(
+            f"the {side} draws another picture than its checkpoint: {psnr:g} dB, below {bound:g}"
+        )
+    return problems
+
+
+def _run_problems(run: Run, max_load: float | None) -> list[str]:
+    problems = []
+    before = run.conditions.get("before")
+    load = before.get("load_1min") if isinstance(before, Mapping) else None
+    cores = run.conditions.get("cores_allowed")
+    if max_load is None and isinstance(cores, int):
+        max_load = _LOAD_PER_CORE_MOST * cores
+    if isinstance(load, int | float) and max_load is not None and load > max_load:
+        problems.append(
+            f"the machine was busy: load average {load:g} before the first launch, "
+            f"above {max_load:g} (--max-load)"
+        )
+    stolen = run.conditions.get("steal_percent")
+    if isinstance(stolen, int | float) and stolen > _STEAL_PERCENT_MOST:
+        problems.append(f"the hypervisor gave {stolen:g} % of the cores' time to others")
+    if run.conditions.get("throttled") is True:
+        problems.append("the device throttled")
+    return problems
+
+
+def _enough(pairs: list[Pair]) -> list[Pair]:
+    """Refuse rows with too few launches, unless that is because launches failed."""
+    for pair in pairs:
+        fewest = min(len(pair.base_ms), len(pair.candidate_ms))
+        if fewest < LAUNCHES_LEAST and not any("failed" in text for text in pair.problems):
+            raise BadInput(
+                f"{pair.name}: {fewest} launches a side cannot tell a change from noise",
+                hint=f"at least {LAUNCHES_LEAST}, better 10",
+            )
+    return pairs
+
+
+def _targets(run: Run, name: str) -> list[Target]:
+    return list(dict.fromkeys(one.target for one in run.launches if one.artifact == name))
+
+
+def _is(launch: Launch, name: str, target: Target) -> bool:
+    return launch.artifact == name and launch.target == target
+
+
+def _created(run: Run) -> datetime:
+    try:
+        return datetime.fromisoformat(run.created)
+    except ValueError as error:
+        raise BadInput(f"run {run.id}: created {run.created!r} is not a date") from error

@@ -1,0 +1,129 @@
+"""The verdict on a candidate: each pair judged, in words, and the exit status that follows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coronet_deploy.report.pairs import Pair
+from coronet_deploy.report.regression import (
+    Bounds,
+    Look,
+    Shift,
+    Verdict,
+    compare_launches,
+    decide,
+    holm,
+    launches_to_decide,
+    ratio_of,
+    settled,
+)
+
+_WORTH_COUNTING = 200  # launches a side; nobody makes more
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A pair and what is said of it.
+
+    `p_slower` is Holm-adjusted; it and `shift` are None where the verdict is `invalid`.
+    `launches_needed`, a side, are told where more would decide. `reason` is a sentence, or empty.
+    """
+
+    pair: Pair
+    verdict: Verdict
+    shift: Shift | None = None
+    p_slower: float | None = None
+    launches_needed: int | None = None
+    reason: str = ""
+
+    @property
+    def base_ms(self) -> float | None:
+        """Median of the base's launch medians."""
+        return statistics.median(self.pair.base_ms) if self.pair.base_ms else None
+
+    @property
+    def candidate_ms(self) -> float | None:
+        """Median of the candidate's launch medians."""
+        return statistics.median(self.pair.candidate_ms) if self.pair.candidate_ms else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, the artifacts that have no other side, and what a reader must know.
+
+    `no_base` and `no_candidate` name artifacts of the candidate's and the base's side.
+    """
+
+    rows: tuple[Judged, ...]
+    bounds: Bounds
+    no_base: tuple[str, ...] = ()
+    no_candidate: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def judge(pairs: Sequence[Pair], bounds: Bounds) -> tuple[Judged, ...]:
+    """Return the verdict on each of `pairs`; rows with problems are `invalid` and no part of Holm.
+
+    Raises:
+        BadInput: a row has fewer launches than can tell anything.
+
+    """
+    sound = [pair for pair in pairs if not pair.problems]
+    looks = [_look(pair) for pair in sound]
+    adjusted = holm([look.shift.p_slower for look in looks])
+    verdicts = decide(looks, bounds)
+    judged = {
+        id(pair): _explained(Judged(pair, verdict, look.shift, p), look, len(sound), bounds)
+        for pair, look, verdict, p in zip(sound, looks, verdicts, adjusted, strict=True)
+    }
+    return tuple(
+        judged.get(id(pair)) or Judged(pair, Verdict.INVALID, reason="; ".join(pair.problems))
+        for pair in pairs
+    )
+
+
+def needs_rerun(pair: Pair, bounds: Bounds) -> bool:
+    """Tell whether a first measurement leaves open what a second could decide."""
+    return not pair.problems and not settled(_look(pair).shift, bounds)
+
+
+def exit_status(comparison: Comparison, *, inconclusive_ok: bool = False) -> int:
+    """Return 1 if a row is slower, else 3 if one is invalid, else 5 if inconclusive, else 0."""
+    verdicts = {row.verdict for row in comparison.rows}
+    if Verdict.SLOWER in verdicts:
+        return 1
+    if Verdict.INVALID in verdicts:
+        return 3
+    return 5 if Verdict.INCONCLUSIVE in verdicts and not inconclusive_ok else 0
+
+
+def _look(pair: Pair) -> Look:
+    rerun = pair.rerun
+    return Look(
+        compare_launches(pair.base_ms, pair.candidate_ms),
+        None if rerun is None else ratio_of(*rerun),
+    )
+
+
+def _explained(row: Judged, look: Look, rows: int, bounds: Bounds) -> Judged:
+    """Return `row` with its reason and, if it is inconclusive, the launches it would take."""
+    if row.verdict in {Verdict.SLOWER, Verdict.FASTER} and look.rerun_ratio is None:
+        return _with(row, reason="not confirmed by a re-run")
+    if row.verdict is not Verdict.INCONCLUSIVE:
+        return row
+    beyond = not 1 / (1 + bounds.margin) <= look.shift.ratio <= 1 + bounds.margin
+    contradicted = look.rerun_ratio is not None and (look.rerun_ratio > 1) != (look.shift.ratio > 1)
+    if beyond and contradicted:
+        return _with(row, reason="the re-run did not confirm the difference")
+    needed = launches_to_decide(look.shift, rows, bounds)
+    if needed is None:
+        return _with(row, reason="too few launches to bound the difference")
+    if needed > _WORTH_COUNTING:
+        return _with(row, reason=f"more than {_WORTH_COUNTING} launches a side would decide")
+    return _with(row, reason=f"about {needed} launches a side would decide", needed=needed)
+
+
+def _with(row: Judged, *, reason: str, needed: int | None = None) -> Judged:
+    return Judged(row.pair, row.verdict, row.shift, row.p_slower, needed, reason)
