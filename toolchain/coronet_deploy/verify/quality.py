@@ -110,7 +110,10 @@ class _Tally:
 
     def add(self, pixels: Pixels, kept: list[list[Features]]) -> None:
         for network, rows in zip(self.networks, kept, strict=True):
-            rows.append(network.features(pixels))
+            numbers = network.features(pixels)
+            if not np.isfinite(numbers).all():
+                raise BadInput(f"{network.path} makes features that are not finite of a picture")
+            rows.append(numbers)
 
 
 def judge(

@@ -1,0 +1,163 @@
+"""`coronet-deploy evaluate`, through the installed command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from coronet_deploy.storage import sha256_of
+from quality_data import write_pairs, write_picture, write_squeezenet
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+Exported = tuple[Path, dict[str, Any]]
+
+SIZE = ("--size", "32x48")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("pairs"), 6)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_squeezenet(tmp_path_factory.mktemp("features") / "squeezenet.safetensors")
+
+
+def _refused(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    (last,) = [line for line in done.stderr.splitlines() if "error: " in line]
+    for word in words:
+        assert word in last
+
+
+def test_checkpoint_and_artifacts_are_judged_alike(
+    cli: Cli, checkpoint: Path, exported: Exported, data: Path, features: Path, tmp_path: Path
+) -> None:
+    said = []
+    grid = tmp_path / "grid.png"
+    models = (checkpoint, *sorted(exported[0].glob("*.onnx")), *exported[0].glob("*.tflite"))
+    options = ("--data", data, "--direction", "AtoB", "--features", features, "--json")
+    for model in models:
+        size = SIZE if model == checkpoint else ()
+        done = cli("evaluate", model, *options, *size, "--grid", grid)
+        assert done.returncode == 0, done.stderr
+        said.append(json.loads(done.stdout))
+    assert [row["kind"] for row in said] == ["checkpoint", "onnx", "tflite"]
+    for model, row in zip(models, said, strict=True):
+        assert row["sha256"] == sha256_of(model)
+        assert (row["generated"], row["true"], row["paired"]) == (6, 6, True)
+        assert row["size"] == [32, 48]
+        frechet, kernel = row["distances"]
+        assert (frechet["name"], kernel["name"]) == ("SqueezeNet-FD", "SqueezeNet-KID")
+        assert frechet["features_sha256"] == sha256_of(features)
+        assert frechet["reliable"] is False
+        assert (kernel["subsets"], kernel["subset_size"]) == (100, 3)
+        for name in ("psnr_db", "ssim", "l1"):
+            ours, torchs = row["likeness"][name]["mean"], said[0]["likeness"][name]["mean"]
+            assert ours == pytest.approx(torchs, rel=1e-3)
+        assert kernel["value"] == pytest.approx(said[0]["distances"][1]["value"], rel=1e-2)
+    with Image.open(grid) as picture:
+        assert picture.size == (3 * 48 + 2 * 4, 16 + 4 * (32 + 4))
+
+
+def test_the_table_fits_and_says_what_to_go_by(
+    cli: Cli, checkpoint: Path, data: Path, features: Path
+) -> None:
+    command = ("evaluate", checkpoint, "--data", data, *SIZE, "--direction", "BtoA")
+    done = cli(*command, "--features", features, "--count", "4")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("4 generated and 4 true pictures" in line for line in lines)
+    text = " ".join(done.stdout.split())
+    assert "SqueezeNet-FD is unreliable here" in text
+    assert "Go by SqueezeNet-KID." in text
+    assert cli(*command, "--features", features, "--count", "4").stdout == done.stdout
+
+
+def test_without_a_direction_it_asks(cli: Cli, checkpoint: Path, data: Path) -> None:
+    _refused(cli("evaluate", checkpoint, "--data", data, *SIZE), 2, "--direction")
+
+
+def test_an_artifact_has_the_size_it_has(cli: Cli, exported: Exported, data: Path) -> None:
+    path = next(exported[0].glob("*.tflite"))
+    done = cli("evaluate", path, "--data", data, "--direction", "AtoB", "--size", "64x64")
+    _refused(done, 2, "--size", "32x48")
+
+
+def test_data_that_cannot_be_used(cli: Cli, exported: Exported, data: Path, tmp_path: Path) -> None:
+    path = next(exported[0].glob("*.onnx"))
+    folder = tmp_path / "data"
+    command = ("evaluate", path, "--direction", "AtoB", "--data", folder)
+    _refused(cli(*command), 2, str(folder), "not a folder")
+    folder.mkdir()
+    _refused(cli(*command), 2, str(folder), "neither pairs")
+    shutil.copy(data / "00.png", folder)
+    _refused(cli(*command), 2, str(folder), "1 picture", "at least 2")
+    write_picture(folder / "odd.png", 1, 32, 95)
+    _refused(cli(*command), 2, str(folder / "odd.png"), "95x32")
+    (folder / "odd.png").write_bytes((data / "00.png").read_bytes()[:200])
+    _refused(cli(*command), 2, str(folder / "odd.png"), "not a readable picture")
+
+
+def test_feature_files_that_cannot_be_used(
+    cli: Cli, checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    command = ("evaluate", checkpoint, "--data", data, "--direction", "AtoB", *SIZE)
+    gone = tmp_path / "gone.safetensors"
+    _refused(cli(*command, "--features", gone), 2, str(gone), "does not exist")
+    # A checkpoint is a whole safetensors file, too.
+    _refused(cli(*command, "--features", checkpoint), 2, "is not a SqueezeNet 1.0")
+    _refused(cli(*command, "--inception", data / "00.png"), 2, "00.png", "not a whole torch file")
+
+
+def test_a_generator_that_draws_no_numbers_fails(cli: Cli, data: Path, tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    nan = helper.make_tensor("nan", TensorProto.FLOAT, [1], np.array([np.nan], np.float32))
+    shape = [1, 3, 32, 48]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "nan"], ["y"])],
+        "broken",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [nan],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path, grid = tmp_path / "broken.onnx", tmp_path / "grid.png"
+    onnx.save(model, str(path))
+    command = ("evaluate", path, "--data", data, "--direction", "AtoB", "--grid", grid)
+    _refused(cli(*command), 1, str(path), "not finite")
+    assert not grid.exists()
+
+
+def test_fid_says_which_package_it_takes(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    import torch
+
+    weights = tmp_path / "inception.pth"
+    torch.save({"fc.bias": torch.zeros(3)}, weights)
+    arguments = ["evaluate", str(checkpoint), "--data", str(data), "--direction", "AtoB"]
+    arguments += [*SIZE, "--inception", str(weights)]
+    program = (
+        "import sys\n"
+        "sys.modules['torch_fidelity'] = None\n"
+        "from coronet_deploy.cli import main\n"
+        f"sys.exit(main({arguments!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    _refused(done, 3, "'torch_fidelity", "coronet-deploy[fid]")
