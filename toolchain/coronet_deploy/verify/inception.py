@@ -83,8 +83,10 @@ def read_inception(path: Path) -> Inception:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise BadInput(f"{path} is not a whole torch file of tensors: {reason}") from error
+        # torch's own words advise to open the file in the way that runs what is in it.
+        raise BadInput(
+            f"{path} is not a whole torch file of tensors and nothing else", hint="it is not opened"
+        ) from error
     if not isinstance(tensors, dict):
         raise BadInput(f"{path} is not a state_dict of tensors")
     return Inception(path, tensors)
