@@ -25,12 +25,13 @@ COMMANDS = (
     "verify",
     "evaluate",
     "bench",
+    "compare",
     "report",
     "train",
 )
 
 _EPILOG = """exit statuses: 0 fine, 1 a gate failed (parity or latency), 2 usage or bad input,
-3 environment or device, 4 conversion, 5 nothing was measured, 130 interrupted"""
+3 environment or device, 4 conversion, 5 nothing was measured or inconclusive, 130 interrupted"""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -42,14 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="host", help="where to run (default: host)")
     parser.add_argument(
         "--threads",
-        type=_thread_counts,
+        type=thread_counts,
         default=(1, 2),
         metavar="N[,N...]",
         help="numbers of threads to measure with (default: 1,2)",
     )
     parser.add_argument(
         "--rounds",
-        type=_positive,
+        type=positive,
         default=6,
         metavar="N",
         help="launches of each artifact and number of threads (default: 6, the fewest whose "
@@ -57,21 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--samples",
-        type=_positive,
+        type=positive,
         default=30,
         metavar="N",
         help="inferences timed in a launch (default: 30)",
     )
     parser.add_argument(
         "--seconds",
-        type=_seconds,
+        type=seconds,
         default=3.0,
         metavar="S",
         help="stop a launch's sampling early, but not below 5 samples (default: 3)",
     )
     parser.add_argument(
         "--deadline",
-        type=_seconds,
+        type=seconds,
         default=300.0,
         metavar="S",
         help="stop a launch that has not answered by then (default: 300)",
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     artifacts = args.artifacts or _default_artifacts()
     if args.baseline:
         _check_baseline(args.baseline, artifacts)
-    _check_writable(args.output)
+    check_writable(args.output)
     try:
         with bench_progress() as progress:
             measured = bench_host(
@@ -191,7 +191,7 @@ def _named(baseline: str | None, measured: Run) -> str | None:
     return Path(baseline).name
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Refuse a folder that the run could not be written to, before the run rather than after."""
     import tempfile
 
@@ -242,20 +242,23 @@ def _line(done: int, total: int, what: str) -> None:
         print(f"launch {done + 1} of {total}: {what}", file=sys.stderr, flush=True)
 
 
-def _thread_counts(text: str) -> tuple[int, ...]:
-    counts = tuple(_positive(part) for part in text.split(","))
+def thread_counts(text: str) -> tuple[int, ...]:
+    """Parse numbers of threads: "1,2"."""
+    counts = tuple(positive(part) for part in text.split(","))
     if len(set(counts)) != len(counts):
         raise argparse.ArgumentTypeError(f"{text!r} names a number twice")
     return counts
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1."""
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Parse a number above 0."""
     try:
         value = float(text)
     except ValueError:

@@ -54,9 +54,7 @@ class Pair:
     @property
     def name(self) -> str:
         """The row's name, the same for every candidate of one name and target."""
-        threads = f"{self.target.threads} thread{'' if self.target.threads == 1 else 's'}"
-        place = "" if self.target.device == "host" else f", {self.target.device}"
-        return f"{self.artifact}{place}, {self.target.backend}, {threads}"
+        return f"{self.artifact} on {_target_name(self.target)}"
 
     @property
     def rerun(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -117,11 +115,12 @@ def filed_pairs(
         ]
     if not pairs:
         targets = [
-            ", ".join(sorted({str(launch.target) for launch in run.launches})) or "nothing"
+            ", ".join(dict.fromkeys(_target_name(launch.target) for launch in run.launches))
             for run in (base, candidate)
         ]
         raise BadInput(
-            f"the runs share no target: the base measured {targets[0]}, the candidate {targets[1]}"
+            f"the runs share no target: the base measured {targets[0] or 'nothing'}, "
+            f"the candidate {targets[1] or 'nothing'}"
         )
     return _enough(pairs)
 
@@ -239,6 +238,11 @@ def _enough(pairs: list[Pair]) -> list[Pair]:
 
 def _targets(run: Run, name: str) -> list[Target]:
     return list(dict.fromkeys(one.target for one in run.launches if one.artifact == name))
+
+
+def _target_name(target: Target) -> str:
+    plural = "" if target.threads == 1 else "s"
+    return f"{target.device} {target.backend}, {target.threads} thread{plural}"
 
 
 def _is(launch: Launch, name: str, target: Target) -> bool:

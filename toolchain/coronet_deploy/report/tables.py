@@ -51,9 +51,9 @@ def markdown(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     for heads, body in _tables(rows):
         lines.append("| " + " | ".join(heads) + " |")
         lines.append("| --- |" + " ---: |" * (len(heads) - 1))
-        lines += ["| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in body]
+        lines += ["| " + " | ".join(escaped(cell) for cell in line) + " |" for line in body]
         lines.append("")
-    lines += [f"- {_escaped(text)}" for text in (*failures(rows), *notes)]
+    lines += [f"- {escaped(text)}" for text in (*failures(rows), *notes)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -163,7 +163,7 @@ def _artifact_lines(rows: Sequence[Row]) -> list[_Line]:
     return lines
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return `text` so that Markdown shows it as it is, inside a table cell."""
     plain = figures.printable(text)
     for character in "\\`*_[]<>|#":

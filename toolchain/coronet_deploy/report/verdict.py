@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coronet_deploy.report.pairs import Pair
 from coronet_deploy.report.regression import (
@@ -110,20 +110,18 @@ def _look(pair: Pair) -> Look:
 def _explained(row: Judged, look: Look, rows: int, bounds: Bounds) -> Judged:
     """Return `row` with its reason and, if it is inconclusive, the launches it would take."""
     if row.verdict in {Verdict.SLOWER, Verdict.FASTER} and look.rerun_ratio is None:
-        return _with(row, reason="not confirmed by a re-run")
+        return replace(row, reason="not confirmed by a re-run")
     if row.verdict is not Verdict.INCONCLUSIVE:
         return row
     beyond = not 1 / (1 + bounds.margin) <= look.shift.ratio <= 1 + bounds.margin
     contradicted = look.rerun_ratio is not None and (look.rerun_ratio > 1) != (look.shift.ratio > 1)
     if beyond and contradicted:
-        return _with(row, reason="the re-run did not confirm the difference")
+        return replace(row, reason="the re-run did not confirm the difference")
     needed = launches_to_decide(look.shift, rows, bounds)
     if needed is None:
-        return _with(row, reason="too few launches to bound the difference")
+        return replace(row, reason="too few launches to bound the difference")
     if needed > _WORTH_COUNTING:
-        return _with(row, reason=f"more than {_WORTH_COUNTING} launches a side would decide")
-    return _with(row, reason=f"about {needed} launches a side would decide", needed=needed)
-
-
-def _with(row: Judged, *, reason: str, needed: int | None = None) -> Judged:
-    return Judged(row.pair, row.verdict, row.shift, row.p_slower, needed, reason)
+        return replace(row, reason=f"more than {_WORTH_COUNTING} launches a side would decide")
+    return replace(
+        row, reason=f"about {needed} launches a side would decide", launches_needed=needed
+    )

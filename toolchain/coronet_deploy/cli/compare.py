@@ -1,0 +1,290 @@
+"""`coronet-deploy compare`: tell whether a candidate is slower than its base, or refuse to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coronet_deploy.cli.bench import (
+    bench_progress,
+    check_writable,
+    positive,
+    seconds,
+    thread_counts,
+)
+from coronet_deploy.errors import BadInput, EnvironmentProblem
+
+if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
+    from coronet_deploy.bench.compare import Matching
+    from coronet_deploy.report.pairs import Pair
+    from coronet_deploy.report.regression import Bounds
+    from coronet_deploy.report.verdict import Comparison
+    from coronet_deploy.vocabulary import Run
+
+HELP = "tell whether a candidate is slower than its base: two artifacts, folders or run files"
+
+_APART = (
+    "The runs were made one after the other, not in turn: what drifted between them counts as a "
+    "difference, and no re-run could confirm one."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    what = "an .onnx or .tflite file, a folder of them, or a run file of `bench`"
+    parser.add_argument("base", metavar="BASE", type=Path, help=what)
+    parser.add_argument("candidate", metavar="CANDIDATE", type=Path, help="the same kind of thing")
+    measuring = parser.add_argument_group("measuring (not with run files)")
+    measuring.add_argument("--device", default="host", help="where to run (default: host)")
+    measuring.add_argument(
+        "--threads",
+        type=thread_counts,
+        default=(1, 2),
+        metavar="N[,N...]",
+        help="numbers of threads to measure with (default: 1,2)",
+    )
+    measuring.add_argument(
+        "--rounds",
+        type=positive,
+        default=6,
+        metavar="N",
+        help="launches a side before the first look (default: 6, at least 4)",
+    )
+    measuring.add_argument(
+        "--most",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="launches a side after the re-run of what is not settled then (default: 10)",
+    )
+    measuring.add_argument(
+        "--samples",
+        type=positive,
+        default=30,
+        metavar="N",
+        help="inferences timed in a launch (default: 30)",
+    )
+    measuring.add_argument(
+        "--seconds",
+        type=seconds,
+        default=3.0,
+        metavar="S",
+        help="stop a launch's sampling early, but not below 5 samples (default: 3)",
+    )
+    measuring.add_argument(
+        "--deadline",
+        type=seconds,
+        default=300.0,
+        metavar="S",
+        help="stop a launch that has not answered by then (default: 300)",
+    )
+    measuring.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder that the run files go to (default: runs)",
+    )
+    judging = parser.add_argument_group("judging")
+    judging.add_argument(
+        "--margin",
+        type=_percent,
+        default=0.025,
+        metavar="PERCENT",
+        help="do not report a smaller change (default: 2.5)",
+    )
+    judging.add_argument(
+        "--resolution",
+        type=_percent,
+        default=0.05,
+        metavar="PERCENT",
+        help="the change that `same` excludes (default: 5)",
+    )
+    judging.add_argument(
+        "--max-load",
+        type=seconds,
+        metavar="LOAD",
+        help="load average before the first launch beyond which nothing is judged "
+        "(default: twice the cores)",
+    )
+    judging.add_argument(
+        "--inconclusive-ok", action="store_true", help="status 0 where a row is inconclusive"
+    )
+    writing = parser.add_argument_group("writing")
+    for flag, what in (
+        ("--markdown", "the table as Markdown, for a step summary"),
+        ("--junit", "JUnit XML"),
+        ("--bmf", "the candidate's latencies in Bencher Metric Format"),
+        ("--benchmark-action", "the same for github-action-benchmark, customSmallerIsBetter"),
+    ):
+        writing.add_argument(flag, type=Path, metavar="FILE", help=f"write {what}")
+    writing.add_argument(
+        "--github", action="store_true", help="print ::error:: lines for GitHub, on stderr"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, write what is asked for, and return the verdict's exit status.
+
+    Raises:
+        CoronetError: the two may not be compared (2), or something around us is broken (3).
+
+    """
+    from coronet_deploy.report.regression import Bounds
+    from coronet_deploy.report.verdict import exit_status
+
+    bounds = Bounds(args.margin, args.resolution)
+    files = [path.suffix == ".json" and not path.is_dir() for path in (args.base, args.candidate)]
+    if files[0] != files[1]:
+        raise BadInput(
+            f"{args.base} and {args.candidate}: one is a run file and the other is not",
+            hint="give two artifacts, two folders or two run files",
+        )
+    comparison, paths = _of_files(args, bounds) if all(files) else _measured(args, bounds)
+    _show(args, comparison, paths)
+    return exit_status(comparison, inconclusive_ok=args.inconclusive_ok)
+
+
+def _of_files(args: argparse.Namespace, bounds: Bounds) -> tuple[Comparison, list[Path]]:
+    from coronet_deploy.bench.compare import match
+    from coronet_deploy.report.pairs import check_keys, filed_pairs, subjects_of
+    from coronet_deploy.results.files import read_run
+
+    base, candidate = read_run(args.base), read_run(args.candidate)
+    check_keys(base, candidate)
+    matching = match(subjects_of(base), subjects_of(candidate))
+    pairs = filed_pairs(base, candidate, matching.pairs, args.max_load)
+    # A run compared with itself has nothing between its sides.
+    notes = [_APART] if base.id != candidate.id else []
+    return _comparison(pairs, matching, [base, candidate], bounds, notes), []
+
+
+def _measured(args: argparse.Namespace, bounds: Bounds) -> tuple[Comparison, list[Path]]:
+    """Measure, look, and measure again what is not settled."""
+    from coronet_deploy.bench.compare import find_subjects, match
+    from coronet_deploy.report.pairs import measured_pairs
+    from coronet_deploy.report.regression import LAUNCHES_LEAST
+    from coronet_deploy.report.verdict import needs_rerun
+
+    if args.device != "host":
+        raise EnvironmentProblem(
+            f"--device {args.device}: this version compares on the host only, not yet on phones",
+            hint="--device host",
+        )
+    if args.rounds < LAUNCHES_LEAST or args.most < args.rounds:
+        raise BadInput(
+            f"--rounds {args.rounds} --most {args.most}: at least {LAUNCHES_LEAST} launches a "
+            "side, and --most not below --rounds"
+        )
+    matching = match(find_subjects(args.base, "BASE"), find_subjects(args.candidate, "CANDIDATE"))
+    check_writable(args.output)
+    first, path = _bench(args, matching, args.rounds)
+    runs, paths = [first], [path]
+    pairs = measured_pairs(runs, matching.pairs, args.max_load)
+    open_ones = {pair.artifact for pair in pairs if needs_rerun(pair, bounds)}
+    if open_ones and args.most > args.rounds:
+        again = _only(matching, open_ones)
+        print(f"not settled, measured again: {', '.join(sorted(open_ones))}", file=sys.stderr)
+        second, path = _bench(args, again, args.most - args.rounds)
+        runs.append(second)
+        paths.append(path)
+        pairs = measured_pairs(runs, matching.pairs, args.max_load)
+    return _comparison(pairs, matching, runs, bounds, []), paths
+
+
+def _bench(args: argparse.Namespace, matching: Matching, rounds: int) -> tuple[Run, Path]:
+    from coronet_deploy.bench.compare import bench_pairs
+    from coronet_deploy.bench.host import BenchInterrupted
+    from coronet_deploy.results.files import write_run
+
+    try:
+        with bench_progress() as progress:
+            run = bench_pairs(
+                matching.pairs,
+                threads=args.threads,
+                rounds=rounds,
+                samples=args.samples,
+                seconds=args.seconds,
+                deadline_s=args.deadline,
+                command=("coronet-deploy", *sys.argv[1:]),
+                progress=progress,
+            )
+    except BenchInterrupted as interruption:
+        if interruption.run.launches:
+            path = write_run(interruption.run, args.output)
+            print(f"the launches that had finished are kept in {path}", file=sys.stderr)
+        raise
+    return run, write_run(run, args.output)
+
+
+def _only(matching: Matching, artifacts: set[str]) -> Matching:
+    from dataclasses import replace
+
+    pairs = tuple(pair for pair in matching.pairs if pair[1].name in artifacts)
+    return replace(matching, pairs=pairs)
+
+
+def _comparison(
+    pairs: list[Pair], matching: Matching, runs: list[Run], bounds: Bounds, notes: list[str]
+) -> Comparison:
+    from coronet_deploy.report.verdict import Comparison, judge
+
+    told = [str(note) for run in runs for note in _notes(run)]
+    if any(pair.target.device == "host" for pair in pairs):
+        told.append("Measured on this host: it says nothing of phones.")
+    return Comparison(
+        rows=judge(pairs, bounds),
+        bounds=bounds,
+        no_base=tuple(subject.name for subject in matching.candidate_only),
+        no_candidate=tuple(subject.name for subject in matching.base_only),
+        notes=tuple(dict.fromkeys([*notes, *told])),
+    )
+
+
+def _notes(run: Run) -> list[object]:
+    notes = run.conditions.get("notes")
+    emulated = ["Emulated: the timings are not a real device's."] if run.emulated else []
+    return [*emulated, *(notes if isinstance(notes, list | tuple) else [])]
+
+
+def _show(args: argparse.Namespace, comparison: Comparison, paths: list[Path]) -> None:
+    from coronet_deploy.report import ci
+    from coronet_deploy.report.comparison import (
+        comparison_json,
+        comparison_markdown,
+        print_comparison,
+    )
+    from coronet_deploy.storage import write_text
+
+    if args.json:
+        print(json.dumps(comparison_json(comparison, [str(path) for path in paths]), indent=2))
+    else:
+        print_comparison(comparison, sys.stdout)
+        for path in paths:
+            print(f"Every sample is kept in {path}")
+    junit = ci.junit_xml(comparison, inconclusive_ok=args.inconclusive_ok)
+    for path, text in (
+        (args.markdown, comparison_markdown(comparison)),
+        (args.junit, junit),
+        (args.bmf, ci.bencher_json(comparison)),
+        (args.benchmark_action, ci.benchmark_action_json(comparison)),
+    ):
+        if path is not None:
+            write_text(path, text)
+    if args.github:
+        # The runner reads both streams; stdout may be JSON, or on its way to a file.
+        for line in ci.github_commands(comparison):
+            print(line, file=sys.stderr)
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 100:  # noqa: PLR2004 - percent
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of percent from 0 to 100")
+    return value / 100

@@ -1,0 +1,132 @@
+"""What continuous integration reads: JUnit XML, workflow commands, and two benchmark formats."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from coronet_deploy.report.figures import printable
+from coronet_deploy.report.regression import Verdict
+from coronet_deploy.report.summary import median_interval
+from coronet_deploy.report.verdict import Comparison, Judged
+
+_SUITE = "coronet-deploy compare"
+_NS_PER_MS = 1e6
+
+
+def junit_xml(comparison: Comparison, *, inconclusive_ok: bool = False) -> str:
+    """Return JUnit XML: a test case a row, with a failure if it is slower.
+
+    An error is a row that could not be judged (`invalid`, or `inconclusive` unless that is
+    `inconclusive_ok`), skipped an artifact without a baseline. Control characters, which XML 1.0
+    cannot hold, become U+FFFD.
+    """
+    unjudged = {Verdict.INVALID} | (set() if inconclusive_ok else {Verdict.INCONCLUSIVE})
+    verdicts = [row.verdict for row in comparison.rows]
+    suite = ET.Element(
+        "testsuite",
+        name=_SUITE,
+        tests=str(len(comparison.rows) + len(comparison.no_base)),
+        failures=str(verdicts.count(Verdict.SLOWER)),
+        errors=str(sum(verdict in unjudged for verdict in verdicts)),
+        skipped=str(len(comparison.no_base)),
+    )
+    for row in comparison.rows:
+        case = _case(suite, row.pair.target.device, row.pair.name)
+        if row.verdict is Verdict.SLOWER:
+            ET.SubElement(case, "failure", type=row.verdict.value, message=_clean(row))
+        elif row.verdict in unjudged:
+            ET.SubElement(case, "error", type=row.verdict.value, message=_clean(row))
+        else:
+            ET.SubElement(case, "system-out").text = _clean(row)
+    for name in comparison.no_base:
+        ET.SubElement(_case(suite, "", name), "skipped", message="no baseline")
+    root = ET.Element("testsuites")
+    root.append(suite)
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def github_commands(comparison: Comparison) -> list[str]:
+    """Return a workflow command for each row to look at.
+
+    An `::error::` where it is slower or invalid, a `::warning::` where it is inconclusive.
+    """
+    levels = {
+        Verdict.SLOWER: "error",
+        Verdict.INVALID: "error",
+        Verdict.INCONCLUSIVE: "warning",
+    }
+    return [
+        f"::{levels[row.verdict]} title={_property(row.pair.name)}::{_message(explain(row))}"
+        for row in comparison.rows
+        if row.verdict in levels
+    ]
+
+
+def bencher_json(comparison: Comparison) -> str:
+    """Return the candidate's latencies in Bencher Metric Format, whose latency is in ns."""
+    metrics = {}
+    for row in _measured(comparison):
+        low, high = median_interval(row.pair.candidate_ms)
+        metrics[row.pair.name] = {
+            "latency": {
+                "value": (row.candidate_ms or 0) * _NS_PER_MS,
+                "lower_value": low * _NS_PER_MS,
+                "upper_value": high * _NS_PER_MS,
+            }
+        }
+    return json.dumps(metrics, indent=2) + "\n"
+
+
+def benchmark_action_json(comparison: Comparison) -> str:
+    """Return the candidate's latencies as github-action-benchmark's `customSmallerIsBetter`."""
+    entries: list[dict[str, Any]] = []
+    for row in _measured(comparison):
+        low, high = median_interval(row.pair.candidate_ms)
+        entries.append(
+            {
+                "name": row.pair.name,
+                "unit": "ms",
+                "value": row.candidate_ms,
+                "range": f"± {(high - low) / 2:.3g}",
+                "extra": explain(row),
+            }
+        )
+    return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+
+
+def explain(row: Judged) -> str:
+    """Return the verdict on a row in one sentence."""
+    told = row.verdict.value
+    if row.shift is not None:
+        told += f": {row.shift.ratio:.3f} times the base's latency"
+        if math.isfinite(row.shift.high):
+            told += f" (90 % interval {row.shift.low:.3f} to {row.shift.high:.3f})"
+        told += f", {row.base_ms:.4g} ms to {row.candidate_ms:.4g} ms"
+    return f"{told}; {row.reason}" if row.reason else told
+
+
+def _measured(comparison: Comparison) -> Sequence[Judged]:
+    """Return the rows whose figures can be kept; an invalid one would be a trend of its own."""
+    return [row for row in comparison.rows if row.verdict is not Verdict.INVALID]
+
+
+def _case(suite: ET.Element, device: str, name: str) -> ET.Element:
+    group = f"{_SUITE}.{device}" if device else _SUITE
+    return ET.SubElement(suite, "testcase", classname=printable(group), name=printable(name))
+
+
+def _clean(row: Judged) -> str:
+    return printable(explain(row))
+
+
+def _message(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _message(text).replace(":", "%3A").replace(",", "%2C")
