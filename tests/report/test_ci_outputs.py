@@ -1,0 +1,106 @@
+"""What a CI reads is well formed, whatever the names, and says what the verdict says."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from coronet_deploy.bench.compare import match
+from coronet_deploy.report.ci import (
+    bencher_json,
+    benchmark_action_json,
+    github_commands,
+    junit_xml,
+)
+from coronet_deploy.report.comparison import (
+    comparison_json,
+    comparison_markdown,
+    print_comparison,
+)
+from coronet_deploy.report.pairs import filed_pairs, subjects_of
+from coronet_deploy.report.regression import Bounds, Verdict
+from coronet_deploy.report.verdict import Comparison, judge
+from coronet_deploy.vocabulary import Run
+
+MakeRun = Callable[..., Run]
+HOSTILE = "<b>\"'&%|`x` [red]\x1b[31m\u202e]]>\x00,:é\n::error::.onnx"
+
+
+@pytest.fixture
+def comparison(make_run: MakeRun) -> Comparison:
+    """Two rows of a hostile name, the first slower and the second invalid, and two same."""
+    base = make_run({HOSTILE: 10.0, "plain.onnx": 20.0}, rounds=10)
+    now = make_run({HOSTILE: 12.0, "plain.onnx": 20.0}, rounds=10, id="now")
+    broken = now.launches[1]
+    assert broken.target.threads == 2
+    failed = replace(broken, samples_ms=(), error=HOSTILE)
+    now = replace(now, launches=(now.launches[0], failed, *now.launches[2:]))
+    pairs = filed_pairs(base, now, match(subjects_of(base), subjects_of(now)).pairs)
+    return Comparison(judge(pairs, Bounds()), Bounds(), no_base=(HOSTILE,), notes=(HOSTILE,))
+
+
+def test_junit_parses_back_with_a_failure_an_error_and_a_skip(comparison: Comparison) -> None:
+    suite = ET.fromstring(junit_xml(comparison).encode()).find("testsuite")  # noqa: S314 - our own
+    assert suite is not None
+    counts = {key: suite.get(key) for key in ("tests", "failures", "errors", "skipped")}
+    assert counts == {"tests": "5", "failures": "1", "errors": "1", "skipped": "1"}
+    cases = suite.findall("testcase")
+    assert [case[0].tag for case in cases] == [
+        "failure", "error", "system-out", "system-out", "skipped",
+    ]  # fmt: skip
+    assert (cases[0].get("name") or "").startswith("<b>\"'&%|`x` [red]")
+    assert "1.2" in (cases[0][0].get("message") or "")
+    assert (cases[1][0].get("message") or "").startswith("invalid; 1 of 10 launches")
+
+
+def test_inconclusive_is_an_error_unless_it_is_accepted(comparison: Comparison) -> None:
+    row = replace(comparison.rows[2], verdict=Verdict.INCONCLUSIVE, reason="about 20 launches")
+    one = replace(comparison, rows=(row,), no_base=())
+    assert 'errors="1"' in junit_xml(one)
+    assert 'errors="0"' in junit_xml(one, inconclusive_ok=True)
+    assert github_commands(one)[0].startswith(
+        "::warning title=plain.onnx on host cpu%2C 1 thread::"
+    )
+
+
+def test_a_name_cannot_start_a_workflow_command(comparison: Comparison) -> None:
+    lines = github_commands(comparison)
+    assert len(lines) == 2
+    for line in lines:
+        assert "\n" not in line
+        head, _, message = line.removeprefix("::error title=").partition("::")
+        assert "%0A%3A%3Aerror%3A%3A.onnx" in head
+        assert ":" not in head
+        assert "," not in head
+        assert message
+
+
+def test_benchmark_formats_hold_the_candidate_and_no_invalid_row(comparison: Comparison) -> None:
+    metrics = json.loads(bencher_json(comparison))
+    entries = json.loads(benchmark_action_json(comparison))
+    assert len(metrics) == len(entries) == 3
+    name = f"{HOSTILE} on host cpu, 1 thread"
+    latency = metrics[name]["latency"]
+    assert latency["lower_value"] <= latency["value"] <= latency["upper_value"]
+    assert latency["value"] == pytest.approx(12e6, rel=0.05)  # ns
+    assert (entries[0]["name"], entries[0]["unit"]) == (name, "ms")
+    assert entries[0]["value"] == pytest.approx(latency["value"] / 1e6)
+    assert entries[0]["range"].startswith("± ")
+    assert entries[0]["extra"].startswith("slower: ")
+
+
+def test_the_table_fits_80_columns_and_markdown_keeps_its_cells(comparison: Comparison) -> None:
+    out = io.StringIO()
+    print_comparison(comparison, out)
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+    assert "\x1b" not in out.getvalue()
+    assert "slower" in out.getvalue()
+    lines = comparison_markdown(comparison).splitlines()
+    assert len(lines[:6]) == 6
+    assert all(line.replace("\\|", "").count("|") == 8 for line in lines[:6])
+    assert json.loads(json.dumps(comparison_json(comparison, [])))["no_base"] == [HOSTILE]

@@ -1,0 +1,149 @@
+"""Run files compared: what may be, what is refused and why, and what makes a row invalid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coronet_deploy.bench.compare import Subject, match
+from coronet_deploy.errors import BadInput
+from coronet_deploy.report.pairs import Pair, filed_pairs, measured_pairs, subjects_of
+from coronet_deploy.report.regression import Bounds, Verdict
+from coronet_deploy.report.verdict import Comparison, Judged, exit_status, judge, needs_rerun
+from coronet_deploy.vocabulary import Launch, Run, Target
+
+MakeRun = Callable[..., Run]
+
+
+def compared(base: Run, candidate: Run) -> list[Pair]:
+    matching = match(subjects_of(base), subjects_of(candidate))
+    return filed_pairs(base, candidate, matching.pairs)
+
+
+def test_rows_are_matched_by_target_and_judged(make_run: MakeRun) -> None:
+    base = make_run({"a.onnx": 100.0}, rounds=10)
+    slower = make_run({"a.onnx": 112.0}, rounds=10, id="later")
+    rows = judge(compared(base, slower), Bounds())
+    assert [row.pair.name for row in rows] == [
+        "a.onnx on host cpu, 1 thread",
+        "a.onnx on host cpu, 2 threads",
+    ]
+    assert [row.verdict for row in rows] == [Verdict.SLOWER] * 2
+    assert {row.reason for row in rows} == {"not confirmed by a re-run"}
+    assert rows[0].shift is not None
+    assert rows[0].shift.ratio == pytest.approx(1.12)
+    assert exit_status(Comparison(rows, Bounds())) == 1
+    same = judge(compared(base, base), Bounds())
+    assert [row.verdict for row in same] == [Verdict.SAME] * 2
+    assert exit_status(Comparison(same, Bounds())) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"conditions": {"cpu": "Another", "cores": 2}}, "cpu: Some CPU and Another"),
+        ({"tools": {"onnxruntime": "1.3.0"}}, "version of onnxruntime: 1.2.3 and 1.3.0"),
+        (
+            {"conditions": {"cpu": "Some CPU", "settings": {"samples": 5}}},
+            "setting samples: None and 5",
+        ),
+        ({"emulated": True}, "emulated: False and True"),
+        ({"created": "2026-01-04T03:04:05+00:00"}, "48 hours apart"),
+        ({"created": "yesterday"}, "yesterday"),
+    ],
+)
+def test_runs_of_different_machines_tools_settings_or_days_are_refused(
+    make_run: MakeRun, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(BadInput, match=told):
+        compared(make_run(), make_run(id="other", **changes))
+
+
+def test_a_tool_that_only_one_run_used_is_no_difference(make_run: MakeRun) -> None:
+    other = make_run(tools={"onnxruntime": "1.2.3", "ai-edge-litert": "2.0"}, id="other")
+    assert len(compared(make_run(), other)) == 4
+
+
+def test_runs_without_a_common_target_are_refused_by_their_targets(make_run: MakeRun) -> None:
+    run = make_run({"a.onnx": 1.0})
+    only = {
+        count: replace(
+            run, launches=tuple(one for one in run.launches if one.target.threads == count)
+        )
+        for count in (1, 2)
+    }
+    with pytest.raises(BadInput, match=r"host cpu, 1 thread, the candidate host cpu, 2 threads"):
+        compared(only[1], only[2])
+
+
+def test_three_launches_are_refused(make_run: MakeRun) -> None:
+    with pytest.raises(BadInput, match="3 launches a side"):
+        compared(make_run(rounds=3), make_run(rounds=3))
+
+
+def test_failed_launches_broken_parity_and_a_busy_machine_are_invalid(make_run: MakeRun) -> None:
+    base = make_run({"a.onnx": 10.0}, rounds=10)
+    one = replace(base.launches[0], samples_ms=(), error="it crashed")
+    failed = replace(base, launches=(one, *base.launches[1:]))
+    rows = judge(compared(base, failed), Bounds())
+    assert [row.verdict for row in rows] == [Verdict.INVALID, Verdict.SAME]
+    assert rows[0].reason == "1 of 10 launches of the candidate failed: it crashed"
+    assert exit_status(Comparison(rows, Bounds())) == 3
+
+    manifest = dict(base.artifacts["a.onnx"])
+    manifest["parity"] = {**manifest["parity"], "psnr_db": 12.5}
+    other = replace(base, artifacts={"a.onnx": manifest})
+    rows = judge(compared(base, other), Bounds())
+    assert {row.verdict for row in rows} == {Verdict.INVALID}
+    assert "candidate draws another picture" in rows[0].reason
+
+    busy = {**base.conditions, "cores_allowed": 2, "before": {"load_1min": 4.5}}
+    loaded = replace(base, conditions=busy)
+    rows = judge(compared(loaded, loaded), Bounds())
+    assert {row.verdict for row in rows} == {Verdict.INVALID}
+    assert "load average 4.5" in rows[0].reason
+    pairs = filed_pairs(loaded, loaded, match(*[subjects_of(loaded)] * 2).pairs, max_load=5)
+    assert {row.verdict for row in judge(pairs, Bounds())} == {Verdict.SAME}
+
+
+def test_an_artifact_that_never_ran_is_invalid_and_not_a_usage_error(make_run: MakeRun) -> None:
+    base = make_run({"a.onnx": 10.0}, rounds=10)
+    broken = tuple(
+        Launch("a.onnx", "ab" * 32, Target("host", "cpu", count), count, (), error="refused")
+        for count in (1, 2)
+    )
+    rows = judge(compared(base, replace(base, launches=broken)), Bounds())
+    assert {row.verdict for row in rows} == {Verdict.INVALID}
+    assert rows[0].candidate_ms is None
+
+
+def measured(make_run: MakeRun, ratio: float, rounds: int) -> Run:
+    medians = {"base/a.onnx": 10.0, "candidate/a.onnx": 10.0 * ratio}
+    return make_run(medians, rounds=rounds)
+
+
+def test_the_rerun_is_pooled_and_must_agree(make_run: MakeRun) -> None:
+    first = measured(make_run, 1.2, 6)
+    matched = [(Subject("a.onnx", {}), Subject("a.onnx", {}))]
+    alone = measured_pairs([first], matched)
+    assert all(needs_rerun(pair, Bounds()) for pair in alone)
+    confirmed = measured_pairs([first, measured(make_run, 1.2, 4)], matched)
+    assert [len(pair.base_ms) for pair in confirmed] == [10, 10]
+    rows = judge(confirmed, Bounds())
+    assert [(row.verdict, row.reason) for row in rows] == [(Verdict.SLOWER, "")] * 2
+    denied = judge(measured_pairs([first, measured(make_run, 0.97, 4)], matched), Bounds())
+    assert {row.verdict for row in denied} == {Verdict.INCONCLUSIVE}
+    assert exit_status(Comparison(denied, Bounds())) == 5
+    assert exit_status(Comparison(denied, Bounds()), inconclusive_ok=True) == 0
+
+
+def test_the_worst_row_gives_the_exit_status(make_run: MakeRun) -> None:
+    pair = compared(make_run(), make_run())[0]
+    rows = {verdict: Judged(pair, verdict) for verdict in Verdict}
+    order = [Verdict.SLOWER, Verdict.INVALID, Verdict.INCONCLUSIVE, Verdict.SAME, Verdict.FASTER]
+    for place, expected in ((0, 1), (1, 3), (2, 5), (3, 0), (4, 0)):
+        told = tuple(rows[verdict] for verdict in order[place:])
+        assert exit_status(Comparison(told, Bounds())) == expected
