@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 import subprocess
 import time
 from pathlib import Path
@@ -171,6 +172,30 @@ def test_bad_data_is_named(kind: str, cli: Cli, recipe: Path, data: Path, tmp_pa
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_device_that_is_not_there_is_named(cli: Cli, recipe: Path, data: Path) -> None:
+    result = cli("train", recipe, "--data", data, "--device", "meta:7x")
+    assert result.returncode == 2
+    assert "--device meta:7x: torch cannot use it here" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_full_disk_costs_one_line_and_not_the_last_state(
+    cli: Cli, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    common = ("--data", data, "--output", output, "--threads", 1, "--save-every", 2)
+    result = cli(
+        "train",
+        recipe,
+        *common,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert result.returncode == 3
+    assert "cannot write" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not [path for path in output.iterdir() if path.is_file()]
 
 
 def test_losses_that_explode_stop_the_training(

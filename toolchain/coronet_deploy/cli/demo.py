@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from coronet_deploy.cli import inspect as inspect_command
 from coronet_deploy.cli._shared import read_checkpoint
-from coronet_deploy.cli.bench import bench_progress
+from coronet_deploy.cli.bench import bench_progress, positive
 
 if TYPE_CHECKING:  # heavy, and --help needs none of them
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rounds",
-        type=int,
+        type=positive,
         default=6,
         metavar="N",
         help="launches of each artifact and number of threads (default: 6)",

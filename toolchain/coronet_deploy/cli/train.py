@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coronet_deploy.cli.bench import positive
+from coronet_deploy.errors import BadInput, missing_package
+
 if TYPE_CHECKING:
     from coronet_deploy.coronet.train import StepReport
 
@@ -34,14 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on from the output's state")
     parser.add_argument("--device", default="cpu", help="torch device (default cpu)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--save-every", type=int, default=500, metavar="STEPS")
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's)")
+    parser.add_argument("--save-every", type=positive, default=500, metavar="STEPS")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from coronet_deploy.errors import missing_package
-
     try:
         import torch
 
@@ -49,6 +50,12 @@ def run(args: argparse.Namespace) -> int:
         from coronet_deploy.coronet.train import Trainer
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", "torch") from error
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(
+            f"--device {args.device}: torch cannot use it here: {str(error).splitlines()[0]}"
+        ) from error
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = read_recipe(args.recipe, args.overrides)

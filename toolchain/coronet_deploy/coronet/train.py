@@ -33,7 +33,7 @@ from coronet_deploy.coronet.generator import CoroNetGenerator, kept_channels, sl
 from coronet_deploy.coronet.materialize import materialize
 from coronet_deploy.coronet.recipe import Recipe
 from coronet_deploy.coronet.samples import save_samples
-from coronet_deploy.errors import BadInput, GateFailed
+from coronet_deploy.errors import BadInput, EnvironmentProblem, GateFailed
 from coronet_deploy.networks.generator import build_generator
 from coronet_deploy.networks.layers import INPUT, OUTPUT
 from coronet_deploy.networks.patchgan import PatchGAN
@@ -323,8 +323,15 @@ class Trainer:
             "optimizer_d": self.optimizer_d.state_dict(),
             "rows": [tuple(vars(row).values()) for row in self.rows],
         }
-        with atomic_path(self.output / "state.pt") as temporary:
-            torch.save(state, temporary)
+        path = self.output / "state.pt"
+        with atomic_path(path) as temporary:
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # its writer hides the system's reason
+                raise EnvironmentProblem(
+                    f"cannot write {path}: {str(error).splitlines()[0]}",
+                    hint="make room; the last state is still there",
+                ) from error
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_CSV_FIELDS)
