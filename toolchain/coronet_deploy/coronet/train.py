@@ -93,7 +93,6 @@ class Trainer:
         self.discriminator = PatchGAN(
             full.input_channels + full.output_channels, full.norm, recipe.discriminator.width
         )
-        self.discriminator.apply(_normal_init)
         self.generator.to(self.device)
         self.discriminator.to(self.device)
         self.optimizer_g = self._adam(self.generator)
@@ -392,13 +391,3 @@ class Trainer:
         with torch.no_grad():
             y = torch.cat([self.generator(one.to(self.device)[None]).cpu() for one in x])
         save_samples(self.output / "samples" / f"{self.step:06d}.png", [x, y, truth])
-
-
-def _normal_init(module: nn.Module) -> None:
-    """Isola et al. (2017), section 6.2: N(0, 0.02); norms' scales N(1, 0.02)."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)

@@ -8,8 +8,9 @@ The test is the permutation test on the ranks of those medians (Mann and Whitney
 its distribution is counted, not sampled. Ranks rather than the medians themselves, because one
 launch that met a busy moment would else hide any difference: a test on the logarithms of the
 medians gains 2 points of power at +5 % where launches are well behaved, and loses over 20 where
-one in twenty is disturbed. Its inversion gives the ratio (Hodges and Lehmann, 1963) and an interval that
-covers what it says with few launches too, which a percentile bootstrap of so few does not.
+one in twenty is disturbed. Its inversion gives the ratio (Hodges and Lehmann, 1963) and an
+interval that covers what it says with few launches too, which a percentile bootstrap of so few
+does not.
 
 What the verdicts promise was simulated; `benchmarks/study_verdict.py` prints the table.
 """
