@@ -228,8 +228,10 @@ def test_a_bad_checkpoint_gets_one_line(
     assert not (tmp_path / "boom").exists()
 
 
-@pytest.mark.parametrize("kind", ["missing", "truncated", "nan", "other plan", "torch pickle"])
-@pytest.mark.parametrize("command", ["inspect", "materialize"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "truncated", "nan", "other architecture", "other plan", "torch pickle"]
+)
+@pytest.mark.parametrize("command", ["inspect", "materialize", "export"])
 def test_a_bad_checkpoint_is_refused_by_the_command(
     command: str,
     kind: str,
