@@ -1,4 +1,4 @@
-"""What several commands share: reading a checkpoint argument, tables of facts."""
+"""What several commands share: reading a checkpoint argument."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
             f"--device {args.device}: this version measures on the host only, not yet on phones",
             hint="--device host",
         )
-    from coronet_deploy.bench.host import BenchInterrupted, bench_host
+    from coronet_deploy.bench.host import bench_host
     from coronet_deploy.report.summary import summarize
     from coronet_deploy.results.files import write_run
 
@@ -112,29 +112,38 @@ def run(args: argparse.Namespace) -> int:
     if args.baseline:
         _check_baseline(args.baseline, artifacts)
     check_writable(args.output)
-    try:
-        with bench_progress() as progress:
-            measured = bench_host(
-                artifacts,
-                threads=args.threads,
-                rounds=args.rounds,
-                samples=args.samples,
-                seconds=args.seconds,
-                deadline_s=args.deadline,
-                command=_command(),
-                progress=progress,
-            )
-    except BenchInterrupted as interruption:
-        if interruption.run.launches:
-            path = write_run(interruption.run, args.output)
-            finished = len(interruption.run.launches)
-            print(f"{finished} of {interruption.planned} launches kept in {path}", file=sys.stderr)
-        raise
+    with kept_if_interrupted(args.output), bench_progress() as progress:
+        measured = bench_host(
+            artifacts,
+            threads=args.threads,
+            rounds=args.rounds,
+            samples=args.samples,
+            seconds=args.seconds,
+            deadline_s=args.deadline,
+            command=_command(),
+            progress=progress,
+        )
     path = write_run(measured, args.output)
     rows = summarize(measured, _named(args.baseline, measured))
     _show(args, measured, rows, path)
-    _judge(measured, rows)
+    judge(measured, rows)
     return 0
+
+
+@contextlib.contextmanager
+def kept_if_interrupted(folder: Path) -> Iterator[None]:
+    """Write the launches that had finished into `folder` when Ctrl-C ends a bench."""
+    from coronet_deploy.bench.host import BenchInterrupted
+    from coronet_deploy.results.files import write_run
+
+    try:
+        yield
+    except BenchInterrupted as interruption:
+        if interruption.run.launches:
+            path = write_run(interruption.run, folder)
+            finished = len(interruption.run.launches)
+            print(f"{finished} of {interruption.planned} launches kept in {path}", file=sys.stderr)
+        raise
 
 
 def _show(args: argparse.Namespace, measured: Run, rows: tuple[Row, ...], path: Path) -> None:
@@ -153,8 +162,8 @@ def _show(args: argparse.Namespace, measured: Run, rows: tuple[Row, ...], path: 
         write_text(args.markdown, tables.markdown(rows, notes))
 
 
-def _judge(measured: Run, rows: tuple[Row, ...]) -> None:
-    """Raise if launches failed."""
+def judge(measured: Run, rows: tuple[Row, ...]) -> None:
+    """Raise if launches failed (see `run`)."""
     failed = [launch for launch in measured.launches if launch.error is not None]
     if not failed:
         return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from coronet_deploy.cli import inspect as inspect_command
 from coronet_deploy.cli._shared import read_checkpoint
-from coronet_deploy.cli.bench import bench_progress, positive
+from coronet_deploy.cli.bench import bench_progress, judge, kept_if_interrupted, positive
 
 if TYPE_CHECKING:  # heavy, and --help needs none of them
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -60,8 +60,10 @@ def run(args: argparse.Namespace) -> int:
     _say("4 verify: load each artifact again and draw with it")
     pictures = _draw(checkpoint, artifacts)
     _say("5 bench on this host, the unpruned full-width twin beside it")
-    measured = _bench([*artifacts, *twins], args.rounds)
-    path = write_run(measured, args.output / "runs")
+    runs = args.output / "runs"
+    with kept_if_interrupted(runs):
+        measured = _bench([*artifacts, *twins], args.rounds)
+    path = write_run(measured, runs)
     _say("6 report")
     baseline = twins[0].path.name
     rows = summarize(measured, baseline)
@@ -86,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_tables(rows, sys.stdout, notes)
         print(f"{page} is ready, after {time.monotonic() - started:.0f} s; open it in a browser")
+    judge(measured, rows)
     return 0
 
 

@@ -1,0 +1,62 @@
+"""The demo goes the whole way, and an interrupt or a failed launch does not pass unsaid."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from coronet_deploy.results.files import read_run
+from support import COMMAND, Cli
+
+
+def test_the_demo_writes_a_report_that_needs_nothing_else(cli: Cli, tmp_path: Path) -> None:
+    result = cli("demo", "--rounds", 1, "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    said = json.loads(result.stdout)
+    page = (tmp_path / said["report"]).read_text()
+    assert "http" not in page.split("<body")[0].replace("http-equiv", "")
+    assert "facades-unet256_256x256_int8.tflite" in page
+    assert "random weights" in page
+    run = read_run(tmp_path / said["run_file"])
+    assert len(run.launches) == len(said["rows"]) == 16
+    assert all(launch.samples_ms for launch in run.launches)
+
+
+def test_an_interrupted_demo_keeps_its_finished_launches(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [str(COMMAND), "demo"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stderr is not None
+        for line in demo.stderr:
+            if line.startswith("launch 3 of"):
+                demo.send_signal(signal.SIGTERM)
+                break
+        said = demo.stderr.read()
+    assert demo.returncode == 130
+    assert "launches kept in" in said
+    assert "Traceback" not in said
+    (path,) = (tmp_path / "out" / "runs").glob("*.json")
+    assert len(read_run(path).launches) >= 2
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_failed_launch_fails_the_demo(tmp_path: Path) -> None:
+    """A worker that always ends badly stands in for a runtime that crashes."""
+    program = (
+        "import sys, functools\n"
+        "from coronet_deploy.bench import host\n"
+        "from coronet_deploy.cli import main\n"
+        "broken = ('-c', 'import sys; sys.exit(9)')\n"
+        "host.bench_host = functools.partial(\n"
+        "    host.bench_host, worker=(sys.executable, *broken))\n"
+        "sys.exit(main(['demo', '--rounds', '1']))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 5
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out" / "report.html").exists()
