@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from coronet_deploy.cli.bench import (
     bench_progress,
     check_writable,
+    kept_if_interrupted,
     positive,
     seconds,
     thread_counts,
@@ -197,26 +198,19 @@ def _measured(args: argparse.Namespace, bounds: Bounds) -> tuple[Comparison, lis
 
 def _bench(args: argparse.Namespace, matching: Matching, rounds: int) -> tuple[Run, Path]:
     from coronet_deploy.bench.compare import bench_pairs
-    from coronet_deploy.bench.host import BenchInterrupted
     from coronet_deploy.results.files import write_run
 
-    try:
-        with bench_progress() as progress:
-            run = bench_pairs(
-                matching.pairs,
-                threads=args.threads,
-                rounds=rounds,
-                samples=args.samples,
-                seconds=args.seconds,
-                deadline_s=args.deadline,
-                command=("coronet-deploy", *sys.argv[1:]),
-                progress=progress,
-            )
-    except BenchInterrupted as interruption:
-        if interruption.run.launches:
-            path = write_run(interruption.run, args.output)
-            print(f"the launches that had finished are kept in {path}", file=sys.stderr)
-        raise
+    with kept_if_interrupted(args.output), bench_progress() as progress:
+        run = bench_pairs(
+            matching.pairs,
+            threads=args.threads,
+            rounds=rounds,
+            samples=args.samples,
+            seconds=args.seconds,
+            deadline_s=args.deadline,
+            command=("coronet-deploy", *sys.argv[1:]),
+            progress=progress,
+        )
     return run, write_run(run, args.output)
 
 
