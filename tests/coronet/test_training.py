@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from coronet_deploy.coronet.checkpoint import Stage, load_checkpoint
 from coronet_deploy.coronet.recipe import read_recipe
 from coronet_deploy.errors import BadInput
 from coronet_deploy.networks.cost import macs
-from support import COMMAND, Cli
+from coronet_deploy.storage import exclusive
+from support import COMMAND, Cli, kill_after_saves
 
 RECIPE = """
 [model]
@@ -75,7 +76,7 @@ def test_training_meets_its_target_and_resumes_exactly(
     ratio = macs(checkpoint.plan) / macs(checkpoint.full)
     assert 0.2 < ratio <= 0.3
     assert result["macs_ratio"] == pytest.approx(ratio)
-    searched = load_checkpoint(tmp_path / "whole" / "search.safetensors")
+    searched = load_checkpoint(tmp_path / "whole" / "tiny.search.safetensors")
     assert searched.plan == checkpoint.plan
 
     rows = list(csv.DictReader((tmp_path / "whole" / "metrics.csv").open()))
@@ -97,22 +98,6 @@ def test_training_meets_its_target_and_resumes_exactly(
     assert (part / "tiny.safetensors").read_bytes() == expected
 
 
-def kill_after_saves(line: list[str], state: Path, saves: int) -> None:
-    """Run a training and kill it, as -9 does, once it has saved its state so many times."""
-
-    def written() -> int:
-        return state.stat().st_mtime_ns if state.exists() else 0
-
-    seen = written()
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while saves:
-            assert process.poll() is None, "it ended before it was killed"
-            if written() != seen:
-                seen, saves = written(), saves - 1
-            time.sleep(0.005)
-        process.kill()
-
-
 def test_another_recipe_is_not_resumed(cli: Cli, recipe: Path, data: Path, tmp_path: Path) -> None:
     common = ("--data", data, "--threads", 1, "--output", tmp_path / "out")
     first = cli("train", recipe, *common, "--set", "search.steps=2", "--set", "finetune.steps=0")
@@ -128,6 +113,7 @@ def test_another_recipe_is_not_resumed(cli: Cli, recipe: Path, data: Path, tmp_p
         (("width = 8\n[data]", "widht = 8\n[data]"), "model.widht: Extra inputs"),
         (("target = 0.3", "target = 1.3"), "search.target"),
         (("steps = 12", 'steps = "many"'), "search.steps"),
+        (("crop = 128", "crop = 133"), "data: Value error, crop 133 is larger than load 132"),
         (("[model]", "[model"), "recipe.toml"),
         (('norm = "batch"', 'norm = "layer"'), "model.norm"),
     ],
@@ -195,7 +181,7 @@ def test_a_full_disk_costs_one_line_and_not_the_last_state(
     assert result.returncode == 3
     assert "cannot write" in result.stderr
     assert "Traceback" not in result.stderr
-    assert not [path for path in output.iterdir() if path.is_file()]
+    assert {path.name for path in output.iterdir() if path.is_file()} <= {".lock"}
 
 
 def test_losses_that_explode_stop_the_training(
@@ -207,3 +193,73 @@ def test_losses_that_explode_stop_the_training(
     assert result.returncode == 1
     assert "not all finite" in result.stderr
     assert not (tmp_path / "out" / "tiny.safetensors").exists()
+
+
+def test_two_trainings_do_not_share_an_output(
+    cli: Cli, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    with exclusive(output):
+        result = cli("train", recipe, "--data", data, "--output", output)
+    assert result.returncode == 3
+    assert f"{output} is in use by another run" in result.stderr
+    assert not (output / "state.pt").exists()
+
+
+def test_an_interrupted_training_keeps_its_last_step(
+    cli: Cli, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    common = ("--data", data, "--threads", 1, "--set", "finetune.steps=130", "--output")
+    part, line = tmp_path / "part", [str(COMMAND), "train", str(recipe)]
+    line += [*map(str, common), str(part), "--save-every", "1000"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        process.stderr.readline()  # a hundred steps are done
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    rows = list(csv.DictReader((part / "metrics.csv").open()))
+    assert 100 <= len(rows) < 142
+    resumed = cli("train", recipe, *common, part, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    whole = cli("train", recipe, *common, tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    results = [(tmp_path / name / "tiny.safetensors").read_bytes() for name in ("part", "whole")]
+    assert results[0] == results[1]
+
+
+def test_a_target_of_one_trains_the_plain_network(
+    cli: Cli, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    line = ("train", recipe, "--data", data, "--output", tmp_path, "--set", "search.target=1")
+    result = cli(*line, "--set", "search.steps=0", "--set", "finetune.steps=2")
+    assert result.returncode == 0, result.stderr
+    checkpoint = load_checkpoint(tmp_path / "tiny.safetensors")
+    assert checkpoint.header.stage is Stage.DENSE
+    assert checkpoint.plan == checkpoint.full
+    assert not (tmp_path / "tiny.search.safetensors").exists()
+
+
+def test_steps_can_run_in_bfloat16(cli: Cli, recipe: Path, data: Path, tmp_path: Path) -> None:
+    line = ("train", recipe, "--data", data, "--set", "machine.channels_last=true", "--output")
+    short = ("--set", "search.steps=2", "--set", "finetune.steps=2")
+    plain = cli(*line, tmp_path / "fp32", *short)
+    half = cli(*line, tmp_path / "bf16", *short, "--set", "machine.precision=bf16")
+    assert (plain.returncode, half.returncode) == (0, 0), plain.stderr + half.stderr
+    first, other = (
+        next(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("fp32", "bf16")
+    )
+    for loss in ("d", "gan", "l1"):
+        assert first[loss] != other[loss]
+        assert float(first[loss]) == pytest.approx(float(other[loss]), rel=0.05)
+
+
+def test_tensorboard_gets_the_losses(cli: Cli, recipe: Path, data: Path, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    result = cli("train", recipe, "--data", data, "--output", tmp_path, "--tensorboard")
+    assert result.returncode == 0, result.stderr
+    log = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    log.Reload()
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    logged = [event.value for event in log.Scalars("loss/l1")]
+    assert logged == pytest.approx([float(row["l1"]) for row in rows])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coronet_deploy.cli.bench import positive
 from coronet_deploy.errors import BadInput, missing_package
+from coronet_deploy.storage import exclusive
 
 if TYPE_CHECKING:
-    from coronet_deploy.coronet.train import StepReport
+    from coronet_deploy.coronet.train import StepReport, Trainer
 
 HELP = "train a generator that is pruned while it trains, from a recipe"
 
@@ -22,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("recipe", type=Path, help="recipe (TOML)")
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder with train/ and, for samples, val/"
+        "--data",
+        type=Path,
+        required=True,
+        help="folder with train/ (pairs side by side), or trainA/ and trainB/; for samples "
+        "val/ or test/, or testA/ and testB/",
     )
     parser.add_argument(
         "--output", type=Path, help="folder for state, samples and result (default runs/<id>)"
@@ -39,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="torch device (default cpu)")
     parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's)")
     parser.add_argument("--save-every", type=positive, default=500, metavar="STEPS")
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="log to <output>/tensorboard as well"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,29 +57,80 @@ def run(args: argparse.Namespace) -> int:
         import torch
 
         from coronet_deploy.coronet.recipe import read_recipe
+        from coronet_deploy.coronet.team import joined
         from coronet_deploy.coronet.train import Trainer
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", "torch") from error
-    try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise BadInput(
-            f"--device {args.device}: torch cannot use it here: {str(error).splitlines()[0]}"
-        ) from error
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = read_recipe(args.recipe, args.overrides)
     output = args.output or Path("runs") / recipe.model.id
-    trainer = Trainer(recipe, args.data, output, args.device)
-    if args.resume:
-        trainer.resume()
-    path = trainer.run(_Progress(), args.save_every)
-    last = trainer.rows[-1]
-    if args.json:
-        print(json.dumps({"checkpoint": str(path), "macs_ratio": last.ratio, "steps": last.steps}))
-    else:
-        print(f"{path}: {last.ratio:.4f} of the multiply-adds after {last.steps} steps")
+    with joined(args.device) as team:
+        device = _device(args.device, team.local_rank)
+        trainer = Trainer(recipe, args.data, output, device, team)
+        with contextlib.ExitStack() as stack:
+            reports: list[Callable[[StepReport], None]] = []
+            if team.leader:
+                stack.enter_context(exclusive(output))
+                reports = [
+                    _Progress(),
+                    *([_tensorboard(output, stack)] if args.tensorboard else []),
+                ]
+            if args.resume:
+                trainer.resume()
+
+            def report(row: StepReport) -> None:
+                for tell in reports:
+                    tell(row)
+
+            trainer.run(report, args.save_every)
+    if team.leader:
+        _print_results(trainer, as_json=args.json)
     return 0
+
+
+def _device(name: str, place: int) -> str:
+    """Return the torch device of this process, the `place`-th of its host."""
+    import torch
+
+    device = f"cuda:{place}" if name == "cuda" else name
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(
+            f"--device {name}: torch cannot use it here: {str(error).splitlines()[0]}"
+        ) from error
+    return device
+
+
+def _print_results(trainer: Trainer, *, as_json: bool) -> None:
+    last = trainer.rows[-1]
+    if as_json:
+        results = [str(result) for result in trainer.results]
+        summary = {"checkpoint": results[0], "checkpoints": results, "steps": last.steps}
+        print(json.dumps(summary | {"macs_ratio": last.ratio}))
+        return
+    for result, pupil in zip(trainer.results, trainer.pupils, strict=True):
+        print(f"{result}: {pupil.ratio:.4f} of the multiply-adds after {last.steps} steps")
+
+
+def _tensorboard(output: Path, stack: contextlib.ExitStack) -> Callable[[StepReport], None]:
+    """Return what logs a step's losses and ratio for TensorBoard."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise missing_package("tensorboard", "tensorboard") from error
+    writer = SummaryWriter(str(output / "tensorboard"))
+    stack.callback(writer.close)
+
+    def log(row: StepReport) -> None:
+        values = {"ratio": row.ratio, "shrinkage": row.shrinkage, "lr": row.lr}
+        for name, value in values.items():
+            writer.add_scalar(name, value, row.step)
+        for name, value in row.losses.items():
+            writer.add_scalar(f"loss/{name}", value, row.step)
+
+    return log
 
 
 class _Progress:
@@ -89,13 +150,16 @@ class _Progress:
             return
         self._shown = now
         n = len(self._recent)
-        mean = {k: sum(getattr(r, k) for r in self._recent) / n for k in ("d", "gan", "l1")}
         seconds = sum(r.seconds for r in self._recent) / n
         left = (row.steps - row.step - 1) * seconds / 60
+        losses = "  ".join(
+            f"{name} {sum(r.losses[name] for r in self._recent) / n:.3f}"
+            for name in row.losses
+            if not name.endswith("_back")  # the way back does alike; metrics.csv has it
+        )
         line = (
-            f"{row.phase} {row.step + 1}/{row.steps}  MACs {row.ratio:.3f}  "
-            f"D {mean['d']:.3f}  GAN {mean['gan']:.3f}  L1 {mean['l1']:.4f}  "
-            f"{seconds:.2f} s/step  {left:.0f} min left"
+            f"{row.phase} {row.step + 1}/{row.steps}  MACs {row.ratio:.3f}  {losses}  "
+            f"{row.pictures / seconds:.1f} images/s  {left:.0f} min left"
         )
         end = "\r" if self._terminal and row.step + 1 < row.steps else "\n"
         print(f"\033[K{line}" if self._terminal else line, end=end, file=sys.stderr, flush=True)

@@ -1,79 +1,249 @@
-"""Paired pictures as users of pytorch-CycleGAN-and-pix2pix lay them out: A and B side by side.
+"""Training pictures as users of pytorch-CycleGAN-and-pix2pix lay them out.
 
-What a training step sees is a function of the seed and the step alone, so a run that was stopped
-and resumed sees what it would have seen.
+Paired: `train/` (with `val/` or `test/`) of files that hold A and B side by side, or `trainA/` and
+`trainB/` (`testA/`, `testB/`) with files of the same names. Unpaired: the same four folders, any
+names. What a training step sees is a function of the seed and the step alone, so a run that was
+stopped and resumed sees what it would have seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from coronet_deploy.images import Array, Pixels, at_size, from_pixels, list_pictures, open_pair
+from coronet_deploy.errors import BadInput
+from coronet_deploy.images import (
+    Array,
+    Pixels,
+    at_size,
+    from_pixels,
+    list_pictures,
+    open_pair,
+    open_rgb,
+)
 
-_FLIPPED = 0.5  # share of the pairs that training sees mirrored
+_FLIPPED = 0.5  # share of the pictures that training sees mirrored
+_IN_MEMORY = 4 << 30  # bytes of decoded pictures that are kept
 
 
 class Direction(StrEnum):
-    """Which half of a pair is the generator's input: the left (A) or the right (B)."""
+    """Which domain is the generator's input: A (the left half of a pair) or B (the right)."""
 
     A_TO_B = "AtoB"
     B_TO_A = "BtoA"
 
 
-class PairedPictures:
-    """The pairs of one folder, in memory as (2, load, load, 3) uint8: input, then truth."""
+class Pictures(Protocol):
+    """Pictures of an input and an output domain, in the recipe's direction."""
 
-    def __init__(
-        self,
-        folder: Path,
-        direction: Direction,
-        load: int,
-        progress: Callable[[float], None] = lambda _: None,
-    ) -> None:
-        paths = list_pictures(folder)
-        self.pairs: list[Pixels] = []
-        for i, path in enumerate(paths):
-            self.pairs.append(_read_pair(path, direction, load))
-            progress((i + 1) / len(paths))
+    def __len__(self) -> int:
+        """Return how many there are to look at one by one."""
 
     def batch(self, step: int, size: int, crop: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return input and truth of a training step, each (size, 3, crop, crop) in [-1, 1].
-
-        Every pair is seen once an epoch, in an order shuffled by epoch, cropped and flipped at
-        random, both halves alike.
-        """
-        chosen = [self._augmented(step * size + i, crop, seed) for i in range(size)]
-        stacked = torch.from_numpy(np.stack(chosen)).permute(1, 0, 4, 2, 3).contiguous()
-        return stacked[0], stacked[1]
-
-    def _augmented(self, index: int, crop: int, seed: int) -> Array:
-        epoch, place = divmod(index, len(self.pairs))
-        order = np.random.default_rng([seed, 0, epoch]).permutation(len(self.pairs))
-        rng = np.random.default_rng([seed, 1, index])
-        pair = self.pairs[order[place]]
-        top, left = rng.integers(0, pair.shape[1] - crop + 1, 2)
-        pair = pair[:, top : top + crop, left : left + crop]
-        return from_pixels(pair[:, :, ::-1] if rng.random() < _FLIPPED else pair)
+        """Return pictures of both domains for a step, each (size, 3, crop, crop) in [-1, 1]."""
 
     def whole(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Return input and truth of the given pairs, uncropped, each (N, 3, load, load)."""
-        stacked = from_pixels(np.stack([self.pairs[i] for i in indices]))
-        tensor = torch.from_numpy(stacked).permute(1, 0, 4, 2, 3).contiguous()
-        return tensor[0], tensor[1]
+        """Return the given pictures of both domains, uncropped, each (N, 3, load, load)."""
 
 
-def _read_pair(path: Path, direction: Direction, load: int) -> Pixels:
-    """Return the pair in `path` as (2, load, load, 3) uint8, input first.
+class _Files:
+    """Files decoded on demand; as many as fit into a bound are kept decoded.
+
+    The first are read at once, so that a broken one is found before training begins.
+    """
+
+    def __init__(self, paths: list[Path], read: Callable[[Path], Pixels], budget: int) -> None:
+        self._paths, self._read = paths, read
+        self._held: dict[int, Pixels] = {}
+        first = read(paths[0])
+        self._room = max(budget // first.nbytes, 1)
+        self._held[0] = first
+        for i in range(1, min(len(paths), self._room)):
+            self._held[i] = read(paths[i])
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Pixels:
+        held = self._held.get(index)
+        return self._read(self._paths[index]) if held is None else held
+
+
+class PairedPictures:
+    """Pairs of pictures: input, then truth; both are cropped and flipped alike."""
+
+    def __init__(self, files: _Files) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self._files)
+
+    def batch(self, step: int, size: int, crop: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return input and truth of a step; see `Pictures.batch`.
+
+        Every pair is seen once an epoch, in an order shuffled by epoch.
+        """
+        chosen = []
+        for index in range(step * size, (step + 1) * size):
+            rng = np.random.default_rng([seed, 1, index])
+            pair = self._files[_shuffled(index, len(self._files), seed)]
+            chosen.append(_augmented(pair, crop, rng))
+        return _halves(np.stack(chosen))
+
+    def whole(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Return input and truth of the given pairs; see `Pictures.whole`."""
+        return _halves(from_pixels(np.stack([self._files[i] for i in indices])))
+
+
+class UnpairedPictures:
+    """Two piles of pictures; what is drawn from the one says nothing about the other."""
+
+    def __init__(self, inputs: _Files, outputs: _Files) -> None:
+        self._piles = inputs, outputs
+
+    def __len__(self) -> int:
+        """Return the pictures of the smaller pile."""
+        return min(map(len, self._piles))
+
+    def batch(self, step: int, size: int, crop: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return pictures of both domains for a step; see `Pictures.batch`.
+
+        Every input is seen once an epoch, in an order shuffled by epoch, beside a random output;
+        each is cropped and flipped on its own.
+        """
+        inputs, outputs = self._piles
+        chosen = []
+        for index in range(step * size, (step + 1) * size):
+            rng = np.random.default_rng([seed, 1, index])
+            source = inputs[_shuffled(index, len(inputs), seed)]
+            other = outputs[int(rng.integers(len(outputs)))]
+            chosen.append(np.stack([_augmented(p[None], crop, rng)[0] for p in (source, other)]))
+        return _halves(np.stack(chosen))
+
+    def whole(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Return the given pictures of both piles; see `Pictures.whole`."""
+        pairs = [np.stack([pile[i] for pile in self._piles]) for i in indices]
+        return _halves(from_pixels(np.stack(pairs)))
+
+
+class Ahead:
+    """Pictures whose next batch is made by a thread while the present one is learned from."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+        self._thread = ThreadPoolExecutor(1)
+        self._next: tuple[tuple[int, int, int, int], Future[tuple[Tensor, Tensor]]] | None = None
+
+    def batch(
+        self, step: int, size: int, crop: int, seed: int, stride: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Return the batch of `step`, and begin that of `step + stride`."""
+        wanted = step, size, crop, seed
+        if self._next is not None and self._next[0] == wanted:
+            batch = self._next[1].result()
+        else:
+            batch = self._pictures.batch(*wanted)
+        following = step + stride, size, crop, seed
+        self._next = following, self._thread.submit(self._pictures.batch, *following)
+        return batch
+
+
+def open_training(
+    data: Path, direction: Direction, load: int, crop: int, *, paired: bool
+) -> tuple[Pictures, Pictures | None]:
+    """Return the pictures to train on, at `load`, and those held out for samples, at `crop`.
 
     Raises:
-        BadInput: the file is no picture, or too narrow to be two side by side.
+        BadInput: a folder is missing or empty, a picture cannot be read, pairs do not match.
 
     """
-    pixels = np.stack([at_size(half, load, load) for half in open_pair(path)])
-    return pixels if direction is Direction.A_TO_B else pixels[::-1].copy()
+    if not data.is_dir():
+        raise BadInput(f"{data} is not a folder of pictures")
+    if paired and not (data / "trainA").is_dir():
+        held = data / "val" if (data / "val").is_dir() else data / "test"
+        return (
+            side_by_side(data / "train", direction, load),
+            side_by_side(held, direction, crop) if held.is_dir() else None,
+        )
+    make = matching if paired else unpaired
+    held_out = (data / "testA").is_dir() and (data / "testB").is_dir()
+    return (
+        make(data / "trainA", data / "trainB", direction, load),
+        make(data / "testA", data / "testB", direction, crop) if held_out else None,
+    )
+
+
+def side_by_side(folder: Path, direction: Direction, load: int) -> PairedPictures:
+    """Return the pairs in `folder`: one file each, A left of B."""
+
+    def read(path: Path) -> Pixels:
+        return _ordered([at_size(half, load, load) for half in open_pair(path)], direction)
+
+    return PairedPictures(_Files(list_pictures(folder), read, _IN_MEMORY))
+
+
+def matching(a: Path, b: Path, direction: Direction, load: int) -> PairedPictures:
+    """Return the pairs of files of the same names, up to the suffix, in two folders.
+
+    Raises:
+        BadInput: a file of the one has none in the other.
+
+    """
+    lefts = {path.stem: path for path in list_pictures(a)}
+    rights = {path.stem: path for path in list_pictures(b)}
+    if odd := sorted(lefts.keys() ^ rights.keys()):
+        there, absent = (lefts, b) if odd[0] in lefts else (rights, a)
+        raise BadInput(
+            f"{there[odd[0]]} has no picture of the same name in {absent}",
+            hint=f"{len(lefts)} and {len(rights)} pictures must be pairs",
+        )
+
+    def read(path: Path) -> Pixels:
+        return _ordered([_square(one, load) for one in (path, rights[path.stem])], direction)
+
+    return PairedPictures(_Files(list(lefts.values()), read, _IN_MEMORY))
+
+
+def unpaired(a: Path, b: Path, direction: Direction, load: int) -> UnpairedPictures:
+    """Return the pictures of two folders that have nothing to do with each other."""
+    piles = [
+        _Files(list_pictures(folder), lambda path: _square(path, load), _IN_MEMORY // 2)
+        for folder in (a, b)
+    ]
+    return UnpairedPictures(*(piles if direction is Direction.A_TO_B else piles[::-1]))
+
+
+def _square(path: Path, load: int) -> Pixels:
+    return at_size(open_rgb(path), load, load)
+
+
+def _ordered(halves: list[Pixels], direction: Direction) -> Pixels:
+    """Return A and B as (2, H, W, 3), the input first."""
+    return np.stack(halves if direction is Direction.A_TO_B else halves[::-1])
+
+
+def _shuffled(index: int, count: int, seed: int) -> int:
+    """Return the `index`-th place of an endless sequence of epochs, each in an order of its own."""
+    epoch, place = divmod(index, count)
+    return int(np.random.default_rng([seed, 0, epoch]).permutation(count)[place])
+
+
+def _augmented(pictures: Pixels, crop: int, rng: np.random.Generator) -> Array:
+    """Return (N, H, W, 3) pixels, cropped and flipped at random and alike, in [-1, 1]."""
+    top, left = (rng.integers(0, side - crop + 1) for side in pictures.shape[1:3])
+    pictures = pictures[:, top : top + crop, left : left + crop]
+    return from_pixels(pictures[:, :, ::-1] if rng.random() < _FLIPPED else pictures)
+
+
+def _halves(pairs: Array) -> tuple[Tensor, Tensor]:
+    """Return (N, 2, H, W, 3) pairs as two tensors of (N, 3, H, W)."""
+    tensor = torch.from_numpy(pairs).permute(1, 0, 4, 2, 3).contiguous()
+    return tensor[0], tensor[1]

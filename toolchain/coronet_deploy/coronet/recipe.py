@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tomllib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coronet_deploy.coronet.data import Direction
 from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
@@ -22,6 +23,20 @@ Steps = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
+class Task(StrEnum):
+    """The game a generator learns in: on pairs, or on two piles of pictures."""
+
+    PIX2PIX = "pix2pix"
+    CYCLEGAN = "cyclegan"
+
+
+class Precision(StrEnum):
+    """What networks compute in while they train; losses and weights are float32 always."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -31,6 +46,7 @@ class ModelTable(_Table):
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     title: str
+    task: Task = Task.PIX2PIX
     architecture: Architecture
     norm: Norm
     width: Count = 64
@@ -38,16 +54,29 @@ class ModelTable(_Table):
 
 
 class DataTable(_Table):
-    """Pairs side by side in `train/` (and `val/`): resized to `load`, cropped to `crop`."""
+    """Pictures are resized to `load` and cropped to `crop` at random.
+
+    `batch` is that of each process; `pool` how many fakes CycleGAN's discriminators look back on.
+    """
 
     direction: Direction = Direction.A_TO_B
     load: Count = 286
     crop: Count = 256
     batch: Count = 1
+    pool: Annotated[int, Field(ge=0)] = 50
+
+    @model_validator(mode="after")
+    def _fits(self) -> DataTable:
+        if self.crop > self.load:
+            raise ValueError(f"crop {self.crop} is larger than load {self.load}")
+        return self
 
 
 class SearchTable(_Table):
-    """Pruning while training. `target` is a ratio of MACs, reached after `reach` of the steps."""
+    """Pruning while training. `target` is a ratio of MACs, reached after `reach` of the steps.
+
+    A target of 1 prunes nothing: the generator is a plain one from the first step.
+    """
 
     steps: Steps
     target: Share
@@ -59,6 +88,11 @@ class SearchTable(_Table):
     channel_multiple: Count = 1
     latent_lr_factor: Annotated[float, Field(gt=0)] = 1.0
     slice_every: Count = 50
+
+    @property
+    def least_channels(self) -> int:
+        """The least channels of a group, a whole multiple of what the cut will keep."""
+        return -(-self.min_channels // self.channel_multiple) * self.channel_multiple
 
 
 class FineTuneTable(_Table):
@@ -74,10 +108,16 @@ class FineTuneTable(_Table):
 
 
 class LossTable(_Table):
-    """The conditional adversarial loss and the weight of the L1 distance beside it."""
+    """The adversarial loss and the weights beside it.
+
+    `l1` weighs Pix2Pix's distance to the truth; `cycle` CycleGAN's there and back, and `identity`
+    times `cycle` what a generator does to pictures of its output's domain.
+    """
 
     gan: GANLoss = GANLoss.VANILLA
     l1: Annotated[float, Field(ge=0)] = 100.0
+    cycle: Annotated[float, Field(ge=0)] = 10.0
+    identity: Annotated[float, Field(ge=0)] = 0.5
 
 
 class OptimiserTable(_Table):
@@ -86,6 +126,7 @@ class OptimiserTable(_Table):
     lr: Annotated[float, Field(gt=0)] = 2e-4
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    eps: Annotated[float, Field(gt=0)] = 1e-8
 
 
 class DiscriminatorTable(_Table):
@@ -94,8 +135,15 @@ class DiscriminatorTable(_Table):
     width: Count = 64
 
 
+class MachineTable(_Table):
+    """How a step is computed; both pay on GPUs. `bf16` is autocast, weights stay float32."""
+
+    precision: Precision = Precision.FP32
+    channels_last: bool = False
+
+
 class Recipe(_Table):
-    """A training run of a Pix2Pix generator that is pruned while it trains."""
+    """A training run of generators that are pruned while they train."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     model: ModelTable
@@ -105,6 +153,17 @@ class Recipe(_Table):
     loss: LossTable = LossTable()
     optimiser: OptimiserTable = OptimiserTable()
     discriminator: DiscriminatorTable = DiscriminatorTable()
+    machine: MachineTable = MachineTable()
+
+    @property
+    def steps(self) -> int:
+        """Training steps of both phases together."""
+        return self.search.steps + self.finetune.steps
+
+    @property
+    def prunes(self) -> bool:
+        """Whether anything is to be pruned."""
+        return self.search.target != 1
 
     @property
     def full(self) -> ChannelPlan:

@@ -1,8 +1,7 @@
-"""Pix2Pix training that prunes: a search over hypernetworks, the cut, then fine-tuning.
+"""Training that prunes: a search over hypernetworks, the cut, then fine-tuning.
 
-While searching, every optimiser step is followed by a proximal step as strong as the controller
-says, and dead channels are sliced out every so many steps, so that steps get cheaper. The cut
-network is then trained on as an ordinary one with a fresh optimiser; the discriminator carries on.
+The loop, its schedule and what it keeps; what a step does is the game's (`games`), what happens to
+a generator's channels its pupil's (`pupil`).
 """
 
 from __future__ import annotations
@@ -10,43 +9,40 @@ from __future__ import annotations
 import csv
 import io
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from coronet_deploy.coronet.checkpoint import (
-    FORMAT_VERSION,
-    Header,
-    Stage,
-    finetuned_tensors,
-    save_checkpoint,
-)
-from coronet_deploy.coronet.controller import Controller
-from coronet_deploy.coronet.data import PairedPictures
-from coronet_deploy.coronet.generator import CoroNetGenerator, kept_channels, slice_dead
-from coronet_deploy.coronet.materialize import materialize
-from coronet_deploy.coronet.recipe import Recipe
+from coronet_deploy.coronet.checkpoint import save_checkpoint
+from coronet_deploy.coronet.data import Ahead, open_training
+from coronet_deploy.coronet.games import GAMES
+from coronet_deploy.coronet.recipe import Recipe, Task
 from coronet_deploy.coronet.samples import save_samples
+from coronet_deploy.coronet.team import SOLO, Team
 from coronet_deploy.errors import BadInput, EnvironmentProblem, GateFailed
-from coronet_deploy.networks.generator import build_generator
-from coronet_deploy.networks.layers import INPUT, OUTPUT
-from coronet_deploy.networks.patchgan import PatchGAN
 from coronet_deploy.storage import atomic_path, write_text
-from coronet_deploy.vocabulary import ChannelPlan
 
 _RECALIBRATION_BATCHES = 200
-_CSV_FIELDS = ("step", "phase", "ratio", "shrinkage", "lr", "d", "gan", "l1", "seconds")
+_SAMPLES = 6
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one training step did; losses are means, `ratio` the living share of the MACs."""
+    """What one training step did.
+
+    `ratio` is the living share of what the target counts and `shrinkage` the proximal step, both
+    means over the generators; `losses` are in the order of the game's names. `pictures` is how
+    many of each domain all processes saw.
+    """
 
     step: int
     steps: int
@@ -54,167 +50,130 @@ class StepReport:
     ratio: float
     shrinkage: float
     lr: float
-    d: float
-    gan: float
-    l1: float
+    losses: dict[str, float]
+    pictures: int
     seconds: float
 
 
 class Trainer:
     """One training run, in memory; `run` takes it from where it is to its end.
 
-    In `output` it keeps `state.pt` (to resume from), `metrics.csv`, `samples/`, and at the end of
-    each phase `search.safetensors` and `<id>.safetensors`, the result.
+    In `output` the team's leader keeps `state.pt` (to resume from), `metrics.csv`, `samples/`, and
+    at the end of each phase `<name>.search.safetensors` and `<name>.safetensors`, the result, for
+    each generator.
     """
 
-    def __init__(self, recipe: Recipe, data: Path, output: Path, device: str = "cpu") -> None:
-        self.recipe, self.output, self.device = recipe, output, torch.device(device)
-        self.train_pairs = PairedPictures(data / "train", recipe.data.direction, recipe.data.load)
-        held_out = data / "val" if (data / "val").is_dir() else data / "test"
-        self.held_out = (
-            PairedPictures(held_out, recipe.data.direction, recipe.data.crop)
-            if held_out.is_dir()
-            else None
+    def __init__(
+        self, recipe: Recipe, data: Path, output: Path, device: str = "cpu", team: Team = SOLO
+    ) -> None:
+        self.recipe, self.output, self.team = recipe, output, team
+        self.device = torch.device(device)
+        d = recipe.data
+        self.pictures, self.held_out = open_training(
+            data, d.direction, d.load, d.crop, paired=recipe.model.task is Task.PIX2PIX
         )
-        s = recipe.search
-        self.controller = Controller(
-            recipe.full, s.target, int(s.steps * s.reach), s.min_channels, s.channel_multiple
-        )
+        self._ahead = Ahead(self.pictures)
         torch.manual_seed(recipe.seed)
-        self.generator: nn.Module = CoroNetGenerator(
-            recipe.full,
-            form=s.form,
-            embedding=s.embedding,
-            threshold=s.threshold,
-            min_channels=self.least_channels,
-            dropout=recipe.model.dropout,
-        )
-        full = recipe.full
-        self.discriminator = PatchGAN(
-            full.input_channels + full.output_channels, full.norm, recipe.discriminator.width
-        )
-        self.generator.to(self.device)
-        self.discriminator.to(self.device)
-        self.optimizer_g = self._adam(self.generator)
-        self.optimizer_d = self._adam(self.discriminator)
+        self.game = GAMES[recipe.model.task](recipe, self.device, team)
+        self.pupils = self.game.pupils
         self.step = 0
         self.rows: list[StepReport] = []
-        # Full-length latents, dead entries zero, once the search is over.
-        self.latents: dict[str, Tensor] = {}
-        self.alive = {k: torch.arange(n) for k, n in recipe.full.groups.items()}
-
-    @property
-    def least_channels(self) -> int:
-        """The least channels of a group, a whole multiple of what the cut will keep."""
-        s = self.recipe.search
-        return -(-s.min_channels // s.channel_multiple) * s.channel_multiple
-
-    @property
-    def steps(self) -> int:
-        """Training steps of both phases together."""
-        return self.recipe.search.steps + self.recipe.finetune.steps
 
     @property
     def searching(self) -> bool:
-        """True while the generator is made of hypernetworks."""
-        return isinstance(self.generator, CoroNetGenerator)
+        """True while the generators are made of hypernetworks."""
+        return self.pupils[0].searching
+
+    @property
+    def results(self) -> list[Path]:
+        """Where each generator's checkpoint goes."""
+        return [self.output / f"{pupil.name}.safetensors" for pupil in self.pupils]
 
     def run(self, report: Callable[[StepReport], None], save_every: int = 500) -> Path:
-        """Train to the end and return the checkpoint's path.
+        """Train to the end and return the checkpoint's path: the recipe's direction's.
+
+        Ctrl-C and SIGTERM end the step in hand, save the state and raise `KeyboardInterrupt`.
 
         Raises:
             GateFailed: a loss is no longer finite; the last state stays on disk.
 
         """
-        result = self.output / f"{self.recipe.model.id}.safetensors"
-        while self.step < self.steps:
-            if self.step >= self.recipe.search.steps:
-                self._end_search()
-            row = self._train_step()
-            self.step += 1
-            self.rows.append(row)
-            report(row)
-            if self.step % save_every == 0 and self.step < self.steps:
-                self._save_state()
-                self._samples()
+        with _stop_requests() as asked:
+            while self.step < self.recipe.steps:
+                if self.step >= self.recipe.search.steps:
+                    self._end_search()
+                row = self._train_step()
+                self.step += 1
+                self.rows.append(row)
+                report(row)
+                stop = self.team.any(asked.is_set())
+                if stop or (self.step % save_every == 0 and self.step < self.recipe.steps):
+                    self._save_state()
+                    self._samples()
+                if stop:
+                    raise KeyboardInterrupt
         self._end_search()
-        if self._freeze_at() >= self.steps:
+        if self._freeze_at() >= self.recipe.steps:
             self._recalibrate_norms()
-        tensors = finetuned_tensors(self.generator, self.latents)
-        save_checkpoint(result, self._header(Stage.FINETUNED, self._plan()), tensors)
+        if self.team.leader:
+            for pupil, path in zip(self.pupils, self.results, strict=True):
+                save_checkpoint(path, *pupil.result())
         self._save_state()
         self._samples()
-        return result
+        return self.results[0]
 
     # One step -----------------------------------------------------------------------------
 
     def _train_step(self) -> StepReport:
         started = time.perf_counter()
-        recipe, step = self.recipe, self.step
-        x, truth = self.train_pairs.batch(step, recipe.data.batch, recipe.data.crop, recipe.seed)
-        x, truth = x.to(self.device), truth.to(self.device)
+        recipe, step, team = self.recipe, self.step, self.team
+        d = recipe.data
+        # Each process takes its share of one batch of the whole team.
+        place = step * team.size + team.rank
+        batch = self._ahead.batch(place, d.batch, d.crop, recipe.seed, stride=team.size)
+        x, y = (pictures.to(self.device, non_blocking=True) for pictures in batch)
+        if recipe.machine.channels_last:
+            x, y = (p.contiguous(memory_format=torch.channels_last) for p in (x, y))
         lr = self._set_learning_rate()
         self._set_modes()
-        torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout, as on a run never stopped
-        fake = self.generator(x)
-
-        self.discriminator.requires_grad_(requires_grad=True)
-        gan = recipe.loss.gan
-        judged_fake = gan(self.discriminator(torch.cat([x, fake.detach()], 1)), real=False)
-        judged_real = gan(self.discriminator(torch.cat([x, truth], 1)), real=True)
-        loss_d = (judged_fake + judged_real) / 2
-        self.optimizer_d.zero_grad()
-        torch.autograd.backward(loss_d)
-        self.optimizer_d.step()
-
-        self.discriminator.requires_grad_(requires_grad=False)
-        fooled = gan(self.discriminator(torch.cat([x, fake], 1)), real=True)
-        distance = F.l1_loss(fake, truth)
-        self.optimizer_g.zero_grad()
-        torch.autograd.backward(fooled + recipe.loss.l1 * distance)
-        self.optimizer_g.step()
-
-        shrinkage = self._prune()
-        losses = [loss_d.item(), fooled.item(), distance.item()]
+        # Dropout as on a run that was never stopped, and of each process its own.
+        torch.manual_seed((recipe.seed * 1_000_003 + step) * team.size + team.rank)
+        losses = team.mean(list(self.game.play(x, y, step)))
+        named = dict(zip(self.game.losses, losses, strict=True))
         if not all(map(math.isfinite, losses)):
+            shown = ", ".join(f"{name} {value}" for name, value in named.items())
             raise GateFailed(
-                f"training step {step}: losses D {losses[0]}, GAN {losses[1]}, L1 {losses[2]} "
-                "are not all finite",
+                f"training step {step}: losses {shown} are not all finite",
                 hint="lower optimiser.lr, and resume from the last state",
             )
-        ratio = self.controller.ratio(self._plan())
         phase = "search" if self.searching else "finetune"
-        seconds = time.perf_counter() - started
+        shrinkage = sum(pupil.prune(step) for pupil in self.pupils) / len(self.pupils)
+        if self.searching and (step + 1) % recipe.search.slice_every == 0:
+            self.game.regroup()
+            for pupil in self.pupils:
+                pupil.slice()
+        ratio = sum(pupil.ratio for pupil in self.pupils) / len(self.pupils)
         return StepReport(
-            step, self.steps, phase, ratio, shrinkage, lr, losses[0], losses[1], losses[2], seconds
+            step,
+            recipe.steps,
+            phase,
+            ratio,
+            shrinkage,
+            lr,
+            named,
+            d.batch * team.size,
+            time.perf_counter() - started,
         )
 
-    def _prune(self) -> float:
-        """Take the proximal step and, every so often, slice; return the shrinkage."""
-        if not isinstance(self.generator, CoroNetGenerator):
-            return 0.0
-        latents = self.generator.latents
-        shrinkage = self.controller.shrinkage(latents, self.step)
-        latents.proximal_step(shrinkage)
-        if (self.step + 1) % self.recipe.search.slice_every == 0:
-            self._slice(self.generator)
-        return shrinkage
-
-    def _slice(self, generator: CoroNetGenerator) -> None:
-        """Slice dead channels out, and remember which of the first ones live."""
-        latents = generator.latents
-        for group in self.alive:
-            self.alive[group] = self.alive[group][kept_channels(latents, [group]).cpu()]
-        slice_dead(generator, self.optimizer_g)
-
     def _set_modes(self) -> None:
-        if not self.searching and self.step == self._freeze_at():
+        frozen = not self.searching and self.step >= self._freeze_at()
+        if frozen and self.step == self._freeze_at():
             self._recalibrate_norms()
-        self.generator.train()
-        if not self.searching and self.step >= self._freeze_at():
-            for module in self.generator.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+        for pupil in self.pupils:
+            pupil.network.train()
+            if frozen:
+                for norm in _batch_norms(pupil.network):
+                    norm.eval()
 
     def _freeze_at(self) -> int:
         r = self.recipe
@@ -225,7 +184,7 @@ class Trainer:
         done = (self.step - r.search.steps) / max(r.finetune.steps, 1)
         decayed = (1 - done) / max(1 - r.finetune.decay_from, 1e-9)
         lr = r.optimiser.lr * (1.0 if done < r.finetune.decay_from else decayed)
-        for optimizer in (self.optimizer_g, self.optimizer_d):
+        for optimizer in (self.game.optimizer_d, *(pupil.optimizer for pupil in self.pupils)):
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["factor"]
         return lr
@@ -235,91 +194,43 @@ class Trainer:
         """Set BatchNorm's running statistics to their mean over training batches.
 
         The exponential average that training keeps remembers about ten batches: too few for
-        batches of one picture.
+        batches of one picture. A team takes the leader's.
         """
-        norms = [m for m in self.generator.modules() if isinstance(m, nn.BatchNorm2d)]
-        if not norms:
-            return
-        self.generator.train()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-        r = self.recipe
-        for i in range(_RECALIBRATION_BATCHES):
-            x, _ = self.train_pairs.batch(i, r.data.batch, r.data.crop, r.seed + 1)
-            self.generator(x.to(self.device))
-        for norm in norms:
-            norm.momentum = 0.1
-
-    # From search to fine-tuning -----------------------------------------------------------
+        d = self.recipe.data
+        for place, pupil in enumerate(self.pupils):
+            norms = _batch_norms(pupil.network)
+            if not norms:
+                return
+            pupil.network.train()
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None
+            for i in range(_RECALIBRATION_BATCHES):
+                batch = self.pictures.batch(i, d.batch, d.crop, self.recipe.seed + 1)
+                pupil.network(batch[place].to(self.device))
+            for norm in norms:
+                norm.momentum = 0.1
+                for buffer in norm.buffers():
+                    self.team.same(buffer)
 
     def _end_search(self) -> None:
-        """Cut to the target, keep the search's checkpoint, go on with the dense network."""
-        if not isinstance(self.generator, CoroNetGenerator):
-            return
-        latents = self.generator.latents
-        self.controller.cut(latents)
-        self._slice(self.generator)
-        for group in (INPUT, OUTPUT, *self.alive):
-            held = latents.vectors[group].detach().cpu()
-            vector = torch.zeros(self.recipe.full.groups.get(group, held.numel()))
-            vector[self.alive.get(group, torch.arange(held.numel()))] = held
-            self.latents[group] = vector
-        header = self._header(Stage.SEARCH, self._plan())
-        save_checkpoint(self.output / "search.safetensors", header, self.generator.state_dict())
-        dense = materialize(self.generator)
-        self.generator = build_generator(self._plan(), dropout=self.recipe.model.dropout)
-        self.generator.load_state_dict(dense.state_dict())
-        self.generator.to(self.device)
-        self.optimizer_g = self._adam(self.generator)
-
-    def _plan(self) -> ChannelPlan:
-        if isinstance(self.generator, CoroNetGenerator):
-            return self.generator.latents.living_plan()
-        return replace(self.recipe.full, groups={k: int(v.numel()) for k, v in self.alive.items()})
-
-    def _header(self, stage: Stage, plan: ChannelPlan) -> Header:
-        r = self.recipe
-        return Header(
-            format_version=FORMAT_VERSION,
-            stage=stage,
-            id=r.model.id,
-            title=r.model.title,
-            task="pix2pix",
-            direction=r.data.direction.value,
-            plan=plan.as_json(),
-            total=dict(r.full.groups),
-            target=r.search.target,
-            form=r.search.form,
-            embedding=r.search.embedding,
-            threshold=r.search.threshold,
-            min_channels=self.least_channels,
-        )
-
-    def _adam(self, module: nn.Module) -> torch.optim.Adam:
-        o = self.recipe.optimiser
-        latents = [p for n, p in module.named_parameters() if n.startswith("latents.")]
-        others = [p for n, p in module.named_parameters() if not n.startswith("latents.")]
-        groups: list[dict[str, Any]] = [{"params": others, "factor": 1.0}]
-        if latents:
-            groups.append({"params": latents, "factor": self.recipe.search.latent_lr_factor})
-        return torch.optim.Adam(groups, o.lr, (o.beta1, o.beta2), fused=True)
+        """Cut to the target, keep the searches' checkpoints, go on with the plain networks."""
+        self.game.regroup()
+        for pupil in self.pupils:
+            searched = pupil.cut()
+            if searched and self.team.leader:
+                save_checkpoint(self.output / f"{pupil.name}.search.safetensors", *searched)
 
     # What is kept -------------------------------------------------------------------------
 
     def _save_state(self) -> None:
         """Write `state.pt` and `metrics.csv`, each whole or not at all."""
+        if not self.team.leader:
+            return
         state = {
             "recipe": self.recipe.model_dump_json(),
             "step": self.step,
-            "searching": self.searching,
-            "plan": self._held_plan().as_json(),
-            "alive": self.alive,
-            "latents": self.latents,
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "optimizer_g": self.optimizer_g.state_dict(),
-            "optimizer_d": self.optimizer_d.state_dict(),
+            "game": self.game.state(),
             "rows": [tuple(vars(row).values()) for row in self.rows],
         }
         path = self.output / "state.pt"
@@ -333,61 +244,71 @@ class Trainer:
                 ) from error
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_CSV_FIELDS)
+        writer.writerow(
+            ("step", "phase", "ratio", "shrinkage", "lr", *self.game.losses, "pictures", "seconds")
+        )
         for row in self.rows:
-            writer.writerow([getattr(row, field) for field in _CSV_FIELDS])
+            head = row.step, row.phase, row.ratio, row.shrinkage, row.lr
+            writer.writerow((*head, *row.losses.values(), row.pictures, row.seconds))
         write_text(self.output / "metrics.csv", text.getvalue())
-
-    def _held_plan(self) -> ChannelPlan:
-        if isinstance(self.generator, CoroNetGenerator):
-            return self.generator.plan
-        return self._plan()
 
     def resume(self) -> None:
         """Go on from `state.pt` in the output folder.
 
         Raises:
-            BadInput: there is none, or it is of another recipe.
+            BadInput: there is none, it is broken, or it is of another recipe.
 
         """
         path = self.output / "state.pt"
         if not path.is_file():
             raise BadInput(f"{path} does not exist: there is nothing to resume")
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["recipe"] != self.recipe.model_dump_json():
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+            recipe = state["recipe"]
+        except Exception as error:  # what torch raises on broken files is not told
+            raise BadInput(f"{path} is not a whole state: {str(error).splitlines()[0]}") from error
+        if recipe != self.recipe.model_dump_json():
             raise BadInput(f"{path} was written with another recipe")
-        plan = ChannelPlan.from_json(state["plan"])
-        self.step, self.alive, self.latents = state["step"], state["alive"], state["latents"]
+        self.step = state["step"]
         self.rows = [StepReport(*row) for row in state["rows"]]
-        s, r = self.recipe.search, self.recipe
-        if state["searching"]:
-            self.generator = CoroNetGenerator(
-                plan,
-                r.full.groups,
-                form=s.form,
-                embedding=s.embedding,
-                threshold=s.threshold,
-                min_channels=self.least_channels,
-                dropout=r.model.dropout,
-            )
-        else:
-            self.generator = build_generator(plan, dropout=r.model.dropout)
-        self.generator.to(self.device).load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
-        self.optimizer_g, self.optimizer_d = (
-            self._adam(self.generator),
-            self._adam(self.discriminator),
-        )
-        self.optimizer_g.load_state_dict(state["optimizer_g"])
-        self.optimizer_d.load_state_dict(state["optimizer_d"])
+        self.game.load(state["game"])
 
     def _samples(self) -> None:
-        """Write a grid of held-out pictures: input, output, truth."""
-        if self.held_out is None:
+        """Write a grid of held-out pictures, as the game lays them out."""
+        if self.held_out is None or not self.team.leader:
             return
-        chosen = list(range(0, len(self.held_out.pairs), max(len(self.held_out.pairs) // 6, 1)))
-        x, truth = self.held_out.whole(chosen[:6])
-        self.generator.eval()
+        count = len(self.held_out)
+        x, y = self.held_out.whole(list(range(0, count, max(count // _SAMPLES, 1)))[:_SAMPLES])
+        for pupil in self.pupils:
+            pupil.network.eval()
         with torch.no_grad():
-            y = torch.cat([self.generator(one.to(self.device)[None]).cpu() for one in x])
-        save_samples(self.output / "samples" / f"{self.step:06d}.png", [x, y, truth])
+            rows = [
+                [c.cpu() for c in self.game.translate(*(p[None].to(self.device) for p in pair))]
+                for pair in zip(x, y, strict=True)
+            ]
+        columns = [torch.cat(column) for column in zip(*rows, strict=True)]
+        save_samples(self.output / "samples" / f"{self.step:06d}.png", columns)
+
+
+def _batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
+    return [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """Yield what Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

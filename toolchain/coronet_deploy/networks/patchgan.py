@@ -31,7 +31,7 @@ class PatchGAN(nn.Module):
                 nn.LeakyReLU(0.2),
             ]
         self.model = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4, 1, 1))
-        self.apply(_normal_init)
+        self.apply(normal_init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the patches' logits."""
@@ -39,9 +39,9 @@ class PatchGAN(nn.Module):
         return logits
 
 
-def _normal_init(module: nn.Module) -> None:
+def normal_init(module: nn.Module) -> None:
     """Isola et al. (2017), section 6.2: N(0, 0.02); norms' scales N(1, 0.02)."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

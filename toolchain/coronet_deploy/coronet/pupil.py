@@ -1,0 +1,191 @@
+"""One generator on its way through a training run: the search, the cut, fine-tuning.
+
+While searching it is made of hypernetworks: every optimiser step is followed by a proximal step
+as strong as the controller says, and dead channels are sliced out every so many steps, so that
+steps get cheaper. The cut network is trained on as an ordinary one with a fresh optimiser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coronet_deploy.coronet.checkpoint import FORMAT_VERSION, Header, Stage, finetuned_tensors
+from coronet_deploy.coronet.controller import Controller
+from coronet_deploy.coronet.data import Direction
+from coronet_deploy.coronet.generator import CoroNetGenerator, kept_channels, slice_dead
+from coronet_deploy.coronet.materialize import materialize
+from coronet_deploy.coronet.recipe import Recipe
+from coronet_deploy.networks.generator import build_generator
+from coronet_deploy.networks.layers import INPUT, OUTPUT
+from coronet_deploy.networks.patchgan import normal_init
+from coronet_deploy.vocabulary import ChannelPlan
+
+
+class Pupil:
+    """A generator that is trained, with its optimiser and what is known of its channels.
+
+    `network` maps (N, 3, H, W) in [-1, 1] to the same and is replaced by the cut one when the
+    search ends. A recipe with a target of 1 prunes nothing: its network is a plain one throughout.
+    `name` goes into file names: the recipe's id, or that of the opposite direction.
+    """
+
+    def __init__(self, recipe: Recipe, name: str, device: torch.device) -> None:
+        self.recipe, self.name, self.device = recipe, name, device
+        self.controller = Controller(
+            recipe.full,
+            recipe.search.target,
+            int(recipe.search.steps * recipe.search.reach),
+            recipe.search.min_channels,
+            recipe.search.channel_multiple,
+        )
+        # Which of the first channels live, and once the search is over the full-length latents,
+        # dead entries zero.
+        self.alive = {k: torch.arange(n) for k, n in recipe.full.groups.items()}
+        self.latents: dict[str, Tensor] = {}
+        self.network = self._searched(recipe.full) if recipe.prunes else self._plain(recipe.full)
+        if not recipe.prunes:
+            self.network.apply(normal_init)
+        self.optimizer = adam(recipe, self.network)
+
+    def _searched(self, plan: ChannelPlan) -> nn.Module:
+        s = self.recipe.search
+        return CoroNetGenerator(
+            plan,
+            self.recipe.full.groups,
+            form=s.form,
+            embedding=s.embedding,
+            threshold=s.threshold,
+            min_channels=s.least_channels,
+            dropout=self.recipe.model.dropout,
+        ).to(self.device)
+
+    def _plain(self, plan: ChannelPlan) -> nn.Module:
+        return build_generator(plan, dropout=self.recipe.model.dropout).to(self.device)
+
+    @property
+    def searching(self) -> bool:
+        """True while the network is made of hypernetworks."""
+        return isinstance(self.network, CoroNetGenerator)
+
+    @property
+    def plan(self) -> ChannelPlan:
+        """The channels that live."""
+        if isinstance(self.network, CoroNetGenerator):
+            return self.network.latents.living_plan()
+        return replace(self.recipe.full, groups={k: int(v.numel()) for k, v in self.alive.items()})
+
+    @property
+    def ratio(self) -> float:
+        """The living share of what the recipe's target counts."""
+        return self.controller.ratio(self.plan)
+
+    def prune(self, step: int) -> float:
+        """Take the proximal step that follows optimiser step `step`; return the shrinkage."""
+        if not isinstance(self.network, CoroNetGenerator):
+            return 0.0
+        latents = self.network.latents
+        shrinkage = self.controller.shrinkage(latents, step)
+        latents.proximal_step(shrinkage)
+        return shrinkage
+
+    def slice(self) -> None:
+        """Slice dead channels out, and remember which of the first ones live."""
+        if not isinstance(self.network, CoroNetGenerator):
+            return
+        latents = self.network.latents
+        for group in self.alive:
+            self.alive[group] = self.alive[group][kept_channels(latents, [group]).cpu()]
+        slice_dead(self.network, self.optimizer)
+
+    def cut(self) -> tuple[Header, dict[str, Tensor]] | None:
+        """Cut to the target and go on as a plain network; return the search's checkpoint.
+
+        Nothing happens, and nothing is returned, if that was done before.
+        """
+        if not isinstance(self.network, CoroNetGenerator):
+            return None
+        latents = self.network.latents
+        self.controller.cut(latents)
+        self.slice()
+        for group in (INPUT, OUTPUT, *self.alive):
+            held = latents.vectors[group].detach().cpu()
+            vector = torch.zeros(self.recipe.full.groups.get(group, held.numel()))
+            vector[self.alive.get(group, torch.arange(held.numel()))] = held
+            self.latents[group] = vector
+        searched = self._header(Stage.SEARCH), dict(self.network.state_dict())
+        dense = materialize(self.network)
+        self.network = self._plain(self.plan)
+        self.network.load_state_dict(dense.state_dict())
+        self.optimizer = adam(self.recipe, self.network)
+        return searched
+
+    def result(self) -> tuple[Header, dict[str, Tensor]]:
+        """Return the checkpoint of the trained network; its search must be over."""
+        if not self.recipe.prunes:
+            tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+            return self._header(Stage.DENSE), tensors
+        return self._header(Stage.FINETUNED), finetuned_tensors(self.network, self.latents)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that training needs to go on."""
+        held = self.network.plan if isinstance(self.network, CoroNetGenerator) else self.plan
+        return {
+            "searching": self.searching,
+            "plan": held.as_json(),
+            "alive": self.alive,
+            "latents": self.latents,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Be what `state` returned, of the same recipe."""
+        plan = ChannelPlan.from_json(state["plan"])
+        # Indices and latents stay in main memory whatever device the networks are loaded to.
+        self.alive = {k: v.cpu() for k, v in state["alive"].items()}
+        self.latents = {k: v.cpu() for k, v in state["latents"].items()}
+        self.network = self._searched(plan) if state["searching"] else self._plain(plan)
+        self.network.load_state_dict(state["network"])
+        self.optimizer = adam(self.recipe, self.network)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _header(self, stage: Stage) -> Header:
+        r = self.recipe
+        return Header(
+            format_version=FORMAT_VERSION,
+            stage=stage,
+            id=self.name,
+            title=r.model.title if self.name == r.model.id else f"{r.model.title}, reversed",
+            task=r.model.task.value,
+            direction=_direction(r, reverse=self.name != r.model.id).value,
+            plan=self.plan.as_json(),
+            total=dict(r.full.groups),
+            target=r.search.target if r.prunes else None,
+            form=r.search.form,
+            embedding=r.search.embedding,
+            threshold=r.search.threshold,
+            min_channels=r.search.least_channels,
+        )
+
+
+def _direction(recipe: Recipe, *, reverse: bool) -> Direction:
+    """Return which way a pupil translates."""
+    if not reverse:
+        return recipe.data.direction
+    there = recipe.data.direction is Direction.A_TO_B
+    return Direction.B_TO_A if there else Direction.A_TO_B
+
+
+def adam(recipe: Recipe, module: nn.Module) -> torch.optim.Adam:
+    """Return the recipe's Adam for `module`; latents learn faster by the recipe's factor."""
+    o = recipe.optimiser
+    latents = [p for n, p in module.named_parameters() if n.startswith("latents.")]
+    others = [p for n, p in module.named_parameters() if not n.startswith("latents.")]
+    groups: list[dict[str, Any]] = [{"params": others, "factor": 1.0}]
+    if latents:
+        groups.append({"params": latents, "factor": recipe.search.latent_lr_factor})
+    return torch.optim.Adam(groups, o.lr, (o.beta1, o.beta2), o.eps, fused=True)

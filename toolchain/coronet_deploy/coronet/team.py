@@ -1,0 +1,104 @@
+"""Training on several GPUs or hosts: the processes that `torchrun` started, and what they share.
+
+Every process holds the whole model and steps on pictures of its own; DistributedDataParallel
+averages the gradients, so that all take the same steps. The proximal step, the slicing and the
+cut are functions of the latents alone, and so the same everywhere. The leader writes the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from coronet_deploy.errors import BadInput, EnvironmentProblem
+
+
+@dataclass(frozen=True)
+class Team:
+    """The place of this process among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def leader(self) -> bool:
+        """True for the one process that writes files and shows progress."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return `module` so that its gradients are averaged over the team.
+
+        A module whose parameters are cut must be wrapped anew. BatchNorm's statistics are each
+        process's own, as is usual with this wrapper.
+        """
+        if self.size == 1:
+            return module
+        from torch.nn.parallel import DistributedDataParallel
+
+        return DistributedDataParallel(module, broadcast_buffers=False)
+
+    def mean(self, values: list[float]) -> list[float]:
+        """Return `values` averaged over the team."""
+        if self.size == 1:
+            return values
+        device = f"cuda:{self.local_rank}" if _backend() == "nccl" else "cpu"
+        tensor = torch.tensor(values, dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(tensor)
+        averaged: list[float] = (tensor / self.size).tolist()
+        return averaged
+
+    def any(self, flag: bool) -> bool:
+        """Return whether `flag` is set in any process of the team."""
+        return self.mean([float(flag)])[0] > 0
+
+    def same(self, tensor: Tensor) -> None:
+        """Overwrite `tensor` by the leader's, in place."""
+        if self.size > 1:
+            torch.distributed.broadcast(tensor, 0)
+
+
+SOLO = Team()
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Team]:
+    """Join the processes that `torchrun` started, if it did; leave them at the end.
+
+    `device` "cuda" talks over NCCL, "cpu" over gloo.
+
+    Raises:
+        BadInput: torchrun's environment is not whole.
+        EnvironmentProblem: the others cannot be reached.
+
+    """
+    if "RANK" not in os.environ:
+        yield SOLO
+        return
+    try:
+        team = Team(*(int(os.environ[k]) for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    except (KeyError, ValueError) as error:
+        raise BadInput(f"RANK is set, but not as torchrun does: {error}") from error
+    if team.size == 1:
+        yield team
+        return
+    try:
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise EnvironmentProblem(
+            f"cannot join the other {team.size - 1} processes: {str(error).splitlines()[0]}",
+            hint="start every host with the same torchrun --rdzv-endpoint",
+        ) from error
+    try:
+        yield team
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _backend() -> str:
+    return str(torch.distributed.get_backend())
