@@ -30,7 +30,9 @@ class Game:
     def __init__(self, recipe: Recipe, device: torch.device, team: Team) -> None:
         self.recipe, self.device, self.team = recipe, device, team
         self.pupils = self._make_pupils()
-        self.discriminators = nn.ModuleList(self._make_discriminators()).to(device)
+        self.discriminators = nn.ModuleList(self._make_discriminators()).to(
+            device, recipe.machine.dtype
+        )
         if recipe.machine.channels_last:
             self.discriminators.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # unlisted
         self.optimizer_d = adam(recipe, self.discriminators)
@@ -79,6 +81,10 @@ class Game:
         bf16 = self.recipe.machine.precision is Precision.BF16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
+    def _wide(self, tensor: Tensor) -> Tensor:
+        """Return what autocast made narrow as losses need it."""
+        return tensor.to(self.recipe.machine.dtype)
+
     def _judge_trainable(self, *, trainable: bool) -> None:
         self.discriminators.requires_grad_(requires_grad=trainable)
 
@@ -86,7 +92,7 @@ class Game:
         """Return the adversarial loss of `pictures` before a discriminator that does not learn."""
         with self._autocast():
             logits = self.discriminators[place](pictures)
-        return self.recipe.loss.gan(logits.float(), real=real)
+        return self.recipe.loss.gan(self._wide(logits), real=real)
 
     def _step(self, optimizers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
         for optimizer in optimizers:
@@ -136,13 +142,13 @@ class Pix2Pix(Game):
         generator, judges = self.players()
         with self._autocast():
             fake = generator(x)
-        fake = fake.float()
+        fake = self._wide(fake)
         gan = self.recipe.loss.gan
 
         self._judge_trainable(trainable=True)
         with self._autocast():
             judged, known = judges(torch.cat([x, fake.detach()], 1), torch.cat([x, y], 1))
-        loss_d = (gan(judged.float(), real=False) + gan(known.float(), real=True)) / 2
+        loss_d = (gan(self._wide(judged), real=False) + gan(self._wide(known), real=True)) / 2
         self._step([self.optimizer_d], loss_d)
 
         self._judge_trainable(trainable=False)
@@ -188,7 +194,7 @@ class CycleGAN(Game):
         weights, gan = self.recipe.loss, self.recipe.loss.gan
         with self._autocast():
             pictures = cycle(x, y)
-        fake_y, fake_x, again_x, again_y, *same = (picture.float() for picture in pictures)
+        fake_y, fake_x, again_x, again_y, *same = map(self._wide, pictures)
 
         self._judge_trainable(trainable=False)
         fooled = [self._judge(0, fake_y, real=True), self._judge(1, fake_x, real=True)]
@@ -204,7 +210,7 @@ class CycleGAN(Game):
         shown = [pool.swap(f, step) for pool, f in zip(self.pools, (fake_y, fake_x), strict=True)]
         with self._autocast():
             logits = judges(shown[0].detach(), y, shown[1].detach(), x)
-        judged = [gan(patch.float(), real=bool(i % 2)) for i, patch in enumerate(logits)]
+        judged = [gan(self._wide(patch), real=bool(i % 2)) for i, patch in enumerate(logits)]
         losses_d = [(judged[0] + judged[1]) / 2, (judged[2] + judged[3]) / 2]
         self._step([self.optimizer_d], losses_d[0] + losses_d[1])
         return tuple(loss.item() for loss in (*losses_d, *fooled, *cycles, *kept))

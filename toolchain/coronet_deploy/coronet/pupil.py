@@ -7,6 +7,7 @@ steps get cheaper. The cut network is trained on as an ordinary one with a fresh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -61,10 +62,11 @@ class Pupil:
             threshold=s.threshold,
             min_channels=s.least_channels,
             dropout=self.recipe.model.dropout,
-        ).to(self.device)
+        ).to(self.device, self.recipe.machine.dtype)
 
     def _plain(self, plan: ChannelPlan) -> nn.Module:
-        return build_generator(plan, dropout=self.recipe.model.dropout).to(self.device)
+        dense = build_generator(plan, dropout=self.recipe.model.dropout)
+        return dense.to(self.device, self.recipe.machine.dtype)
 
     @property
     def searching(self) -> bool:
@@ -112,11 +114,11 @@ class Pupil:
         self.controller.cut(latents)
         self.slice()
         for group in (INPUT, OUTPUT, *self.alive):
-            held = latents.vectors[group].detach().cpu()
+            held = latents.vectors[group].detach().float().cpu()
             vector = torch.zeros(self.recipe.full.groups.get(group, held.numel()))
             vector[self.alive.get(group, torch.arange(held.numel()))] = held
             self.latents[group] = vector
-        searched = self._header(Stage.SEARCH), dict(self.network.state_dict())
+        searched = self._header(Stage.SEARCH), _narrow(self.network.state_dict())
         dense = materialize(self.network)
         self.network = self._plain(self.plan)
         self.network.load_state_dict(dense.state_dict())
@@ -127,8 +129,9 @@ class Pupil:
         """Return the checkpoint of the trained network; its search must be over."""
         if not self.recipe.prunes:
             tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-            return self._header(Stage.DENSE), tensors
-        return self._header(Stage.FINETUNED), finetuned_tensors(self.network, self.latents)
+            return self._header(Stage.DENSE), _narrow(tensors)
+        tensors = finetuned_tensors(self.network, self.latents)
+        return self._header(Stage.FINETUNED), _narrow(tensors)
 
     def state(self) -> dict[str, Any]:
         """Return all that training needs to go on."""
@@ -178,6 +181,11 @@ def _direction(recipe: Recipe, *, reverse: bool) -> Direction:
         return recipe.data.direction
     there = recipe.data.direction is Direction.A_TO_B
     return Direction.B_TO_A if there else Direction.A_TO_B
+
+
+def _narrow(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return real tensors in float32, as checkpoints hold them."""
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
 def adam(recipe: Recipe, module: nn.Module) -> torch.optim.Adam:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coronet_deploy.coronet.data import Direction
@@ -31,8 +32,12 @@ class Task(StrEnum):
 
 
 class Precision(StrEnum):
-    """What networks compute in while they train; losses and weights are float32 always."""
+    """What networks compute in while they train.
 
+    `bf16` is autocast: losses and weights stay float32. `fp64` is for comparing runs.
+    """
+
+    FP64 = "fp64"
     FP32 = "fp32"
     BF16 = "bf16"
 
@@ -136,10 +141,15 @@ class DiscriminatorTable(_Table):
 
 
 class MachineTable(_Table):
-    """How a step is computed; both pay on GPUs. `bf16` is autocast, weights stay float32."""
+    """How a step is computed; bf16 and channels_last pay on GPUs."""
 
     precision: Precision = Precision.FP32
     channels_last: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What weights and losses are held in."""
+        return torch.float64 if self.precision is Precision.FP64 else torch.float32
 
 
 class Recipe(_Table):

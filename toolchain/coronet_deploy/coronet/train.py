@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from coronet_deploy.coronet.checkpoint import save_checkpoint
 from coronet_deploy.coronet.data import Ahead, open_training
@@ -131,7 +131,8 @@ class Trainer:
         # Each process takes its share of one batch of the whole team.
         place = step * team.size + team.rank
         batch = self._ahead.batch(place, d.batch, d.crop, recipe.seed, stride=team.size)
-        x, y = (pictures.to(self.device, non_blocking=True) for pictures in batch)
+        dtype = recipe.machine.dtype
+        x, y = (pictures.to(self.device, dtype, non_blocking=True) for pictures in batch)
         if recipe.machine.channels_last:
             x, y = (p.contiguous(memory_format=torch.channels_last) for p in (x, y))
         lr = self._set_learning_rate()
@@ -207,7 +208,7 @@ class Trainer:
                 norm.momentum = None
             for i in range(_RECALIBRATION_BATCHES):
                 batch = self.pictures.batch(i, d.batch, d.crop, self.recipe.seed + 1)
-                pupil.network(batch[place].to(self.device))
+                pupil.network(batch[place].to(self.device, self.recipe.machine.dtype))
             for norm in norms:
                 norm.momentum = 0.1
                 for buffer in norm.buffers():
@@ -281,9 +282,13 @@ class Trainer:
         x, y = self.held_out.whole(list(range(0, count, max(count // _SAMPLES, 1)))[:_SAMPLES])
         for pupil in self.pupils:
             pupil.network.eval()
+
+        def place(picture: Tensor) -> Tensor:
+            return picture.to(self.device, self.recipe.machine.dtype)
+
         with torch.no_grad():
             rows = [
-                [c.cpu() for c in self.game.translate(*(p[None].to(self.device) for p in pair))]
+                [c.float().cpu() for c in self.game.translate(*(place(p[None]) for p in pair))]
                 for pair in zip(x, y, strict=True)
             ]
         columns = [torch.cat(column) for column in zip(*rows, strict=True)]
