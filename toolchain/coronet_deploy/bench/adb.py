@@ -1,0 +1,369 @@
+"""Phones over adb: a thin client over the `adb` program.
+
+    device = Device("R5CT30")
+    result = device.shell(["sha256sum", path], seconds=10)
+
+Commands are lists of arguments, results bytes; the exit status and the two streams of a command
+on the phone come back apart (adb's shell protocol, version 2). Every call has a deadline, and what
+it starts on the phone runs under the phone's own `timeout`, so that nothing survives there. A
+phone that went away (`DeviceLost`) is told apart from a command that failed.
+
+The adb server's address and the program's place are adb's own business: `ANDROID_ADB_SERVER_PORT`
+and `ADB_SERVER_SOCKET` work as ever; `adb` is found on PATH, or in `ANDROID_HOME`'s platform-tools.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coronet_deploy.bench.process import Ended, run_bounded
+from coronet_deploy.errors import EnvironmentProblem
+from coronet_deploy.storage import atomic_path
+
+DEVICE, ABSENT = "device", "absent"
+"""States of a phone that is ready, and of one that adb does not list."""
+
+_QUICK_S = 15.0
+_SERVER_START_S = 30.0
+# How much later than the phone's own timeout ours rings: the phone's tells more.
+_GRACE_S = 10.0
+_POLL_S = 0.5
+_RECONNECT_EVERY_S = 2.0
+_LOST_STATUS = 255
+_KILLED_STATUS = 137
+# How the client itself complains on stderr; a command on the phone seldom starts so.
+_CLIENT_SAYS = re.compile(
+    rb"^(adb: )?(error: |device |failed to (get feature|read|write)|no devices|cannot connect)",
+    re.MULTILINE,
+)
+_PROPERTY = re.compile(r"^\[([^\]]+)\]: \[(.*?)\]$", re.MULTILINE | re.DOTALL)
+_ADVICE = {
+    "unauthorized": "unlock the phone and allow USB debugging for this computer",
+    "offline": "plug the cable in again, or `adb reconnect`",
+    "no permissions": "install the udev rules for Android phones, then `adb kill-server`",
+    "authorizing": "wait a moment, or allow USB debugging on the phone",
+    "recovery": "start Android on the phone",
+    "sideload": "start Android on the phone",
+    "bootloader": "start Android on the phone",
+}
+
+
+class AdbError(EnvironmentProblem):
+    """An adb call that did not do its work: carries the call and all that came of it.
+
+    `status` is adb's exit status, None if it was stopped.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        hint: str | None = None,
+        command: Sequence[str] = (),
+        serial: str | None = None,
+        status: int | None = None,
+        stdout: bytes = b"",
+        stderr: bytes = b"",
+    ) -> None:
+        super().__init__(what, hint=hint)
+        self.command = tuple(command)
+        self.serial = serial
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class DeviceLost(AdbError):
+    """The phone is not there any more, or not ready: a command's own result is not known."""
+
+
+class AdbTimeout(AdbError):
+    """The phone is there, but the command did not end in time; it has been killed."""
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A phone that the adb server knows: `state` is "device" when it is ready."""
+
+    serial: str
+    state: str
+
+    @property
+    def advice(self) -> str | None:
+        """What a person can do about a state other than "device"."""
+        return None if self.state == DEVICE else _ADVICE.get(self.state, "see `adb devices`")
+
+
+@dataclass(frozen=True)
+class ShellResult:
+    """What a command on the phone came to: its exit status and both streams."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as text, without the white space around it."""
+        return self.stdout.decode(errors="replace").strip()
+
+    @property
+    def complaint(self) -> str:
+        """The last line it wrote to stderr, or else to stdout."""
+        lines = [*self.stdout.splitlines(), *self.stderr.splitlines()]
+        told = [line for line in lines if line.strip()]
+        return told[-1].decode(errors="replace").strip() if told else "it printed nothing"
+
+
+def find_adb() -> str:
+    """Return the path of the adb program.
+
+    Raises:
+        EnvironmentProblem: there is none.
+
+    """
+    if found := shutil.which("adb"):
+        return found
+    for variable in ("ANDROID_HOME", "ANDROID_SDK_ROOT"):
+        root = os.environ.get(variable)
+        if root and (found := shutil.which("adb", path=str(Path(root) / "platform-tools"))):
+            return found
+    raise EnvironmentProblem(
+        "the program adb is neither on PATH nor in ANDROID_HOME",
+        hint="install Android's platform-tools",
+    )
+
+
+def list_devices() -> tuple[Attached, ...]:
+    """Return the phones that the adb server knows, ready or not; starts the server if need be.
+
+    Raises:
+        EnvironmentProblem: adb is missing, or its server does not answer.
+
+    """
+    ended = call_adb(["devices"], seconds=_SERVER_START_S)
+    found = []
+    for line in ended.stdout.decode(errors="replace").splitlines():
+        serial, tab, state = line.partition("\t")
+        if tab:
+            # "no permissions" is followed by reasons in parentheses or after a semicolon.
+            found.append(Attached(serial.strip(), re.split(r"[;(]", state)[0].strip()))
+    return tuple(found)
+
+
+def connect(address: str) -> None:
+    """Ask the adb server to connect to the phone at `address`, "host:port".
+
+    Whether that worked is told by `list_devices`: the client's own exit status does not tell.
+    """
+    call_adb(["connect", address], seconds=_QUICK_S)
+
+
+def call_adb(arguments: Sequence[str], *, seconds: float) -> Ended:
+    """Run `adb` with `arguments` (no phone's command) and return what it came to.
+
+    Raises:
+        AdbError: it failed or did not end in time.
+        EnvironmentProblem: there is no adb.
+
+    """
+    command = [find_adb(), *arguments]
+    ended = _start(command, seconds)
+    if ended.status != 0:
+        raise _error(AdbError, f"`adb {shlex.join(arguments)}` failed", command, None, ended)
+    return ended
+
+
+class Device:
+    """One phone, by its serial. Its methods raise `DeviceLost` when it is not there (any more)."""
+
+    def __init__(self, serial: str, *, adb: str | None = None) -> None:
+        self.serial = serial
+        self._adb = adb or find_adb()
+
+    @property
+    def state(self) -> str:
+        """How the adb server sees the phone now; `ABSENT` if it does not."""
+        return next((one.state for one in list_devices() if one.serial == self.serial), ABSENT)
+
+    def shell(
+        self, argv: Sequence[str] | str, *, seconds: float, check: bool = False
+    ) -> ShellResult:
+        """Run a command on the phone, at most `seconds`: `argv`, or a string for the phone's sh.
+
+        Of a list nothing survives the deadline. Of a string, the shell does not, but what it
+        started may: keep to a list for what runs long.
+
+        Raises:
+            DeviceLost: the phone went away, before or meanwhile.
+            AdbTimeout: the command did not end in time.
+            AdbError: the client failed; or, with `check`, the command did.
+
+        """
+        words = ["sh", "-c", argv] if isinstance(argv, str) else list(argv)
+        limited = ["timeout", "-s", "KILL", str(math.ceil(seconds)), *words]
+        start = time.monotonic()
+        ended = self._call(["shell", shlex.join(limited)], seconds + _GRACE_S)
+        spent = time.monotonic() - start
+        short = argv if isinstance(argv, str) else shlex.join(words)
+        if ended.status is None or (ended.status == _KILLED_STATUS and spent >= seconds):
+            raise self._failure(AdbTimeout, f"did not end in {seconds:g} s", short, ended)
+        if ended.status == _LOST_STATUS or _CLIENT_SAYS.search(ended.stderr):
+            self._require_here(short, ended)
+        if ended.status == 1 and ended.stderr.startswith((b"error: ", b"adb: ")):
+            raise self._failure(AdbError, "failed", short, ended)
+        result = ShellResult(ended.status, ended.stdout, ended.stderr)
+        if check and result.status != 0:
+            what = f"ended with status {result.status}: {result.complaint}"
+            raise self._failure(AdbError, what, short, ended)
+        return result
+
+    def push(self, source: Path, target: str, *, seconds: float = 300.0) -> None:
+        """Copy the file `source` to `target` on the phone. Not atomic: see `phone.Store`.
+
+        Raises:
+            DeviceLost: the phone went away.
+            AdbError: it cannot be written there (no room, say), or not in time.
+
+        """
+        self._transfer(["push", str(source), target], f"push of {source.name}", seconds)
+
+    def pull(self, source: str, target: Path, *, seconds: float = 300.0) -> None:
+        """Copy the file `source` on the phone to `target`, whole or not at all.
+
+        Raises:
+            DeviceLost: the phone went away.
+            AdbError: there is no such file, or it cannot be read, or not in time.
+
+        """
+        with atomic_path(target) as temporary:
+            self._transfer(["pull", source, str(temporary)], f"pull of {source}", seconds)
+
+    def properties(self) -> dict[str, str]:
+        """Return Android's properties (`getprop`)."""
+        listed = self.shell(["getprop"], seconds=_QUICK_S, check=True).stdout
+        return dict(_PROPERTY.findall(listed.decode(errors="replace").replace("\r\n", "\n")))
+
+    def read_text(self, path: str) -> str | None:
+        """Return a file's text without the white space around it; None if it cannot be read."""
+        result = self.shell(["cat", path], seconds=_QUICK_S)
+        return result.text if result.status == 0 else None
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the phone to be ready again, connecting anew to one on the network.
+
+        Raises:
+            DeviceLost: it was not within `seconds`.
+
+        """
+        end = time.monotonic() + seconds
+        connected = -_RECONNECT_EVERY_S
+        while (state := self.state) != DEVICE:
+            if time.monotonic() >= end:
+                raise DeviceLost(
+                    f"phone {self.serial} is {state}, and was not back after {seconds:g} s",
+                    hint=_ADVICE.get(state, "is it plugged in and switched on?"),
+                    serial=self.serial,
+                )
+            if ":" in self.serial and time.monotonic() >= connected + _RECONNECT_EVERY_S:
+                connected = time.monotonic()
+                if state != ABSENT:
+                    call_adb(["disconnect", self.serial], seconds=_QUICK_S)
+                connect(self.serial)
+            time.sleep(_POLL_S)
+
+    def _call(self, arguments: Sequence[str], seconds: float) -> Ended:
+        return _start([self._adb, "-s", self.serial, *arguments], seconds)
+
+    def _transfer(self, arguments: Sequence[str], what: str, seconds: float) -> None:
+        ended = self._call(arguments, seconds)
+        if ended.status is None:
+            self._require_here(what, ended)
+            raise self._failure(AdbTimeout, f"did not end in {seconds:g} s", what, ended)
+        if ended.status != 0:
+            self._require_here(what, ended)
+            full = b"No space left" in ended.stdout + ended.stderr
+            hint = "make room on the phone" if full else None
+            raise self._failure(AdbError, f"failed: {_last(ended)}", what, ended, hint)
+
+    def _require_here(self, what: str, ended: Ended) -> None:
+        """Tell a lost phone from a failed command by what the adb server says of it now."""
+        state = self.state
+        if state != DEVICE:
+            told = f"phone {self.serial} is {state}: `{_short(what)}` was cut short"
+            raise _error(
+                DeviceLost,
+                told,
+                [self._adb, "-s", self.serial, what],
+                self.serial,
+                ended,
+                _ADVICE.get(state, "is it plugged in and switched on?"),
+            )
+
+    def _failure(
+        self, kind: type[AdbError], what: str, command: str, ended: Ended, hint: str | None = None
+    ) -> AdbError:
+        told = f"phone {self.serial}: `{_short(command)}` {what}"
+        return kind(
+            told,
+            hint=hint,
+            command=[self._adb, "-s", self.serial, command],
+            serial=self.serial,
+            status=ended.status,
+            stdout=ended.stdout,
+            stderr=ended.stderr,
+        )
+
+
+def _start(command: Sequence[str], seconds: float) -> Ended:
+    try:
+        ended = run_bounded(command, seconds)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot start {command[0]}: {error.strerror or error}",
+            hint="install Android's platform-tools",
+        ) from error
+    if ended.flooded:
+        raise _error(AdbError, "an adb call wrote without end", command, None, ended)
+    return ended
+
+
+def _error(
+    kind: type[AdbError],
+    what: str,
+    command: Sequence[str],
+    serial: str | None,
+    ended: Ended,
+    hint: str | None = None,
+) -> AdbError:
+    told = what if kind is DeviceLost else f"{what}: {_last(ended)}"
+    return kind(
+        told,
+        hint=hint,
+        command=command,
+        serial=serial,
+        status=ended.status,
+        stdout=ended.stdout,
+        stderr=ended.stderr,
+    )
+
+
+def _last(ended: Ended) -> str:
+    lines = [line for line in (ended.stderr + b"\n" + ended.stdout).splitlines() if line.strip()]
+    if not lines:
+        return "it did not end in time" if ended.status is None else "it said nothing"
+    errors = [line for line in lines if b"rror" in line or b"ailed" in line or b"cannot" in line]
+    return (errors or lines)[0].decode(errors="replace").strip()[:300]
+
+
+def _short(command: str) -> str:
+    line = " ".join(command.split())
+    return line if len(line) <= 100 else f"{line[:97]}..."  # noqa: PLR2004 - a line of a terminal
