@@ -22,9 +22,9 @@ from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from coronet_deploy.coronet.latents import LatentVectors
+from coronet_deploy.coronet.making import Dead, Geometry, MadeConvolution, as_kernel, made_weight
 from coronet_deploy.vocabulary import Norm
 
 EMBEDDING = 8
@@ -61,8 +61,8 @@ class HyperConv(nn.Module):
         # Kept out of the module tree: the latents belong to the generator, not to a layer.
         self._latents = (latents,)
         self.sources, self.target = tuple(sources), target
-        self.kernel, self.stride, self.padding = kernel, stride, padding
-        self.transposed, self.output_padding, self.form = transposed, output_padding, form
+        self.geometry = Geometry(kernel, stride, padding, transposed, output_padding)
+        self.form = form
         with torch.no_grad():
             n = latents.concatenated(self.sources).numel()
             c = latents.vectors[target].numel()
@@ -94,18 +94,7 @@ class HyperConv(nn.Module):
 
     def masked_weight(self) -> Tensor:
         """Return the weight, dead channels zero: (c, n, k, k), or (n, c, k, k) if transposed."""
-        z_in = self.latents.concatenated(self.sources)
-        z_out = self.latents.vectors[self.target]
-        z = torch.outer(z_in, z_out) + self.b0
-        if self.form is Form.PUBLISHED:
-            e = torch.addcmul(self.b1, z.unsqueeze(-1), self.w1)
-            k = torch.matmul(self.w2, e.unsqueeze(-1)).squeeze(-1) + self.b2
-        else:
-            k = torch.addcmul(self.c, z.unsqueeze(-1), self.a)
-        mask = torch.outer(self.latents.mask(self.sources), self.latents.mask([self.target]))
-        masked: Tensor = k * mask.unsqueeze(-1)
-        weight = masked.view(*masked.shape[:2], self.kernel, self.kernel)
-        return weight if self.transposed else weight.transpose(0, 1)
+        return as_kernel(made_weight(self._pairs(), self._numbers(), self._dead()), self.geometry)
 
     def masked_bias(self) -> Tensor | None:
         """Return the bias, dead channels zero: (c,), or nothing if the layer has none."""
@@ -113,10 +102,24 @@ class HyperConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (N, n, H, W) with the weight of this moment."""
-        weight, bias = self.masked_weight(), self.masked_bias()
-        if not self.transposed:
-            return F.conv2d(x, weight, bias, self.stride, self.padding)
-        return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding)
+        made: Tensor = MadeConvolution.apply(  # type: ignore[no-untyped-call] # torch's own
+            x, self.masked_bias(), self._pairs(), self._dead(), self.geometry, *self._numbers()
+        )
+        return made
+
+    def _pairs(self) -> Tensor:
+        """Return Z, (n, c)."""
+        z_in = self.latents.concatenated(self.sources)
+        return torch.outer(z_in, self.latents.vectors[self.target]) + self.b0
+
+    def _numbers(self) -> tuple[Tensor, ...]:
+        if self.form is Form.PUBLISHED:
+            return self.w1, self.b1, self.w2, self.b2
+        return self.a, self.c
+
+    def _dead(self) -> Dead:
+        inputs = torch.cat([self.latents.keep(group) for group in self.sources])
+        return Dead(~inputs, ~self.latents.keep(self.target))
 
 
 class GroupBatchNorm(nn.BatchNorm2d):

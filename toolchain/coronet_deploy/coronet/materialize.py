@@ -37,7 +37,7 @@ def _copy(layer: HyperConv, target: nn.Module) -> None:
     """Copy the living part of a hypernetwork layer's weight and bias into a plain one."""
     sources = kept_channels(layer.latents, layer.sources)
     outputs = kept_channels(layer.latents, [layer.target])
-    rows, columns = (sources, outputs) if layer.transposed else (outputs, sources)
+    rows, columns = (sources, outputs) if layer.geometry.transposed else (outputs, sources)
     weight: Tensor = layer.masked_weight()[rows][:, columns]
     target.get_parameter("weight").copy_(weight)
     bias = layer.masked_bias()
