@@ -1,0 +1,149 @@
+"""Time and memory of a generator's training step: dense, at the search's start, and sliced.
+
+One step is forward, backward of an L1 distance, the optimiser's step and, while searching, the
+proximal step. Discriminators are left out: they are the same in every row. The variants take
+turns in one process; peak memory is each one's own, in a process of its own, over what the
+process held before the network was built.
+
+    python benchmarks/bench_training.py [--size 256] [--rounds 5] [--threads 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from coronet_deploy.bench.system import host_facts
+from coronet_deploy.coronet.pupil import Pupil
+from coronet_deploy.coronet.recipe import Recipe
+from coronet_deploy.vocabulary import Architecture, Norm
+
+ARCHITECTURES = {
+    Architecture.RESNET_9: Norm.INSTANCE,
+    Architecture.UNET_256: Norm.BATCH,
+}
+# name: (form of the hypernetworks or none, ratio that is left)
+VARIANTS: dict[str, tuple[str | None, float]] = {
+    "dense": (None, 1.0),
+    "search, published": ("published", 1.0),
+    "search, collapsed": ("collapsed", 1.0),
+    "sliced to 0.5": ("collapsed", 0.5),
+    "sliced to 0.25": ("collapsed", 0.25),
+    "sliced to 0.1": ("collapsed", 0.1),
+}
+
+
+def main() -> None:
+    """Print one table an architecture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--architecture", choices=[*ARCHITECTURES], type=Architecture)
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
+    parser.add_argument("--memory-of", choices=[*VARIANTS], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.memory_of:
+        print(json.dumps(peak_bytes(args.architecture, args.memory_of, args.size)))
+        return
+    print(f"{host_facts()['cpu']}, {args.threads} thread(s), {args.size}x{args.size}, batch 1\n")
+    for architecture in [args.architecture] if args.architecture else ARCHITECTURES:
+        print_table(architecture, args)
+
+
+def print_table(architecture: Architecture, args: argparse.Namespace) -> None:
+    """Measure one architecture's variants in turns and print them."""
+    steps = {name: make_step(architecture, name, args.size) for name in args.variants}
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(args.rounds + 1):
+        for name, (step, _) in steps.items():
+            started = time.perf_counter()
+            step()
+            if number:  # the first round warms up
+                taken[name].append(time.perf_counter() - started)
+    ratios = {name: ratio for name, (_, ratio) in steps.items()}
+    del steps
+    memory = {name: measured_apart(architecture, name, args) for name in taken}
+    medians = {name: statistics.median(times) for name, times in taken.items()}
+    base = next(iter(medians))
+    print(f"| {architecture.value} | MACs | step ms | of {base} | peak MB | of {base} |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, seconds in medians.items():
+        print(
+            f"| {name} | {ratios[name]:.3f} | {seconds * 1e3:.0f} | {seconds / medians[base]:.2f} "
+            f"| {memory[name] / 1e6:.0f} | {memory[name] / memory[base]:.2f} |"
+        )
+    print(flush=True)
+
+
+def make_step(architecture: Architecture, name: str, size: int) -> tuple[Callable[[], None], float]:
+    """Return a function that takes one training step, and the ratio of MACs that is left."""
+    form, ratio = VARIANTS[name]
+    target = 1.0 if form is None else min(ratio, 0.99)
+    recipe = Recipe.model_validate(
+        {
+            "model": {
+                "id": "bench",
+                "title": "bench",
+                "architecture": architecture,
+                "norm": ARCHITECTURES[architecture],
+            },
+            "search": {"steps": 1000, "target": target, "form": form or "collapsed"},
+            "finetune": {"steps": 0},
+        }
+    )
+    torch.manual_seed(0)
+    pupil = Pupil(recipe, "bench", torch.device("cpu"))
+    if form and ratio < 1:
+        pupil.controller.cut(pupil.network.latents)  # type: ignore[union-attr, arg-type] # searching
+        pupil.slice()
+    x, truth = torch.rand(2, 1, 3, size, size) * 2 - 1
+
+    def step() -> None:
+        loss: Tensor = F.l1_loss(pupil.network(x), truth)
+        pupil.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        pupil.optimizer.step()
+        pupil.prune(0)
+
+    return step, pupil.ratio
+
+
+def peak_bytes(architecture: Architecture, name: str, size: int) -> int:
+    """Return how much this process's peak grew by two training steps of a variant."""
+    torch.nn.Conv2d(1, 1, 1)(torch.zeros(1, 1, 1, 1))
+    before = _peak_kilobytes()
+    step, _ = make_step(architecture, name, size)
+    step()
+    step()
+    return (_peak_kilobytes() - before) * 1024
+
+
+def _peak_kilobytes() -> int:
+    """Return the most memory this process has held; getrusage would count its parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index] # Linux has it
+
+
+def measured_apart(architecture: Architecture, name: str, args: argparse.Namespace) -> int:
+    """Return `peak_bytes` of a variant, measured in a process of its own."""
+    line = [sys.executable, __file__, "--architecture", architecture, "--memory-of", name]
+    line += ["--size", str(args.size), "--threads", str(args.threads)]
+    result = subprocess.run(line, capture_output=True, text=True, check=True)
+    return int(json.loads(result.stdout))
+
+
+if __name__ == "__main__":
+    main()
