@@ -167,7 +167,7 @@ class AdbServer:
 
 
 class VirtualPhone:
-    """A booted phone; `root` is its file system seen from here (but for /data, which is its own)."""
+    """A booted phone; `root` is its file system seen from here, but for /data: that is its own."""
 
     def __init__(self, model: Model, root: Path, port: int, init: subprocess.Popen[bytes]) -> None:
         self.model = model

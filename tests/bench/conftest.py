@@ -1,7 +1,8 @@
-"""Tiny real artifacts: one convolution and a tanh, in both formats."""
+"""Tiny real artifacts (one convolution and a tanh, in both formats), and virtual phones."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.vocabulary import DType, Runtime
+from virtual_phone import SM8550, AdbServer, VirtualPhone, require_rig
 
 SIZE = 32
 
@@ -28,3 +30,27 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.onnx").write_bytes(onnx)
     (folder / "tiny.tflite").write_bytes(tflite)
     return folder
+
+
+@pytest.fixture(scope="session")
+def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdbServer]:
+    """Run an adb server of the tests' own."""
+    require_rig()
+    with AdbServer.start(tmp_path_factory.mktemp("adb")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _booted(adb_server: AdbServer) -> Iterator[VirtualPhone]:
+    with VirtualPhone.boot(SM8550, adb_server) as booted:
+        yield booted
+
+
+@pytest.fixture
+def phone(
+    _booted: VirtualPhone, adb_server: AdbServer, monkeypatch: pytest.MonkeyPatch
+) -> VirtualPhone:
+    """Return a virtual SM8550 that all tests share, which adb calls of this test reach."""
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(adb_server.port))
+    _booted.connect(adb_server, seconds=20)
+    return _booted

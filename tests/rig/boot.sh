@@ -3,7 +3,7 @@
 #
 # Starts the debugging daemon as the user `shell` and starts it again when it ends, as Android's
 # init does, until the file fake/gone appears.
-set -eu
+set -euo pipefail
 root=$1
 port=$2
 data_mb=$3
@@ -23,6 +23,7 @@ mkdir -p "$root/data/local/tmp"
 chmod 771 "$root/data/local/tmp"
 chmod 755 "$root/data" "$root/data/local"
 chown 2000:2000 "$root/data/local/tmp"
+exec 2>> "$root/fake/adbd.log"
 while [ ! -e "$root/fake/gone" ]; do
   chroot --userspec=2000:2000 "$root" /usr/bin/env -i LD_PRELOAD=/usr/lib/loopback.so \
     PATH=/system/bin HOME=/ SHELL=/bin/sh ADBD_PORT="$port" /usr/sbin/adbd >> "$root/fake/adbd.log" 2>&1 || true

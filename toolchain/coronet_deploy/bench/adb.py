@@ -21,7 +21,8 @@ import shlex
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from coronet_deploy.bench.process import Ended, run_bounded
@@ -37,13 +38,15 @@ _SERVER_START_S = 30.0
 _GRACE_S = 10.0
 _POLL_S = 0.5
 _RECONNECT_EVERY_S = 2.0
-_LOST_STATUS = 255
 _KILLED_STATUS = 137
-# How the client itself complains on stderr; a command on the phone seldom starts so.
-_CLIENT_SAYS = re.compile(
-    rb"^(adb: )?(error: |device |failed to (get feature|read|write)|no devices|cannot connect)",
-    re.MULTILINE,
-)
+_TIMEOUT = ("timeout", "-s", "KILL")
+# Some of Android's `timeout` give 127 for a command that ends at once, but not with this option,
+# which older ones do not know.
+_FOREGROUND_TIMEOUT = ("timeout", "--foreground", "-s", "KILL")
+# A daemon that dies in the middle of a command makes the client end with status 0 or 255, as if
+# the command had: only what the phone itself says afterwards is believed.
+_TELL_STATUS = "; s=$?; echo @coronet-deploy $s >&2; exit $s"
+_STATUS_TOLD = re.compile(rb"@coronet-deploy (\d+)\r?\n(?!.*@coronet-deploy )", re.DOTALL)
 _PROPERTY = re.compile(r"^\[([^\]]+)\]: \[(.*?)\]$", re.MULTILINE | re.DOTALL)
 _ADVICE = {
     "unauthorized": "unlock the phone and allow USB debugging for this computer",
@@ -185,6 +188,9 @@ def call_adb(arguments: Sequence[str], *, seconds: float) -> Ended:
 class Device:
     """One phone, by its serial. Its methods raise `DeviceLost` when it is not there (any more)."""
 
+    dry = False
+    """True for a phone that only says what it would be told (see `dryrun`)."""
+
     def __init__(self, serial: str, *, adb: str | None = None) -> None:
         self.serial = serial
         self._adb = adb or find_adb()
@@ -209,21 +215,26 @@ class Device:
 
         """
         words = ["sh", "-c", argv] if isinstance(argv, str) else list(argv)
-        limited = ["timeout", "-s", "KILL", str(math.ceil(seconds)), *words]
+        limited = shlex.join([*self._timeout, str(math.ceil(seconds)), *words])
         start = time.monotonic()
-        ended = self._call(["shell", shlex.join(limited)], seconds + _GRACE_S)
+        ended = self._call(["shell", limited + _TELL_STATUS], seconds + _GRACE_S)
         spent = time.monotonic() - start
-        short = argv if isinstance(argv, str) else shlex.join(words)
-        if ended.status is None or (ended.status == _KILLED_STATUS and spent >= seconds):
-            raise self._failure(AdbTimeout, f"did not end in {seconds:g} s", short, ended)
-        if ended.status == _LOST_STATUS or _CLIENT_SAYS.search(ended.stderr):
+        short = argv if isinstance(argv, str) else shlex.join(argv)
+        told = _STATUS_TOLD.search(ended.stderr)
+        if told is None:
             self._require_here(short, ended)
-        if ended.status == 1 and ended.stderr.startswith((b"error: ", b"adb: ")):
-            raise self._failure(AdbError, "failed", short, ended)
-        result = ShellResult(ended.status, ended.stdout, ended.stderr)
+            if ended.status is None:
+                raise self._failure(AdbTimeout, f"did not end in {seconds:g} s", short, ended)
+            raise self._failure(DeviceLost, f"was cut short: {_last(ended)}", short, ended)
+        status = int(told[1])
+        if status == _KILLED_STATUS and spent >= seconds:
+            raise self._failure(AdbTimeout, f"did not end in {seconds:g} s", short, ended)
+        stderr = ended.stderr[: told.start()] + ended.stderr[told.end() :]
+        result = ShellResult(status, ended.stdout, stderr)
         if check and result.status != 0:
             what = f"ended with status {result.status}: {result.complaint}"
-            raise self._failure(AdbError, what, short, ended)
+            own = replace(ended, status=status, stderr=stderr)
+            raise self._failure(AdbError, what, short, own)
         return result
 
     def push(self, source: Path, target: str, *, seconds: float = 300.0) -> None:
@@ -279,6 +290,17 @@ class Device:
                     call_adb(["disconnect", self.serial], seconds=_QUICK_S)
                 connect(self.serial)
             time.sleep(_POLL_S)
+
+    @cached_property
+    def _timeout(self) -> tuple[str, ...]:
+        """How a command on this phone is kept to a time."""
+        probe = shlex.join([*_FOREGROUND_TIMEOUT, str(math.ceil(_QUICK_S)), "true"])
+        ended = self._call(["shell", probe + _TELL_STATUS], _QUICK_S)
+        told = _STATUS_TOLD.search(ended.stderr)
+        if told is None:
+            self._require_here(probe, ended)
+            raise self._failure(DeviceLost, f"was cut short: {_last(ended)}", probe, ended)
+        return _FOREGROUND_TIMEOUT if int(told[1]) == 0 else _TIMEOUT
 
     def _call(self, arguments: Sequence[str], seconds: float) -> Ended:
         return _start([self._adb, "-s", self.serial, *arguments], seconds)

@@ -1,0 +1,203 @@
+"""The adb layer against Android's real debugging daemon, and against an adb that lies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from coronet_deploy.bench import adb, process
+from coronet_deploy.bench.adb import (
+    AdbError,
+    AdbTimeout,
+    Attached,
+    Device,
+    DeviceLost,
+    list_devices,
+)
+from coronet_deploy.errors import EnvironmentProblem
+from virtual_phone import SM8550, AdbServer, VirtualPhone
+
+SLOW = 30.0
+
+
+def test_a_phone_is_listed_and_says_what_it_is(phone: VirtualPhone) -> None:
+    assert Attached(phone.serial, "device") in list_devices()
+    properties = Device(phone.serial).properties()
+    assert properties == dict(SM8550.properties)
+
+
+def test_status_and_streams_come_back_apart_and_as_bytes(phone: VirtualPhone) -> None:
+    device = Device(phone.serial)
+    result = device.shell("printf 'a\\0b\\r\\n'; echo err >&2; exit 7", seconds=SLOW)
+    assert (result.status, result.stdout, result.stderr) == (7, b"a\0b\r\n", b"err\n")
+    assert device.shell(["false"], seconds=SLOW).status == 1
+    assert device.shell(["no-such-thing"], seconds=SLOW).status == 127
+    assert device.shell(["sh", "-c", "kill -ABRT $$"], seconds=SLOW).status == 134
+    with pytest.raises(AdbError, match="ended with status 3: told") as caught:
+        device.shell("echo told >&2; exit 3", seconds=SLOW, check=True)
+    assert (caught.value.status, caught.value.serial) == (3, phone.serial)
+    assert caught.value.stderr == b"told\n"
+
+
+def test_arguments_reach_the_phone_as_they_are(phone: VirtualPhone) -> None:
+    nasty = ["it's", "two  spaces", "$HOME", "`id`", "a;b|c>d", "*", "\\", '"', "", "né"]
+    result = Device(phone.serial).shell(["printf", "%s\\n", *nasty], seconds=SLOW)
+    assert result.stdout.decode().split("\n")[:-1] == nasty
+
+
+def test_files_go_there_and_back_whole(phone: VirtualPhone, tmp_path: Path) -> None:
+    device = Device(phone.serial)
+    data = os.urandom(3_000_001)
+    (tmp_path / "out").write_bytes(data)
+    device.push(tmp_path / "out", "/data/local/tmp/a file")
+    device.pull("/data/local/tmp/a file", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data
+    device.shell(["rm", "/data/local/tmp/a file"], seconds=SLOW, check=True)
+    with pytest.raises(AdbError, match="No such file"):
+        device.pull("/data/local/tmp/a file", tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+    with pytest.raises(AdbError, match=r"ermission denied|ead-only"):
+        device.push(tmp_path / "out", "/system/out")
+    assert device.read_text("/sys/devices/system/cpu/possible") == "0-7"
+    assert device.read_text("/sys/no/such") is None
+
+
+def test_a_command_past_its_deadline_is_dead_on_the_phone(phone: VirtualPhone) -> None:
+    start = time.monotonic()
+    with pytest.raises(AdbTimeout, match="did not end in 1 s"):
+        Device(phone.serial).shell(["sleep", "321"], seconds=1)
+    assert time.monotonic() - start < 10
+    assert not any("sleep 321" in line for line in phone.processes().values())
+
+
+def test_a_phone_that_dies_during_a_command_is_lost_and_comes_back(
+    phone: VirtualPhone, adb_server: AdbServer
+) -> None:
+    device = Device(phone.serial)
+    phone.fake("restart_seconds", "3")
+    killer = threading.Timer(1, phone.kill_daemon)
+    killer.start()
+    try:
+        with pytest.raises(DeviceLost, match="cut short") as caught:
+            device.shell(["sleep", "30"], seconds=SLOW)
+        assert caught.value.exit_status == 3
+        with pytest.raises(DeviceLost, match=r"not back after 0\.2 s"):
+            device.wait(0.2)
+        device.wait(30)
+    finally:
+        killer.cancel()
+        phone.fake("restart_seconds", None)
+        phone.connect(adb_server, seconds=30)
+    assert device.shell(["echo", "hello"], seconds=SLOW).text == "hello"
+
+
+def test_a_phone_that_is_not_there(phone: VirtualPhone) -> None:
+    assert phone.serial
+    absent = Device("R5CT30NOTHERE")
+    assert absent.state == "absent"
+    with pytest.raises(DeviceLost, match="R5CT30NOTHERE is absent"):
+        absent.shell(["true"], seconds=SLOW)
+
+
+@pytest.mark.parametrize(
+    ("line", "state", "advice"),
+    [
+        ("R5\tunauthorized", "unauthorized", "allow USB debugging"),
+        ("R5\toffline", "offline", "reconnect"),
+        (
+            "R5\tno permissions (user in plugdev group; are your udev rules wrong?); see [x]",
+            "no permissions",
+            "udev",
+        ),
+    ],
+)
+def test_states_of_phones_that_are_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, state: str, advice: str
+) -> None:
+    scripted_adb(
+        tmp_path,
+        monkeypatch,
+        f"""
+case "$*" in
+  devices) printf 'List of devices attached\\n%s\\n\\n' '{line}';;
+  *) echo "error: device {state}." >&2; exit 1;;
+esac""",
+    )
+    (one,) = list_devices()
+    assert (one.serial, one.state) == ("R5", state)
+    assert advice in (one.advice or "")
+    with pytest.raises(DeviceLost, match=state) as caught:
+        Device("R5").shell(["true"], seconds=SLOW)
+    assert advice in str(caught.value)
+
+
+def test_a_server_of_another_version_is_replaced_by_the_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted_adb(
+        tmp_path,
+        monkeypatch,
+        """
+echo "adb server version (40) doesn't match this client (41); killing..." >&2
+echo '* daemon started successfully' >&2
+printf 'List of devices attached\\nR5\\tdevice\\n\\n'""",
+    )
+    assert list_devices() == (Attached("R5", "device"),)
+    scripted_adb(
+        tmp_path,
+        monkeypatch,
+        """
+echo "adb server version (40) doesn't match this client (41); killing..." >&2
+echo 'ADB server didnt ACK' >&2
+echo '* failed to start daemon' >&2
+echo 'error: cannot connect to daemon' >&2; exit 1""",
+    )
+    with pytest.raises(AdbError, match="`adb devices` failed"):
+        list_devices()
+
+
+def test_an_adb_that_floods_or_hangs_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb, "_GRACE_S", 0.5)
+    monkeypatch.setattr(process, "OUTPUT_MOST_BYTES", 1 << 20)
+    scripted_adb(
+        tmp_path,
+        monkeypatch,
+        """
+case "$*" in
+  devices) printf 'List of devices attached\\nR5\\tdevice\\n\\n';;
+  *true*) echo '@coronet-deploy 0' >&2;;
+  *hang*) sleep 123;;
+  *flood*) exec yes;;
+esac""",
+    )
+    with pytest.raises(AdbError, match="without end"):
+        Device("R5").shell(["flood"], seconds=SLOW)
+    with pytest.raises(AdbTimeout):
+        Device("R5").shell(["hang"], seconds=0.5)
+    ps = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert "sleep 123" not in ps.stdout
+
+
+def test_without_adb_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("ANDROID_HOME", raising=False)
+    monkeypatch.delenv("ANDROID_SDK_ROOT", raising=False)
+    with pytest.raises(EnvironmentProblem, match="platform-tools"):
+        list_devices()
+
+
+def scripted_adb(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a shell script called adb first in PATH."""
+    path = folder / "bin" / "adb"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:{Path(sys.executable).parent}:/usr/bin:/bin")

@@ -1,0 +1,148 @@
+"""One bench on a phone at a time: two would measure each other.
+
+Two locks, both of which die with their holder, so that neither can be stale: one on this
+computer's disk, and one on the phone, against other computers (a phone on the network, or one that
+was plugged over). The phone's is `flock` held by a shell there that waits for its input to end: it
+does when our adb client ends, however that comes about, or when the phone's daemon does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import os
+import select
+import shlex
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from coronet_deploy.bench.adb import AdbError, Device, find_adb
+from coronet_deploy.bench.phone_files import ROOT
+from coronet_deploy.errors import EnvironmentProblem
+from coronet_deploy.storage import exclusive
+
+_ANSWER_S = 15.0
+_END_S = 3.0
+_HELD, _TAKEN, _UNLOCKABLE = "held", "taken", "unlockable"
+# `9>&9` hands the shell's own descriptor on: Android's shell keeps it from children otherwise, and
+# a lock belongs to the open file, whichever process took it.
+_SCRIPT = f"""mkdir -p {ROOT} && cd {ROOT} && exec 9>>lock || exit 1
+flock -n 9 9>&9
+case $? in
+0) echo "$OWNER" > owner; echo {_HELD}; cat > /dev/null; rm -f owner;;
+1) echo {_TAKEN} "$(cat owner)";;
+*) echo {_UNLOCKABLE};;
+esac"""
+
+
+class PhoneLock:
+    """A context that holds a phone for this process alone.
+
+    Entering raises EnvironmentProblem if somebody else holds it, and says who.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._stack = contextlib.ExitStack()
+        self._holder: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_this_computer(self._device.serial))
+            stack.callback(self._release)
+            self._take()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def renew(self) -> None:
+        """Take the phone's lock again after the phone was away, which freed it."""
+        self._release()
+        self._take()
+
+    def _take(self) -> None:
+        if self._device.dry:
+            self._device.shell(f"flock {ROOT}/lock", seconds=_ANSWER_S)
+            return
+        owner = f"{getpass.getuser()}@{socket.gethostname()} process {os.getpid()}"
+        script = f"OWNER={shlex.quote(owner)}\n{_SCRIPT}"
+        self._holder = subprocess.Popen(
+            [find_adb(), "-s", self._device.serial, "shell", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        word, _, rest = self._answer().partition(" ")
+        if word in {_HELD, _UNLOCKABLE}:  # a phone without flock has this computer's lock alone
+            return
+        self._release()
+        if word == _TAKEN:
+            raise EnvironmentProblem(
+                f"phone {self._device.serial} is in use by another bench: {rest or 'unknown'}",
+                hint="wait for it, or use another phone",
+            )
+        raise AdbError(
+            f"phone {self._device.serial} cannot be locked: {word} {rest}".strip(),
+            hint=f"can the shell user write to {ROOT}?",
+            serial=self._device.serial,
+        )
+
+    def _answer(self) -> str:
+        """Return the first line that the phone answers, or what came instead."""
+        assert self._holder is not None  # noqa: S101 - just started
+        assert self._holder.stdout is not None  # noqa: S101 - asked for
+        answer = b""
+        end = time.monotonic() + _ANSWER_S
+        while b"\n" not in answer and (left := end - time.monotonic()) > 0:
+            if not select.select([self._holder.stdout], [], [], left)[0]:
+                break
+            chunk = os.read(self._holder.stdout.fileno(), 4096)
+            if not chunk:
+                break
+            answer += chunk
+        return answer.decode(errors="replace").partition("\n")[0].strip() or "no answer"
+
+    def _release(self) -> None:
+        holder, self._holder = self._holder, None
+        if holder is None:
+            return
+        with holder:  # closes its input: the shell on the phone ends, and adb with it
+            if holder.stdin is not None:
+                with contextlib.suppress(OSError):
+                    holder.stdin.close()
+            try:
+                holder.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                holder.kill()
+
+
+@contextlib.contextmanager
+def _this_computer(serial: str) -> Iterator[None]:
+    name = hashlib.sha256(serial.encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"coronet-deploy-{os.getuid()}" / name
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(folder))
+        except EnvironmentProblem as error:
+            if "in use" not in error.what:
+                raise
+            raise EnvironmentProblem(
+                f"phone {serial} is in use by another bench on this computer",
+                hint="wait for it, or use another phone",
+            ) from error
+        yield
