@@ -1,0 +1,226 @@
+"""Device profiles: what is shipped is sound, and a phone is never taken for another."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coronet_deploy.errors import BadInput
+from coronet_deploy.profiles import (
+    SOURCES_FILE,
+    UNVERIFIED,
+    Profile,
+    cpu_list,
+    find_profile,
+    load_profiles,
+    mask_of,
+    match,
+)
+from coronet_deploy.storage import data_dir
+
+PROFILES = load_profiles()
+
+# As phones (and LiteRT's lists of chipsets) spell them, with the profile they mean.
+SEEN = [
+    ({"ro.soc.model": "SM8450", "ro.soc.manufacturer": "QTI"}, "sm8450"),
+    ({"ro.soc.model": "SM8475", "ro.board.platform": "taro"}, "sm8475"),
+    ({"ro.soc.model": "SM7475", "ro.board.platform": "taro"}, "sm7475"),
+    ({"ro.soc.model": "SM8550", "ro.soc.manufacturer": "QTI"}, "sm8550"),
+    ({"ro.soc.model": "SM8650", "ro.soc.manufacturer": "QTI"}, "sm8650"),
+    ({"ro.soc.model": "SM8750P", "ro.board.platform": "sun"}, "sm8750"),
+    ({"ro.soc.model": "SM7550", "ro.soc.manufacturer": "Qualcomm"}, "sm7550"),
+    ({"ro.soc.model": "s5e9925", "ro.soc.manufacturer": "Samsung"}, "exynos2200"),
+    ({"ro.soc.model": "S5E9945", "ro.soc.manufacturer": "Samsung"}, "exynos2400"),
+    ({"ro.soc.model": "s5e8835", "ro.hardware": "s5e8835"}, "exynos1380"),
+    ({"ro.soc.model": "S5E8845"}, "exynos1480"),
+    ({"ro.soc.model": "MT6983Z/TCZA", "ro.soc.manufacturer": "Mediatek"}, "mt6983"),
+    ({"ro.soc.model": "MT6983W/CZA"}, "mt6983"),
+    ({"ro.soc.model": "MT6985", "ro.board.platform": "mt6985"}, "mt6985"),
+    ({"ro.soc.model": "MT6989", "ro.soc.manufacturer": "Mediatek"}, "mt6989"),
+    ({"ro.soc.model": "MT6895Z_A"}, "mt6895"),
+    ({"ro.soc.model": "Tensor G2", "ro.soc.manufacturer": "Google"}, "gs201"),
+    ({"ro.soc.model": "Tensor G4", "ro.board.platform": "zumapro"}, "zumapro"),
+    # Before Android 12 there is no ro.soc.model.
+    ({"ro.board.platform": "exynos2100", "ro.hardware": "exynos2100"}, "exynos2100"),
+    ({"ro.board.platform": "MT6893"}, "mt6893"),
+    ({"ro.board.platform": "kalama", "ro.hardware": "qcom"}, "sm8550"),
+    ({"ro.soc.model": "", "ro.hardware": "komodo"}, "zumapro"),
+]
+UNKNOWN = [
+    {},
+    {"ro.soc.model": "Tensor", "ro.soc.manufacturer": "Google", "ro.hardware": "oriole"},
+    {"ro.soc.model": "SM8350", "ro.board.platform": "lahaina", "ro.hardware": "qcom"},
+    {"ro.soc.model": "SM84500"},
+    {"ro.soc.model": "XSM8450"},
+    {"ro.soc.model": "MT69891"},
+    {"ro.soc.model": "s5e99450"},
+    {"ro.soc.model": "Exynos 24000"},
+    # It says what it is; that its board is that of chipsets we know does not matter then.
+    {"ro.soc.model": "SM8635", "ro.board.platform": "pineapple"},
+    {"ro.soc.model": "SM8550", "ro.soc.manufacturer": "Samsung"},
+    # Three chipsets share this board, and all Qualcomm phones this hardware.
+    {"ro.board.platform": "taro"},
+    {"ro.hardware": "qcom"},
+    {"ro.hardware": "ranchu", "ro.board.platform": "goldfish"},
+]
+
+
+def test_all_chipsets_are_there() -> None:
+    assert len(PROFILES) == 22
+    makers = [profile.vendor for profile in PROFILES]
+    assert {one: makers.count(one) for one in makers} == {
+        "Qualcomm": 7,
+        "Samsung": 5,
+        "MediaTek": 7,
+        "Google": 3,
+    }
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda one: one.id)
+def test_every_fact_has_a_source_that_is_written_down(profile: Profile) -> None:
+    known = tomllib.loads((data_dir("device_profiles") / SOURCES_FILE).read_text())
+
+    def check(where: str, plain: dict[str, Any]) -> None:
+        facts = {key for key, value in plain.items() if value is not None and value != ()}
+        if "sources" in plain:
+            assert set(plain["sources"]) == facts - {"sources"}, where
+            sources = list(plain["sources"].values())
+        else:
+            sources = [plain["source"]]
+        for source in sources:
+            key = source.partition(":")[0]
+            assert key == UNVERIFIED or key in known, f"{where}: {source}"
+
+    for name in ("identity", "gpu", "npu", "isa", "memory", "phones"):
+        if section := getattr(profile, name):
+            check(f"{profile.id}.{name}", section.model_dump())
+    for cluster in profile.clusters:
+        check(f"{profile.id} {cluster.cpus}", cluster.model_dump())
+
+
+def test_masks_are_as_wide_as_the_chipset() -> None:
+    masks = {
+        one.id: [mask_of(cluster.numbers) for cluster in one.clusters]
+        for one in PROFILES
+        if one.id in {"sm8550", "exynos2400", "zuma", "mt6989"}
+    }
+    assert masks == {
+        "sm8550": ["7", "18", "60", "80"],
+        "exynos2400": ["f", "70", "180", "200"],
+        "zuma": ["f", "f0", "100"],
+        "mt6989": ["f", "70", "80"],
+    }
+    assert [one.cpus for one in PROFILES if one.id in {"exynos2400", "zuma"}] == [10, 9]
+
+
+@pytest.mark.parametrize(("properties", "expected"), SEEN, ids=lambda one: str(one)[:40])
+def test_a_phone_is_recognised_by_what_it_says(properties: dict[str, str], expected: str) -> None:
+    found = match(properties)
+    assert found is not None
+    assert found.id == expected
+
+
+@pytest.mark.parametrize("properties", UNKNOWN, ids=lambda one: str(one)[:60])
+def test_a_phone_that_no_profile_knows_is_not_taken_for_another(
+    properties: dict[str, str],
+) -> None:
+    assert match(properties) is None
+
+
+def test_no_chipset_matches_another(subtests: pytest.Subtests) -> None:
+    for profile in PROFILES:
+        for name in (profile.id.upper(), *profile.aliases, profile.name):
+            with subtests.test(profile=profile.id, name=name):
+                found = match({"ro.soc.model": name})
+                assert found is None or found.id == profile.id
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sm8550", "sm8550"),
+        ("SM8550", "sm8550"),
+        ("Snapdragon 8 Gen 2", "sm8550"),
+        ("snapdragon8gen2", "sm8550"),
+        ("snapdragon-8-gen-1", "sm8450"),
+        ("Snapdragon 8+ Gen 1", "sm8475"),
+        ("snapdragon 8 plus gen 1", "sm8475"),
+        ("s5e9945", "exynos2400"),
+        ("Exynos 2400", "exynos2400"),
+        ("dimensity 8200", "mt6895"),
+        ("Tensor G3", "zuma"),
+        ("google tensor g3", "zuma"),
+    ],
+)
+def test_a_chipset_goes_by_its_market_names(name: str, expected: str) -> None:
+    assert find_profile(name).id == expected
+
+
+def test_an_unknown_name_gets_the_nearest_ones() -> None:
+    with pytest.raises(BadInput, match=r"called 'sm8560' \(did you mean .*sm8550 \(Snapd"):
+        find_profile("sm8560")
+    with pytest.raises(BadInput, match=r"there are exynos1380,.*sm8550"):
+        find_profile("qqqqqqqqqqqqqqqq")
+
+
+def test_own_profiles_stand_beside_and_before_the_shipped(tmp_path: Path) -> None:
+    shipped = data_dir("device_profiles") / "sm8550.toml"
+    mine = shipped.read_text().replace("max_mhz = 3190", "max_mhz = 3360")
+    (tmp_path / "sm8550.toml").write_text(mine)
+    other = (
+        'id = "sm8635"\nname = "Snapdragon 8s Gen 3"\nvendor = "Qualcomm"\n'
+        "[identity]\nsoc_model = '^SM8635'\n"
+        '[[clusters]]\ncore = "Cortex-A520"\ncpus = "0-7"\nmax_mhz = 2000\n'
+    )
+    (tmp_path / "sm8635.toml").write_text(other)
+    profiles = load_profiles(tmp_path)
+    assert len(profiles) == 23
+    assert find_profile("sm8550", profiles).clusters[-1].max_mhz == 3360
+    found = match({"ro.soc.model": "SM8635", "ro.soc.manufacturer": "QTI"}, profiles)
+    assert found is not None
+    assert found.name == "Snapdragon 8s Gen 3"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("max_mhz = 3190", "max_mzh = 3190", r"sm8550\.toml: unknown key 'clusters\.3\.max_mzh'"),
+        ("max_mhz = 3190", "max_mhz = 'fast'", r"clusters\.3\.max_mhz"),
+        ('id = "sm8550"\n', "", r"sm8550\.toml: missing key 'id'"),
+        ('id = "sm8550"', 'id = "sm8551"', "not the file's name"),
+        ('cpus = "7"', 'cpus = "6"', "each from 0 on, once"),
+        ('cpus = "7"', 'cpus = "seven"', "not a list of CPUs"),
+        ("'^SM8550(?![0-9])'", "'^SM8550('", "not a regular expression"),
+        ('backends = ["cpu", "gpu", "qnn"]', 'backends = ["tpu"]', r"backends\.0"),
+        ('"kalama"]\nback', '"Snapdragon 8 Gen 1"]\nback', "both called"),
+        ("[gpu]", "[gpu", r"sm8550\.toml: "),
+    ],
+)
+def test_what_is_wrong_with_a_profile_is_told_with_its_file(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    path = tmp_path / "sm8550.toml"
+    shutil.copy(data_dir("device_profiles") / "sm8550.toml", path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(BadInput, match=told):
+        load_profiles(tmp_path)
+
+
+def test_a_folder_without_profiles_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"holds no \.toml"):
+        load_profiles(tmp_path)
+    with pytest.raises(BadInput, match="not a folder"):
+        load_profiles(tmp_path / "nowhere")
+
+
+def test_lists_and_masks_of_cpus() -> None:
+    assert cpu_list("0-2,7") == (0, 1, 2, 7)
+    assert cpu_list("4 5 6\n") == (4, 5, 6)
+    assert mask_of((0, 1, 2)) == "7"
+    assert mask_of((9,)) == "200"

@@ -1,0 +1,303 @@
+"""Device profiles: one TOML file a chipset, and which of them a phone is.
+
+A profile names what is found on a phone and warns where the two differ; what a bench pins to is
+read from the phone itself (`bench.clusters`). Every fact says where it comes from: a key of
+`device_profiles/sources.toml`, or "unverified".
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from coronet_deploy.errors import BadInput
+from coronet_deploy.storage import data_dir
+
+UNVERIFIED = "unverified"
+"""The source of what nobody has seen written down."""
+
+SOURCES_FILE = "sources.toml"
+
+Backend = Literal["cpu", "gpu", "nnapi", "qnn"]
+Feature = Literal["fp16", "dotprod", "i8mm", "bf16", "sve2"]
+
+_Text = Annotated[str, Field(min_length=1)]
+_Sources = dict[str, _Text]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Identity(_Strict):
+    """How a phone with the chipset is recognised by its properties.
+
+    `soc_model` is a regular expression, the others are lists of values; none of them minds case.
+    """
+
+    soc_model: _Text
+    soc_manufacturer: tuple[_Text, ...] = ()
+    board_platform: tuple[_Text, ...] = ()
+    hardware: tuple[_Text, ...] = ()
+    sources: _Sources = Field(default_factory=dict)
+
+    @field_validator("soc_model")
+    @classmethod
+    def _is_a_pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return value
+
+
+class ClusterProfile(_Strict):
+    """CPUs of one kind: `cpus` as Linux writes lists ("0-3,7"), the highest clock in MHz."""
+
+    core: _Text
+    cpus: _Text
+    max_mhz: Annotated[int, Field(gt=0)]
+    sources: _Sources = Field(default_factory=dict)
+
+    @field_validator("cpus")
+    @classmethod
+    def _is_a_list(cls, value: str) -> str:
+        cpu_list(value)
+        return value
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The CPUs' numbers."""
+        return cpu_list(self.cpus)
+
+
+class Gpu(_Strict):
+    """The graphics processor."""
+
+    name: _Text
+    source: _Text = UNVERIFIED
+
+
+class Npu(_Strict):
+    """The neural processor, what it is reached through, and QNN's number for the chipset."""
+
+    name: _Text
+    runtime: _Text | None = None
+    qnn_soc_model: int | None = None
+    sources: _Sources = Field(default_factory=dict)
+
+
+class Isa(_Strict):
+    """What the CPUs compute natively, beyond Armv8.2-A."""
+
+    features: tuple[Feature, ...]
+    source: _Text = UNVERIFIED
+    note: str | None = None
+
+
+class Memory(_Strict):
+    """Theoretical bandwidth, in 10^9 bytes a second."""
+
+    bandwidth_gb_s: Annotated[float, Field(gt=0)]
+    source: _Text = UNVERIFIED
+
+
+class Phones(_Strict):
+    """Some phones with the chipset."""
+
+    names: tuple[_Text, ...]
+    source: _Text = UNVERIFIED
+
+
+class Profile(_Strict):
+    """What is known of a chipset; `id` is what `--device` takes, `clusters` go slow to fast."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    name: _Text
+    vendor: _Text
+    aliases: tuple[_Text, ...] = ()
+    backends: Annotated[tuple[Backend, ...], Field(min_length=1)] = ("cpu",)
+    notes: tuple[_Text, ...] = ()
+    identity: Identity
+    clusters: Annotated[tuple[ClusterProfile, ...], Field(min_length=1)]
+    gpu: Gpu | None = None
+    npu: Npu | None = None
+    isa: Isa | None = None
+    memory: Memory | None = None
+    phones: Phones | None = None
+
+    @model_validator(mode="after")
+    def _every_cpu_once(self) -> Profile:
+        numbers = [number for cluster in self.clusters for number in cluster.numbers]
+        if sorted(numbers) != list(range(len(numbers))):
+            raise ValueError(f"the clusters' cpus are {sorted(numbers)}: each from 0 on, once")
+        return self
+
+    @property
+    def cpus(self) -> int:
+        """How many CPUs there are."""
+        return sum(len(cluster.numbers) for cluster in self.clusters)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that the chipset is called: id, name, aliases."""
+        return (self.id, self.name, *self.aliases)
+
+
+def cpu_list(text: str) -> tuple[int, ...]:
+    """Return the numbers of a list as Linux writes it: "0-2,7" or "0 1 2 7".
+
+    Raises:
+        ValueError: it is not such a list.
+
+    """
+    numbers: list[int] = []
+    for part in text.replace(",", " ").split():
+        if not (found := re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)):
+            raise ValueError(f"{text!r} is not a list of CPUs such as '0-3'")
+        first = int(found[1])
+        numbers += range(first, int(found[2] or first) + 1)
+    return tuple(numbers)
+
+
+def mask_of(cpus: Iterable[int]) -> str:
+    """Return the hexadecimal mask of CPUs, without 0x: what the phone's `taskset` takes."""
+    return f"{sum(1 << number for number in set(cpus)):x}"
+
+
+def load_profiles(folder: Path | None = None) -> tuple[Profile, ...]:
+    """Return the shipped profiles by id, those of `folder` (`--profiles`) in place or beside them.
+
+    Raises:
+        BadInput: a file is not a profile (names file and key), two share a name, or `folder` holds
+            none.
+
+    """
+    shipped = _shipped()
+    if folder is None:
+        return shipped
+    if not folder.is_dir():
+        raise BadInput(f"--profiles {folder} is not a folder")
+    own = _read_folder(folder)
+    if not own:
+        raise BadInput(f"--profiles {folder} holds no .toml file")
+    merged = {profile.id: profile for profile in (*shipped, *own)}
+    return _without_clashes(tuple(merged[key] for key in sorted(merged)))
+
+
+def find_profile(name: str, profiles: Sequence[Profile] | None = None) -> Profile:
+    """Return the profile called `name`: its id, name or an alias, however it is spaced.
+
+    Raises:
+        BadInput: there is none; the hint has the nearest names.
+
+    """
+    known = load_profiles() if profiles is None else profiles
+    spellings = {_plain(one): profile for profile in known for one in profile.names}
+    if found := spellings.get(_plain(name)):
+        return found
+    near = difflib.get_close_matches(_plain(name), spellings, n=3, cutoff=0.6)
+    meant = dict.fromkeys(f"{spellings[one].id} ({spellings[one].name})" for one in near)
+    hint = f"did you mean {', '.join(meant)}?" if meant else _all_ids(known)
+    raise BadInput(f"no device profile is called {name!r}", hint=hint)
+
+
+def match(
+    properties: Mapping[str, str], profiles: Sequence[Profile] | None = None
+) -> Profile | None:
+    """Return the profile of the phone that says `properties` (`getprop`) of itself, or None.
+
+    `ro.soc.model` decides where there is one (Android 12 and later): a chipset that it names and
+    no profile knows is unknown. Otherwise the board or the hardware do, if they are a single
+    profile's own; several chipsets may share a board's name.
+    """
+    known = load_profiles() if profiles is None else profiles
+    model = properties.get("ro.soc.model", "").strip()
+    if model and model.casefold() not in {"unknown", "unset"}:
+        matching = [
+            profile
+            for profile in known
+            if re.search(profile.identity.soc_model, model, re.IGNORECASE)
+            and not _other_maker(profile, properties, known)
+        ]
+        return matching[0] if len(matching) == 1 else None
+    for key, field in (("ro.board.platform", "board_platform"), ("ro.hardware", "hardware")):
+        value = properties.get(key, "").strip().casefold()
+        matching = [
+            profile
+            for profile in known
+            if value and value in {one.casefold() for one in getattr(profile.identity, field)}
+        ]
+        if len(matching) == 1:
+            return matching[0]
+    return None
+
+
+def _other_maker(profile: Profile, properties: Mapping[str, str], known: Sequence[Profile]) -> bool:
+    """Tell whether the phone names another vendor's chipset; an unknown spelling tells nothing."""
+    told = properties.get("ro.soc.manufacturer", "").strip().casefold()
+    own = {one.casefold() for one in profile.identity.soc_manufacturer}
+    others = {one.casefold() for other in known for one in other.identity.soc_manufacturer}
+    return bool(own) and told in others - own
+
+
+@functools.cache
+def _shipped() -> tuple[Profile, ...]:
+    return _without_clashes(_read_folder(data_dir("device_profiles")))
+
+
+def _read_folder(folder: Path) -> tuple[Profile, ...]:
+    paths = sorted(path for path in folder.glob("*.toml") if path.name != SOURCES_FILE)
+    return tuple(_read(path) for path in paths)
+
+
+def _read(path: Path) -> Profile:
+    try:
+        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # not TOML and not UTF-8 are both ValueErrors
+        raise BadInput(f"device profile {path}: {error}") from error
+    try:
+        profile = Profile.model_validate(plain)
+    except ValidationError as error:
+        raise BadInput(f"device profile {path}: {_first(error)}") from error
+    if profile.id != path.stem:
+        raise BadInput(f"device profile {path}: id is {profile.id!r}, not the file's name")
+    return profile
+
+
+def _without_clashes(profiles: tuple[Profile, ...]) -> tuple[Profile, ...]:
+    """Refuse two profiles that answer to one name: `--device` could mean either."""
+    owners: dict[str, str] = {}
+    for profile in profiles:
+        for name in profile.names:
+            other = owners.setdefault(_plain(name), profile.id)
+            if other != profile.id:
+                raise BadInput(f"device profiles {other} and {profile.id} are both called {name!r}")
+    return profiles
+
+
+def _plain(name: str) -> str:
+    """Return a name without case, spaces and dashes; "plus" is "+", which makes a difference."""
+    return re.sub(r"[\s_-]+", "", name.casefold()).replace("plus", "+")
+
+
+def _all_ids(profiles: Sequence[Profile]) -> str:
+    return f"there are {', '.join(profile.id for profile in profiles)}"
+
+
+def _first(error: ValidationError) -> str:
+    """Say the most telling thing wrong: an unknown key explains a missing one."""
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    problem = min(problems, key=lambda one: one["type"] != "extra_forbidden")
+    where = ".".join(str(step) for step in problem["loc"])
+    kinds = {"extra_forbidden": "unknown key", "missing": "missing key"}
+    if problem["type"] in kinds:
+        return f"{kinds[problem['type']]} {where!r}"
+    return f"{where}: {problem['msg']}" if where else problem["msg"]
