@@ -1,0 +1,84 @@
+"""Whether a phone draws the picture: its output beside this host's, for real pictures.
+
+The reference is the artifact itself, run here by its reference runtime; that one was held against
+torch when it was exported. A back end with arithmetic of its own (a GPU, an NPU) is held to the
+bound of half precision, since that is what it computes in, whatever the file's number type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coronet_deploy.images import Array
+from coronet_deploy.verify.parity import DEFAULT_BOUNDS_DB, compare
+from coronet_deploy.verify.runtimes import open_session, runtime_of, to_real, to_stored
+from coronet_deploy.vocabulary import DType, Parity, TensorContract
+
+# Takes the bytes of an input tensor, returns those of the output tensor.
+Translate = Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What this host makes of the pictures with one artifact.
+
+    `inputs` are the input tensors' bytes, `outputs` the pictures, (1, H, W, 3) real values.
+    """
+
+    name: str
+    inputs: tuple[bytes, ...]
+    outputs: tuple[Array, ...]
+    output: TensorContract
+
+    def judge(self, outputs: Sequence[bytes], bound_db: float) -> Parity:
+        """Compare the phone's output tensors with the reference.
+
+        Raises:
+            GateFailed: one is not of the right size, or holds values that are not finite.
+
+        """
+        shape, dtype = self.output.shape, np.dtype(self.output.dtype)
+        stored = [np.frombuffer(one, dtype).reshape(shape) for one in outputs]
+        pictures = [to_real(one, self.output) for one in stored]
+        return compare(self.name, self.outputs, pictures, bound_db)
+
+    @property
+    def output_bytes(self) -> int:
+        """Size of the output tensor."""
+        return int(np.prod(self.output.shape)) * np.dtype(self.output.dtype).itemsize
+
+
+def make_reference(name: str, path: Path, pictures: Callable[[int, int], list[Array]]) -> Reference:
+    """Return what this host's runtime makes of `pictures(height, width)` with the artifact.
+
+    Pictures are (H, W, 3) float32 real values in [-1, 1].
+
+    Raises:
+        CoronetError: the runtime is not installed, or does not load the artifact.
+
+    """
+    with open_session(path, runtime_of(path), 1) as session:
+        batch = [one[np.newaxis] for one in pictures(*session.input_shape[1:3])]
+        inputs = tuple(to_stored(one, session.input).tobytes() for one in batch)
+        outputs = tuple(session.run(one).copy() for one in batch)
+        return Reference(name, inputs, outputs, session.output)
+
+
+def bound_db(manifest: Mapping[str, Any], backend: str) -> float:
+    """Return the PSNR that the phone's pictures must reach, by number type and back end.
+
+    An artifact of no known number type is held to half precision's.
+    """
+    dtype = manifest.get("dtype")
+    own = DEFAULT_BOUNDS_DB[DType(dtype) if dtype in set(DType) else DType.FP16]
+    return own if backend == "cpu" else min(own, DEFAULT_BOUNDS_DB[DType.FP16])
+
+
+def parity_json(parity: Parity) -> dict[str, Any]:
+    """Return a parity as plain JSON values."""
+    return {**asdict(parity), "passed": parity.passed}

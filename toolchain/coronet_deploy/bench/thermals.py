@@ -1,0 +1,109 @@
+"""Measure a phone only while it is cool, and know when it was not.
+
+Before a launch the phone must say that it is cool, and the canary must be as fast as it was at
+first; after a launch the canary is timed again, and a launch that it was slower after was
+throttled: it is made again, not averaged in. Waiting has a bound, and so has repeating.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from coronet_deploy.bench.canary import LIMIT, Canary
+
+_POLL_S = 5.0
+
+
+class Reading(Protocol):
+    """What a phone says of itself at one moment."""
+
+    @property
+    def temperature_c(self) -> float | None:
+        """The warmest of skin and battery, in degrees Celsius."""
+
+    @property
+    def too_hot(self) -> str | None:
+        """Why the phone is not cool enough to measure, or None."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+
+
+class StillHot(Exception):
+    """The phone was not cool within the bound; says why."""
+
+
+@dataclass
+class Thermals:
+    """The state of one phone during one bench.
+
+    `read` asks the phone; `limit` is how many times the baseline the canary may take; `wait_s`
+    bounds one cool-down; `say` is told what is being waited for.
+    """
+
+    read: Callable[[], Reading]
+    canary: Canary | None
+    limit: float = LIMIT
+    wait_s: float = 300.0
+    poll_s: float = _POLL_S
+    say: Callable[[str], None] = lambda _: None
+    baseline_ms: float | None = None
+    latest: Reading | None = field(default=None, init=False)
+
+    def settle(self) -> None:
+        """Wait until the phone is cool, and time the canary that the others are held against.
+
+        Raises:
+            StillHot: it was not cool in time.
+
+        """
+        self.wait_until_cool()
+        if self.canary is not None:
+            timed = [self.canary.measure() for _ in range(2)]
+            known = [one for one in timed if one is not None]
+            self.baseline_ms = min(known, default=None)
+
+    def wait_until_cool(self, *, was_throttled: bool = False) -> float:
+        """Return the seconds it took until the phone was cool; a look if it is.
+
+        After a launch that throttled, the canary must be back to its time as well.
+
+        Raises:
+            StillHot: it was not cool in time.
+
+        """
+        start = time.monotonic()
+        while True:
+            self.latest = self.read()
+            reason = self.latest.too_hot
+            if reason is None and was_throttled:
+                reason = self.throttled(self.measure())
+            waited = time.monotonic() - start
+            if reason is None:
+                return round(waited, 1)
+            if waited >= self.wait_s:
+                raise StillHot(f"not cool after {self.wait_s:g} s: {reason}")
+            self.say(f"cooling down: {reason}")
+            time.sleep(min(self.poll_s, max(0.1, self.wait_s - waited)))
+
+    def measure(self) -> float | None:
+        """Return the canary's time now in ms, or None if there is none."""
+        return None if self.canary is None else self.canary.measure()
+
+    def throttled(self, canary_ms: float | None) -> str | None:
+        """Say how much slower than at first the canary was, if it was too slow."""
+        if canary_ms is None or self.baseline_ms is None:
+            return None
+        ratio = canary_ms / self.baseline_ms
+        if ratio <= self.limit:
+            return None
+        return f"fixed work took {ratio:.2f} times as long as at first"
+
+    @property
+    def temperature(self) -> str:
+        """The latest temperature: "31.5 °C", or nothing if the phone hides it."""
+        value = None if self.latest is None else self.latest.temperature_c
+        return "" if value is None else f"{value:.1f} °C"
