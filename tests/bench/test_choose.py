@@ -1,0 +1,108 @@
+"""Which attached phone `--device` means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from coronet_deploy.bench.adb import Attached, DeviceLost
+from coronet_deploy.bench.choose import Candidate, candidates, choose
+from coronet_deploy.errors import BadInput, EnvironmentProblem
+from virtual_phone import VirtualPhone
+
+PROPERTIES: dict[str, dict[str, str]] = {
+    "R5CT30": {"ro.soc.model": "SM8550", "ro.product.model": "SM-S911B"},
+    "R5CT31": {"ro.soc.model": "SM8550", "ro.product.model": "SM-S918B"},
+    "10.0.0.7:5555": {"ro.soc.model": "s5e9945", "ro.product.model": "SM-S926N"},
+    "OLD": {"ro.soc.model": "SM8150", "ro.product.model": "Old"},
+}
+
+
+def properties_of(serial: str) -> Mapping[str, str]:
+    if serial not in PROPERTIES:
+        raise DeviceLost(f"phone {serial} is absent")
+    return PROPERTIES[serial]
+
+
+def attached(**states: str) -> tuple[Candidate, ...]:
+    known = [
+        Attached(serial.replace("_", ".").replace("N", "10.0.0.7:5555"), state)
+        for serial, state in states.items()
+    ]
+    return candidates(known, properties_of=properties_of)
+
+
+@pytest.mark.parametrize(
+    ("name", "serial", "expected"),
+    [
+        ("sm8550", None, "R5CT30"),
+        ("Snapdragon 8 Gen 2", None, "R5CT30"),
+        ("exynos2400", None, "10.0.0.7:5555"),
+        ("10.0.0.7:5555", None, "10.0.0.7:5555"),
+        ("R5CT30", None, "R5CT30"),
+        ("any", "OLD", "OLD"),
+        ("OLD", None, "OLD"),
+        ("sm8550", "R5CT30", "R5CT30"),
+    ],
+)
+def test_a_phone_is_found_by_chipset_or_serial(
+    name: str, serial: str | None, expected: str
+) -> None:
+    found = choose(name, attached(R5CT30="device", N="device", OLD="device"), serial=serial)
+    assert found.attached.serial == expected
+    assert (found.profile is None) == (expected == "OLD")
+
+
+def test_of_several_the_flag_that_decides_is_named() -> None:
+    both = attached(R5CT30="device", R5CT31="device", N="device")
+    with pytest.raises(
+        BadInput, match=r"any of R5CT30 \(SM-S911B, Snapdragon.*R5CT31.*--serial R5CT30\)$"
+    ) as caught:
+        choose("sm8550", both)
+    assert "s5e9945" not in str(caught.value)
+    assert choose("sm8550", both, serial="R5CT31").attached.serial == "R5CT31"
+    with pytest.raises(BadInput, match="could be any of"):
+        choose("any", both)
+
+
+def test_one_that_is_not_ready_does_not_stand_in_the_way() -> None:
+    found = choose("sm8550", attached(R5CT30="device", R5CT31="unauthorized"))
+    assert found.attached.serial == "R5CT30"
+
+
+def test_without_the_phone_it_is_told_what_is_attached() -> None:
+    with pytest.raises(
+        EnvironmentProblem,
+        match=r"--device mt6989: no such phone.*SM-S926N, Exynos 2400.*--device 10\.0\.0\.7:5555",
+    ):
+        choose("mt6989", attached(N="device"))
+    with pytest.raises(EnvironmentProblem, match=r"none is attached.*USB debugging"):
+        choose("sm8550", ())
+    with pytest.raises(EnvironmentProblem, match=r"R5CT30 \(unauthorized\).*allow USB debugging"):
+        choose("sm8550", attached(R5CT30="unauthorized"))
+    with pytest.raises(EnvironmentProblem, match=r"--serial OLD: no such phone"):
+        choose("sm8550", attached(R5CT30="device", OLD="device"), serial="OLD")
+
+
+def test_a_phone_named_by_serial_that_is_not_ready_gets_its_advice() -> None:
+    with pytest.raises(EnvironmentProblem, match=r"phone R5CT30 is offline .*reconnect"):
+        choose("R5CT30", attached(R5CT30="offline", N="device"))
+
+
+def test_a_misspelt_chipset_gets_the_nearest() -> None:
+    with pytest.raises(BadInput, match=r"'sm8551'.*did you mean sm8550"):
+        choose("sm8551", attached(R5CT30="device"))
+
+
+def test_a_phone_that_goes_away_while_asked_is_listed_as_such() -> None:
+    (one,) = candidates([Attached("GONE", "device")], properties_of=properties_of)
+    assert str(one) == "GONE (not answering)"
+    assert one.profile is None
+
+
+def test_a_virtual_phone_is_recognised(phone: VirtualPhone) -> None:
+    found = choose("Snapdragon 8 Gen 2", candidates())
+    assert found.attached.serial == phone.serial
+    assert found.profile is not None
+    assert found.profile.id == "sm8550"
