@@ -1,0 +1,249 @@
+"""The result store: an index over run files, to list them, find one and look back.
+
+    with open_store("results.sqlite") as store:
+        for point in history(store, key):
+            ...
+
+Filling it is `ingest`'s business. The run files stay the truth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from coronet_deploy.errors import BadInput
+from coronet_deploy.results.database import (
+    PATIENCE_S,
+    Database,
+    open_database,
+    rows,
+    runs,
+    setups,
+)
+from coronet_deploy.results.entries import HistoryPoint, RowEntry, RunEntry
+from coronet_deploy.results.keys import Key, Setup
+from coronet_deploy.vocabulary import Target
+
+Store = Database
+
+_AMBIGUOUS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which runs and rows to list; None lets all through. Dates are UTC, ISO 8601.
+
+    `since` is included, `before` is not. `limit` counts runs, newest first.
+    """
+
+    model: str | None = None
+    artifact: str | None = None
+    runtime: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    backend: str | None = None
+    threads: int | None = None
+    since: str | None = None
+    before: str | None = None
+    limit: int | None = None
+
+    def equal(self) -> Mapping[str, str | int]:
+        """Return the columns of `rows` that must have a value."""
+        wanted = {
+            "model": self.model,
+            "artifact": self.artifact,
+            "runtime": self.runtime,
+            "dtype": self.dtype,
+            "device": self.device,
+            "backend": self.backend,
+            "threads": self.threads,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+
+@contextlib.contextmanager
+def open_store(
+    where: str | Path | None = None, *, make: bool = False, patience_s: float = PATIENCE_S
+) -> Iterator[Store]:
+    """Yield the store at `where`: an SQLite file or a `postgresql://` URL (None: the default).
+
+    `make` opens it for writing and makes it where there is none; `patience_s` is how long to wait
+    for another process that writes.
+
+    Raises:
+        BadInput: there is no store at `where`, or it is something else.
+        EnvironmentProblem: it cannot be reached, or a package is missing.
+
+    """
+    store = open_database(where, make=make, patience_s=patience_s)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def history(store: Store, key: Key) -> list[HistoryPoint]:
+    """Return what was measured of `key`, oldest first; runs without a sample are left out.
+
+    `Key`s come from a run (`entries.row_entries(run)[i].key`) or from `keys(store)`.
+    """
+    wanted = [
+        rows.c.artifact == key.artifact,
+        rows.c.device == key.target.device,
+        rows.c.backend == key.target.backend,
+        rows.c.threads == key.target.threads,
+        rows.c.setup == key.setup,
+        rows.c.median_ms.is_not(None),
+    ]
+    if key.artifact_sha256 is not None:
+        wanted.append(rows.c.artifact_sha256 == key.artifact_sha256)
+    chosen = (
+        sa.select(
+            runs.c.created, runs.c.id, runs.c.path, runs.c.emulated,
+            rows.c.artifact_sha256, rows.c.launch_medians_ms, rows.c.median_ms, rows.c.p90_ms,
+        )
+        .join_from(rows, runs)
+        .where(*wanted)
+        .order_by(runs.c.created, runs.c.id)
+    )  # fmt: skip
+    with store.read() as connection:
+        return [
+            HistoryPoint(
+                created=one.created,
+                run_id=one.id,
+                path=Path(one.path),
+                artifact_sha256=one.artifact_sha256,
+                launch_medians_ms=tuple(one.launch_medians_ms),
+                median_ms=one.median_ms,
+                p90_ms=one.p90_ms,
+                emulated=one.emulated,
+            )
+            for one in connection.execute(chosen)
+        ]
+
+
+def keys(store: Store) -> list[tuple[Key, int]]:
+    """Return every line of history in the store with its number of measured runs, by name."""
+    columns = [rows.c.artifact, rows.c.device, rows.c.backend, rows.c.threads, rows.c.setup]
+    counted = (
+        sa.select(*columns, sa.func.count().label("runs"))
+        .where(rows.c.median_ms.is_not(None))
+        .group_by(*columns)
+        .order_by(*columns)
+    )
+    with store.read() as connection:
+        return [
+            (Key(one.artifact, Target(one.device, one.backend, one.threads), one.setup), one.runs)
+            for one in connection.execute(counted)
+        ]
+
+
+def setup(store: Store, setup_hash: str) -> Setup:
+    """Return the set-up fields behind a key's hash (see `keys.differences`)."""
+    with store.read() as connection:
+        fields = connection.execute(
+            sa.select(setups.c.fields).where(setups.c.hash == setup_hash)
+        ).scalar()
+    if fields is None:
+        raise BadInput(f"the result store {store.name} knows no set-up {setup_hash}")
+    return dict(fields)
+
+
+def list_runs(store: Store, filters: Filters | None = None) -> list[RunEntry]:
+    """Return the runs that have a row that passes, newest first, each with those rows alone."""
+    filters = filters or Filters()
+    passing = [rows.c[name] == value for name, value in filters.equal().items()]
+    dated = []
+    if filters.since is not None:
+        dated.append(runs.c.created >= filters.since)
+    if filters.before is not None:
+        dated.append(runs.c.created < filters.before)
+    chosen = sa.select(runs).where(*dated).order_by(runs.c.created.desc(), runs.c.id)
+    if passing:
+        chosen = chosen.where(runs.c.id.in_(sa.select(rows.c.run_id).where(*passing)))
+    if filters.limit is not None:
+        chosen = chosen.limit(filters.limit)
+    with store.read() as connection:
+        return _with_rows(connection, connection.execute(chosen).all(), passing)
+
+
+def find_run(store: Store, name: str) -> RunEntry:
+    """Return the run whose id is `name`, or the only one whose id starts with it.
+
+    Raises:
+        BadInput: none does, or several do.
+
+    """
+    start = runs.c.id.startswith(name, autoescape=True)
+    with store.read() as connection:
+        exact = connection.execute(sa.select(runs).where(runs.c.id == name)).all()
+        found = (
+            exact
+            or connection.execute(
+                sa.select(runs).where(start).order_by(runs.c.id).limit(_AMBIGUOUS_SHOWN + 1)
+            ).all()
+        )
+        if len(found) == 1:
+            return _with_rows(connection, found, [])[0]
+    if not found:
+        raise BadInput(
+            f"the result store {store.name} holds no run {name!r}",
+            hint="`coronet-deploy results list` shows what it holds",
+        )
+    several = ", ".join(one.id for one in found[:_AMBIGUOUS_SHOWN])
+    more = ", ..." if len(found) > _AMBIGUOUS_SHOWN else ""
+    raise BadInput(f"several runs start with {name!r}: {several}{more}")
+
+
+def _with_rows(
+    connection: Connection,
+    found: Sequence[Row[tuple[object, ...]]],
+    passing: Sequence[sa.ColumnElement[bool]],
+) -> list[RunEntry]:
+    """Return entries of rows of `runs`, with their rows that pass, in the runs' own order."""
+    ids = [one.id for one in found]
+    own: dict[str, list[RowEntry]] = {name: [] for name in ids}
+    for start in range(0, len(ids), 500):  # the number of values in one statement has a bound
+        chosen = (
+            sa.select(rows, setups.c.fields)
+            .join_from(rows, setups)
+            .where(rows.c.run_id.in_(ids[start : start + 500]), *passing)
+            .order_by(rows.c.run_id, rows.c.place)
+        )
+        for one in connection.execute(chosen):
+            own[one.run_id].append(_row_entry(one))
+    return [
+        RunEntry(
+            id=one.id,
+            path=Path(one.path),
+            sha256=one.sha256,
+            created=one.created,
+            emulated=one.emulated,
+            rows=tuple(own[one.id]),
+        )
+        for one in found
+    ]
+
+
+def _row_entry(one: Row[tuple[object, ...]]) -> RowEntry:
+    return RowEntry(
+        artifact=one.artifact,
+        artifact_sha256=one.artifact_sha256,
+        model=one.model,
+        runtime=one.runtime,
+        dtype=one.dtype,
+        target=Target(one.device, one.backend, one.threads),
+        setup=one.fields,
+        launches=one.launches,
+        failed=one.failed,
+        samples=one.samples,
+        launch_medians_ms=tuple(one.launch_medians_ms),
+        median_ms=one.median_ms,
+        p90_ms=one.p90_ms,
+    )
