@@ -65,7 +65,7 @@ def test_without_artifacts_those_in_the_output_folder_are_measured(
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
-        (["--device", "pixel-8"], 3, "phones"),
+        (["tiny.onnx", "--device", "pixel-8"], 2, "pixel-8"),
         (["missing.onnx"], 2, "missing.onnx"),
         (["--threads", "0"], 2, "--threads"),
         (["--threads", "1,1"], 2, "twice"),

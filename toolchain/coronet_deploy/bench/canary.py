@@ -1,8 +1,8 @@
 """A fixed piece of work that tells whether a phone is as fast as it was: the canary.
 
 Phones hide their temperatures and clocks from us more often than not; work that never changes and
-takes longer than before tells without asking. Here it is hashing 8 MB on the phone, the fastest of
-five: the same idea as Android's own benchmark library, which takes 10 % more for throttling.
+takes longer than before tells without asking. Here it is hashing 4 MB on the phone, the fastest of
+three: the same idea as Android's own benchmark library, which takes 10 % more for throttling.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from coronet_deploy.bench.phone_files import PhoneFiles
 LIMIT = 1.10
 """How many times the baseline a canary takes on a throttled phone (Jetpack Benchmark's figure)."""
 
-_SIZE_MB = 8
-_TIMES = 5
+_SIZE_MB = 4
+_TIMES = 3
 _SECONDS = 60.0
 _NS_PER_MS = 1e6
 
@@ -30,7 +30,7 @@ class Canary:
     mask: str | None = None
 
     def measure(self) -> float | None:
-        """Return the milliseconds of the fastest of five; None where the phone cannot time it."""
+        """Return the milliseconds of the fastest of three; None where the phone cannot time it."""
         pin = f"taskset {self.mask} " if self.mask else ""
         once = f"date +%s%N; {pin}sha256sum {self.path} > /dev/null; date +%s%N"
         script = f"for n in {' '.join(map(str, range(_TIMES)))}; do {once}; done"

@@ -40,6 +40,11 @@ def machine_of(path: Path) -> str | None:
     return _MACHINES.get(number, f"ELF machine {number}")
 
 
+def abi_of(machine: str) -> str:
+    """Return Android's name for what `uname -m` calls `machine`: "arm64-v8a"."""
+    return _ABIS.get(machine, machine)
+
+
 def check_machine(path: Path, flag: str, phone: str) -> None:
     """Let a native file through that a phone of the machine `phone` (its `uname -m`) can run.
 
@@ -50,7 +55,7 @@ def check_machine(path: Path, flag: str, phone: str) -> None:
     machine = machine_of(path)
     if machine is None:
         raise BadInput(f"{flag} {path} is not a native program or library (no ELF file)")
-    if _ABIS.get(machine, machine) != _ABIS.get(phone, phone):
+    if abi_of(machine) != abi_of(phone):
         raise BadInput(
             f"{flag} {path} is built for {_said(machine)}, and the phone is {_said(phone)}",
             hint=f"give one for Android's ABI {_ABIS[phone]}" if phone in _ABIS else None,

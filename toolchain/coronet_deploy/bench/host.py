@@ -25,7 +25,8 @@ from coronet_deploy.vocabulary import Launch, Run, Target
 HOST = "host"
 BACKEND = "cpu"
 
-# Called before each launch with how many are done, how many there are, and what runs now.
+# Called before each launch with how many are done, how many there are (0 while that is not known
+# yet), and what runs now.
 Progress = Callable[[int, int, str], None]
 
 
@@ -42,7 +43,7 @@ class BenchInterrupted(KeyboardInterrupt):
 
 
 @dataclass(frozen=True)
-class _Subject:
+class OnDisk:
     """An artifact on disk as the run names it, with what is known of it."""
 
     name: str
@@ -83,7 +84,7 @@ def bench_host(
         raise BadInput("a bench needs at least 1 sample, and more than 0 seconds")
     if any(count < 1 for count in threads):
         raise BadInput(f"threads {', '.join(map(str, threads))}: each at least 1")
-    subjects = {subject.name: subject for subject in _load_subjects(artifacts, names)}
+    subjects = {subject.name: subject for subject in load_subjects(artifacts, names)}
     targets = [Target(HOST, BACKEND, count) for count in threads]
     plan = make_plan(subjects, targets, rounds)
     now = datetime.now(UTC)
@@ -150,7 +151,13 @@ def _carry_out(
     progress(len(planned), len(planned), "done")
 
 
-def _load_subjects(artifacts: Iterable[Path], names: Sequence[str] | None) -> list[_Subject]:
+def load_subjects(artifacts: Iterable[Path], names: Sequence[str] | None) -> list[OnDisk]:
+    """Return the artifacts as a run names them: by `names`, or by their file names.
+
+    Raises:
+        BadInput: one is missing or is not what its manifest says, or there is none.
+
+    """
     paths = list(artifacts) if names else list(dict.fromkeys(artifacts))
     if not paths:
         raise BadInput("no artifact to measure")
@@ -161,7 +168,7 @@ def _load_subjects(artifacts: Iterable[Path], names: Sequence[str] | None) -> li
     for name, path in zip(names or own, paths, strict=True):
         existing_file(path, "artifact")
         digest = sha256_of(path)
-        subjects.append(_Subject(name, path, digest, described(path, digest)))
+        subjects.append(OnDisk(name, path, digest, described(path, digest)))
     return subjects
 
 

@@ -41,6 +41,9 @@ class Failure(StrEnum):
     CRASHED = "crashed"
     DEADLINE = "deadline"
     GARBAGE = "garbage"  # an answer that is none
+    DELEGATION = "delegation"  # the back end did not take the whole graph
+    PARITY = "parity"  # it drew another picture
+    THROTTLED = "throttled"  # the phone was too hot, and stayed so
 
 
 class _Answer(BaseModel):

@@ -10,26 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from coronet_deploy.bench.canary import LIMIT, Canary
+from coronet_deploy.bench.conditions import State, cool
 
 _POLL_S = 5.0
-
-
-class Reading(Protocol):
-    """What a phone says of itself at one moment."""
-
-    @property
-    def temperature_c(self) -> float | None:
-        """The warmest of skin and battery, in degrees Celsius."""
-
-    @property
-    def too_hot(self) -> str | None:
-        """Why the phone is not cool enough to measure, or None."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
 
 
 class StillHot(Exception):
@@ -44,14 +29,14 @@ class Thermals:
     bounds one cool-down; `say` is told what is being waited for.
     """
 
-    read: Callable[[], Reading]
+    read: Callable[[], State]
     canary: Canary | None
     limit: float = LIMIT
     wait_s: float = 300.0
     poll_s: float = _POLL_S
     say: Callable[[str], None] = lambda _: None
     baseline_ms: float | None = None
-    latest: Reading | None = field(default=None, init=False)
+    latest: State | None = field(default=None, init=False)
 
     def settle(self) -> None:
         """Wait until the phone is cool, and time the canary that the others are held against.
@@ -78,7 +63,9 @@ class Thermals:
         start = time.monotonic()
         while True:
             self.latest = self.read()
-            reason = self.latest.too_hot
+            judgement = cool(self.latest)
+            # A phone that hides its temperatures has only the canary to tell.
+            reason = judgement.reason if judgement.cool is False else None
             if reason is None and was_throttled:
                 reason = self.throttled(self.measure())
             waited = time.monotonic() - start
@@ -104,6 +91,7 @@ class Thermals:
 
     @property
     def temperature(self) -> str:
-        """The latest temperature: "31.5 °C", or nothing if the phone hides it."""
-        value = None if self.latest is None else self.latest.temperature_c
+        """The latest skin or battery temperature: "31.5 °C", or nothing if both are hidden."""
+        state = self.latest
+        value = None if state is None else state.battery_c if state.skin_c is None else state.skin_c
         return "" if value is None else f"{value:.1f} °C"

@@ -1,0 +1,354 @@
+"""Measure artifacts on a phone: interleaved launches, only while it is cool, only what is right.
+
+    run = bench_phone(device, "sm8550", artifacts, kit, settings, ...)
+
+The phone is held for this bench alone, gets what it lacks, and says whether it is cool; then each
+artifact is tried on each back end (`phone_trial`), and what passed is timed in interleaved rounds
+(`plan`). A phone that goes away is waited for and the bench goes on; one that does not come back
+ends it, with the launches that had finished. However it ends, the phone is left as it was found.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from coronet_deploy import __version__
+from coronet_deploy.bench.adb import AdbError, Device, DeviceLost
+from coronet_deploy.bench.canary import lay_canary
+from coronet_deploy.bench.clusters import read_clusters
+from coronet_deploy.bench.conditions import cautions
+from coronet_deploy.bench.emulation import emulated
+from coronet_deploy.bench.host import BenchInterrupted, OnDisk, Progress, load_subjects
+from coronet_deploy.bench.launch import Failure, Labels
+from coronet_deploy.bench.phone_files import PhoneFiles
+from coronet_deploy.bench.phone_kit import Kit, Settings, combinations
+from coronet_deploy.bench.phone_launch import Setup, failed, now, timing_arguments
+from coronet_deploy.bench.phone_lock import PhoneLock
+from coronet_deploy.bench.phone_parity import Reference, bound_db, make_reference
+from coronet_deploy.bench.phone_state import fixed_performance, read_facts, read_state
+from coronet_deploy.bench.phone_timing import PhoneTimer
+from coronet_deploy.bench.phone_trial import Trial, Trials
+from coronet_deploy.bench.plan import Plan, PlannedLaunch, Subject
+from coronet_deploy.bench.thermals import StillHot, Thermals
+from coronet_deploy.errors import BadInput
+from coronet_deploy.images import Array
+from coronet_deploy.verify.runtimes import runtime_of
+from coronet_deploy.vocabulary import Launch, Run, Target
+
+LOSSES_MOST = 3
+"""How often a phone may go away and come back during one bench."""
+
+_QUICK_S = 20.0
+_T = TypeVar("_T")
+
+
+class PhoneGone(DeviceLost):
+    """The phone did not come back; `run` holds what had finished, `planned` counts all launches."""
+
+    def __init__(self, lost: DeviceLost, run: Run, planned: int) -> None:
+        super().__init__(lost.what, hint=lost.hint, serial=lost.serial)
+        self.run = run
+        self.planned = planned
+
+
+def bench_phone(
+    device: Device,
+    name: str,
+    artifacts: Sequence[Path],
+    kit: Kit,
+    settings: Settings,
+    *,
+    chipset: str | None = None,
+    pictures: Callable[[int, int], list[Array]] | None = None,
+    earlier: Run | None = None,
+    command: Sequence[str] = (),
+    progress: Progress = lambda _done, _total, _what: None,
+    notes: Sequence[str] = (),
+) -> Run:
+    """Return the run of `artifacts` on the phone, which the run calls `name`.
+
+    `pictures(height, width)` gives real pictures, (H, W, 3) in [-1, 1], to check the phone's
+    against this host's; without it they are not checked. `earlier` is a run that was cut short:
+    its finished launches are kept and the bench goes on from there. `notes` go into the run.
+
+    Raises:
+        BadInput: an artifact or a native file cannot be used, or `earlier` is of another bench.
+        BenchInterrupted: Ctrl-C; carries what had finished.
+        PhoneGone: the phone went away for good; carries what had finished.
+        EnvironmentProblem: the phone is in use, or refuses what is needed.
+
+    """
+    subjects = load_subjects(artifacts, None)
+    bench = _Bench(device, name, subjects, kit, settings, progress, list(notes))
+    bench.prepare(chipset, earlier, command)
+    references = {
+        one.name: make_reference(one.name, one.path, pictures) for one in subjects if pictures
+    }
+    try:
+        bench.carry_out(references)
+    except KeyboardInterrupt:
+        raise BenchInterrupted(bench.run(interrupted=True), bench.planned) from None
+    except DeviceLost as lost:
+        raise PhoneGone(lost, bench.run(lost=str(lost)), bench.planned) from lost
+    return bench.run()
+
+
+class _Bench:
+    """One bench on one phone while it goes on."""
+
+    def __init__(
+        self,
+        device: Device,
+        name: str,
+        subjects: Sequence[OnDisk],
+        kit: Kit,
+        settings: Settings,
+        progress: Progress,
+        notes: list[str],
+    ) -> None:
+        self.device = device
+        self.name = name
+        self.subjects = {one.name: one for one in subjects}
+        self.kit = kit
+        self.settings = settings
+        self.progress = progress
+        self.notes = notes
+        self.files = PhoneFiles(device)
+        self.lock = PhoneLock(device)
+        self.finished: list[Launch] = []
+        self.planned = 0
+        self.losses = 0
+        self.tools: dict[str, str] = {"coronet-deploy": __version__}
+        self.conditions: dict[str, Any] = {}
+        self.trials: dict[tuple[str, str], Trial] = {}
+        self.thermals = Thermals(
+            lambda: read_state(device),
+            None,
+            limit=settings.canary_limit,
+            wait_s=settings.cool_s,
+        )
+
+    def prepare(self, chipset: str | None, earlier: Run | None, command: Sequence[str]) -> None:
+        """Learn what the phone is, and refuse what cannot work before anything is pushed."""
+        combinations(self.subjects.values(), self.settings.backends)
+        properties = self.device.properties()
+        machine = self.device.shell(["uname", "-m"], seconds=_QUICK_S, check=True).text
+        self.kit.check(machine, (runtime_of(one.path) for one in self.subjects.values()))
+        facts = read_facts(self.device, properties)
+        self.emulated = emulated(properties, machine)
+        self.created = datetime.now(UTC)
+        self.command = tuple(command)
+        self.conditions = {
+            "device": self.name,
+            "serial": self.device.serial,
+            "cpu": chipset or facts.get("soc"),
+            "architecture": machine,
+            "fingerprint": facts.get("build"),
+            "kernel": facts.get("kernel"),
+            "emulated_because": self.emulated,
+            "phone": facts,
+            "clusters": [one.as_json() for one in read_clusters(self.device)],
+            "settings": self.settings.as_json(),
+        }
+        if earlier is not None:
+            self._take_over(earlier)
+
+    def carry_out(self, references: Mapping[str, Reference]) -> None:
+        """Try and time everything; leaves the phone as it was found."""
+        with ExitStack() as stack:
+            stack.enter_context(self.lock)
+            stack.enter_context(self.files.session())
+            refused = stack.enter_context(fixed_performance(self.device))
+            self.conditions["fixed_performance"] = refused or "on"
+            setup, models = self._persistently(self._push)
+            before = read_state(self.device)
+            self.conditions["before"] = before.as_json()
+            self.notes += cautions(before)
+            self._try(setup, models, references)
+            self._settle()
+            self._time(setup, models)
+            self.conditions["after"] = read_state(self.device).as_json()
+
+    def run(self, *, interrupted: bool = False, lost: str | None = None) -> Run:
+        """Return the run as it stands."""
+        lately = [one.details.get("failure") == Failure.THROTTLED for one in self.finished]
+        conditions = {
+            **self.conditions,
+            "canary": {"baseline_ms": self.thermals.baseline_ms, "limit": self.thermals.limit},
+            "losses": self.losses,
+            "throttled": any(lately),
+            "interrupted": interrupted or lost is not None,
+            "lost": lost,
+            "notes": list(dict.fromkeys(self.notes)),
+        }
+        return Run(
+            id=f"{self.created:%Y%m%dT%H%M%SZ}-{self.name}-{secrets.token_hex(4)}",
+            created=self.created.isoformat(timespec="seconds"),
+            command=self.command,
+            conditions=conditions,
+            tools=dict(sorted(self.tools.items())),
+            artifacts={one.name: one.manifest for one in self.subjects.values()},
+            launches=tuple(sorted(self.finished, key=lambda one: one.order)),
+            emulated=self.emulated is not None,
+        )
+
+    def _take_over(self, earlier: Run) -> None:
+        """Keep the finished launches of a run that was cut short.
+
+        Raises:
+            BadInput: it measured something else, or otherwise, or on another phone.
+
+        """
+        own = (self.name, self.device.serial, self.settings.as_json())
+        keys = ("device", "serial", "settings")
+        for key, mine in zip(keys, own, strict=True):
+            if earlier.conditions.get(key) != mine:
+                raise BadInput(
+                    f"run {earlier.id} cannot be gone on with: another {key} "
+                    f"({earlier.conditions.get(key)}, not {mine})"
+                )
+        for name, manifest in earlier.artifacts.items():
+            if name not in self.subjects or self.subjects[name].manifest != manifest:
+                raise BadInput(f"run {earlier.id} cannot be gone on with: {name} is another file")
+        self.finished += [one for one in earlier.launches if one.error is None]
+        self.conditions["resumed"] = earlier.id
+
+    def _push(self) -> tuple[Setup, dict[str, str]]:
+        """Put everything on the phone; returns the native files' and the artifacts' places."""
+        self.progress(0, 0, "pushing")
+        own: dict[str, str] = {}
+        for backend, library in self.kit.backend_libraries.items():
+            own[backend] = self.files.put(library) if isinstance(library, Path) else library
+        needed = {runtime_of(one.path) for one in self.subjects.values()}
+        setup = Setup(
+            runner=self.files.put(self.kit.runner),
+            libraries={one: self.files.put(self.kit.libraries[one]) for one in sorted(needed)},
+            backend_libraries=own,
+            backend_options=self.kit.backend_options,
+            mask=self.settings.mask,
+        )
+        models = {one.name: self.files.put(one.path) for one in self.subjects.values()}
+        self.thermals.canary = lay_canary(self.device, self.files, self.settings.mask)
+        return setup, models
+
+    def _try(
+        self, setup: Setup, models: Mapping[str, str], references: Mapping[str, Reference]
+    ) -> None:
+        trials = Trials(
+            self.device,
+            self.files,
+            setup,
+            self.settings.deadline_s,
+            self.settings.allow_fallback,
+        )
+        pairs = combinations(self.subjects.values(), self.settings.backends)
+        for done, (subject, backend) in enumerate(pairs):
+            place = f"{done + 1} of {len(pairs)}"
+            self.progress(0, 0, f"trying {subject.name} on {backend} ({place})")
+            trial = self._persistently(
+                lambda subject=subject, backend=backend: trials.run(  # type: ignore[misc] # bound now
+                    models[subject.name],
+                    runtime_of(subject.path),
+                    backend,
+                    max(self.settings.threads),
+                    references.get(subject.name),
+                    bound_db(subject.manifest, backend),
+                )
+            )
+            self.trials[subject.name, backend] = trial
+            self.tools.update(trial.tools)
+            if trial.fallback:
+                self.notes.append(
+                    f"{subject.name} on {backend} ran partly on the CPU, which was allowed."
+                )
+
+    def _settle(self) -> None:
+        self.thermals.say = lambda text: self.progress(0, 0, text)
+        try:
+            self._persistently(self.thermals.settle)
+        except StillHot as hot:
+            self.notes.append(f"The phone was not cool before the first launch: {hot}.")
+
+    def _time(self, setup: Setup, models: Mapping[str, str]) -> None:
+        """Make the planned launches in order, those that an earlier run made left out."""
+        sequence = self._plan()
+        self.planned = len(sequence)
+        made = {(one.artifact, one.target, one.order) for one in self.finished}
+        measured_ones = {(one.artifact, one.target) for one in self.finished}
+        failed_ones: set[tuple[str, Target]] = set()
+        for done, one in enumerate(sequence):
+            self.thermals.say = lambda text, done=done: self.progress(done, len(sequence), text)  # type: ignore[misc] # bound now
+            what = f"{one.subject} {self.thermals.temperature}".strip()
+            self.progress(done, len(sequence), what)
+            key = (one.subject.artifact, one.subject.target)
+            if (*key, one.order) in made or key in failed_ones - measured_ones:
+                continue
+            launch = self._persistently(lambda one=one: self._launch(one, setup, models))  # type: ignore[misc] # bound now
+            self.finished.append(launch)
+            (failed_ones if launch.error else measured_ones).add(key)
+        self.progress(len(sequence), len(sequence), "done")
+
+    def _plan(self) -> tuple[PlannedLaunch, ...]:
+        """Return the launches to make; what failed its trial is recorded as failed, once each."""
+        subjects = []
+        for (name, backend), trial in self.trials.items():
+            # What the CPU did part of is called so wherever it is shown.
+            label = f"{backend}+cpu" if trial.fallback else backend
+            for threads in self.settings.threads:
+                target = Target(self.name, label, threads)
+                if trial.failure is None:
+                    subjects.append(Subject(name, target))
+                else:
+                    labels = Labels(name, self.subjects[name].sha256, target, 0)
+                    self.finished.append(failed(labels, now(), trial.failure, trial.details))
+        if not subjects:
+            return ()
+        return Plan(tuple(subjects), self.settings.rounds).launches(self.name)
+
+    def _launch(self, planned: PlannedLaunch, setup: Setup, models: Mapping[str, str]) -> Launch:
+        subject, target = self.subjects[planned.subject.artifact], planned.subject.target
+        backend = target.backend.removesuffix("+cpu")
+        trial = self.trials[subject.name, backend]
+        timing = timing_arguments(self.settings.samples, self.settings.seconds)
+        runtime = runtime_of(subject.path)
+        command = setup.command(models[subject.name], runtime, backend, target.threads, *timing)
+        timer = PhoneTimer(
+            self.device,
+            self.files,
+            self.thermals,
+            self.settings.deadline_s,
+            self.settings.repeats,
+        )
+        labels = Labels(subject.name, subject.sha256, target, planned.order)
+        return timer.launch(labels, command, {**trial.details, "tools": dict(trial.tools)})
+
+    def _persistently(self, action: Callable[[], _T]) -> _T:
+        """Do something on the phone; if it goes away, wait for it, and do it again."""
+        while True:
+            try:
+                return action()
+            except DeviceLost:
+                self.losses += 1
+                if self.losses > LOSSES_MOST:
+                    raise
+                self._welcome_back()
+
+    def _welcome_back(self) -> None:
+        """Wait for the phone and make it what it was: locked, with all files, nothing running."""
+        self.progress(0, 0, f"phone {self.device.serial} went away: waiting for it")
+        self.device.wait(self.settings.reconnect_s)
+        self.notes.append("The phone went away during the bench, and came back.")
+        try:
+            self.lock.renew()
+            self.files.put_again()
+            if self.thermals.canary is not None:
+                lay_canary(self.device, self.files, self.settings.mask)
+        except AdbError as error:
+            if isinstance(error, DeviceLost):
+                return  # what is done next finds out, and counts
+            raise

@@ -1,0 +1,73 @@
+"""What a bench would tell a phone, command by command, without telling it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from coronet_deploy.bench.canary import lay_canary
+from coronet_deploy.bench.dryrun import DryDevice
+from coronet_deploy.bench.host import load_subjects
+from coronet_deploy.bench.phone_files import PhoneFiles
+from coronet_deploy.bench.phone_kit import Kit, Settings, combinations
+from coronet_deploy.bench.phone_launch import Setup, timing_arguments
+from coronet_deploy.bench.phone_lock import PhoneLock
+from coronet_deploy.bench.phone_state import fixed_performance, read_state
+from coronet_deploy.bench.phone_trial import ONCE
+from coronet_deploy.bench.plan import Plan, Subject
+from coronet_deploy.verify.runtimes import runtime_of
+from coronet_deploy.vocabulary import Target
+
+
+def say_bench(
+    serial: str,
+    name: str,
+    artifacts: Sequence[Path],
+    kit: Kit,
+    settings: Settings,
+    say: Callable[[str], None],
+) -> None:
+    """Call `say` with each adb command of a bench on which nothing goes wrong, in order.
+
+    Raises:
+        BadInput: an artifact or a native file cannot be used.
+
+    """
+    subjects = load_subjects(artifacts, None)
+    pairs = combinations(subjects, settings.backends)
+    device = DryDevice(serial, say)
+    files = PhoneFiles(device)
+    with PhoneLock(device), files.session(), fixed_performance(device):
+        setup = Setup(
+            runner=files.put(kit.runner),
+            libraries={one: files.put(path) for one, path in sorted(kit.libraries.items())},
+            backend_libraries={
+                one: files.put(path) if isinstance(path, Path) else path
+                for one, path in kit.backend_libraries.items()
+            },
+            backend_options=kit.backend_options,
+            mask=settings.mask,
+        )
+        models = {one.name: files.put(one.path) for one in subjects}
+        runtimes = {one.name: runtime_of(one.path) for one in subjects}
+        canary = lay_canary(device, files, settings.mask)
+        read_state(device)
+        for one, backend in pairs:
+            model, runtime = models[one.name], runtimes[one.name]
+            line = setup.command(model, runtime, backend, max(settings.threads), *ONCE)
+            device.shell(line, seconds=settings.deadline_s)
+        canary.measure()
+        targets = [
+            Subject(one.name, Target(name, backend, threads))
+            for one, backend in pairs
+            for threads in settings.threads
+        ]
+        timing = timing_arguments(settings.samples, settings.seconds)
+        for planned in Plan(tuple(targets), settings.rounds).launches(name):
+            own, target = planned.subject.artifact, planned.subject.target
+            line = setup.command(
+                models[own], runtimes[own], target.backend, target.threads, *timing
+            )
+            read_state(device)
+            device.shell(line, seconds=settings.deadline_s)
+            canary.measure()

@@ -1,0 +1,168 @@
+"""One launch on a phone: the runner there, started over adb, and what came of it.
+
+Whatever becomes of it (it crashes, hangs, prints nonsense, its delegate refuses), the result is a
+`Launch`: with samples, or with an `error` that says what happened. Only a phone that went away is
+an exception (`DeviceLost`), because then nothing is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from coronet_deploy.bench.adb import AdbTimeout, Device, ShellResult
+from coronet_deploy.bench.launch import Failure, Labels
+from coronet_deploy.bench.runner import RunnerError, RunnerResult, parse_lines
+from coronet_deploy.bench.worker import WARMUP_MOST, WARMUP_SECONDS, has_settled
+from coronet_deploy.vocabulary import Launch, Runtime
+
+BACKENDS = {"cpu": "cpu", "gpu": "gpu", "nnapi": "nnapi", "qnn": "external"}
+"""A bench's back ends, and what the runner calls how it gets there."""
+
+_STDERR_TAIL = 2000
+_SIGNALLED = 128
+_KB_PER_MB = 1024
+_NS_PER_MS = 1e6
+# android_bench/README.md: the runner's exit statuses.
+_FAILURES = {2: Failure.REFUSED, 3: Failure.REFUSED, 4: Failure.REFUSED, 5: Failure.REFUSED}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where things stand on the phone: paths there.
+
+    `backend_libraries` and `backend_options` ("key=value") are by back end.
+    """
+
+    runner: str
+    libraries: Mapping[Runtime, str]
+    backend_libraries: Mapping[str, str] = field(default_factory=dict)
+    backend_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mask: str | None = None
+
+    def command(
+        self, model: str, runtime: Runtime, backend: str, threads: int, *more: str
+    ) -> list[str]:
+        """Return the runner's command line for a model on a back end."""
+        library = self.backend_libraries.get(backend)
+        folders = [
+            str(PurePosixPath(one).parent) for one in (self.libraries[runtime], library) if one
+        ]
+        return [
+            "env",
+            # A runtime or delegate may bring libraries of its own beside it; Qualcomm's DSP
+            # looks for its half along a path of its own.
+            f"LD_LIBRARY_PATH={':'.join(dict.fromkeys(folders))}",
+            f"ADSP_LIBRARY_PATH={folders[-1]}",
+            self.runner,
+            *("--runtime", runtime.value),
+            *("--library", self.libraries[runtime]),
+            *("--model", model),
+            *("--backend", BACKENDS[backend]),
+            *(("--backend-library", library) if library else ()),
+            *(
+                word
+                for option in self.backend_options.get(backend, ())
+                for word in ("--backend-option", option)
+            ),
+            *("--threads", str(threads)),
+            *(("--cpu-mask", self.mask) if self.mask else ()),
+            *more,
+        ]
+
+
+class Failed(Exception):
+    """A launch that gave no figures: how and why, and what it printed."""
+
+    def __init__(self, failure: Failure, reason: str, stderr: str = "") -> None:
+        super().__init__(reason)
+        self.failure = failure
+        self.reason = reason
+        self.stderr = stderr
+
+
+def timing_arguments(samples: int, seconds: float) -> tuple[str, ...]:
+    """Return the runner's arguments for one timed launch."""
+    return (
+        *("--warmup-runs", str(WARMUP_MOST)),
+        *("--warmup-seconds", f"{WARMUP_SECONDS:g}"),
+        *("--runs", str(samples)),
+        *("--seconds", f"{seconds:g}"),
+    )
+
+
+def execute(device: Device, command: list[str], deadline_s: float) -> RunnerResult:
+    """Run the runner and return what it measured.
+
+    Raises:
+        Failed: it did not end well.
+        DeviceLost: the phone went away.
+
+    """
+    try:
+        result = device.shell(command, seconds=deadline_s)
+    except AdbTimeout as error:
+        told = error.stderr.decode(errors="replace")[-_STDERR_TAIL:]
+        reason = f"no answer after {deadline_s:g} s: stopped"
+        raise Failed(Failure.DEADLINE, reason, told) from error
+    return outcome(result)
+
+
+def outcome(result: ShellResult) -> RunnerResult:
+    """Return what a runner that ended measured (see `execute`)."""
+    told = result.stderr.decode(errors="replace")[-_STDERR_TAIL:]
+    if result.status > _SIGNALLED:
+        number = result.status - _SIGNALLED
+        with contextlib.suppress(ValueError):
+            raise Failed(
+                Failure.CRASHED, f"the runner was killed by {signal.Signals(number).name}", told
+            )
+        raise Failed(Failure.CRASHED, f"the runner ended with status {result.status}", told)
+    try:
+        parsed = parse_lines(result.stdout.decode(errors="replace").splitlines())
+    except RunnerError as error:
+        failure = _FAILURES.get(result.status, Failure.GARBAGE)
+        raise Failed(failure, str(error), told) from error
+    return parsed
+
+
+def measured(
+    labels: Labels, started: str, result: RunnerResult, details: Mapping[str, Any]
+) -> Launch:
+    """Return the launch that `result` is."""
+    return Launch(
+        artifact=labels.artifact,
+        artifact_sha256=labels.artifact_sha256,
+        target=labels.target,
+        order=labels.order,
+        samples_ms=result.samples_ms,
+        warmup_ms=result.warmup_ms,
+        load_ms=result.load_ms,
+        peak_rss_mb=result.peak_rss_mb,
+        started=started,
+        details={"settled": has_settled(result.warmup_ms), **details},
+    )
+
+
+def failed(labels: Labels, started: str, why: Failed, details: Mapping[str, Any]) -> Launch:
+    """Return the launch that failed."""
+    return Launch(
+        artifact=labels.artifact,
+        artifact_sha256=labels.artifact_sha256,
+        target=labels.target,
+        order=labels.order,
+        samples_ms=(),
+        started=started,
+        details={**details, "failure": why.failure.value, "stderr": why.stderr},
+        error=" ".join(why.reason.split()),
+    )
+
+
+def now() -> str:
+    """Return this moment, as a launch's `started`."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,84 @@
+"""One timed launch on a phone, and again if the phone throttled meanwhile.
+
+A launch that throttled is kept in the record of the one that replaced it, with its samples, but
+none of them is averaged in. A phone that goes on throttling, or does not cool down in time, makes
+a failed launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coronet_deploy.bench.adb import Device
+from coronet_deploy.bench.launch import Failure, Labels
+from coronet_deploy.bench.phone_files import PhoneFiles
+from coronet_deploy.bench.phone_launch import Failed, execute, failed, measured, now
+from coronet_deploy.bench.thermals import StillHot, Thermals
+from coronet_deploy.vocabulary import Launch
+
+
+@dataclass(frozen=True)
+class PhoneTimer:
+    """How launches are timed on one phone; `repeats` bounds how often one is made again."""
+
+    device: Device
+    files: PhoneFiles
+    thermals: Thermals
+    deadline_s: float
+    repeats: int
+
+    def launch(self, labels: Labels, command: list[str], details: Mapping[str, Any]) -> Launch:
+        """Return the launch that the runner's command line gives; `details` go into its record.
+
+        Raises:
+            DeviceLost: the phone went away.
+
+        """
+        throttled: list[dict[str, Any]] = []
+        started = now()
+        try:
+            return self._until_cool(labels, command, details, throttled)
+        except StillHot as hot:
+            why = Failed(Failure.THROTTLED, f"throttled: {hot}")
+        except Failed as error:
+            why = error
+            if why.failure is Failure.DEADLINE:
+                self.files.stop_leftovers()
+        return failed(labels, started, why, {**details, **_kept(throttled)})
+
+    def _until_cool(
+        self,
+        labels: Labels,
+        command: list[str],
+        details: Mapping[str, Any],
+        throttled: list[dict[str, Any]],
+    ) -> Launch:
+        reason = None
+        for _ in range(1 + self.repeats):
+            waited_s = self.thermals.wait_until_cool(was_throttled=bool(throttled))
+            started = now()
+            result = execute(self.device, command, self.deadline_s)
+            canary_ms = self.thermals.measure()
+            own = {"canary_ms": canary_ms, "waited_s": waited_s, **self._temperatures()}
+            reason = self.thermals.throttled(canary_ms)
+            if reason is None:
+                more = {**details, **result.details, **own, **_kept(throttled)}
+                return measured(labels, started, result, more)
+            throttled.append({**own, "reason": reason, "samples_ms": list(result.samples_ms)})
+        raise Failed(Failure.THROTTLED, f"throttled {len(throttled)} times: {reason}")
+
+    def _temperatures(self) -> dict[str, Any]:
+        state = self.thermals.latest
+        if state is None:
+            return {}
+        return {
+            "skin_c": state.skin_c,
+            "battery_c": state.battery_c,
+            "thermal_status": state.thermal_status,
+        }
+
+
+def _kept(throttled: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"throttled_launches": throttled} if throttled else {}

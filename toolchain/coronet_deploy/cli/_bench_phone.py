@@ -1,0 +1,195 @@
+"""`coronet-deploy bench --device CHIPSET`: the part of the command that is about phones."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coronet_deploy.cli._phone_flags import PHONE_FILES, RUNNER
+from coronet_deploy.errors import BadInput, EnvironmentProblem
+
+if TYPE_CHECKING:  # heavy, and --help needs none of them
+    from coronet_deploy.bench.adb import Device
+    from coronet_deploy.bench.choose import Candidate
+    from coronet_deploy.bench.host import Progress
+    from coronet_deploy.bench.phone_kit import Kit, Settings
+    from coronet_deploy.images import Array
+    from coronet_deploy.vocabulary import Run, Runtime
+
+_LIBRARIES = {
+    "tflite": ("libLiteRt.so", "libtensorflowlite_c.so"),
+    "onnx": ("libonnxruntime.so",),
+}
+_ON_PHONE = ("/vendor/", "/system/", "/apex/")
+
+
+def measure_phone(args: argparse.Namespace, artifacts: Sequence[Path], progress: Progress) -> Run:
+    """Measure on the phone that `--device` means.
+
+    Raises:
+        CoronetError: see `phone.bench_phone` and `choose.choose`.
+
+    """
+    from coronet_deploy.bench.adb import Device
+    from coronet_deploy.bench.choose import candidates, choose
+    from coronet_deploy.bench.clusters import differences, read_clusters
+    from coronet_deploy.bench.phone import bench_phone
+    from coronet_deploy.profiles import load_profiles
+    from coronet_deploy.results.files import read_run
+
+    profiles = load_profiles(args.profiles) if args.profiles else load_profiles()
+    earlier = read_run(args.resume) if args.resume else None
+    found = choose(
+        args.device, candidates(profiles=profiles), serial=args.serial, profiles=profiles
+    )
+    device = Device(found.attached.serial)
+    notes = differences(read_clusters(device), found.profile) if found.profile else ()
+    if args.no_parity:
+        notes = (*notes, "The phone's pictures were not checked (--no-parity).")
+    with _kept_if_lost(args.output):
+        return bench_phone(
+            device,
+            name_of(found),
+            artifacts,
+            read_kit(args, _machine(device), artifacts),
+            read_settings(args),
+            chipset=found.chipset,
+            pictures=None if args.no_parity else _pictures(args.pictures),
+            earlier=earlier,
+            command=("coronet-deploy", *sys.argv[1:]),
+            progress=progress,
+            notes=notes,
+        )
+
+
+def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
+    """Print what a bench would tell the phone; asks only which phones there are."""
+    from coronet_deploy.bench.adb import Device
+    from coronet_deploy.bench.choose import candidates, choose
+    from coronet_deploy.bench.phone_dry import say_bench
+    from coronet_deploy.profiles import find_profile, load_profiles
+
+    profiles = load_profiles(args.profiles) if args.profiles else load_profiles()
+    name, serial, machine = args.device, args.serial or "SERIAL", "aarch64"
+    try:
+        found = choose(name, candidates(profiles=profiles), serial=args.serial, profiles=profiles)
+    except EnvironmentProblem as error:
+        name = find_profile(name, profiles).id
+        print(f"no phone yet: {error}", file=sys.stderr)
+    else:
+        name, serial = name_of(found), found.attached.serial
+        machine = _machine(Device(serial))
+    say_bench(
+        serial, name, artifacts, read_kit(args, machine, artifacts), read_settings(args), print
+    )
+    return 0
+
+
+@contextlib.contextmanager
+def _kept_if_lost(folder: Path) -> Iterator[None]:
+    """Write the launches that had finished into `folder` when the phone goes away for good."""
+    from coronet_deploy.bench.phone import PhoneGone
+    from coronet_deploy.results.files import write_run
+
+    try:
+        yield
+    except PhoneGone as gone:
+        if gone.run.launches:
+            path = write_run(gone.run, folder)
+            finished = len(gone.run.launches)
+            print(
+                f"{finished} of {gone.planned} launches kept in {path}; --resume {path} goes on",
+                file=sys.stderr,
+            )
+        raise
+
+
+def name_of(found: Candidate) -> str:
+    """Return what a run calls the phone: its profile, or what it calls its chipset."""
+    if found.profile:
+        return found.profile.id
+    return re.sub(r"[^A-Za-z0-9._-]", "-", (found.chipset or found.attached.serial).lower())
+
+
+def read_settings(args: argparse.Namespace) -> Settings:
+    """Return how to measure, as the flags say."""
+    from coronet_deploy.bench.phone_kit import Settings
+
+    return Settings(
+        backends=args.backend,
+        threads=args.threads,
+        rounds=args.rounds,
+        samples=args.samples,
+        seconds=args.seconds,
+        deadline_s=args.deadline,
+        allow_fallback=args.allow_fallback,
+        repeats=args.repeats,
+        cool_s=args.cool_down,
+        canary_limit=args.canary_limit,
+        reconnect_s=args.reconnect,
+        mask=args.cpu_mask,
+    )
+
+
+def read_kit(args: argparse.Namespace, machine: str, artifacts: Sequence[Path]) -> Kit:
+    """Return the native files for a phone of `machine`, as the flags say or where they stand.
+
+    Raises:
+        BadInput: one that is needed is missing; says which flag and which folder.
+
+    """
+    from coronet_deploy.bench.elf import abi_of
+    from coronet_deploy.bench.phone_kit import LIBRARY_FLAGS, Kit
+    from coronet_deploy.verify.runtimes import runtime_of
+
+    folder = args.phone_libraries or PHONE_FILES / abi_of(machine)
+    given = {"tflite": args.litert_library, "onnx": args.onnxruntime_library}
+    libraries: dict[Runtime, Path] = {}
+    for runtime in sorted({runtime_of(path) for path in artifacts}):
+        libraries[runtime] = given[runtime] or _find(
+            folder, _LIBRARIES[runtime], LIBRARY_FLAGS[runtime], f"{runtime} artifacts"
+        )
+    runner = args.runner or _find(folder, (RUNNER,), "--runner", "a bench on a phone")
+    backends: dict[str, Path | str] = {}
+    for backend, path in args.backend_library:
+        backends[backend] = path if path.startswith(_ON_PHONE) else Path(path)
+    options: dict[str, tuple[str, ...]] = {}
+    for backend, option in args.backend_option:
+        options[backend] = (*options.get(backend, ()), option)
+    for name in sorted({*backends, *options} - set(args.backend)):
+        raise BadInput(
+            f"--backend-library or --backend-option {name}: --backend does not name {name}"
+        )
+    return Kit(runner, libraries, backends, options)
+
+
+def _find(folder: Path, names: Sequence[str], flag: str, what: str) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    build = (
+        "`coronet-deploy runner build --preset android` makes it; "
+        if flag == "--runner"
+        else "unpack it from the runtime's Android package; "
+    )
+    raise BadInput(
+        f"{what} needs {names[0]}, and {folder} holds none",
+        hint=f"{build}give it with {flag} or its folder with --phone-libraries",
+    )
+
+
+def _machine(device: Device) -> str:
+    return device.shell(["uname", "-m"], seconds=15.0, check=True).text
+
+
+def _pictures(folder: Path | None) -> Callable[[int, int], list[Array]]:
+    from coronet_deploy.coronet.zoo import bundled_pictures
+    from coronet_deploy.images import list_pictures, read_picture
+
+    paths = list_pictures(folder) if folder else bundled_pictures()
+    return lambda height, width: [read_picture(path, height, width) for path in paths]
