@@ -27,7 +27,10 @@ COMMANDS = (
     "bench",
     "compare",
     "report",
+    "results",
     "train",
+    "devices",
+    "doctor",
 )
 
 _EPILOG = """exit statuses: 0 fine, 1 a gate failed (parity or latency), 2 usage or bad input,

@@ -1,0 +1,211 @@
+"""`coronet-deploy doctor`: what is missing is named with its fix, and the status says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coronet_deploy.bench.checkup import Verdict, check_phones
+from support import Cli
+from virtual_phone import SM8550, AdbServer, VirtualPhone, require_rig
+
+ADB = """#!/bin/sh
+case "$*" in
+  version) printf 'Android Debug Bridge version 1.0.41\\nVersion 36.0.0-1\\n';;
+  start-server) echo "$SAID" >&2; exit ${SERVER:-0};;
+  devices) printf "List of devices attached\\n$LISTED\\n";;
+  *) echo "error: device offline" >&2; exit 1;;
+esac
+"""
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put an adb first on PATH that answers by the variables SAID, SERVER and LISTED."""
+    adb = tmp_path / "bin" / "adb"
+    adb.parent.mkdir()
+    adb.write_text(ADB)
+    adb.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{adb.parent}:{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.fixture
+def ndk(tmp_path: Path) -> Path:
+    folder = tmp_path / "ndk"
+    folder.mkdir()
+    (folder / "source.properties").write_text("Pkg.Desc = Android NDK\nPkg.Revision = 27.2.1\n")
+    return folder
+
+
+def usb(tmp_path: Path, *protocols: str) -> Path:
+    """Return a folder that lists an interface of adb's class for each protocol."""
+    root = tmp_path / "usb"
+    for number, protocol in enumerate(protocols):
+        folder = root / f"1-{number}:1.0"
+        folder.mkdir(parents=True)
+        for name, text in (("Class", "ff"), ("SubClass", "42"), ("Protocol", protocol)):
+            (folder / f"bInterface{name}").write_text(f"{text}\n")
+    return root
+
+
+def found(tmp_path: Path, runner: Path | None = None, **environment: object) -> dict[str, Any]:
+    plain = {key: str(value) for key, value in environment.items()}
+    folder = tmp_path / "phone"
+    checks = check_phones(folder, runner, environment=plain, usb=tmp_path / "usb")
+    return {check.name: check for check in checks}
+
+
+def test_everything_there(scripted: Path, ndk: Path) -> None:
+    checks = found(scripted, ANDROID_NDK_HOME=ndk)
+    assert checks["adb"].found.endswith("bin/adb, version 36.0.0-1")
+    assert checks["adb server"].verdict is Verdict.OK
+    assert "27.2.1" in checks["Android NDK"].found
+    # No phone is a thing to know, not a thing that is broken.
+    assert checks["phone"].verdict is Verdict.NOTE
+
+
+@pytest.mark.parametrize(
+    ("state", "fix"),
+    [
+        ("unauthorized", "allow USB debugging"),
+        ("offline", "reconnect"),
+        ("no permissions (missing udev rules?); see [x]", "udev"),
+        ("device", ""),  # listed, and then it does not answer
+    ],
+)
+def test_a_phone_that_is_not_ready(
+    scripted: Path, monkeypatch: pytest.MonkeyPatch, state: str, fix: str
+) -> None:
+    monkeypatch.setenv("LISTED", f"R5\\t{state}\\n")
+    check = found(scripted)["phone R5"]
+    assert check.verdict is Verdict.MISSING
+    assert fix in (check.fix or "")
+
+
+def test_a_phone_that_is_plugged_in_but_not_listed(scripted: Path) -> None:
+    usb(scripted, "01", "03")
+    checks = found(scripted)
+    assert "phone" not in checks
+    assert checks["USB"].verdict is Verdict.MISSING
+    assert checks["USB"].found.startswith("1 phones")
+    assert "udev" in (checks["USB"].fix or "")
+
+
+def test_two_adbs_that_fight_for_the_server(
+    scripted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "adb server version (40) doesn't match this client (41); killing..."
+    monkeypatch.setenv("SAID", said)
+    check = found(scripted)["adb server"]
+    assert check.verdict is Verdict.NOTE
+    assert "which -a adb" in (check.fix or "")
+
+
+def test_a_server_that_does_not_start(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVER", "1")
+    monkeypatch.setenv("SAID", "error: cannot bind to 127.0.0.1:5037")
+    check = found(scripted)["adb server"]
+    assert check.verdict is Verdict.MISSING
+    assert "cannot bind" in check.found
+    assert "kill-server" in (check.fix or "")
+
+
+def test_without_adb_or_an_ndk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("ANDROID_HOME", raising=False)
+    monkeypatch.delenv("ANDROID_SDK_ROOT", raising=False)
+    checks = found(tmp_path)
+    for name in ("adb", "cmake", "Android NDK"):
+        assert checks[name].verdict is Verdict.MISSING
+        assert checks[name].fix
+    assert checks["C compiler"].verdict is Verdict.NOTE
+
+
+def test_an_old_ndk_and_the_newest_of_several(scripted: Path, ndk: Path) -> None:
+    (ndk / "source.properties").write_text("Pkg.Revision = 25.1.8937393\n")
+    check = found(scripted, ANDROID_NDK_HOME=ndk)["Android NDK"]
+    assert (check.verdict, check.found) == (Verdict.MISSING, f"{ndk} is 25.1.8937393")
+    for release in ("9.0.1", "26.3.11579264"):
+        folder = scripted / "sdk" / "ndk" / release
+        folder.mkdir(parents=True)
+        (folder / "source.properties").write_text(f"Pkg.Revision = {release}\n")
+    check = found(scripted, ANDROID_HOME=scripted / "sdk")["Android NDK"]
+    assert check.verdict is Verdict.OK
+    assert "26.3.11579264" in check.found
+    check = found(scripted, ANDROID_NDK_HOME=scripted / "nowhere")["Android NDK"]
+    assert "holds none" in check.found
+
+
+def test_a_runner_that_is_built_needs_nothing_to_build_it(scripted: Path) -> None:
+    (scripted / "script").write_text("#!/bin/sh\n")
+    shutil.copy("/proc/self/exe", scripted / "runner")
+    checks = found(scripted, scripted / "runner")
+    assert checks["runner"].verdict is Verdict.OK
+    assert "Android NDK" not in checks
+    for name in ("script", "nowhere"):
+        check = found(scripted, scripted / name)["runner"]
+        assert check.verdict is Verdict.MISSING
+        assert "runner build" in (check.fix or "")
+
+
+def test_native_files_in_their_folder_are_found(scripted: Path) -> None:
+    checks = found(scripted)
+    for name in ("LiteRT for phones", "ONNX Runtime for phones"):
+        assert checks[name].verdict is Verdict.MISSING
+        assert "lib" in (checks[name].fix or "")
+    folder = scripted / "phone"
+    folder.mkdir()
+    for name in ("coronet-runner", "libonnxruntime.so"):
+        shutil.copy("/proc/self/exe", folder / name)
+    checks = found(scripted)
+    assert checks["runner"].verdict is Verdict.OK
+    assert checks["ONNX Runtime for phones"].verdict is Verdict.OK
+    # One runtime is enough to measure, if only its files.
+    assert checks["LiteRT for phones"].verdict is Verdict.NOTE
+
+
+def test_the_command_ends_with_3_if_something_is_missing(cli: Cli, scripted: Path) -> None:
+    environment = {
+        "PATH": f"{scripted / 'bin'}:/usr/bin:/bin",
+        "LISTED": "R5\\tunauthorized\\n",
+    }
+    ended = cli("doctor", env=environment)
+    assert (ended.returncode, ended.stderr) == (3, "")
+    assert "MISSING phone R5: unauthorized" in ended.stdout
+    assert "fix: unlock the phone" in ended.stdout
+    assert max(map(len, ended.stdout.splitlines())) <= 80
+    plain = json.loads(cli("doctor", "--json", env=environment).stdout)
+    assert plain["ok"] is False
+    (bad,) = [one for one in plain["checks"] if one["name"] == "phone R5"]
+    assert (bad["verdict"], bad["found"]) == ("missing", "unauthorized")
+
+
+def test_a_host_needs_neither_adb_nor_a_phone(cli: Cli) -> None:
+    ended = cli("doctor", "--host-only", env={"PATH": "/nowhere"})
+    assert ended.returncode == 0, ended.stdout
+    assert "onnxruntime" in ended.stdout
+    assert "Nothing is missing." in ended.stdout
+
+
+def test_a_virtual_phone_has_what_a_bench_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_rig()
+    with (
+        AdbServer.start(tmp_path) as server,
+        VirtualPhone.boot(SM8550, server, data_mb=512) as roomy,
+        VirtualPhone.boot(SM8550, server, data_mb=8) as full,
+    ):
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(server.port))
+        checks = found(tmp_path)
+        good, bad = (checks[f"phone {phone.serial}"] for phone in (roomy, full))
+        assert good.verdict is Verdict.OK
+        assert good.found.startswith("arm64-v8a, ")
+        assert bad.verdict is Verdict.MISSING
+        assert "make room" in (bad.fix or "")

@@ -1,0 +1,282 @@
+"""Is everything there that a bench needs, and what to do about what is not: `doctor`.
+
+Each check looks for itself and never raises: what is broken is what it reports.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from coronet_deploy.bench.adb import (
+    DEVICE,
+    AdbError,
+    Attached,
+    Device,
+    call_adb,
+    find_adb,
+    list_devices,
+)
+from coronet_deploy.bench.elf import machine_of
+from coronet_deploy.errors import CoronetError
+
+NDK_OLDEST = 26
+"""The oldest release of Android's NDK that builds the runner."""
+
+RUNNER = "coronet-runner"
+"""The file name of the program that measures on a phone."""
+
+_FOLDER = "/data/local/tmp"
+_ROOM_MB = 300
+_QUICK_S = 15.0
+# The USB class, subclass and protocol of adb's interface (AOSP, adb.h).
+_ADB_INTERFACE = ("ff", "42", "01")
+_TOOLS = ("timeout", "sha256sum", "taskset", "pkill", "env")
+_BUILD = "`coronet-deploy runner build --preset android`"
+_LIBRARIES = {
+    "LiteRT": ("libLiteRt.so", "libtensorflowlite_c.so"),
+    "ONNX Runtime": ("libonnxruntime.so",),
+}
+_RUNTIMES = {"ai-edge-litert": "TFLite artifacts", "onnxruntime": "ONNX artifacts"}
+
+
+class Verdict(StrEnum):
+    """What a check came to: a note is worth knowing and stops nothing."""
+
+    OK = "ok"
+    NOTE = "note"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked for: what was found, and what a person can do about it."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    fix: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the check as plain JSON values."""
+        return {**asdict(self), "verdict": self.verdict.value}
+
+
+def check_host() -> Iterator[Check]:
+    """Check what a bench on this host needs."""
+    for package, what in _RUNTIMES.items():
+        name = f"{package} (here)"
+        try:
+            yield Check(name, Verdict.OK, f"{metadata.version(package)}, runs {what}")
+        except metadata.PackageNotFoundError:
+            fix = "pip install 'coronet-deploy[runtimes]'"
+            yield Check(name, Verdict.MISSING, f"not installed: no {what}", fix)
+
+
+def check_phones(
+    folder: Path,
+    runner: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    usb: Path | None = None,
+) -> Iterator[Check]:
+    """Check what a bench on phones needs: adb, its server, each phone, runner and libraries.
+
+    `folder` holds the native files for phones; `runner` is one that stands elsewhere.
+    `environment` and `usb` (where Linux lists USB devices) are this machine's if not given.
+    """
+    yield from _adb(usb or Path("/sys/bus/usb/devices"))
+    own = folder / RUNNER
+    built = runner or (own if own.exists() else None)
+    yield from _runner(built, os.environ if environment is None else environment)
+    yield from _libraries(folder)
+
+
+def _adb(usb: Path) -> Iterator[Check]:
+    try:
+        program = find_adb()
+        version = call_adb(["version"], seconds=_QUICK_S).stdout.decode(errors="replace")
+    except CoronetError as error:
+        yield Check("adb", Verdict.MISSING, error.what, error.hint)
+        return
+    told = re.search(r"^Version (\S+)", version, re.MULTILINE)
+    yield Check("adb", Verdict.OK, f"{program}, version {told[1] if told else 'unknown'}")
+    try:
+        # Starts the server if need be, and says on stderr if another adb's server was there.
+        said = call_adb(["start-server"], seconds=60.0).stderr.decode(errors="replace")
+        phones = list_devices()
+    except CoronetError as error:
+        fix = "`adb kill-server`, then again; is another program on its port (5037)?"
+        yield Check("adb server", Verdict.MISSING, error.what, fix)
+        return
+    if "doesn't match" in said:
+        fix = "keep one adb on this machine: `which -a adb`"
+        yield Check("adb server", Verdict.NOTE, "replaced one of another adb's version", fix)
+    else:
+        yield Check("adb server", Verdict.OK, "answers")
+    yield from _usb(usb, phones)
+    for phone in phones:
+        yield _phone(phone)
+
+
+def _usb(usb: Path, phones: tuple[Attached, ...]) -> Iterator[Check]:
+    """Tell a phone that is plugged in but not listed, which nothing else would."""
+    plugged = _adb_interfaces(usb)
+    listed = sum(re.search(r":|^emulator-", phone.serial) is None for phone in phones)
+    if plugged > listed:
+        yield Check(
+            "USB",
+            Verdict.MISSING,
+            f"{plugged} phones with USB debugging are plugged in, adb lists {listed}",
+            "install the udev rules for Android phones, then `adb kill-server`",
+        )
+    if not phones and not plugged:
+        fix = "plug a phone in, and switch USB debugging on in its developer options"
+        yield Check("phone", Verdict.NOTE, "none is attached", fix)
+
+
+def _adb_interfaces(usb: Path) -> int:
+    names = ("bInterfaceClass", "bInterfaceSubClass", "bInterfaceProtocol")
+    count = 0
+    for folder in usb.glob("*:*"):
+        try:
+            numbers = tuple((folder / name).read_text().strip() for name in names)
+        except OSError:
+            continue
+        count += numbers == _ADB_INTERFACE
+    return count
+
+
+def _phone(phone: Attached) -> Check:
+    """Check that a phone is ready and can do what a bench asks of it."""
+    name = f"phone {phone.serial}"
+    if phone.state != DEVICE:
+        return Check(name, Verdict.MISSING, phone.state, phone.advice)
+    device = Device(phone.serial)
+    try:
+        return _tools(name, device) or _folder(name, device) or _abi(name, device)
+    except AdbError as error:
+        return Check(name, Verdict.MISSING, error.what, error.hint or "plug it in again")
+
+
+def _tools(name: str, device: Device) -> Check | None:
+    """Return what is wrong with the phone's tools, or None."""
+    script = f"for one in {' '.join(_TOOLS)}; do command -v $one >/dev/null || echo $one; done"
+    lacks = device.shell(script, seconds=_QUICK_S).text.split()
+    if not lacks:
+        return None
+    fix = "use a phone with a newer Android"
+    return Check(name, Verdict.MISSING, f"lacks {', '.join(lacks)}", fix)
+
+
+def _folder(name: str, device: Device) -> Check | None:
+    """Return what is wrong with the folder that a bench writes to, or None."""
+    if device.shell(["test", "-w", _FOLDER], seconds=_QUICK_S).status != 0:
+        return Check(name, Verdict.MISSING, f"{_FOLDER} cannot be written", "restart it")
+    room = _free_mb(device)
+    if room is None or room >= _ROOM_MB:
+        return None
+    fix = f"make room: a bench needs some {_ROOM_MB} MB"
+    return Check(name, Verdict.MISSING, f"{room} MB are free", fix)
+
+
+def _abi(name: str, device: Device) -> Check:
+    """Return what the phone runs and how much room it has."""
+    abi = device.properties().get("ro.product.cpu.abi", "unknown")
+    room = _free_mb(device)
+    told = f"{abi}, {'unknown room' if room is None else f'{room} MB free'}"
+    if abi == "unknown" or abi.startswith("arm64"):
+        return Check(name, Verdict.OK, told)
+    return Check(name, Verdict.NOTE, told, f"build the runner and take libraries for {abi}")
+
+
+def _free_mb(device: Device) -> int | None:
+    """Return the free megabytes of the folder that a bench writes to, by `df -k`."""
+    df = device.shell(["df", "-k", _FOLDER], seconds=_QUICK_S).text
+    found = re.search(r"\s([0-9]+)\s+[0-9]+%\s+/\S*\s*$", df)
+    return int(found[1]) // 1024 if found else None
+
+
+def _runner(runner: Path | None, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Check the runner, or whether it can be built."""
+    if runner is not None:
+        try:
+            machine = machine_of(runner)
+        except CoronetError as error:
+            yield Check("runner", Verdict.MISSING, error.what, _BUILD)
+            return
+        if machine is None:
+            yield Check("runner", Verdict.MISSING, f"{runner} is no native program", _BUILD)
+        else:
+            yield Check("runner", Verdict.OK, f"{runner}, for {machine}")
+        return
+    cmake, ndk = shutil.which("cmake"), _ndk(environment)
+    yield (
+        Check("cmake", Verdict.OK, cmake)
+        if cmake
+        else Check("cmake", Verdict.MISSING, "not on PATH", "install cmake")
+    )
+    yield ndk
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    yield (
+        Check("C compiler", Verdict.OK, f"{compiler}, for a runner on this host")
+        if compiler
+        else Check("C compiler", Verdict.NOTE, "none, so no runner on this host", "install gcc")
+    )
+
+
+def _libraries(folder: Path) -> Iterator[Check]:
+    """Check that there is a runtime's library for phones; one is enough to measure its format."""
+    found = {
+        what: next((folder / name for name in names if (folder / name).exists()), None)
+        for what, names in _LIBRARIES.items()
+    }
+    for what, path in found.items():
+        name = f"{what} for phones"
+        if path is not None:
+            yield Check(name, Verdict.OK, f"{path}, for {machine_of(path) or 'no machine'}")
+            continue
+        verdict = Verdict.NOTE if any(found.values()) else Verdict.MISSING
+        fix = f"put {' or '.join(_LIBRARIES[what])} from its Android package there"
+        yield Check(name, verdict, f"not in {folder}", fix)
+
+
+def _ndk(environment: Mapping[str, str]) -> Check:
+    """Check that there is an NDK that is new enough; the runner for phones is built with it."""
+    name = "Android NDK"
+    fix = f"install release {NDK_OLDEST} or later and set ANDROID_NDK_HOME, or give --runner"
+    root = _ndk_folder(environment)
+    if root is None:
+        return Check(name, Verdict.MISSING, "ANDROID_NDK_HOME is not set", fix)
+    try:
+        told = (root / "source.properties").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return Check(name, Verdict.MISSING, f"{root} holds none", fix)
+    found = re.search(r"^Pkg\.Revision\s*=\s*(([0-9]+)\S*)", told, re.MULTILINE)
+    if found is None or int(found[2]) < NDK_OLDEST:
+        release = found[1] if found else "of an unknown release"
+        return Check(name, Verdict.MISSING, f"{root} is {release}", fix)
+    return Check(name, Verdict.OK, f"{root}, {found[1]}: {_BUILD} makes the runner")
+
+
+def _ndk_folder(environment: Mapping[str, str]) -> Path | None:
+    for variable in ("ANDROID_NDK_HOME", "ANDROID_NDK_ROOT"):
+        if folder := environment.get(variable):
+            return Path(folder)
+    for variable in ("ANDROID_HOME", "ANDROID_SDK_ROOT"):
+        if folder := environment.get(variable):
+            releases = sorted((Path(folder) / "ndk").glob("[0-9]*"), key=_by_number)
+            if releases:
+                return releases[-1]
+    return None
+
+
+def _by_number(path: Path) -> list[int]:
+    return [int(part) for part in re.findall(r"[0-9]+", path.name)]
