@@ -214,7 +214,13 @@ def open_database(where: str | Path | None, *, make: bool, patience_s: float) ->
 
 def _postgresql(url: URL, patience_s: float) -> Engine:
     seconds = str(max(2, min(10, round(patience_s))))
-    arguments = {"connect_timeout": seconds, "application_name": "coronet-deploy"} | url.query
+    arguments = {
+        "connect_timeout": seconds,
+        "application_name": "coronet-deploy",
+        # A server set up with the C locale hands out bytes otherwise.
+        "client_encoding": "utf8",
+        **url.query,
+    }
     try:
         return sa.create_engine(
             url.set(drivername="postgresql+psycopg", query=arguments), pool_size=1, max_overflow=0

@@ -1,0 +1,288 @@
+"""`coronet-deploy results`: find runs again, in an index that the run files can always refill."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coronet_deploy.cli.bench import positive, seconds
+from coronet_deploy.errors import BadInput, missing_package
+
+if TYPE_CHECKING:  # SQLAlchemy, pydantic and numpy come with these, and --help needs none
+    from coronet_deploy.results.ingest import Imported
+    from coronet_deploy.results.store import Filters, Store
+
+HELP = "import run files into a store, list and show them, prune, rebuild; recover a cut-off bench"
+
+_SHOWN = 20
+_PATIENCE_S = 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own commands and their arguments."""
+    commands = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
+
+    def add(name: str, told: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=told, description=told, allow_abbrev=False)
+        # Also known to `results` itself: not given here, what was given there stays.
+        for flag, text in (("--json", "print JSON"), ("--debug", "show a traceback")):
+            command.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
+        return command
+
+    def add_stored(name: str, told: str) -> argparse.ArgumentParser:
+        command = add(name, told)
+        command.add_argument(
+            "--store",
+            metavar="PATH|URL",
+            help="an SQLite file or a postgresql:// URL (default: $CORONET_STORE, or "
+            "coronet-deploy/results.sqlite in the user's data folder)",
+        )
+        command.add_argument(
+            "--wait",
+            type=seconds,
+            default=_PATIENCE_S,
+            metavar="S",
+            help="how long to wait while another process writes (default: 30)",
+        )
+        return command
+
+    command = add_stored("import", "bring run files into the store; what is in stays as it is")
+    command.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a run file or folder")
+    command = add_stored("list", "list runs, newest first")
+    _add_filters(command)
+    command = add_stored("show", "show one run: its file, its set-up, its rows")
+    command.add_argument("name", metavar="RUN", help="a run's id, or how only one starts")
+    command = add_stored(
+        "prune", "take old runs out of the store; their files stay, without --files"
+    )
+    command.add_argument(
+        "--keep",
+        type=positive,
+        metavar="N",
+        help="spare the newest N of each artifact, target and set-up",
+    )
+    command.add_argument(
+        "--before", type=_date, metavar="DATE", help="spare runs made then or later"
+    )
+    command.add_argument("--files", action="store_true", help="delete their run files too")
+    command.add_argument("--dry-run", action="store_true", help="only say what would go")
+    command = add_stored("rebuild", "make the store anew from the run files in a folder")
+    command.add_argument("paths", metavar="DIR", nargs="+", type=Path, help="where run files are")
+
+
+def _add_filters(command: argparse.ArgumentParser) -> None:
+    for flag, metavar, what in (
+        ("--model", "NAME", "of this model"),
+        ("--artifact", "NAME", "of this artifact"),
+        ("--runtime", "NAME", "onnx or tflite"),
+        ("--dtype", "NAME", "fp32, fp16 or int8"),
+        ("--device", "NAME", "measured on this device"),
+        ("--backend", "NAME", "measured on this back end"),
+    ):
+        command.add_argument(flag, metavar=metavar, help=f"rows {what}")
+    command.add_argument("--threads", type=positive, metavar="N", help="rows with N threads")
+    command.add_argument("--since", type=_date, metavar="DATE", help="made then or later")
+    command.add_argument("--before", type=_date, metavar="DATE", help="made before then")
+    command.add_argument(
+        "--limit",
+        type=positive,
+        metavar="N",
+        help=f"the newest N runs (default: {_SHOWN}; with --json all)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what is asked of the store.
+
+    Raises:
+        CoronetError: a run file or a run's name is wrong (2), or the store cannot be reached,
+            read or written (3).
+
+    """
+    actions = {
+        "import": _import,
+        "list": _list,
+        "show": _show,
+        "prune": _prune,
+        "rebuild": _rebuild,
+    }
+    return actions[args.action](args)
+
+
+@contextlib.contextmanager
+def _opened(args: argparse.Namespace, *, make: bool = False) -> Iterator[Store]:
+    try:
+        from coronet_deploy.results.store import open_store
+    except ModuleNotFoundError as error:
+        raise missing_package(error.name or "sqlalchemy", "store") from error
+    with open_store(args.store, make=make, patience_s=args.wait) as store:
+        yield store
+
+
+def _import(args: argparse.Namespace) -> int:
+    with _opened(args, make=True) as store, _counted() as latest:
+        from coronet_deploy.results.ingest import import_runs
+
+        done = import_runs(store, args.paths, latest.append)
+    return _tell(args, done, store.name)
+
+
+def _rebuild(args: argparse.Namespace) -> int:
+    with _opened(args, make=True) as store:
+        from coronet_deploy.results.ingest import rebuild
+
+        done = rebuild(store, args.paths)
+    return _tell(args, done, store.name)
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[list[Imported]]:
+    """Say how far an import came that Ctrl-C ends."""
+    latest: list[Imported] = []
+    try:
+        yield latest
+    except KeyboardInterrupt:
+        if latest:
+            done = latest[-1]
+            held = done.added + done.replaced + done.known
+            print(f"{held} of {done.total} run files are in", file=sys.stderr)
+        raise
+
+
+def _tell(args: argparse.Namespace, done: Imported, name: str) -> int:
+    """Print what became of the files; status 2 if some were refused."""
+    if args.json:
+        plain = {
+            "store": name,
+            "files": done.total,
+            "added": done.added,
+            "replaced": done.replaced,
+            "known": done.known,
+            "other_json_files": done.others,
+            "refused": done.refused,
+        }
+        print(json.dumps(plain, indent=2))
+    else:
+        counts = [
+            (done.added, "added"),
+            (done.replaced, "brought up to date"),
+            (done.known, "known already"),
+            (len(done.refused), "refused"),
+        ]
+        told = ", ".join(f"{count} {what}" for count, what in counts if count) or "none"
+        print(f"{done.total} run files: {told}; in {name}")
+        if done.others:
+            print(f"{done.others} other JSON files were passed over")
+    for reason in done.refused:
+        print(f"refused: {reason}", file=sys.stderr)
+    if done.refused:
+        raise BadInput(f"{len(done.refused)} of {done.total} run files were refused")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    with _opened(args) as store:
+        from coronet_deploy.results.store import list_runs
+
+        found = list_runs(store, _filters(args))
+    from coronet_deploy.report.listing import print_runs, run_json
+
+    if args.json:
+        print(json.dumps({"store": store.name, "runs": [run_json(one) for one in found]}, indent=2))
+        return 0
+    limit = args.limit or _SHOWN
+    print_runs(found[:limit], sys.stdout)
+    if len(found) > limit:
+        print(f"The newest {limit} of {len(found)} runs; --limit shows more")
+    elif not found:
+        print(f"No run in {store.name} passes")
+    return 0
+
+
+def _filters(args: argparse.Namespace) -> Filters:
+    from coronet_deploy.results.store import Filters
+
+    return Filters(
+        model=args.model,
+        artifact=args.artifact,
+        runtime=args.runtime,
+        dtype=args.dtype,
+        device=args.device,
+        backend=args.backend,
+        threads=args.threads,
+        since=args.since,
+        before=args.before,
+        limit=args.limit if args.json else None,
+    )
+
+
+def _show(args: argparse.Namespace) -> int:
+    with _opened(args) as store:
+        from coronet_deploy.results.store import find_run
+
+        found = find_run(store, args.name)
+    from coronet_deploy.report.listing import print_runs, run_json
+    from coronet_deploy.storage import sha256_of
+
+    if not found.path.is_file():
+        state = "missing"
+    else:
+        state = "as imported" if sha256_of(found.path) == found.sha256 else "changed since"
+    setups = {row.key.setup: dict(row.setup) for row in found.rows}
+    if args.json:
+        plain = {**run_json(found), "run_file_state": state, "setups": setups}
+        print(json.dumps(plain, indent=2))
+        return 0
+    print_runs([found], sys.stdout)
+    print(f"file    {found.path} ({state})\nsha256  {found.sha256}")
+    for digest, fields in setups.items():
+        told = ", ".join(f"{name} {json.loads(value)}" for name, value in fields.items())
+        print(f"set-up  {digest[:12]}: {told}")
+    return 0
+
+
+def _prune(args: argparse.Namespace) -> int:
+    with _opened(args) as store:
+        from coronet_deploy.results.ingest import prune
+
+        done = prune(
+            store, keep=args.keep, before=args.before, files=args.files, dry_run=args.dry_run
+        )
+    if args.json:
+        plain = {
+            "store": store.name,
+            "dry_run": args.dry_run,
+            "runs": [{"run": one.id, "run_file": str(one.path)} for one in done.runs],
+            "deleted": [str(path) for path in done.deleted],
+            "spared": list(done.spared),
+        }
+        print(json.dumps(plain, indent=2))
+        return 0
+    would = "would go" if args.dry_run else "are out"
+    for one in done.runs:
+        print(f"{one.id}  {one.path}")
+    print(f"{len(done.runs)} runs {would} of {store.name}")
+    if args.files and not args.dry_run:
+        print(f"{len(done.deleted)} run files deleted")
+    elif done.runs:
+        print("Their run files stay, and `rebuild` would bring them back; --files deletes them")
+    for reason in done.spared:
+        print(f"not deleted: {reason}", file=sys.stderr)
+    return 0
+
+
+def _date(text: str) -> str:
+    """Parse a date, or a date and time, as UTC unless it says otherwise."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date such as 2026-01-31") from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
