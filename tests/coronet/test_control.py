@@ -10,23 +10,26 @@ import torch
 from coronet_deploy.coronet.controller import Controller
 from coronet_deploy.coronet.latents import LatentVectors
 from coronet_deploy.errors import BadInput
-from coronet_deploy.networks.cost import macs
+from coronet_deploy.networks.cost import Measure, macs, parameters
 from coronet_deploy.networks.generator import full_plan
 from coronet_deploy.vocabulary import Architecture
 
 
 @pytest.mark.parametrize("architecture", [Architecture.RESNET_9, Architecture.UNET_256])
 @pytest.mark.parametrize("target", [0.5, 0.25, 0.1, 0.05])
-@pytest.mark.parametrize("multiple", [1, 4, 8])
+@pytest.mark.parametrize("measure", Measure)
+@pytest.mark.parametrize("multiple", [1, 4, 8, 16])
 def test_the_cut_lands_just_under_the_target(
-    architecture: Architecture, target: float, multiple: int
+    architecture: Architecture, target: float, measure: Measure, multiple: int
 ) -> None:
     torch.manual_seed(7)
     full = full_plan(architecture)
     latents = LatentVectors(full)
     before = {k: v.detach().abs().clone() for k, v in latents.vectors.items()}
-    plan = Controller(full, target, reach=1, min_channels=4, multiple=multiple).cut(latents)
-    assert target - 0.005 <= macs(plan) / macs(full) <= target
+    controller = Controller(full, target, 1, min_channels=4, multiple=multiple, measure=measure)
+    plan = controller.cut(latents)
+    cost = macs if measure is Measure.MACS else parameters
+    assert target - 0.005 <= cost(plan) / cost(full) <= target
     assert all(n >= 4 and n % multiple == 0 for n in plan.groups.values())
     assert latents.living_plan() == plan
     for group, kept in plan.groups.items():

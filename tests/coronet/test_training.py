@@ -16,7 +16,7 @@ from PIL import Image
 from coronet_deploy.coronet.checkpoint import Stage, load_checkpoint
 from coronet_deploy.coronet.recipe import read_recipe
 from coronet_deploy.errors import BadInput
-from coronet_deploy.networks.cost import macs
+from coronet_deploy.networks.cost import macs, parameters
 from coronet_deploy.storage import exclusive
 from support import COMMAND, Cli, kill_after_saves
 
@@ -111,7 +111,7 @@ def test_another_recipe_is_not_resumed(cli: Cli, recipe: Path, data: Path, tmp_p
     ("change", "said"),
     [
         (("width = 8\n[data]", "widht = 8\n[data]"), "model.widht: Extra inputs"),
-        (("target = 0.3", "target = 1.3"), "search.target"),
+        (("target = 0.3", "target = -1"), "search.target"),
         (("steps = 12", 'steps = "many"'), "search.steps"),
         (("crop = 128", "crop = 133"), "data: Value error, crop 133 is larger than load 132"),
         (("[model]", "[model"), "recipe.toml"),
@@ -126,6 +126,23 @@ def test_a_wrong_recipe_names_file_and_key(
         read_recipe(recipe)
     assert said in str(caught.value)
     assert str(recipe) in str(caught.value)
+
+
+def test_a_target_can_be_a_number_of_macs_or_of_parameters(
+    cli: Cli, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    full = read_recipe(recipe).full
+    for measure, cost in (("macs", macs), ("parameters", parameters)):
+        wanted = 0.4 * cost(full)
+        line: list[object] = ["train", recipe, "--data", data, "--output", tmp_path / measure]
+        line += ["--set", f"search.target={wanted}", "--set", f"search.measure={measure}"]
+        result = cli(*line, "--set", "finetune.steps=0")
+        assert result.returncode == 0, result.stderr
+        plan = load_checkpoint(tmp_path / measure / "tiny.safetensors").plan
+        assert 0.9 * wanted < cost(plan) <= wanted
+    refused = cli(*line, "--set", f"search.target={parameters(full) + 1}")
+    assert refused.returncode == 2
+    assert "of the parameters" in refused.stderr
 
 
 def test_values_can_be_overridden(recipe: Path) -> None:

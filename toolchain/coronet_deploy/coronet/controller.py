@@ -1,8 +1,9 @@
 """Control of the proximal step, and the last exact cut: the wanted ratio is an input.
 
-During the search the MACs ratio follows a path from 1 to just above the target: the proximal
-step is as strong as it takes to be on the path, found by bisection on what the masks would
-become. At the end the least latent entries are cut until the ratio lies just under the target.
+During the search the ratio, of MACs or of parameters, follows a path from 1 to just above the
+target: the proximal step is as strong as it takes to be on the path, found by bisection on what
+the masks would become. At the end the least latent entries are cut until the ratio lies just under
+the target.
 What counts, on the path too, are channels in the whole multiples that the cut will keep.
 """
 
@@ -17,7 +18,7 @@ import torch
 
 from coronet_deploy.coronet.latents import LatentVectors
 from coronet_deploy.errors import BadInput
-from coronet_deploy.networks.cost import macs
+from coronet_deploy.networks.cost import Measure
 from coronet_deploy.vocabulary import ChannelPlan
 
 _BISECTIONS = 40
@@ -28,7 +29,7 @@ Magnitudes = Mapping[str, np.ndarray[tuple[int], np.dtype[np.float64]]]
 
 @dataclass(frozen=True)
 class Controller:
-    """Steers a generator's latents to `target`, a ratio of its unpruned MACs.
+    """Steers a generator's latents to `target`, a ratio of its unpruned MACs or parameters.
 
     `reach` is the step by which the path is at the target; `multiple` what the channel counts
     are multiples of after the cut (phone kernels like 8), as far as `min_channels` allow.
@@ -39,22 +40,23 @@ class Controller:
     reach: int
     min_channels: int
     multiple: int = 1
+    measure: Measure = Measure.MACS
 
     def __post_init__(self) -> None:
         least = {k: min(n, self._least()) for k, n in self.full.groups.items()}
         floor = self.ratio(replace(self.full, groups=least))
         if not floor < self.target <= 1:
             raise BadInput(
-                f"target {self.target} is not in ({floor:.4f}, 1]: {self._least()} channels "
-                "a group is the least"
+                f"target {self.target:.6g} is not in ({floor:.4f}, 1] of the {self.measure}: "
+                f"{self._least()} channels a group is the least"
             )
 
     def _least(self) -> int:
         return -(-self.min_channels // self.multiple) * self.multiple
 
     def ratio(self, plan: ChannelPlan) -> float:
-        """Return the real MACs of `plan` over those of the unpruned plan."""
-        return macs(plan) / macs(self.full)
+        """Return what `plan` has of the measure over what the unpruned plan has."""
+        return self.measure.of(plan) / self.measure.of(self.full)
 
     def path(self, step: int) -> float:
         """Return the ratio to have reached at `step`: linear in the share of living channels.

@@ -31,17 +31,21 @@ class Pupil:
 
     `network` maps (N, 3, H, W) in [-1, 1] to the same and is replaced by the cut one when the
     search ends. A recipe with a target of 1 prunes nothing: its network is a plain one throughout.
-    `name` goes into file names: the recipe's id, or that of the opposite direction.
+    `name` goes into file names: the recipe's id, or that of the opposite direction. `alone` says
+    that nobody else's gradients have to be awaited before a step.
     """
 
-    def __init__(self, recipe: Recipe, name: str, device: torch.device) -> None:
-        self.recipe, self.name, self.device = recipe, name, device
+    def __init__(
+        self, recipe: Recipe, name: str, device: torch.device, *, alone: bool = True
+    ) -> None:
+        self.recipe, self.name, self.device, self.alone = recipe, name, device, alone
         self.controller = Controller(
             recipe.full,
-            recipe.search.target,
+            recipe.target_ratio,
             int(recipe.search.steps * recipe.search.reach),
             recipe.search.min_channels,
             recipe.search.channel_multiple,
+            recipe.search.measure,
         )
         # Which of the first channels live, and once the search is over the full-length latents,
         # dead entries zero.
@@ -50,7 +54,7 @@ class Pupil:
         self.network = self._searched(recipe.full) if recipe.prunes else self._plain(recipe.full)
         if not recipe.prunes:
             self.network.apply(normal_init)
-        self.optimizer = adam(recipe, self.network)
+        self.optimizer = self._adam()
 
     def _searched(self, plan: ChannelPlan) -> nn.Module:
         s = self.recipe.search
@@ -67,6 +71,17 @@ class Pupil:
     def _plain(self, plan: ChannelPlan) -> nn.Module:
         dense = build_generator(plan, dropout=self.recipe.model.dropout)
         return dense.to(self.device, self.recipe.machine.dtype)
+
+    def _adam(self) -> torch.optim.Adam:
+        """Return the network's optimiser, which steps during the backward pass of a search.
+
+        A search has several numbers for each weight: their gradients are not all kept until the
+        backward pass ends.
+        """
+        optimizer = adam(self.recipe, self.network)
+        if self.searching and self.alone:
+            step_in_backward(optimizer)
+        return optimizer
 
     @property
     def searching(self) -> bool:
@@ -122,7 +137,7 @@ class Pupil:
         dense = materialize(self.network)
         self.network = self._plain(self.plan)
         self.network.load_state_dict(dense.state_dict())
-        self.optimizer = adam(self.recipe, self.network)
+        self.optimizer = self._adam()
         return searched
 
     def result(self) -> tuple[Header, dict[str, Tensor]]:
@@ -153,7 +168,7 @@ class Pupil:
         self.latents = {k: v.cpu() for k, v in state["latents"].items()}
         self.network = self._searched(plan) if state["searching"] else self._plain(plan)
         self.network.load_state_dict(state["network"])
-        self.optimizer = adam(self.recipe, self.network)
+        self.optimizer = self._adam()
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _header(self, stage: Stage) -> Header:
@@ -167,7 +182,7 @@ class Pupil:
             direction=_direction(r, reverse=self.name != r.model.id).value,
             plan=self.plan.as_json(),
             total=dict(r.full.groups),
-            target=r.search.target if r.prunes else None,
+            target=r.target_ratio if r.prunes else None,
             form=r.search.form,
             embedding=r.search.embedding,
             threshold=r.search.threshold,
@@ -186,6 +201,28 @@ def _direction(recipe: Recipe, *, reverse: bool) -> Direction:
 def _narrow(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return real tensors in float32, as checkpoints hold them."""
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def step_in_backward(optimizer: torch.optim.Optimizer) -> None:
+    """Let each parameter take its step as soon as its gradient is whole, and drop the gradient.
+
+    The steps are those that `optimizer.step` after the backward pass would take: by the time that
+    a parameter's gradient is whole, all that needed its value has been computed.
+    """
+
+    def let_step(group: dict[str, Any], parameter: Tensor) -> None:
+        def step(parameter: Tensor) -> None:
+            whole = optimizer.param_groups
+            optimizer.param_groups = [{**group, "params": [parameter]}]
+            optimizer.step()
+            optimizer.param_groups = whole
+            parameter.grad = None
+
+        parameter.register_post_accumulate_grad_hook(step)
+
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            let_step(group, parameter)
 
 
 def adam(recipe: Recipe, module: nn.Module) -> torch.optim.Adam:

@@ -15,6 +15,7 @@ from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
 from coronet_deploy.coronet.latents import MIN_CHANNELS, THRESHOLD
 from coronet_deploy.coronet.losses import GANLoss
 from coronet_deploy.errors import BadInput
+from coronet_deploy.networks.cost import Measure
 from coronet_deploy.networks.generator import full_plan
 from coronet_deploy.storage import existing_file
 from coronet_deploy.vocabulary import Architecture, ChannelPlan, Norm
@@ -78,13 +79,16 @@ class DataTable(_Table):
 
 
 class SearchTable(_Table):
-    """Pruning while training. `target` is a ratio of MACs, reached after `reach` of the steps.
+    """Pruning while training.
 
-    A target of 1 prunes nothing: the generator is a plain one from the first step.
+    `target` is a ratio of MACs, or of parameters as `measure` says, or above 1 a number of them
+    (MACs of a picture of 256x256); it is reached after `reach` of the steps. A ratio of 1 prunes
+    nothing: the generator is a plain one from the first step.
     """
 
     steps: Steps
-    target: Share
+    target: Annotated[float, Field(gt=0)]
+    measure: Measure = Measure.MACS
     reach: Share = 0.8
     form: Form = Form.PUBLISHED
     embedding: Count = EMBEDDING
@@ -174,6 +178,12 @@ class Recipe(_Table):
     def prunes(self) -> bool:
         """Whether anything is to be pruned."""
         return self.search.target != 1
+
+    @property
+    def target_ratio(self) -> float:
+        """What `search.target` asks for as a ratio."""
+        target = self.search.target
+        return target if target <= 1 else target / self.search.measure.of(self.full)
 
     @property
     def full(self) -> ChannelPlan:

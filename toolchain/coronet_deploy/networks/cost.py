@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 
 import torch
@@ -19,13 +20,25 @@ from coronet_deploy.networks.layers import INPUT, OUTPUT, DenseLayers
 from coronet_deploy.vocabulary import Architecture, ChannelPlan, Norm
 
 
+class Measure(StrEnum):
+    """What a wanted compression is a share of: multiply-adds of a picture, or parameters."""
+
+    MACS = "macs"
+    PARAMETERS = "parameters"
+
+    def of(self, plan: ChannelPlan) -> int:
+        """Return how much of it the dense generator of `plan` has."""
+        return macs(plan) if self is Measure.MACS else parameters(plan)
+
+
 @dataclass(frozen=True)
 class ConvCost:
-    """One convolution: the groups it joins, its weights a channel pair, its pixels."""
+    """One convolution: the groups it joins, its weights a channel pair, its biases, its pixels."""
 
     sources: tuple[str, ...]
     target: str
     kernel_area: int
+    bias: bool
     pixels: int
     pixels_published: int
 
@@ -36,6 +49,7 @@ class _Recorder(DenseLayers):
     def __init__(self, plan: ChannelPlan) -> None:
         super().__init__(plan)
         self.joined: dict[nn.Module, tuple[tuple[str, ...], str]] = {}
+        self.normed: list[str] = []
 
     def conv(
         self,
@@ -65,6 +79,10 @@ class _Recorder(DenseLayers):
         self.joined[layer] = tuple(sources), target
         return layer
 
+    def norm(self, group: str) -> nn.Module:
+        self.normed.append(group)
+        return super().norm(group)
+
 
 @cache
 def conv_costs(
@@ -86,7 +104,8 @@ def conv_costs(
             in_pixels = inputs[0].shape[2] * inputs[0].shape[3]
             kernel = layer.get_parameter("weight").shape[2:].numel()
             real = in_pixels if isinstance(layer, nn.ConvTranspose2d) else out_pixels
-            costs.append(ConvCost(sources, target, kernel, real, out_pixels))
+            bias = getattr(layer, "bias", None) is not None
+            costs.append(ConvCost(sources, target, kernel, bias, real, out_pixels))
 
         for layer in recorder.joined:
             layer.register_forward_hook(record)
@@ -108,5 +127,22 @@ def macs(plan: ChannelPlan, height: int = 256, width: int = 256, *, published: b
 
 def parameters(plan: ChannelPlan) -> int:
     """Return the learnable numbers of the dense generator of `plan`."""
+    channels = {INPUT: plan.input_channels, OUTPUT: plan.output_channels, **plan.groups}
+    convolutions = sum(
+        (cost.kernel_area * sum(channels[source] for source in cost.sources) + cost.bias)
+        * channels[cost.target]
+        for cost in conv_costs(plan.architecture, plan.norm)
+    )
+    if plan.norm is Norm.INSTANCE:
+        return convolutions
+    return convolutions + 2 * sum(channels[g] for g in _normed(plan.architecture, plan.norm))
+
+
+@cache
+def _normed(architecture: Architecture, norm: Norm) -> tuple[str, ...]:
+    """Return the groups of an architecture's normalisations."""
+    plan = full_plan(architecture, norm, width=1)
     with torch.device("meta"):
-        return sum(p.numel() for p in build_generator(plan).parameters())
+        recorder = _Recorder(plan)
+        build_generator(plan, recorder)
+    return tuple(recorder.normed)
