@@ -85,6 +85,8 @@ def test_training_meets_its_target_and_resumes_exactly(
     assert ratios[0] > 0.8
     assert ratios == sorted(ratios, reverse=True)
     assert (tmp_path / "whole" / "samples" / "000020.png").is_file()
+    with Image.open(tmp_path / "whole" / "curve.png") as curve:
+        assert len(curve.convert("RGB").resize((200, 200)).getcolors(1 << 16) or []) > 20
 
     # Killed in the middle of the search, then in the middle of fine-tuning.
     part = tmp_path / "part"

@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
             trainer.run(report, args.save_every)
     if team.leader:
+        _plot(trainer)
         _print_results(trainer, as_json=args.json)
     return 0
 
@@ -101,6 +102,16 @@ def _device(name: str, place: int) -> str:
             f"--device {name}: torch cannot use it here: {str(error).splitlines()[0]}"
         ) from error
     return device
+
+
+def _plot(trainer: Trainer) -> None:
+    """Draw the run's curve beside its results, if matplotlib is there to do it."""
+    from coronet_deploy.coronet.curve import plot_curve
+
+    try:
+        plot_curve(trainer.output / "curve.png", trainer.rows, trainer.pupils[0].controller)
+    except ModuleNotFoundError:
+        print("curve.png needs matplotlib: pip install 'coronet-deploy[report]'", file=sys.stderr)
 
 
 def _print_results(trainer: Trainer, *, as_json: bool) -> None:
