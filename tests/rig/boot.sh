@@ -27,5 +27,5 @@ exec 2>> "$root/fake/adbd.log"
 while [ ! -e "$root/fake/gone" ]; do
   chroot --userspec=2000:2000 "$root" /usr/bin/env -i LD_PRELOAD=/usr/lib/loopback.so \
     PATH=/system/bin HOME=/ SHELL=/bin/sh ADBD_PORT="$port" /usr/sbin/adbd >> "$root/fake/adbd.log" 2>&1 || true
-  sleep "$(cat "$root/fake/restart_seconds" 2>/dev/null || echo 0.3)"
+  sleep "$(cat "$root/fake/restart_seconds" 2>/dev/null || echo 0.3)" || true
 done

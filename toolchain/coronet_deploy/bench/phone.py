@@ -296,19 +296,23 @@ class _Bench:
     def _plan(self) -> tuple[PlannedLaunch, ...]:
         """Return the launches to make; what failed its trial is recorded as failed, once each."""
         subjects = []
+        refused = []
         for (name, backend), trial in self.trials.items():
             # What the CPU did part of is called so wherever it is shown.
             label = f"{backend}+cpu" if trial.fallback else backend
             for threads in self.settings.threads:
-                target = Target(self.name, label, threads)
+                subject = Subject(name, Target(self.name, label, threads))
                 if trial.failure is None:
-                    subjects.append(Subject(name, target))
+                    subjects.append(subject)
                 else:
-                    labels = Labels(name, self.subjects[name].sha256, target, 0)
-                    self.finished.append(failed(labels, now(), trial.failure, trial.details))
-        if not subjects:
-            return ()
-        return Plan(tuple(subjects), self.settings.rounds).launches(self.name)
+                    refused.append((subject, trial.failure, trial.details))
+        plan = Plan(tuple(subjects), self.settings.rounds) if subjects else None
+        sequence = plan.launches(self.name) if plan else ()
+        for order, (subject, failure, details) in enumerate(refused, len(sequence)):
+            digest = self.subjects[subject.artifact].sha256
+            labels = Labels(subject.artifact, digest, subject.target, order)
+            self.finished.append(failed(labels, now(), failure, details))
+        return sequence
 
     def _launch(self, planned: PlannedLaunch, setup: Setup, models: Mapping[str, str]) -> Launch:
         subject, target = self.subjects[planned.subject.artifact], planned.subject.target

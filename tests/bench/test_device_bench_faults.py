@@ -1,0 +1,361 @@
+"""`coronet-deploy bench --device sm8550` when things go wrong, on virtual phones.
+
+The runner is one that misbehaves on request: see rig/faulty_runner.c.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coronet_deploy.bench.phone_files import ROOT
+from coronet_deploy.results.files import read_run
+from coronet_deploy.vocabulary import Run
+from support import COMMAND
+from virtual_phone import EXYNOS_2400, RIG, SM8550, AdbServer, VirtualPhone, thermal
+
+QUICK = ("--threads", "1", "--rounds", "2", "--no-parity", "--canary-limit", "20")
+Done = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile the runner that misbehaves; any library does for it."""
+    folder = tmp_path_factory.mktemp("faulty")
+    source = RIG / "faulty_runner.c"
+    runner = folder / "coronet-runner"
+    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", runner, source], check=True)
+    for name in ("libLiteRt.so", "libonnxruntime.so"):
+        (folder / name).write_bytes(runner.read_bytes())
+    return folder
+
+
+@dataclass
+class Bench:
+    """Runs the command against the virtual phones."""
+
+    server: AdbServer
+    phone: VirtualPhone
+    kit: Path
+    artifact: Path
+    output: Path
+
+    def line(self, *more: object, device: str = "sm8550") -> list[str]:
+        given = [self.artifact, "--device", device, "--serial", self.phone.serial]
+        own = ["--phone-libraries", self.kit, "--output", self.output]
+        return [str(one) for one in (COMMAND, "bench", *given, *own, *QUICK, *more)]
+
+    def __call__(self, *more: object, **options: Any) -> Done:
+        settings = {"capture_output": True, "text": True, "timeout": 120, **options}
+        return subprocess.run(self.line(*more), check=False, env=self.environment, **settings)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**self.server.environment, "PATH": os.environ["PATH"]}
+
+    def mode(self, name: str | None) -> None:
+        """Make the runner misbehave, or not any more."""
+        path = "/data/local/tmp/faulty_mode"
+        script = f"rm -f {path}" if name is None else f"echo {name} > {path}"
+        self.server.adb("-s", self.phone.serial, "shell", script)
+
+    def run_file(self) -> Run:
+        (path,) = self.output.glob("*.json")
+        return read_run(path)
+
+    def check_clean(self) -> None:
+        """See that nothing of a bench runs on the phone and that its work folder is gone."""
+        running = [line for line in self.phone.processes().values() if ROOT in line]
+        assert running == []
+        shell = ("-s", self.phone.serial, "shell")
+        assert self.server.adb(*shell, f"ls {ROOT}").stdout.split() == ["files", "lock"]
+        assert self.server.adb(*shell, "cat /data/local/tmp/.fixed_performance").stdout == "false\n"
+
+
+@pytest.fixture
+def bench(
+    phone: VirtualPhone, adb_server: AdbServer, faulty: Path, tiny: Path, tmp_path: Path
+) -> Iterator[Bench]:
+    made = Bench(adb_server, phone, faulty, tiny / "tiny.tflite", tmp_path / "runs")
+    yield made
+    made.mode(None)
+
+
+def last_line(done: Done) -> str:
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "told", "failure"),
+    [
+        ("abort", "SIGABRT", "crashed"),
+        ("garbage", "not json", "garbage"),
+        ("short", "cut short", "garbage"),
+    ],
+)
+def test_a_runner_that_fails_is_one_line_and_a_failed_launch(
+    bench: Bench, mode: str, told: str, failure: str
+) -> None:
+    bench.mode(mode)
+    done = bench()
+    assert done.returncode == 5
+    assert told in last_line(done)
+    (launch,) = bench.run_file().launches
+    assert launch.details["failure"] == failure
+    bench.check_clean()
+
+
+def test_a_runner_that_hangs_is_stopped_on_the_phone(bench: Bench) -> None:
+    bench.mode("hang")
+    done = bench("--deadline", 2)
+    assert done.returncode == 5
+    assert "no answer after 2 s" in last_line(done)
+    bench.check_clean()
+
+
+def test_a_delegate_that_refuses_fails_its_row_and_not_the_others(bench: Bench) -> None:
+    bench.mode("refuse")
+    done = bench("--backend", "cpu,gpu", "--json")
+    assert done.returncode == 4
+    assert "the delegate refused" in last_line(done)
+    good, bad = json.loads(done.stdout)["rows"]
+    assert (good["backend"], good["samples"], good["failed"]) == ("cpu", 10, 0)
+    assert (bad["backend"], bad["samples"], bad["failed"]) == ("gpu", 0, 1)
+    bench.check_clean()
+
+
+def test_a_partial_delegation_fails_its_row_unless_it_is_allowed_and_then_is_called_so(
+    bench: Bench,
+) -> None:
+    bench.mode("partial")
+    done = bench("--backend", "gpu", "--json")
+    assert done.returncode == 1
+    assert "gpu took 7 of 12 nodes" in last_line(done)
+    assert json.loads(done.stdout)["rows"][0]["median_ms"] is None
+    (path,) = bench.output.glob("*.json")
+    path.unlink()
+    done = bench("--backend", "gpu", "--allow-fallback", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["rows"][0]["backend"] == "gpu+cpu"
+    assert any("partly on the CPU" in note for note in answer["notes"])
+    assert bench.run_file().launches[0].details["nodes_taken"] == 7
+
+
+def test_another_picture_fails_its_row(bench: Bench) -> None:
+    line = [one for one in bench.line("--json") if one != "--no-parity"]
+    done = subprocess.run(
+        line, check=False, env=bench.environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "draws another picture" in last_line(done)
+    (launch,) = bench.run_file().launches
+    assert launch.details["parity"]["passed"] is False
+    assert launch.samples_ms == ()
+
+
+def test_a_phone_whose_daemon_dies_is_waited_for_and_the_bench_goes_on(bench: Bench) -> None:
+    bench.mode("slow")
+    killer = threading.Timer(8, bench.phone.kill_daemon)
+    killer.start()
+    done = bench("--json", "--rounds", 4)
+    killer.cancel()
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["rows"][0]["launches"], answer["rows"][0]["samples"]) == (4, 100)
+    assert any("came back" in note for note in answer["notes"])
+    assert "went away: waiting for it" in done.stderr
+    bench.check_clean()
+
+
+def test_a_phone_that_is_gone_for_good_ends_the_bench_and_it_can_be_gone_on_with(
+    adb_server: AdbServer, faulty: Path, tiny: Path, tmp_path: Path
+) -> None:
+    with VirtualPhone.boot(SM8550, adb_server) as own:
+        bench = Bench(adb_server, own, faulty, tiny / "tiny.tflite", tmp_path / "runs")
+        bench.mode("slow")
+        own.fake("restart_seconds", "600")
+        more = ("--rounds", "4", "--reconnect", "3")
+        with _started(bench, *more) as process:
+            _wait_for(process, "launch 3 of 4")
+            own.kill_daemon()
+            _, told = process.communicate(timeout=120)
+        assert process.returncode == 3
+        assert "not back after 3 s" in told.splitlines()[-1]
+        assert "2 of 4 launches kept in" in told
+        run = bench.run_file()
+        assert len(run.launches) == 2
+        assert "not back" in run.conditions["lost"]
+        # Back again: the two that are missing are made.
+        own.fake("restart_seconds", None)
+        own.kill("sleep 600")
+        own.connect(adb_server, seconds=60)
+        (path,) = bench.output.glob("*.json")
+        done = bench(*more, "--resume", path, "--json")
+        assert done.returncode == 0, done.stderr
+        row = json.loads(done.stdout)["rows"][0]
+        assert (row["launches"], row["samples"]) == (4, 100)
+        assert "launch 4 of 4" in done.stderr
+        other = bench("--rounds", "5", "--resume", path)
+        assert other.returncode == 2
+        assert "another settings" in last_line(other)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_the_phone_clean_and_keeps_what_had_finished(
+    bench: Bench, number: signal.Signals
+) -> None:
+    bench.mode("slow")
+    with _started(bench, "--rounds", "9") as process:
+        _wait_for(process, "launch 2 of 9")
+        time.sleep(1)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "1 of 9 launches kept in" in told
+    assert len(bench.run_file().launches) == 1
+    bench.check_clean()
+
+
+def test_a_launch_that_throttled_is_made_again_and_not_averaged_in(bench: Bench) -> None:
+    bench.mode("slow")
+    with _started(bench, "--rounds", "2", "--json", "--canary-limit", "5") as process:
+        _wait_for(process, "launch 1 of 2")
+        time.sleep(2)
+        bench.phone.fake("throttle", "2")
+        _wait_for(process, "cooling down")
+        bench.phone.fake("throttle", None)
+        out, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert json.loads(out)["rows"][0]["samples"] == 50
+    first, second = bench.run_file().launches
+    (again,) = first.details["throttled_launches"]
+    assert "times as long" in again["reason"]
+    assert len(again["samples_ms"]) == 25
+    assert "throttled_launches" not in second.details
+
+
+def test_a_phone_that_never_cools_down_fails_the_row(bench: Bench) -> None:
+    service = "dumpsys/thermalservice"
+    bench.phone.fake(service, thermal(3, 47.5))
+    try:
+        done = bench("--cool-down", 1)
+    finally:
+        bench.phone.fake(service, thermal(0, 31.5))
+    assert done.returncode == 5
+    assert "throttled: not cool after 1 s: Android's thermal status is severe" in last_line(done)
+    run = bench.run_file()
+    assert run.conditions["throttled"] is True
+    assert run.launches[0].samples_ms == ()
+    bench.check_clean()
+
+
+def test_native_files_for_another_machine_are_refused_before_they_are_pushed(
+    bench: Bench, tmp_path: Path
+) -> None:
+    arm = bytearray((bench.kit / "coronet-runner").read_bytes())
+    arm[18:20] = (183).to_bytes(2, "little")
+    (tmp_path / "arm").write_bytes(arm)
+    done = bench("--runner", tmp_path / "arm")
+    assert done.returncode == 2
+    assert "built for aarch64 (arm64-v8a), and the phone is x86_64" in last_line(done)
+    (tmp_path / "text").write_text("not a library at all")
+    done = bench("--litert-library", tmp_path / "text")
+    assert done.returncode == 2
+    assert "--litert-library" in last_line(done)
+
+
+def test_missing_native_files_are_named_with_the_way_to_get_them(
+    bench: Bench, tmp_path: Path
+) -> None:
+    done = bench("--phone-libraries", tmp_path)
+    assert done.returncode == 2
+    assert "libLiteRt.so" in last_line(done)
+    (tmp_path / "libLiteRt.so").write_bytes((bench.kit / "libLiteRt.so").read_bytes())
+    done = bench("--phone-libraries", tmp_path)
+    assert done.returncode == 2
+    assert "coronet-deploy runner build" in last_line(done)
+
+
+def test_a_full_phone_is_told(
+    adb_server: AdbServer, faulty: Path, tiny: Path, tmp_path: Path
+) -> None:
+    big = tmp_path / "coronet-runner"
+    big.write_bytes((faulty / "coronet-runner").read_bytes() + os.urandom(6 << 20))
+    with VirtualPhone.boot(EXYNOS_2400, adb_server, data_mb=4) as small:
+        bench = Bench(adb_server, small, faulty, tiny / "tiny.tflite", tmp_path / "runs")
+        line = bench.line("--runner", big, device="exynos2400")
+        done = subprocess.run(
+            line, check=False, env=bench.environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 3
+        assert "No space left" in last_line(done)
+        assert "make room on the phone" in last_line(done)
+        bench.check_clean()
+
+
+def test_two_phones_of_one_chipset_need_a_serial(bench: Bench, adb_server: AdbServer) -> None:
+    with VirtualPhone.boot(SM8550, adb_server) as twin:
+        line = bench.line()
+        place = line.index("--serial")
+        del line[place : place + 2]
+        done = subprocess.run(
+            line, check=False, env=bench.environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 2
+        assert bench.phone.serial in last_line(done)
+        assert twin.serial in last_line(done)
+        assert "--serial" in last_line(done)
+
+
+def test_two_benches_at_once_do_not_share_a_phone(bench: Bench) -> None:
+    bench.mode("slow")
+    with _started(bench, "--rounds", "3") as process:
+        _wait_for(process, "launch 1 of 3")
+        second = bench()
+        assert second.returncode == 3
+        assert "in use by another bench" in last_line(second)
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+
+
+def test_a_dry_run_says_every_command_and_tells_the_phone_nothing(bench: Bench) -> None:
+    before = bench.server.adb("-s", bench.phone.serial, "shell", "find /data").stdout
+    done = bench("--dry-run")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert all(line.startswith(f"adb -s {bench.phone.serial} ") for line in lines)
+    assert sum(" push " in line for line in lines) == 3
+    assert sum("--warmup-runs" in line and "--runs 30" in line for line in lines) == 2
+    assert bench.server.adb("-s", bench.phone.serial, "shell", "find /data").stdout == before
+
+
+def _started(bench: Bench, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        bench.line(*more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=bench.environment,
+    )
+
+
+def _wait_for(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"the bench ended before {text!r}: {''.join(seen)}{sys.platform}")
