@@ -142,6 +142,17 @@ def test_history_is_of_one_setup_and_the_same_with_and_without_a_database(
     assert kernels == ("kernel: 6.1 and 6.8",)
 
 
+def test_a_new_runtime_ends_the_history_of_its_own_format_alone(make_run: MakeRun) -> None:
+    run = make_run(1)
+    tools = {"onnxruntime": "1.2", "ai-edge-litert": "2.1"}
+    keyed = []
+    for version in ("1.2", "1.3"):
+        own = {"tools": {**tools, "onnxruntime": version}}
+        launches = tuple(replace(launch, details=own) for launch in run.launches)
+        keyed.append([row.key for row in row_entries(replace(run, launches=launches))])
+    assert [old == new for old, new in zip(*keyed, strict=True)] == [False, True]
+
+
 def test_a_run_is_found_by_how_its_id_starts(where: str, folder: Path) -> None:
     with open_store(where, make=True) as store:
         import_runs(store, [folder])

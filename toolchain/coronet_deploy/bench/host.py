@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from coronet_deploy.bench import system
 from coronet_deploy.bench.launch import WORKER, Labels, launch
@@ -28,6 +28,16 @@ BACKEND = "cpu"
 # Called before each launch with how many are done, how many there are (0 while that is not known
 # yet), and what runs now.
 Progress = Callable[[int, int, str], None]
+
+
+class Keeper(Protocol):
+    """Who keeps a bench's launches as they end (a journal): never the cause that a bench ends."""
+
+    def begin(self, run: Run, planned: int) -> None:
+        """Take the run as it is before the first of `planned` launches."""
+
+    def add(self, launch: Launch) -> None:
+        """Take a launch that ended."""
 
 
 class BenchInterrupted(KeyboardInterrupt):
@@ -64,6 +74,7 @@ def bench_host(
     command: Sequence[str] = (),
     progress: Progress = lambda _done, _total, _what: None,
     worker: Sequence[str] = WORKER,
+    keeper: Keeper | None = None,
 ) -> Run:
     """Return the run of `artifacts` on this host's CPU with each number of `threads`.
 
@@ -71,8 +82,8 @@ def bench_host(
     to `samples` samples and stops early, but not below five, after `seconds`. One that has not
     answered after `deadline_s` is stopped. A failed launch is part of the run; an artifact whose
     launches on a target all failed so far is not launched there again. `command` is kept in the
-    run as what was called. Artifacts are called by their file names, or by `names`: then the same
-    file may be measured under two.
+    run as what was called, and `keeper` gets each launch as it ends. Artifacts are called by their
+    file names, or by `names`: then the same file may be measured under two.
 
     Raises:
         BadInput: an artifact is missing, given twice, or not what its manifest says; or nothing
@@ -108,9 +119,12 @@ def bench_host(
 
     finished: list[Launch] = []
     before, ticks = system.host_state(), system.cpu_ticks()
+    if keeper:
+        now_known = {**run.conditions, "before": before}
+        keeper.begin(replace(run, conditions=now_known), rounds * len(plan.subjects))
     interrupted = False
     try:
-        _carry_out(plan, make, finished, progress)
+        _carry_out(plan, make, finished, progress, keeper)
     except KeyboardInterrupt:
         interrupted = True
     stolen = system.steal_percent(ticks, system.cpu_ticks())
@@ -136,6 +150,7 @@ def _carry_out(
     make: Callable[[PlannedLaunch], Launch],
     finished: list[Launch],
     progress: Progress,
+    keeper: Keeper | None,
 ) -> None:
     """Make the host's launches in order, appending each to `finished` as it ends."""
     planned = plan.launches(HOST)
@@ -147,6 +162,8 @@ def _carry_out(
             continue
         result = make(one)
         finished.append(result)
+        if keeper:
+            keeper.add(result)
         (failed if result.error else measured).add(one.subject)
     progress(len(planned), len(planned), "done")
 

@@ -23,6 +23,7 @@ from coronet_deploy.errors import (
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.bench.host import Progress
     from coronet_deploy.report.summary import Row
+    from coronet_deploy.results.journal import Journal
     from coronet_deploy.vocabulary import Run
 
 HELP = "time artifacts on this host or a phone, one process a launch, in interleaved rounds"
@@ -109,7 +110,6 @@ def run(args: argparse.Namespace) -> int:
     """
     from coronet_deploy.bench.host import bench_host
     from coronet_deploy.report.summary import summarize
-    from coronet_deploy.results.files import write_run
 
     artifacts = args.artifacts or _default_artifacts()
     if args.baseline:
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run and args.device != "host":
         return dry_run(args, artifacts)
     check_writable(args.output)
-    with kept_if_interrupted(args.output), bench_progress() as progress:
+    with journal_in(args.output) as journal, bench_progress() as progress:
         if args.device != "host":
             measured = measure_phone(args, artifacts, progress)
         else:
@@ -130,8 +130,9 @@ def run(args: argparse.Namespace) -> int:
                 deadline_s=args.deadline,
                 command=_command(),
                 progress=progress,
+                keeper=journal,
             )
-    path = write_run(measured, args.output)
+        path = journal.end(measured, args.output)
     rows = summarize(measured, _named(args.baseline, measured))
     _show(args, measured, rows, path)
     judge(measured, rows)
@@ -139,19 +140,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def kept_if_interrupted(folder: Path) -> Iterator[None]:
-    """Write the launches that had finished into `folder` when Ctrl-C ends a bench."""
-    from coronet_deploy.bench.host import BenchInterrupted
-    from coronet_deploy.results.files import write_run
+def journal_in(folder: Path) -> Iterator[Journal]:
+    """Yield what keeps a bench's launches as they end, for `Journal.end` to make a run file of.
 
-    try:
-        yield
-    except BenchInterrupted as interruption:
-        if interruption.run.launches:
-            path = write_run(interruption.run, folder)
-            finished = len(interruption.run.launches)
-            print(f"{finished} of {interruption.planned} launches kept in {path}", file=sys.stderr)
-        raise
+    When Ctrl-C ends the bench, the launches that had finished become a run file in `folder`.
+    """
+    from coronet_deploy.bench.host import BenchInterrupted
+    from coronet_deploy.results.journal import journaled, left_behind
+
+    for path in left_behind(folder):
+        print(
+            f"{path} holds launches of a bench that was cut off: "
+            f"`coronet-deploy results recover {path}` makes a run file of them",
+            file=sys.stderr,
+        )
+    with journaled(folder) as journal:
+        try:
+            yield journal
+        except BenchInterrupted as interruption:
+            if interruption.run.launches:
+                path = journal.end(interruption.run, folder)
+                finished = len(interruption.run.launches)
+                print(
+                    f"{finished} of {interruption.planned} launches kept in {path}",
+                    file=sys.stderr,
+                )
+            raise
 
 
 def _show(args: argparse.Namespace, measured: Run, rows: tuple[Row, ...], path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from coronet_deploy.cli.bench import (
     bench_progress,
     check_writable,
-    kept_if_interrupted,
+    journal_in,
     positive,
     seconds,
     thread_counts,
@@ -198,9 +198,8 @@ def _measured(args: argparse.Namespace, bounds: Bounds) -> tuple[Comparison, lis
 
 def _bench(args: argparse.Namespace, matching: Matching, rounds: int) -> tuple[Run, Path]:
     from coronet_deploy.bench.compare import bench_pairs
-    from coronet_deploy.results.files import write_run
 
-    with kept_if_interrupted(args.output), bench_progress() as progress:
+    with journal_in(args.output) as journal, bench_progress() as progress:
         run = bench_pairs(
             matching.pairs,
             threads=args.threads,
@@ -210,8 +209,9 @@ def _bench(args: argparse.Namespace, matching: Matching, rounds: int) -> tuple[R
             deadline_s=args.deadline,
             command=("coronet-deploy", *sys.argv[1:]),
             progress=progress,
+            keeper=journal,
         )
-    return run, write_run(run, args.output)
+        return run, journal.end(run, args.output)
 
 
 def _only(matching: Matching, artifacts: set[str]) -> Matching:

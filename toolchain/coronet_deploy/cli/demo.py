@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from coronet_deploy.cli import inspect as inspect_command
 from coronet_deploy.cli._shared import read_checkpoint
-from coronet_deploy.cli.bench import bench_progress, judge, kept_if_interrupted, positive
+from coronet_deploy.cli.bench import bench_progress, journal_in, judge, positive
 
 if TYPE_CHECKING:  # heavy, and --help needs none of them
     from coronet_deploy.coronet.checkpoint import Checkpoint
     from coronet_deploy.report.html import Picture
+    from coronet_deploy.results.journal import Journal
     from coronet_deploy.vocabulary import Artifact, Run
 
 HELP = "inspect, materialize, export, verify, bench and report on the bundled checkpoint"
@@ -47,7 +48,6 @@ def run(args: argparse.Namespace) -> int:
     from coronet_deploy.report.html import ModelFacts, render_report
     from coronet_deploy.report.summary import summarize
     from coronet_deploy.report.tables import json_row, markdown, print_tables
-    from coronet_deploy.results.files import write_run
     from coronet_deploy.storage import write_text
 
     _say("1 inspect")
@@ -61,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
     pictures = _draw(checkpoint, artifacts)
     _say("5 bench on this host, the unpruned full-width twin beside it")
     runs = args.output / "runs"
-    with kept_if_interrupted(runs):
-        measured = _bench([*artifacts, *twins], args.rounds)
-    path = write_run(measured, runs)
+    with journal_in(runs) as journal:
+        measured = _bench([*artifacts, *twins], args.rounds, journal)
+        path = journal.end(measured, runs)
     _say("6 report")
     baseline = twins[0].path.name
     rows = summarize(measured, baseline)
@@ -144,7 +144,7 @@ def _draw(checkpoint: Checkpoint, artifacts: list[Artifact]) -> list[Picture]:
     return drawn
 
 
-def _bench(artifacts: list[Artifact], rounds: int) -> Run:
+def _bench(artifacts: list[Artifact], rounds: int, journal: Journal) -> Run:
     from coronet_deploy.bench.host import bench_host
 
     with bench_progress() as progress:
@@ -155,4 +155,5 @@ def _bench(artifacts: list[Artifact], rounds: int) -> Run:
             seconds=1.0,
             command=("coronet-deploy", *sys.argv[1:]),
             progress=progress,
+            keeper=journal,
         )

@@ -74,6 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="only say what would go")
     command = add_stored("rebuild", "make the store anew from the run files in a folder")
     command.add_argument("paths", metavar="DIR", nargs="+", type=Path, help="where run files are")
+    command = add("recover", "make a run file of the journal that a cut-off bench left")
+    command.add_argument("journal", metavar="JOURNAL", type=Path, help="a .partial file")
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for the run file (default: the journal's)",
+    )
 
 
 def _add_filters(command: argparse.ArgumentParser) -> None:
@@ -111,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         "show": _show,
         "prune": _prune,
         "rebuild": _rebuild,
+        "recover": _recover,
     }
     return actions[args.action](args)
 
@@ -274,6 +283,22 @@ def _prune(args: argparse.Namespace) -> int:
         print("Their run files stay, and `rebuild` would bring them back; --files deletes them")
     for reason in done.spared:
         print(f"not deleted: {reason}", file=sys.stderr)
+    return 0
+
+
+def _recover(args: argparse.Namespace) -> int:
+    from coronet_deploy.results.files import write_run
+    from coronet_deploy.results.journal import left_behind, read_journal
+
+    found = read_journal(args.journal)
+    if args.journal not in left_behind(args.journal.parent):
+        raise BadInput(f"{args.journal} belongs to a bench that goes on")
+    path = write_run(found, args.output or args.journal.parent)
+    args.journal.unlink()
+    if args.json:
+        print(json.dumps({"run": found.id, "run_file": str(path), "launches": len(found.launches)}))
+    else:
+        print(f"{len(found.launches)} launches are in {path}")
     return 0
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from coronet_deploy.vocabulary import Launch, Run, Target
+from coronet_deploy.vocabulary import Launch, Run, Runtime, Target
 
 SAME_CONDITIONS = (
     "device",
@@ -29,6 +29,7 @@ SAME_CONDITIONS = (
     "python",
 )
 SAME_SETTINGS = ("samples", "seconds")
+_RUNTIMES = {"onnxruntime": Runtime.ONNX.value, "ai-edge-litert": Runtime.TFLITE.value}
 
 Setup = Mapping[str, str]
 """Set-up fields by name ("cpu", "setting samples", "version of onnxruntime"), values as JSON."""
@@ -48,22 +49,26 @@ class Key:
     artifact_sha256: str | None = None
 
 
-def setup_of(run: Run, launches: Iterable[Launch]) -> Setup:
+def setup_of(run: Run, launches: Sequence[Launch]) -> Setup:
     """Return the set-up that `launches`, one artifact's on one target in `run`, ran under.
 
-    A tool counts only if these launches used it: a new ONNX Runtime does not end the history of a
-    TFLite file that was measured in the same run.
+    A new ONNX Runtime does not end the history of a TFLite file, nor the other way round.
     """
     used: dict[str, object] = {}
     for launch in launches:
         own = launch.details.get("tools")
         used.update(own if isinstance(own, Mapping) else {})
+    used = used or dict(run.tools)
+    runtime = run.artifacts.get(launches[0].artifact, {}).get("runtime")
+    for package, format_ in _RUNTIMES.items():
+        if runtime in _RUNTIMES.values() and runtime != format_:
+            used.pop(package, None)
     settings = run.conditions.get("settings")
     asked = settings if isinstance(settings, Mapping) else {}
     fields: dict[str, object] = {"emulated": run.emulated}
     fields |= {name: run.conditions.get(name) for name in SAME_CONDITIONS}
     fields |= {f"setting {name}": asked.get(name) for name in SAME_SETTINGS}
-    fields |= {f"version of {name}": version for name, version in (used or run.tools).items()}
+    fields |= {f"version of {name}": version for name, version in used.items()}
     return {
         name: json.dumps(value, sort_keys=True, ensure_ascii=False)
         for name, value in sorted(fields.items())

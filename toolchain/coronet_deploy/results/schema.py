@@ -98,7 +98,7 @@ def run_to_json(run: Run) -> bytes:
         "conditions": dict(run.conditions),
         "tools": dict(run.tools),
         "artifacts": {name: dict(manifest) for name, manifest in run.artifacts.items()},
-        "launches": [_launch_to_plain(launch) for launch in run.launches],
+        "launches": [launch_to_plain(launch) for launch in run.launches],
     }
     try:
         text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
@@ -149,16 +149,8 @@ def run_from_json(data: bytes, source: str) -> Run:
     )
 
 
-def json_schema() -> str:
-    """Return the JSON Schema (2020-12) of a run file, the same text every time."""
-    schema = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **RunRecord.model_json_schema(),
-    }
-    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
-
-
-def _launch_to_plain(launch: Launch) -> dict[str, Any]:
+def launch_to_plain(launch: Launch) -> dict[str, Any]:
+    """Return a launch as it stands in a run file, before it is written as JSON."""
     return {
         "artifact": launch.artifact,
         "artifact_sha256": launch.artifact_sha256,
@@ -176,6 +168,15 @@ def _launch_to_plain(launch: Launch) -> dict[str, Any]:
         "details": dict(launch.details),
         "error": launch.error,
     }
+
+
+def json_schema() -> str:
+    """Return the JSON Schema (2020-12) of a run file, the same text every time."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **RunRecord.model_json_schema(),
+    }
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
 
 
 def _launch_from_record(record: LaunchRecord) -> Launch:

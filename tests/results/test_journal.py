@@ -1,0 +1,71 @@
+"""The journal of a bench: what was measured outlives a full disk, a kill and a torn line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from coronet_deploy.errors import BadInput
+from coronet_deploy.results.files import read_run
+from coronet_deploy.results.journal import Journal, journaled, left_behind, read_journal
+from coronet_deploy.vocabulary import Run
+
+MakeRun = Callable[..., Run]
+
+
+def written(run: Run, folder: Path) -> Journal:
+    journal = Journal(folder)
+    journal.begin(replace(run, launches=()), len(run.launches))
+    for launch in run.launches:
+        journal.add(launch)
+    return journal
+
+
+def test_after_a_run_file_no_journal_is_left(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(1)
+    path = written(run, tmp_path).end(run, tmp_path)
+    assert read_run(path) == run
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_launch_comes_back_from_a_journal_cut_anywhere(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(1, failed=1)
+    journal = written(run, tmp_path)
+    path = journal.path
+    assert path is not None
+    assert left_behind(tmp_path) == []  # it is still being written
+    data = path.read_bytes()
+    assert data.endswith(b"\0" * 1000)  # room is reserved
+    text = data.rstrip(b"\0")
+    lines = text.splitlines(keepends=True)
+    for count in range(1, len(lines) + 1):
+        for torn in (b"", lines[count][:20] if count < len(lines) else b""):
+            path.write_bytes(b"".join(lines[:count]) + torn + b"\0" * 50)
+            back = read_journal(path)
+            assert back.launches == run.launches[: count - 1]
+            assert back.conditions["interrupted"] is True
+            assert back.id == run.id
+    journal.close()
+    assert left_behind(tmp_path) == [path]
+
+
+def test_a_bench_that_kept_nothing_leaves_no_journal(make_run: MakeRun, tmp_path: Path) -> None:
+    with journaled(tmp_path) as journal:
+        journal.begin(replace(make_run(1), launches=()), 6)
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]\n", b"{}\n{}\n", b'{"id": "x"}\n', b"\x00\x00", b"no"]
+)
+def test_what_is_no_journal_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.partial"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"x\.partial is not a journal"):
+        read_journal(path)
