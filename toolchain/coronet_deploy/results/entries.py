@@ -168,7 +168,7 @@ def history_of(entries: Iterable[RunEntry], key: Key) -> list[HistoryPoint]:
 
 def _row(run: Run, name: str, target: Target, launches: Sequence[Launch]) -> RowEntry:
     measured = [launch for launch in launches if launch.error is None]
-    medians = tuple(statistics.median(launch.samples_ms) for launch in measured)
+    medians = tuple(one for launch in measured if (one := launch.median_ms) is not None)
     samples = [sample for launch in measured for sample in launch.samples_ms]
     manifest = run.artifacts.get(name, {})
     return RowEntry(

@@ -1,8 +1,9 @@
 """The run file's shape: strict models at the edge, the frozen `Run` inside.
 
 One JSON object a run, every sample in it. `SCHEMA_VERSION` grows with each change that an older
-reader would misread; unknown keys are errors, so that a misspelt one cannot pass for a missing
-one. `json_schema` gives the same contract to other tools; it is shipped as `run.schema.json`.
+reader would misread, and `migrate` brings older files up; unknown keys are errors, so that a
+misspelt one cannot pass for a missing one. `json_schema` gives the same contract to other tools;
+it is shipped as `run.schema.json`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from coronet_deploy.errors import BadInput
+from coronet_deploy.results.migrate import migrated
 from coronet_deploy.vocabulary import Launch, Run, Target
 
 SCHEMA_VERSION = 1
@@ -53,8 +55,9 @@ class LaunchRecord(_Strict):
 
     @model_validator(mode="after")
     def _measured_or_failed(self) -> LaunchRecord:
-        if not self.samples_ms and self.error is None:
-            raise ValueError("a launch without samples must say its error")
+        told = self.details.get("samples") == "none" and self.details.get("summary")
+        if not self.samples_ms and self.error is None and not told:
+            raise ValueError("a launch without samples must say its error, or have a summary")
         return self
 
 
@@ -134,7 +137,11 @@ def run_from_json(data: bytes, source: str) -> Run:
             hint="upgrade coronet-deploy",
         )
     try:
+        if type(version) is int and version < SCHEMA_VERSION:
+            data = json.dumps(migrated(plain, SCHEMA_VERSION)).encode()
         record = RunRecord.model_validate_json(data)
+    except KeyError as error:
+        raise BadInput(f"{source} is not a run file: no schema_version {error} ever was") from error
     except ValidationError as error:
         raise BadInput(f"{source} is not a run file: {_first(error)}") from error
     return Run(

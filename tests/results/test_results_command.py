@@ -1,0 +1,160 @@
+"""`coronet-deploy results` as people call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coronet_deploy.errors import EnvironmentProblem
+from coronet_deploy.results import ingest
+from coronet_deploy.results.files import write_run
+from coronet_deploy.results.ingest import Imported, import_runs
+from coronet_deploy.results.store import list_runs, open_store
+from coronet_deploy.vocabulary import Run
+from support import Cli
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture
+def folder(make_run: MakeRun, tmp_path: Path) -> Path:
+    for number in range(6):
+        write_run(make_run(number, failed=1 if number == 3 else 0), tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def test_import_list_show_prune_and_rebuild(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    store = ("--store", tmp_path / "store.sqlite")
+    done = cli("results", "import", folder, *store)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("6 run files: 6 added; in ")
+    again = cli("results", "--json", "import", folder, *store)
+    assert json.loads(again.stdout)["known"] == 6
+
+    listed = cli("results", "list", "--dtype", "int8", "--limit", 3, *store)
+    assert listed.returncode == 0, listed.stderr
+    assert all(len(line) <= 80 for line in listed.stdout.splitlines())
+    assert "The newest 3 of 6 runs" in listed.stdout
+    assert "m_fp32.onnx" not in listed.stdout
+    runs = json.loads(cli("results", "list", "--json", "--since", "2026-01-03", *store).stdout)[
+        "runs"
+    ]
+    assert [one["run"] for one in runs] == ["r0005", "r0004", "r0003", "r0002"]
+    assert runs[2]["rows"][0]["failed"] == 1
+
+    (folder / "r0003.json").write_bytes((folder / "r0003.json").read_bytes() + b"\n")
+    shown = cli("results", "show", "r0003", *store).stdout
+    assert f"{folder / 'r0003.json'} (changed since)" in shown
+    assert "2 of 3" in shown
+    assert "kernel 6.1" in shown
+    plain = json.loads(cli("results", "show", "r0002", "--json", *store).stdout)
+    assert plain["run_file_state"] == "as imported"
+    assert set(plain["setups"]) == {row["setup"] for row in plain["rows"]}
+
+    pruned = cli("results", "prune", "--keep", 2, "--files", *store)
+    assert pruned.returncode == 0, pruned.stderr
+    assert "4 runs are out of" in pruned.stdout
+    assert "r0003.json: its bytes are not those" in pruned.stderr
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "r0003.json",
+        "r0004.json",
+        "r0005.json",
+    ]
+    rebuilt = cli("results", "rebuild", folder, *store)
+    assert rebuilt.stdout.startswith("3 run files: 3 added")
+
+
+def test_a_password_in_the_url_is_never_shown(cli: Cli, where: str, folder: Path) -> None:
+    done = cli("results", "import", folder, "--store", where)
+    assert done.returncode == 0, done.stderr
+    listed = cli("results", "list", "--json", "--store", where)
+    assert len(json.loads(listed.stdout)["runs"]) == 6
+    assert "secret" not in done.stdout + done.stderr + listed.stdout + listed.stderr
+
+
+def test_the_store_is_found_without_naming_it(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    bare = {key: value for key, value in os.environ.items() if key != "CORONET_STORE"}
+    home = {**bare, "XDG_DATA_HOME": str(tmp_path / "data")}
+    cli("results", "import", folder, env=home)
+    assert (tmp_path / "data" / "coronet-deploy" / "results.sqlite").is_file()
+    assert len(json.loads(cli("results", "list", "--json", env=home).stdout)["runs"]) == 6
+    named = {**home, "CORONET_STORE": str(tmp_path / "mine.sqlite")}
+    done = cli("results", "list", env=named)
+    assert done.returncode == 2
+    assert "mine.sqlite does not exist" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["list"], 2, "does not exist (`coronet-deploy results import runs` makes it)"),
+        (["list", "--since", "Tuesday"], 2, "'Tuesday' is not a date"),
+        (["show", "x", "--store", "mysql://u:secret@h/d"], 2, "neither a file nor a postgresql"),
+        (["import", "nowhere"], 2, "run file nowhere does not exist"),
+        (
+            ["import", "runs/r0001.json", "--store", "runs/r0001.json/x"],
+            3,
+            "r0001.json/x cannot be",
+        ),
+        (["import", "runs", "--store", "runs"], 2, "is a folder"),
+        (["import", "cut.json", "runs"], 2, "1 of 7 run files were refused"),
+        (["prune", "--keep", "0"], 2, "--keep"),
+        (["recover", "runs/r0001.json"], 2, "is not a journal"),
+        (
+            ["list", "--store", "postgresql://u:secret@/d?host=/nowhere", "--wait", "1"],
+            3,
+            "cannot be reached",
+        ),
+    ],
+)
+def test_a_mistake_is_one_clear_line(
+    cli: Cli, folder: Path, tmp_path: Path, arguments: list[str], status: int, told: str
+) -> None:
+    (tmp_path / "cut.json").write_bytes((folder / "r0001.json").read_bytes()[:99])
+    environment = {**os.environ, "CORONET_STORE": str(tmp_path / "s.sqlite")}
+    done = cli("results", *arguments, cwd=tmp_path, env=environment)
+    assert done.returncode == status, done.stderr
+    assert told in done.stderr.splitlines()[-1]
+    assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_goes_away_mid_import_is_told_and_gone_on_with(
+    request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = request.getfixturevalue("server")
+    url = server.database("going")
+    monkeypatch.setattr(ingest, "BATCH", 2)
+
+    def crash(so_far: Imported) -> None:
+        if so_far.settled == 4:
+            server.stop()
+
+    with open_store(url, make=True, patience_s=2) as store:
+        try:
+            with pytest.raises(
+                EnvironmentProblem, match=r"went away.*4 of 6 run files are in"
+            ) as told:
+                import_runs(store, [folder], crash)
+        finally:
+            server.start()
+        assert "secret" not in str(told.value)
+        assert len(list_runs(store)) == 4
+        done = import_runs(store, [folder])
+        assert (done.added, done.known) == (2, 4)
+
+
+def test_without_its_package_the_store_says_which_extra_brings_it(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['sqlalchemy'] = None; from coronet_deploy.cli import main; "
+        f"sys.exit(main(['results', 'list', '--store', {str(tmp_path / 's')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "coronet-deploy[store]" in done.stderr
