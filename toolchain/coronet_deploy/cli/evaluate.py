@@ -237,10 +237,10 @@ def _show(model: _Model, examples: Examples, quality: Quality) -> None:
         _right(table)
         console.print(table)
     if quality.distances:
-        heads = ("as sets", "distance", "spread", "true halves")
+        heads = ("as sets", "distance", "spread", "doing nothing", "true halves")
         table = Table(*heads, box=None, pad_edge=False)
         for row in (row for d in quality.distances for row in _distance_rows(d)):
-            cells = (row["value"], row.get("spread"), row["floor"])
+            cells = (row["value"], row.get("spread"), row["untouched"], row["floor"])
             table.add_row(row["name"], *("" if c is None else f"{c:.4g}" for c in cells))
         _right(table)
         console.print(table)
@@ -296,6 +296,7 @@ def _distance_rows(distances: Distances) -> tuple[dict[str, Any], dict[str, Any]
         "value": _steady(distances.frechet),
         "reliable": distances.frechet_reliable,
         "floor": _steady(distances.frechet_floor),
+        "untouched": _steady(distances.frechet_untouched),
     }
     unbiased = {
         "name": distances.names[1],
@@ -304,6 +305,7 @@ def _distance_rows(distances: Distances) -> tuple[dict[str, Any], dict[str, Any]
         "subsets": kernel.subsets,
         "subset_size": kernel.subset_size,
         "floor": _steady(distances.kernel_floor),
+        "untouched": _steady(distances.kernel_untouched),
     }
     return frechet | common, unbiased | common
 

@@ -64,7 +64,8 @@ class Distances:
 
     `names` are those of the Fréchet and of the kernel distance. `frechet_floor` and
     `kernel_floor` are the distances between two halves of the true pictures, which is what equal
-    sources of half as many pictures give; None of fewer than four.
+    sources of half as many pictures give; None of fewer than four. `frechet_untouched` and
+    `kernel_untouched` are those of the inputs themselves to the true ones: of doing nothing.
     """
 
     network: FeatureNetwork
@@ -73,6 +74,8 @@ class Distances:
     kernel: KernelDistance
     frechet_floor: float | None
     kernel_floor: float | None
+    frechet_untouched: float
+    kernel_untouched: float
 
     @property
     def names(self) -> tuple[str, str]:
@@ -102,11 +105,13 @@ class _Tally:
     figures: list[tuple[float, float, float]] = field(default_factory=list)
     generated: list[list[Features]] = field(init=False)
     true: list[list[Features]] = field(init=False)
+    given: list[list[Features]] = field(init=False)
     shown: list[tuple[Pixels, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.generated = [[] for _ in self.networks]
         self.true = [[] for _ in self.networks]
+        self.given = [[] for _ in self.networks]
 
     def add(self, pixels: Pixels, kept: list[list[Features]]) -> None:
         for network, rows in zip(self.networks, kept, strict=True):
@@ -148,6 +153,7 @@ def judge(
             raise GateFailed(f"{what}: picture {place + 1} has {bad} values that are not finite")
         pixels = to_pixels(output)
         tally.add(pixels, tally.generated)
+        tally.add(given, tally.given)
         if truth is not None:
             tally.add(truth, tally.true)
             tally.figures.append(_figures(from_pixels(truth), output))
@@ -162,8 +168,10 @@ def judge(
         true=examples.target_count,
         likeness=_likeness(tally.figures) if tally.figures else None,
         distances=tuple(
-            _distances(network, np.stack(generated), np.stack(true))
-            for network, generated, true in zip(networks, tally.generated, tally.true, strict=True)
+            _distances(network, *map(np.stack, rows))
+            for network, *rows in zip(
+                networks, tally.generated, tally.true, tally.given, strict=True
+            )
         ),
         shown=tuple(tally.shown),
     )
@@ -197,7 +205,9 @@ def _likeness(figures: Sequence[tuple[float, float, float]]) -> Likeness:
     )
 
 
-def _distances(network: FeatureNetwork, generated: Features, true: Features) -> Distances:
+def _distances(
+    network: FeatureNetwork, generated: Features, true: Features, given: Features
+) -> Distances:
     frechet_floor = kernel_floor = None
     if len(true) >= _FEWEST_FOR_HALVES:
         first, second = halves(true)
@@ -210,4 +220,6 @@ def _distances(network: FeatureNetwork, generated: Features, true: Features) -> 
         kernel=kernel_distance(generated, true),
         frechet_floor=frechet_floor,
         kernel_floor=kernel_floor,
+        frechet_untouched=frechet_distance(given, true),
+        kernel_untouched=kernel_distance(given, true).value,
     )
