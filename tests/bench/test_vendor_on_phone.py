@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from coronet_deploy.bench.adb import Device
+from coronet_deploy.bench.launch import Failure
 from coronet_deploy.bench.vendor import identify, run_vendor
 from coronet_deploy.bench.vendor_result import Achieved, Request, Tool
 from coronet_deploy.errors import BadInput
@@ -103,6 +104,7 @@ def test_part_of_the_graph_is_a_failure_unless_allowed(device: Device, install: 
     gpu = replace(TFLITE, backend="gpu")
     result = run_vendor(device, program, Tool.TFLITE, gpu, seconds=20)
     assert result.error == "gpu took part of the graph"
+    assert result.failure is Failure.DELEGATION
     allowed = replace(gpu, allow_fallback=True)
     result = run_vendor(device, program, Tool.TFLITE, allowed, seconds=20)
     assert result.error is None
@@ -117,19 +119,23 @@ def test_fewer_inferences_than_asked_are_told(device: Device, install: Install) 
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "told", "failure"),
     [
-        ("exit 1", "ended with status 1"),
-        ("kill -ABRT $$", "killed by SIGABRT"),
-        ("exit 255", "ended with status 255"),  # what adb says of a lost phone, too
-        ("exec sleep 100", "no answer after 2 s"),
+        ("exit 1", "ended with status 1", Failure.REFUSED),
+        ("kill -ABRT $$", "killed by SIGABRT", Failure.CRASHED),
+        # What adb says of a lost phone, too.
+        ("exit 255", "ended with status 255", Failure.REFUSED),
+        ("exec sleep 100", "no answer after 2 s", Failure.DEADLINE),
     ],
 )
-def test_a_program_that_ends_badly(device: Device, install: Install, end: str, told: str) -> None:
+def test_a_program_that_ends_badly(
+    device: Device, install: Install, end: str, told: str, failure: Failure
+) -> None:
     program = install("help-ort.txt", "ort.txt", rows="ort.rows", end=end)
     result = run_vendor(device, program, Tool.ONNXRUNTIME, ONNX, seconds=2)
     assert result.samples_ms == ()
     assert told in (result.error or "")
+    assert result.failure is failure
 
 
 def test_what_cannot_be_run_is_refused(device: Device, install: Install) -> None:

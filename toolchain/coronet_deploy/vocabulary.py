@@ -9,6 +9,7 @@ the unit of statistics.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -203,7 +204,8 @@ class Launch:
     """One process that ran one artifact on one target.
 
     `samples_ms` are single inferences after warm-up, in ms, in order; `order` is the launch's
-    place in the interleaved plan. `error` is set, and the samples may be empty, if it failed.
+    place in the interleaved plan. `error` is set, and the samples may be empty, if it failed. A
+    vendor's program that keeps none has its own figures in `details` ("samples": "none").
     """
 
     artifact: str
@@ -217,6 +219,20 @@ class Launch:
     started: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+
+    @property
+    def median_ms(self) -> float | None:
+        """The median of its samples, or what a program that keeps none tells; None if it failed.
+
+        Such a program's own median, or else its mean: old builds tell no more.
+        """
+        if self.error is not None:
+            return None
+        if self.samples_ms:
+            return statistics.median(self.samples_ms)
+        summary = self.details.get("summary") or {}
+        told = summary.get("median_ms") or summary.get("mean_ms")
+        return None if told is None else float(told)
 
 
 @dataclass(frozen=True)

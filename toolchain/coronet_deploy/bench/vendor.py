@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 
 from coronet_deploy.bench import vendor_benchmark_model, vendor_perf_test
 from coronet_deploy.bench.adb import AdbTimeout, Device, ShellResult
+from coronet_deploy.bench.launch import Failure
 from coronet_deploy.bench.vendor_proto import decode_result
 from coronet_deploy.bench.vendor_result import Achieved, Request, Tool, VendorResult
 from coronet_deploy.errors import BadInput
@@ -24,7 +25,8 @@ from coronet_deploy.vocabulary import Runtime
 _HELP_S = 20.0
 _QUICK_S = 20.0
 _SIGNALLED = 128
-_WRITES_PROTO = {Tool.TFLITE, Tool.LITERT}
+# perf_test ends with -1 when it fails.
+_MINUS_ONE = 255
 
 
 def identify(device: Device, program: str) -> Tool:
@@ -79,7 +81,8 @@ def run_vendor(
     try:
         ended = device.shell(command, seconds=seconds)
     except AdbTimeout:
-        return VendorResult(tool, error=f"no answer after {seconds:g} s: stopped")
+        told = f"no answer after {seconds:g} s: stopped"
+        return VendorResult(tool, error=told, failure=Failure.DEADLINE)
     result = _parsed(device, tool, request, ended)
     return _judged(result, request, ended)
 
@@ -101,20 +104,24 @@ def _parsed(device: Device, tool: Tool, request: Request, ended: ShellResult) ->
 
 def _judged(result: VendorResult, request: Request, ended: ShellResult) -> VendorResult:
     """Fail a result that its exit status, its delegation or its count speaks against."""
-    if ended.status != 0:
-        return replace(result, samples_ms=(), error=result.error or _ending(ended))
-    if result.error is not None:
-        return result
+    if ended.status > _SIGNALLED and ended.status != _MINUS_ONE:
+        return _failed(result, Failure.CRASHED, result.error or _ending(ended))
+    if ended.status != 0 or result.error is not None:
+        return _failed(result, Failure.REFUSED, result.error or _ending(ended))
     fell_back = result.achieved in {Achieved.PARTIAL, Achieved.NONE}
     if request.backend != "cpu" and fell_back and not request.allow_fallback:
         told = f"{request.backend} took {'none' if result.achieved is Achieved.NONE else 'part'}"
         nodes = f", {result.nodes_taken} of {result.nodes} nodes" if result.nodes else ""
-        return replace(result, samples_ms=(), error=f"{told} of the graph{nodes}")
+        return _failed(result, Failure.DELEGATION, f"{told} of the graph{nodes}")
     count = result.summary.count if result.summary else 0
     if 0 < count < request.runs:
         warning = f"it stopped after {count} of {request.runs} inferences"
         return replace(result, warnings=(*result.warnings, warning))
     return result
+
+
+def _failed(result: VendorResult, failure: Failure, error: str) -> VendorResult:
+    return replace(result, samples_ms=(), error=error, failure=failure)
 
 
 def _check_runtime(tool: Tool, request: Request) -> None:
@@ -136,7 +143,7 @@ def _text(result: ShellResult) -> str:
 
 
 def _ending(ended: ShellResult) -> str:
-    if ended.status > _SIGNALLED:
+    if _SIGNALLED < ended.status != _MINUS_ONE:
         with contextlib.suppress(ValueError):
             return f"it was killed by {signal.Signals(ended.status - _SIGNALLED).name}"
     return f"it ended with status {ended.status}: {ended.complaint}"

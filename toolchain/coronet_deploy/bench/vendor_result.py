@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from coronet_deploy.bench.launch import Failure
+
 US_PER_MS = 1000.0
 MS_PER_S = 1000.0
 
@@ -83,7 +85,8 @@ class VendorResult:
     """What one launch of a program came to.
 
     `samples_ms` is empty for a program that keeps none; `summary` is what it told in their place.
-    `achieved` is None where it tells nothing of delegation. `error` is set if the launch failed.
+    `achieved` is None where it tells nothing of delegation. `error` is set if the launch failed,
+    and `failure` says how.
     """
 
     tool: Tool
@@ -98,6 +101,7 @@ class VendorResult:
     partitions: int | None = None
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    failure: Failure | None = None
 
     def details(self) -> Mapping[str, Any]:
         """Return what a run keeps of the launch beside its samples, as plain JSON values.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -172,7 +171,8 @@ def _pair(
         launches = [[one for one in run.launches if _is(one, name, target)] for run in runs]
         every = [launch for ones in launches for launch in ones]
         measured = [launch for launch in every if launch.error is None]
-        series.append(tuple(statistics.median(launch.samples_ms) for launch in measured))
+        medians = (launch.median_ms for launch in measured)
+        series.append(tuple(one for one in medians if one is not None))
         first.append(sum(launch.error is None for launch in launches[0]))
         problems += _side_problems(side, every, runs[0].artifacts.get(name, {}))
         problems += [text for run in runs for text in _run_problems(run, max_load)]

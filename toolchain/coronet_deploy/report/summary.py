@@ -104,7 +104,7 @@ def median_interval(launch_medians_ms: Sequence[float]) -> tuple[float, float]:
 def _row(run: Run, name: str, target: Target, launches: Sequence[Launch]) -> Row:
     measured = [launch for launch in launches if launch.error is None]
     failures = [launch.error for launch in launches if launch.error is not None]
-    medians = tuple(statistics.median(launch.samples_ms) for launch in measured)
+    medians = tuple(one for launch in measured if (one := launch.median_ms) is not None)
     samples = [sample for launch in measured for sample in launch.samples_ms]
     low, high = median_interval(medians) if len(medians) > 1 else (None, None)
     loads = [launch.load_ms for launch in measured if launch.load_ms is not None]
