@@ -14,9 +14,10 @@ from coronet_deploy.errors import BadInput, NothingMeasured
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.vocabulary import Run
 
-HELP = "print the tables of run files, or write them as Markdown, CSV, JSON or a web page"
+HELP = "print the tables of run files, or write them as Markdown, CSV, JSON, LaTeX or a web page"
 
-FORMATS = ("terminal", "markdown", "csv", "json", "html")
+FORMATS = ("terminal", "markdown", "csv", "json", "latex", "html")
+LAYOUTS = ("full", "paper")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format", choices=FORMATS, help="what to write (default: terminal; --json is json)"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        help="one table of all runs: full (every figure of every row) or paper (chipsets by type "
+        "against models)",
     )
     parser.add_argument(
         "--baseline", metavar="ARTIFACT", help="give each row's speed-up over this artifact's"
@@ -52,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     runs = [(path, read_run(path)) for path in args.runs]
     if not any(launch.samples_ms for _, one in runs for launch in one.launches):
         raise NothingMeasured(f"{', '.join(map(str, args.runs))}: no launch gave a sample")
-    text = _text(form, runs, args.baseline)
+    text = _text(form, args.layout, runs, args.baseline)
     if args.output is None:
         sys.stdout.write(text)
     else:
@@ -61,9 +68,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _text(form: str, runs: list[tuple[Path, Run]], baseline: str | None) -> str:
+def _text(form: str, layout: str | None, runs: list[tuple[Path, Run]], baseline: str | None) -> str:
     from coronet_deploy.report import tables
     from coronet_deploy.report.figures import caveats
+    from coronet_deploy.report.lines import json_line, lines_of
     from coronet_deploy.report.summary import summarize
 
     if form == "html":
@@ -71,9 +79,15 @@ def _text(form: str, runs: list[tuple[Path, Run]], baseline: str | None) -> str:
 
         if len(runs) > 1:
             raise BadInput("--format html shows one run", hint="give one RUN at a time")
+        if layout:
+            raise BadInput("--format html has a layout of its own", hint="leave --layout out")
         return render_report(runs[0][1], baseline=baseline)
+    if layout or form == "latex":
+        return _laid_out(form, layout or "full", [one for _, one in runs], baseline)
     summaries = [(path, one, summarize(one, baseline)) for path, one in runs]
-    plain = [tables.json_row(row, str(path)) for path, _, rows in summaries for row in rows]
+    plain = [
+        json_line(line, str(path)) for path, one, _ in summaries for line in lines_of(one, baseline)
+    ]
     if form == "csv":
         return tables.csv_text(plain)
     if form == "json":
@@ -88,4 +102,37 @@ def _text(form: str, runs: list[tuple[Path, Run]], baseline: str | None) -> str:
         else:
             out.write(f"{path}\n" if several else "")
             tables.print_tables(rows, out, caveats(one, rows))
+    return out.getvalue()
+
+
+def _laid_out(form: str, layout: str, runs: list[Run], baseline: str | None) -> str:
+    """Return one set of tables for all `runs`."""
+    from dataclasses import asdict
+
+    from coronet_deploy.report import grid as grids_
+    from coronet_deploy.report.figures import caveats
+    from coronet_deploy.report.latex import latex
+    from coronet_deploy.report.layouts import Layout, grids_of, legend
+    from coronet_deploy.report.lines import lines_of
+    from coronet_deploy.report.summary import summarize
+    from coronet_deploy.report.tables import failures
+
+    lines = [line for one in runs for line in lines_of(one, baseline)]
+    grids, notes = grids_of(Layout(layout), lines), legend(Layout(layout), lines)
+    for one in runs:
+        rows = summarize(one, baseline)
+        said = [*failures(rows), *caveats(one, rows)]
+        notes += [f"{one.id}: {text}" for text in said] if len(runs) > 1 else said
+    if form == "csv":
+        return grids_.grid_csv(grids[0])
+    if form == "json":
+        return (
+            json.dumps({"tables": [asdict(one) for one in grids], "notes": notes}, indent=2) + "\n"
+        )
+    if form == "latex":
+        return latex(grids, notes)
+    if form == "markdown":
+        return grids_.grids_markdown(grids, notes)
+    out = io.StringIO()
+    grids_.print_grids(grids, out, notes)
     return out.getvalue()

@@ -6,55 +6,50 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import IO, Any
 
 from coronet_deploy.report import figures
+from coronet_deploy.report.grid import TERMINAL_WIDTH, Grid, escaped, grids_markdown, print_grids
 from coronet_deploy.report.summary import Row
 
-TERMINAL_WIDTH = 80
+__all__ = [
+    "TERMINAL_WIDTH",
+    "csv_text",
+    "escaped",
+    "failures",
+    "json_row",
+    "markdown",
+    "print_tables",
+    "shared_start",
+    "threads",
+]
+
 # What the latency table's other columns leave to the artifact's name.
 _NAME_WIDTH = 20
 
 _Line = tuple[str, ...]
 
-_LATENCY = ("Artifact", "Threads", "Median ms", "95 % interval", "p90 ms", "Speed-up")
+_LATENCY = ("Artifact", "Back end", "Threads", "Median ms", "95 % interval", "p90 ms", "Speed-up")
 _ARTIFACT = ("Artifact", "MB", "PSNR dB", "MACs", "Parts", "Peak MB")
 
 
 def print_tables(rows: Sequence[Row], file: IO[str], notes: Sequence[str] = ()) -> None:
     """Print the latency table, the artifact table and `notes` to `file`, 80 columns wide."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(file=file, width=TERMINAL_WIDTH, highlight=False)
-    start = _shared_start([row.artifact for row in rows])
-    if start:
-        console.print(Text(figures.printable(f"Names start with {start}")))
-    for heads, lines in _tables(rows):
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for number, head in enumerate(heads):
-            # Text, not str: a name in [brackets] is a name, not markup.
-            table.add_column(Text(head), justify="right" if number else "left", overflow="fold")
-        for line in lines:
-            cells = (line[0].removeprefix(start), *line[1:])
-            table.add_row(*(Text(figures.printable(cell)) for cell in cells))
-        console.print(table)
-    for text in (*failures(rows), *notes):
-        console.print(Text(figures.printable(text)))
+    start = shared_start([row.artifact for row in rows])
+    said = [f"Names start with {start}"] if start else []
+    grids = [
+        replace(grid, lines=tuple((line[0].removeprefix(start), *line[1:]) for line in grid.lines))
+        for grid in _grids(rows)
+    ]
+    for text in (*_devices(rows), *said):
+        print(figures.printable(text), file=file)
+    print_grids(grids, file, (*failures(rows), *notes))
 
 
 def markdown(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     """Return the tables and `notes` as GitHub-flavoured Markdown, a line feed at the end."""
-    lines = []
-    for heads, body in _tables(rows):
-        lines.append("| " + " | ".join(heads) + " |")
-        lines.append("| --- |" + " ---: |" * (len(heads) - 1))
-        lines += ["| " + " | ".join(escaped(cell) for cell in line) + " |" for line in body]
-        lines.append("")
-    lines += [f"- {escaped(text)}" for text in (*failures(rows), *notes)]
-    return "\n".join(lines).rstrip() + "\n"
+    return grids_markdown(_grids(rows), (*_devices(rows), *failures(rows), *notes))
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -112,15 +107,28 @@ def threads(row: Row) -> str:
     return f"{row.target.threads} thread{'' if row.target.threads == 1 else 's'}"
 
 
-def _tables(rows: Sequence[Row]) -> list[tuple[_Line, list[_Line]]]:
-    """Return the heads and lines of both tables; no speed-up column where there is no baseline."""
-    latency = (_LATENCY, *_latency_lines(rows))
+def _grids(rows: Sequence[Row]) -> list[Grid]:
+    """Return both tables, without the columns that would say the same in every line."""
+    heads, lines = list(_LATENCY), [list(line) for line in _latency_lines(rows)]
+    drop = []
+    if all(row.target.backend == "cpu" for row in rows):
+        drop.append(_LATENCY.index("Back end"))
     if all(row.speedup is None for row in rows):
-        latency = tuple(line[:-1] for line in latency)
-    return [(latency[0], list(latency[1:])), (_ARTIFACT, _artifact_lines(rows))]
+        drop.append(_LATENCY.index("Speed-up"))
+    for column in sorted(drop, reverse=True):
+        for cells in (heads, *lines):
+            del cells[column]
+    latency = Grid(tuple(heads), tuple(map(tuple, lines)), words=1 + ("Back end" in heads))
+    return [latency, Grid(_ARTIFACT, tuple(_artifact_lines(rows)))]
 
 
-def _shared_start(names: Sequence[str]) -> str:
+def _devices(rows: Sequence[Row]) -> list[str]:
+    """Say which phone was measured on; this host is what a reader takes for granted."""
+    names = dict.fromkeys(row.target.device for row in rows if row.target.device != "host")
+    return [f"Measured on {', '.join(names)}"] if names else []
+
+
+def shared_start(names: Sequence[str]) -> str:
     """Return what all names start with, up to a separator, if they are too long to stand whole."""
     if len(set(names)) == 1 or max(map(len, names), default=0) <= _NAME_WIDTH:
         return ""
@@ -132,6 +140,7 @@ def _latency_lines(rows: Sequence[Row]) -> list[_Line]:
     return [
         (
             row.artifact,
+            row.target.backend,
             str(row.target.threads),
             figures.milliseconds(row.median_ms) if row.launches else "failed",
             figures.interval(row.low_ms, row.high_ms),
@@ -161,11 +170,3 @@ def _artifact_lines(rows: Sequence[Row]) -> list[_Line]:
             )
         )
     return lines
-
-
-def escaped(text: str) -> str:
-    """Return `text` so that Markdown shows it as it is, inside a table cell."""
-    plain = figures.printable(text)
-    for character in "\\`*_[]<>|#":
-        plain = plain.replace(character, f"\\{character}")
-    return plain

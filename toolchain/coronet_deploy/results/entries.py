@@ -28,7 +28,8 @@ class RowEntry:
     """One artifact on one target in a run; times in ms, None where no launch succeeded.
 
     `launch_medians_ms` are in order of time, `median_ms` is their median, `p90_ms` the 90th
-    percentile of all samples. `model`, `runtime` and `dtype` are the manifest's, None without.
+    percentile of all samples (None where a vendor's program kept none). `model`, `runtime` and
+    `dtype` are the manifest's, None without.
     """
 
     artifact: str
@@ -73,7 +74,7 @@ class HistoryPoint:
     artifact_sha256: str
     launch_medians_ms: tuple[float, ...]
     median_ms: float
-    p90_ms: float
+    p90_ms: float | None
     emulated: bool
 
 
@@ -161,7 +162,6 @@ def history_of(entries: Iterable[RunEntry], key: Key) -> list[HistoryPoint]:
         and row.key.setup == key.setup
         and key.artifact_sha256 in {None, row.artifact_sha256}
         and row.median_ms is not None
-        and row.p90_ms is not None
     ]
     return sorted(points, key=lambda point: (point.created, point.run_id))
 

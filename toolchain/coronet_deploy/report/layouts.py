@@ -1,0 +1,203 @@
+"""Which table the lines of runs make: a line each, or a paper's chipsets against models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+from coronet_deploy.report import figures
+from coronet_deploy.report.grid import Grid
+from coronet_deploy.report.lines import Line
+from coronet_deploy.report.tables import shared_start
+
+_ORDER = ("fp32", "fp16", "int8")
+
+
+class Layout(StrEnum):
+    """Presets: `full` has a line for each row, `paper` a cell."""
+
+    FULL = "full"
+    PAPER = "paper"
+
+
+def grids_of(layout: Layout, lines: Sequence[Line]) -> list[Grid]:
+    """Return the tables of `lines`, newest run last, in `layout`."""
+    return _paper(lines) if layout is Layout.PAPER else _full(lines)
+
+
+def legend(layout: Layout, lines: Sequence[Line]) -> list[str]:
+    """Return, in sentences, what the tables' figures mean."""
+    said = ["Latency is the median of launch medians, in ms."]
+    if layout is Layout.PAPER:
+        said.append(
+            "MACs are real multiply-adds; the papers count a transposed convolution higher."
+        )
+        return said
+    said.append(
+        "p90 is of all samples; spread is from the fastest to the slowest launch, of the median."
+    )
+    twins = {line.row.artifact: line.twin for line in lines if line.twin}
+    said += [f"The unpruned twin of {name} is {twin}." for name, twin in twins.items()]
+    if any(line.over_twin or line.over_fp32 for line in lines):
+        said.append("Speed-ups are between rows of one run, whose launches took turns.")
+    if any(line.nodes_taken is not None for line in lines):
+        said.append("Taken: nodes of the graph that the back end took, of all.")
+    return said
+
+
+def _full(lines: Sequence[Line]) -> list[Grid]:
+    names = _artifact_names(lines)
+    where = _varying(lines)
+    targets = [tuple(cell(line) for _, cell in where) for line in lines]
+    heads = ("Artifact", *(head for head, _ in where))
+    words = 1 + sum(head in {"Device", "Back end"} for head, _ in where)
+    own = [(names[line.row.artifact], *target) for line, target in zip(lines, targets, strict=True)]
+    latency = [
+        (
+            *start,
+            figures.milliseconds(line.row.median_ms) if line.row.launches else "failed",
+            figures.milliseconds(line.row.p90_ms),
+            figures.DASH if line.row.spread_percent is None else f"{line.row.spread_percent:.1f}",
+            _launches(line),
+        )
+        for start, line in zip(own, lines, strict=True)
+    ]
+    gains = [
+        (
+            *start,
+            figures.times(line.over_twin),
+            figures.times(line.over_fp32),
+            figures.times(line.row.speedup),
+            line.delegated,
+        )
+        for start, line in zip(own, lines, strict=True)
+    ]
+    grids = [
+        Grid(
+            (*heads, "Median ms", "p90 ms", "Spread %", "Launches"),
+            tuple(latency),
+            _titled("Latency", names),
+            words,
+        )
+    ]
+    gained = (*heads, "Over twin", "Over FP32", "Over base", "Taken")
+    if used := [n for n in range(len(heads), len(gained)) if _any_known(gains, n)]:
+        keep = [*range(len(heads)), *used]
+        body = tuple(tuple(cells[n] for n in keep) for cells in gains)
+        grids.append(Grid(tuple(gained[n] for n in keep), body, "Speed-up", words))
+    return [*grids, _artifacts(lines, names)]
+
+
+def _artifacts(lines: Sequence[Line], names: dict[str, str]) -> Grid:
+    first: dict[str, Line] = {}
+    for line in lines:
+        held = first.setdefault(line.row.artifact, line)
+        # The worst picture on any device is the artifact's.
+        if line.psnr_db is not None and (held.psnr_db is None or line.psnr_db < held.psnr_db):
+            first[line.row.artifact] = line
+    body = tuple(
+        (
+            names[name],
+            line.dtype or figures.DASH,
+            figures.megabytes(line.row.bytes),
+            figures.count(line.row.macs),
+            figures.count(line.row.macs_published),
+            figures.decibels(line.psnr_db),
+        )
+        for name, line in first.items()
+    )
+    heads = ("Artifact", "Type", "MB", "MACs", "MACs (published)", "PSNR dB")
+    return Grid(heads, body, "Artifacts", words=2)
+
+
+def _paper(lines: Sequence[Line]) -> list[Grid]:
+    """Rows are chipset by dtype, columns models: the median of the newest run that has it."""
+    several = len({line.runtime for line in lines}) > 1
+    column: Callable[[Line], str] = (
+        (lambda line: f"{line.model}, {line.runtime}") if several else (lambda line: line.model)
+    )
+    # Back end and threads are columns only where there is more than one of them.
+    extra = [one for one in _varying(lines) if one[0] != "Device"]
+    cells: dict[tuple[str, ...], dict[str, Line]] = {}
+    newest = sorted(lines, key=lambda line: line.created)
+    for line in newest:
+        row = (line.device, line.dtype or figures.DASH, *(cell(line) for _, cell in extra))
+        cells.setdefault(row, {})[column(line)] = line
+    models = list(dict.fromkeys(column(line) for line in lines))
+    devices = list(dict.fromkeys(line.device for line in lines))
+    ordered = sorted(cells, key=lambda row: (devices.index(row[0]), _place(row[1]), row[2:]))
+    body = tuple((*row, *(_cell(cells[row].get(model)) for model in models)) for row in ordered)
+    start = shared_start(models)
+    heads = ("Chipset", "Type", *(head for head, _ in extra))
+    latency = Grid(
+        (*heads, *(model.removeprefix(start) for model in models)),
+        body,
+        "Latency, ms" + (f"; models' names start with {start}" if start else ""),
+        words=2 + sum(head == "Back end" for head, _ in extra),
+    )
+    costs = tuple(
+        (
+            model.removeprefix(start),
+            figures.count(one.row.macs),
+            figures.count(one.row.macs_published),
+            *(figures.megabytes(_bytes(own, dtype)) for dtype in _ORDER),
+        )
+        for model in models
+        if (own := [line for line in newest if column(line) == model]) and (one := own[-1])
+    )
+    sizes = Grid(
+        ("Model", "MACs", "Published", *(f"{dtype.upper()} MB" for dtype in _ORDER)),
+        costs,
+        "Cost",
+    )
+    return [latency, sizes]
+
+
+def _varying(lines: Sequence[Line]) -> list[tuple[str, Callable[[Line], str]]]:
+    """Return the columns of a target that are not the same in every line."""
+    columns: list[tuple[str, Callable[[Line], str]]] = [
+        ("Device", lambda line: line.device),
+        ("Back end", lambda line: line.row.target.backend),
+        ("Thr", lambda line: str(line.row.target.threads)),
+    ]
+    return [
+        (head, cell)
+        for head, cell in columns
+        # A device that is not this host is told even where it is the only one.
+        if len({cell(line) for line in lines}) > 1
+        or (head == "Device" and any(line.row.target.device != "host" for line in lines))
+    ]
+
+
+def _artifact_names(lines: Sequence[Line]) -> dict[str, str]:
+    names = list(dict.fromkeys(line.row.artifact for line in lines))
+    start = shared_start(names)
+    return {name: name.removeprefix(start) for name in names}
+
+
+def _titled(title: str, names: dict[str, str]) -> str:
+    start = next((long.removesuffix(short) for long, short in names.items() if long != short), "")
+    return f"{title}; names start with {start}" if start else title
+
+
+def _any_known(lines: Sequence[tuple[str, ...]], column: int) -> bool:
+    return any(cells[column] != figures.DASH for cells in lines)
+
+
+def _launches(line: Line) -> str:
+    total = line.row.launches + line.row.failed
+    return f"{line.row.launches} of {total}" if line.row.failed else str(total)
+
+
+def _cell(line: Line | None) -> str:
+    if line is None:
+        return figures.DASH
+    return figures.milliseconds(line.row.median_ms) if line.row.launches else "failed"
+
+
+def _bytes(own: Sequence[Line], dtype: str) -> int | None:
+    return next((line.row.bytes for line in reversed(own) if line.dtype == dtype), None)
+
+
+def _place(dtype: str) -> tuple[int, str]:
+    return (_ORDER.index(dtype) if dtype in _ORDER else len(_ORDER), dtype)
