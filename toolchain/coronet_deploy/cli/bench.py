@@ -171,11 +171,13 @@ def journal_in(folder: Path) -> Iterator[Journal]:
 def _show(args: argparse.Namespace, measured: Run, rows: tuple[Row, ...], path: Path) -> None:
     from coronet_deploy.report import tables
     from coronet_deploy.report.figures import caveats
+    from coronet_deploy.report.lines import json_line, lines_of
     from coronet_deploy.storage import write_text
 
     notes = caveats(measured, rows)
     if args.json:
-        plain = [tables.json_row(row, str(path)) for row in rows]
+        lines = lines_of(measured, _named(args.baseline, measured))
+        plain = [json_line(line, str(path)) for line in lines]
         print(json.dumps({"rows": plain, "notes": notes}, indent=2))
     else:
         tables.print_tables(rows, sys.stdout, notes)
