@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coronet_deploy.bench.system import host_facts
+from coronet_deploy.coronet.allocator import keep_freed_memory
 from coronet_deploy.coronet.pupil import Pupil
 from coronet_deploy.coronet.recipe import Recipe
 from coronet_deploy.vocabulary import Architecture, Norm
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
     parser.add_argument("--memory-of", choices=[*VARIANTS], help=argparse.SUPPRESS)
     args = parser.parse_args()
+    keep_freed_memory()  # as the command does
     torch.set_num_threads(args.threads)
     if args.memory_of:
         print(json.dumps(peak_bytes(args.architecture, args.memory_of, args.size)))
@@ -107,7 +109,7 @@ def make_step(architecture: Architecture, name: str, size: int) -> tuple[Callabl
     torch.manual_seed(0)
     pupil = Pupil(recipe, "bench", torch.device("cpu"))
     if form and ratio < 1:
-        pupil.controller.cut(pupil.network.latents)  # type: ignore[union-attr, arg-type] # searching
+        pupil.controller.cut(pupil.network.latents)  # type: ignore[arg-type] # searching
         pupil.slice()
     x, truth = torch.rand(2, 1, 3, size, size) * 2 - 1
 

@@ -56,11 +56,13 @@ def run(args: argparse.Namespace) -> int:
     try:
         import torch
 
+        from coronet_deploy.coronet.allocator import keep_freed_memory
         from coronet_deploy.coronet.recipe import read_recipe
         from coronet_deploy.coronet.team import joined
         from coronet_deploy.coronet.train import Trainer
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", "torch") from error
+    keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = read_recipe(args.recipe, args.overrides)

@@ -40,7 +40,10 @@ class Game:
         self._players: list[nn.Module] = []
 
     def _make_pupils(self) -> list[Pupil]:
-        return [Pupil(self.recipe, self.recipe.model.id, self.device)]
+        return [self._pupil(self.recipe.model.id)]
+
+    def _pupil(self, name: str) -> Pupil:
+        return Pupil(self.recipe, name, self.device, alone=self.team.size == 1)
 
     def _make_discriminators(self) -> list[nn.Module]:
         raise NotImplementedError
@@ -173,7 +176,7 @@ class CycleGAN(Game):
 
     def _make_pupils(self) -> list[Pupil]:
         name = self.recipe.model.id
-        return [Pupil(self.recipe, n, self.device) for n in (name, f"{name}-reverse")]
+        return [self._pupil(n) for n in (name, f"{name}-reverse")]
 
     def _make_discriminators(self) -> list[nn.Module]:
         full = self.recipe.full

@@ -102,7 +102,14 @@ def _cut(tensor: Tensor, axis: int, indices: Tensor, optimizer: Optimizer | None
         return
     shape = tensor.shape
     tensor.grad = None
-    tensor.data = tensor.data.index_select(axis, indices)
+    tensor.data = _selected(tensor.data, axis, indices)
     for key, value in (optimizer.state.get(tensor, {}) if optimizer else {}).items():
         if isinstance(value, Tensor) and value.shape == shape:
-            optimizer.state[tensor][key] = value.index_select(axis, indices)  # type: ignore[union-attr] # only reached with an optimizer
+            optimizer.state[tensor][key] = _selected(value, axis, indices)  # type: ignore[union-attr] # only reached with an optimizer
+
+
+def _selected(tensor: Tensor, axis: int, indices: Tensor) -> Tensor:
+    """Return `indices` of `tensor` along `axis`, its axes in the same order in memory."""
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    picked = tensor.permute(order).index_select(order.index(axis), indices)
+    return picked.permute([order.index(i) for i in range(tensor.dim())])

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from coronet_deploy.coronet.latents import LatentVectors
-from coronet_deploy.coronet.making import Dead, Geometry, MadeConvolution, as_kernel, made_weight
+from coronet_deploy.coronet.making import Dead, Geometry, MadeConvolution, made_kernel
 from coronet_deploy.vocabulary import Norm
 
 EMBEDDING = 8
@@ -71,13 +71,14 @@ class HyperConv(nn.Module):
         w1 = torch.empty(n, c, embedding).uniform_(-math.sqrt(3), math.sqrt(3))
         bound = math.sqrt(3 / (embedding * n * area))
         w2 = torch.empty(n, c, area, embedding).uniform_(-bound, bound)
-        self.b0 = nn.Parameter(torch.zeros(n, c))
+        made = {"b0": torch.zeros(n, c)}
         if form is Form.PUBLISHED:
-            self.w1, self.b1 = nn.Parameter(w1), nn.Parameter(torch.zeros(n, c, embedding))
-            self.w2, self.b2 = nn.Parameter(w2), nn.Parameter(torch.zeros(n, c, area))
+            made |= {"w1": w1, "b1": torch.zeros(n, c, embedding)}
+            made |= {"w2": w2, "b2": torch.zeros(n, c, area)}
         else:
-            self.a = nn.Parameter(torch.einsum("ncam,ncm->nca", w2, w1))
-            self.c = nn.Parameter(torch.zeros(n, c, area))
+            made |= {"a": torch.einsum("ncam,ncm->nca", w2, w1), "c": torch.zeros(n, c, area)}
+        for name, tensor in made.items():
+            self.register_parameter(name, nn.Parameter(self.geometry.laid_out(tensor)))
         self.bias = nn.Parameter(torch.zeros(c)) if bias else None
 
     @property
@@ -94,7 +95,7 @@ class HyperConv(nn.Module):
 
     def masked_weight(self) -> Tensor:
         """Return the weight, dead channels zero: (c, n, k, k), or (n, c, k, k) if transposed."""
-        return as_kernel(made_weight(self._pairs(), self._numbers(), self._dead()), self.geometry)
+        return made_kernel(self._pairs(), self._numbers(), self._dead(), self.geometry)
 
     def masked_bias(self) -> Tensor | None:
         """Return the bias, dead channels zero: (c,), or nothing if the layer has none."""
@@ -109,17 +110,22 @@ class HyperConv(nn.Module):
 
     def _pairs(self) -> Tensor:
         """Return Z, (n, c)."""
-        z_in = self.latents.concatenated(self.sources)
-        return torch.outer(z_in, self.latents.vectors[self.target]) + self.b0
+        z_out, z_in = self.latents.vectors[self.target], self.latents.concatenated(self.sources)
+        b0 = self.get_parameter("b0")
+        if self.geometry.transposed:
+            return torch.outer(z_in, z_out) + b0
+        # The same, laid out as `b0` is.
+        return (torch.outer(z_out, z_in) + b0.transpose(0, 1)).transpose(0, 1)
 
-    def _numbers(self) -> tuple[Tensor, ...]:
-        if self.form is Form.PUBLISHED:
-            return self.w1, self.b1, self.w2, self.b2
-        return self.a, self.c
+    def _numbers(self) -> list[nn.Parameter]:
+        """Return what `making` calls the numbers."""
+        names = ("w1", "b1", "w2", "b2") if self.form is Form.PUBLISHED else ("a", "c")
+        return [self.get_parameter(name) for name in names]
 
     def _dead(self) -> Dead:
-        inputs = torch.cat([self.latents.keep(group) for group in self.sources])
-        return Dead(~inputs, ~self.latents.keep(self.target))
+        inputs = ~torch.cat([self.latents.keep(group) for group in self.sources])
+        outputs = ~self.latents.keep(self.target)
+        return Dead(inputs, outputs) if self.geometry.transposed else Dead(outputs, inputs)
 
 
 class GroupBatchNorm(nn.BatchNorm2d):

@@ -8,11 +8,15 @@ Z = z_in z_out + B0, a weight K of k*k and its gradient G:
     collapsed   K = A Z + C              dA = G Z,    dC = G,   dZ = <G, A>
     published   E = W1 Z + B1            dE = W2^T G, dW1 = dE Z,  dB1 = dE,  dZ = <dE, W1>
                 K = W2 E + B2            dW2 = G E^T, dB2 = G
+
+For n input and c output channels, Z and the numbers are (n, c, ...). What is computed is in the
+order of torch's kernels, (c, n, ...), or (n, c, ...) if the convolution is transposed; (p, q, ...)
+stands for either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+_CHUNK = 1 << 19  # numbers that a CPU's caches hold from one operation to the next
 
 
 @dataclass(frozen=True)
@@ -32,17 +38,28 @@ class Geometry:
     transposed: bool = False
     output_padding: int = 0
 
+    def turned(self, tensor: Tensor) -> Tensor:
+        """Return (n, c, ...) as (p, q, ...), or the other way round: a view."""
+        return tensor if self.transposed else tensor.transpose(0, 1)
+
+    def laid_out(self, tensor: Tensor) -> Tensor:
+        """Return (n, c, ...) as it is, but in memory as (p, q, ...).
+
+        Nothing has to be copied then where numbers become weights and gradients come back.
+        """
+        return self.turned(self.turned(tensor).contiguous())
+
 
 @dataclass(frozen=True)
 class Dead:
-    """Which input and output channels are masked, (n,) and (c,) bool."""
+    """Which channels are masked along a kernel's first and second axis, (p,) and (q,) bool."""
 
-    inputs: Tensor
-    outputs: Tensor
+    rows: Tensor
+    columns: Tensor
 
     def silence(self, weight: Tensor) -> Tensor:
-        """Return (n, c, k*k) with the dead channels' entries set to zero, in place."""
-        for axis, dead in enumerate((self.inputs, self.outputs)):
+        """Return (p, q, k*k) with the dead channels' entries set to zero, in place."""
+        for axis, dead in enumerate((self.rows, self.columns)):
             if weight.device.type == "cpu":
                 if dead.any():
                     weight.index_fill_(axis, dead.nonzero().flatten(), 0)
@@ -51,27 +68,25 @@ class Dead:
         return weight
 
 
-def made_weight(z: Tensor, numbers: Sequence[Tensor], dead: Dead) -> Tensor:
-    """Return the weight of Z, (n, c), dead channels zero: (n, c, k*k).
+def made_kernel(z: Tensor, numbers: Sequence[Tensor], dead: Dead, geometry: Geometry) -> Tensor:
+    """Return the weight of Z, dead channels zero: (p, q, k, k).
 
     `numbers` are A and C, or W1, B1, W2 and B2 (module docstring).
     """
-    if len(numbers) == 2:  # noqa: PLR2004 - the collapsed form's
-        a, c = numbers
-        return dead.silence(torch.addcmul(c, z.unsqueeze(-1), a))
-    w1, b1, w2, b2 = numbers
-    e = torch.addcmul(b1, z.unsqueeze(-1), w1)
-    return dead.silence(torch.matmul(w2, e.unsqueeze(-1)).squeeze(-1).add_(b2))
-
-
-def as_kernel(weight: Tensor, geometry: Geometry) -> Tensor:
-    """Return (n, c, k*k) as torch wants it: (c, n, k, k), or (n, c, k, k) if transposed."""
-    kernel = weight.view(*weight.shape[:2], geometry.kernel, geometry.kernel)
-    return kernel if geometry.transposed else kernel.transpose(0, 1).contiguous()
+    here, *made_of = (geometry.turned(tensor) for tensor in (z.unsqueeze(-1), *numbers))
+    if len(made_of) == 2:  # noqa: PLR2004 - the collapsed form's
+        a, c = made_of
+        weight = torch.addcmul(c, here, a)
+    else:
+        w1, b1, w2, b2 = made_of
+        e = torch.addcmul(b1, here, w1)
+        weight = torch.matmul(w2, e.unsqueeze(-1)).squeeze(-1).add_(b2)
+    kernel = dead.silence(weight).view(*weight.shape[:2], geometry.kernel, geometry.kernel)
+    return kernel.contiguous()
 
 
 class MadeConvolution(torch.autograd.Function):
-    """Convolve (N, n, H, W) with the weight that is made of Z and numbers; see `made_weight`."""
+    """Convolve (N, n, H, W) with the weight that is made of Z and numbers; see `made_kernel`."""
 
     @staticmethod
     def forward(
@@ -86,24 +101,24 @@ class MadeConvolution(torch.autograd.Function):
         """Return (N, c, H', W')."""
         ctx.save_for_backward(x, z, *numbers)
         ctx.dead, ctx.geometry, ctx.biased = dead, geometry, bias is not None
-        with torch.autocast(x.device.type, enabled=False):
-            kernel = as_kernel(made_weight(z, numbers, dead), geometry)
         g = geometry
+        with torch.autocast(x.device.type, enabled=False):
+            weight = made_kernel(z, numbers, dead, g)
         if not g.transposed:
-            return F.conv2d(x, kernel, bias, g.stride, g.padding)
-        return F.conv_transpose2d(x, kernel, bias, g.stride, g.padding, g.output_padding)
+            return F.conv2d(x, weight, bias, g.stride, g.padding)
+        return F.conv_transpose2d(x, weight, bias, g.stride, g.padding, g.output_padding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - torch's context
         """Return the gradients of `forward`'s arguments."""
         x, z, *numbers = ctx.saved_tensors
-        dead, g = ctx.dead, ctx.geometry
-        kernel = as_kernel(made_weight(z, numbers, dead), g)
-        grad_x, grad_kernel, grad_bias = torch.ops.aten.convolution_backward(
+        g = ctx.geometry
+        weight = made_kernel(z, numbers, ctx.dead, g)
+        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad,
             x.to(grad.dtype),
-            kernel.to(grad.dtype),
+            weight.to(grad.dtype),
             [z.shape[1]],
             [g.stride] * 2,
             [g.padding] * 2,
@@ -113,24 +128,40 @@ class MadeConvolution(torch.autograd.Function):
             1,
             [ctx.needs_input_grad[0], True, ctx.biased],
         )
-        del kernel
-        weight = grad_kernel if g.transposed else grad_kernel.transpose(0, 1)
-        grad_weight = dead.silence(weight.to(z.dtype).flatten(2).contiguous())
-        del grad_kernel, weight
-        grad_z, grad_numbers = _gradients(grad_weight, z, numbers)
+        del weight
+        grad_weight = grad_weight.to(z.dtype).flatten(2).contiguous()
+        ctx.dead.silence(grad_weight)
+        made_of = [g.turned(number) for number in numbers]
+        grads = [g.turned(grad) for grad in _gradients(grad_weight, g.turned(z), made_of)]
         if grad_x is not None:
             grad_x = grad_x.to(x.dtype)
         if grad_bias is not None:
             grad_bias = grad_bias.to(z.dtype)
-        return grad_x, grad_bias, grad_z, None, None, *grad_numbers
+        return grad_x, grad_bias, grads[0], None, None, *grads[1:]
 
 
-def _gradients(g: Tensor, z: Tensor, numbers: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Return the gradients of Z and of the numbers, from the weight's, (n, c, k*k)."""
-    if len(numbers) == 2:  # noqa: PLR2004 - the collapsed form's
-        return torch.linalg.vecdot(g, numbers[0]), [g * z.unsqueeze(-1), g]
-    w1, b1, w2, _ = numbers
-    e = torch.addcmul(b1, z.unsqueeze(-1), w1)
-    grad_w2 = g.unsqueeze(-1) * e.unsqueeze(-2)
-    grad_e = torch.matmul(g.unsqueeze(-2), w2).squeeze(-2)
-    return torch.linalg.vecdot(grad_e, w1), [grad_e * z.unsqueeze(-1), grad_e, grad_w2, g]
+def _gradients(grad_weight: Tensor, z: Tensor, numbers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients of Z and of the numbers, from the weight's, (p, q, k*k)."""
+    grad_z = torch.empty_like(z)
+    grads = (*(torch.empty_like(number) for number in numbers[:-1]), grad_weight)
+    for rows in _chunks(grad_weight):
+        here, g = z[rows].unsqueeze(-1), grad_weight[rows]
+        if len(numbers) == 2:  # noqa: PLR2004 - the collapsed form's
+            grad_z[rows] = (g * numbers[0][rows]).sum(-1)
+            torch.mul(g, here, out=grads[0][rows])
+            continue
+        w1, b1, w2 = (number[rows] for number in numbers[:3])
+        e = torch.addcmul(b1, here, w1)
+        torch.mul(g.unsqueeze(-1), e.unsqueeze(-2), out=grads[2][rows])
+        grad_e = grads[1][rows].copy_(torch.matmul(g.unsqueeze(-2), w2).squeeze(-2))
+        grad_z[rows] = (grad_e * w1).sum(-1)
+        torch.mul(grad_e, here, out=grads[0][rows])
+    return grad_z, *grads
+
+
+def _chunks(weight: Tensor) -> Iterator[slice]:
+    """Yield slices of the first axis, small enough for a CPU's caches; elsewhere one slice."""
+    length = weight.shape[0]
+    step = max(_CHUNK * length // weight.numel(), 1) if weight.device.type == "cpu" else length
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))

@@ -170,6 +170,10 @@ class Pupil:
         self.network.load_state_dict(state["network"])
         self.optimizer = self._adam()
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():
+            for key, value in moments.items():
+                if value.shape == parameter.shape:  # the fused step wants them laid out alike
+                    moments[key] = torch.empty_like(parameter).copy_(value)
 
     def _header(self, stage: Stage) -> Header:
         r = self.recipe
@@ -210,19 +214,19 @@ def step_in_backward(optimizer: torch.optim.Optimizer) -> None:
     a parameter's gradient is whole, all that needed its value has been computed.
     """
 
-    def let_step(group: dict[str, Any], parameter: Tensor) -> None:
+    def let_step(place: int, parameter: Tensor) -> None:
         def step(parameter: Tensor) -> None:
             whole = optimizer.param_groups
-            optimizer.param_groups = [{**group, "params": [parameter]}]
+            optimizer.param_groups = [{**whole[place], "params": [parameter]}]
             optimizer.step()
             optimizer.param_groups = whole
             parameter.grad = None
 
-        parameter.register_post_accumulate_grad_hook(step)
+        parameter.register_post_accumulate_grad_hook(step)  # type: ignore[no-untyped-call] # torch
 
-    for group in optimizer.param_groups:
+    for place, group in enumerate(optimizer.param_groups):
         for parameter in group["params"]:
-            let_step(group, parameter)
+            let_step(place, parameter)
 
 
 def adam(recipe: Recipe, module: nn.Module) -> torch.optim.Adam:
