@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coronet_deploy.cli._compare_history import add_history_argument, compare_with_history
 from coronet_deploy.cli.bench import (
     bench_progress,
     check_writable,
@@ -22,7 +24,7 @@ if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neithe
     from coronet_deploy.bench.compare import Matching
     from coronet_deploy.report.pairs import Pair
     from coronet_deploy.report.regression import Bounds
-    from coronet_deploy.report.verdict import Comparison
+    from coronet_deploy.report.verdict import Comparison, Method
     from coronet_deploy.vocabulary import Run
 
 HELP = "tell whether a candidate is slower than its base: two artifacts, folders or run files"
@@ -35,9 +37,18 @@ _APART = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    what = "an .onnx or .tflite file, a folder of them, or a run file of `bench`"
-    parser.add_argument("base", metavar="BASE", type=Path, help=what)
-    parser.add_argument("candidate", metavar="CANDIDATE", type=Path, help="the same kind of thing")
+    parser.usage = (
+        "coronet-deploy compare BASE CANDIDATE [options]\n"
+        "       coronet-deploy compare --history DIR|STORE RUN [RERUN ...] [options]"
+    )
+    parser.add_argument(
+        "sides",
+        metavar="BASE CANDIDATE",
+        nargs="+",
+        type=Path,
+        help="two .onnx or .tflite files, two folders of them, or two run files of `bench`; with "
+        "--history the candidate's run file",
+    )
     measuring = parser.add_argument_group("measuring (not with run files)")
     measuring.add_argument("--device", default="host", help="where to run (default: host)")
     measuring.add_argument(
@@ -114,6 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     judging.add_argument(
         "--inconclusive-ok", action="store_true", help="status 0 where a row is inconclusive"
     )
+    add_history_argument(judging)
     writing = parser.add_argument_group("writing")
     for flag, what in (
         ("--markdown", "the table as Markdown, for a step summary"),
@@ -138,29 +150,54 @@ def run(args: argparse.Namespace) -> int:
     from coronet_deploy.report.verdict import exit_status
 
     bounds = Bounds(args.margin, args.resolution)
-    files = [path.suffix == ".json" and not path.is_dir() for path in (args.base, args.candidate)]
-    if files[0] != files[1]:
-        raise BadInput(
-            f"{args.base} and {args.candidate}: one is a run file and the other is not",
-            hint="give two artifacts, two folders or two run files",
-        )
-    comparison, paths = _of_files(args, bounds) if all(files) else _measured(args, bounds)
+    paths: list[Path] = []
+    if args.history:
+        comparison, runs = compare_with_history(args, bounds)
+        comparison = _told(comparison, runs)
+    elif all(_are_files(args.sides)):
+        comparison = _of_files(args, bounds)
+    else:
+        comparison, paths = _measured(args, bounds)
     _show(args, comparison, paths)
     return exit_status(comparison, inconclusive_ok=args.inconclusive_ok)
 
 
-def _of_files(args: argparse.Namespace, bounds: Bounds) -> tuple[Comparison, list[Path]]:
+def _are_files(sides: list[Path]) -> list[bool]:
+    """Tell of both sides whether they are run files.
+
+    Raises:
+        BadInput: there are not two sides, or one is a run file and the other is not.
+
+    """
+    if len(sides) != 2:  # noqa: PLR2004 - a base and a candidate
+        raise BadInput(
+            f"{' '.join(map(str, sides))}: a comparison is of BASE and CANDIDATE",
+            hint="or of a run file with earlier ones, with --history",
+        )
+    files = [path.suffix == ".json" and not path.is_dir() for path in sides]
+    if files[0] != files[1]:
+        raise BadInput(
+            f"{sides[0]} and {sides[1]}: one is a run file and the other is not",
+            hint="give two artifacts, two folders or two run files",
+        )
+    return files
+
+
+def _of_files(args: argparse.Namespace, bounds: Bounds) -> Comparison:
     from coronet_deploy.bench.compare import match
     from coronet_deploy.report.pairs import check_keys, filed_pairs, subjects_of
+    from coronet_deploy.report.verdict import Method
     from coronet_deploy.results.files import read_run
 
-    base, candidate = read_run(args.base), read_run(args.candidate)
+    base, candidate = (read_run(path) for path in args.sides)
     check_keys(base, candidate)
     matching = match(subjects_of(base), subjects_of(candidate))
-    pairs = filed_pairs(base, candidate, matching.pairs, args.max_load)
+    pairs = filed_pairs(
+        base, candidate, matching.pairs, args.max_load, across_models=args.across_models
+    )
     # A run compared with itself has nothing between its sides.
     notes = [_APART] if base.id != candidate.id else []
-    return _comparison(pairs, matching, [base, candidate], bounds, notes), []
+    return _comparison(pairs, matching, [base, candidate], bounds, notes, Method.TWO_RUNS)
 
 
 def _measured(args: argparse.Namespace, bounds: Bounds) -> tuple[Comparison, list[Path]]:
@@ -168,7 +205,7 @@ def _measured(args: argparse.Namespace, bounds: Bounds) -> tuple[Comparison, lis
     from coronet_deploy.bench.compare import find_subjects, match
     from coronet_deploy.report.pairs import measured_pairs
     from coronet_deploy.report.regression import LAUNCHES_LEAST
-    from coronet_deploy.report.verdict import needs_rerun
+    from coronet_deploy.report.verdict import Method, needs_rerun
 
     if args.device != "host":
         raise EnvironmentProblem(
@@ -180,7 +217,8 @@ def _measured(args: argparse.Namespace, bounds: Bounds) -> tuple[Comparison, lis
             f"--rounds {args.rounds} --most {args.most}: at least {LAUNCHES_LEAST} launches a "
             "side, and --most not below --rounds"
         )
-    matching = match(find_subjects(args.base, "BASE"), find_subjects(args.candidate, "CANDIDATE"))
+    base, candidate = args.sides
+    matching = match(find_subjects(base, "BASE"), find_subjects(candidate, "CANDIDATE"))
     check_writable(args.output)
     first, path = _bench(args, matching, args.rounds)
     runs, paths = [first], [path]
@@ -193,7 +231,7 @@ def _measured(args: argparse.Namespace, bounds: Bounds) -> tuple[Comparison, lis
         runs.append(second)
         paths.append(path)
         pairs = measured_pairs(runs, matching.pairs, args.max_load)
-    return _comparison(pairs, matching, runs, bounds, []), paths
+    return _comparison(pairs, matching, runs, bounds, [], Method.IN_TURN), paths
 
 
 def _bench(args: argparse.Namespace, matching: Matching, rounds: int) -> tuple[Run, Path]:
@@ -222,20 +260,34 @@ def _only(matching: Matching, artifacts: set[str]) -> Matching:
 
 
 def _comparison(
-    pairs: list[Pair], matching: Matching, runs: list[Run], bounds: Bounds, notes: list[str]
+    pairs: list[Pair],
+    matching: Matching,
+    runs: list[Run],
+    bounds: Bounds,
+    notes: list[str],
+    method: Method,
 ) -> Comparison:
     from coronet_deploy.report.verdict import Comparison, judge
 
-    told = [str(note) for run in runs for note in _notes(run)]
-    if any(pair.target.device == "host" for pair in pairs):
-        told.append("Measured on this host: it says nothing of phones.")
-    return Comparison(
+    comparison = Comparison(
         rows=judge(pairs, bounds),
         bounds=bounds,
+        method=method,
         no_base=tuple(subject.name for subject in matching.candidate_only),
         no_candidate=tuple(subject.name for subject in matching.base_only),
-        notes=tuple(dict.fromkeys([*notes, *told])),
+        notes=tuple(notes),
     )
+    return _told(comparison, runs)
+
+
+def _told(comparison: Comparison, runs: Sequence[Run]) -> Comparison:
+    """Return `comparison` with what its runs' conditions make a reader wary of."""
+    from dataclasses import replace
+
+    told = [str(note) for run in runs for note in _notes(run)]
+    if any(row.pair.target.device == "host" for row in comparison.rows):
+        told.append("Measured on this host: it says nothing of phones.")
+    return replace(comparison, notes=tuple(dict.fromkeys([*comparison.notes, *told])))
 
 
 def _notes(run: Run) -> list[object]:

@@ -103,7 +103,10 @@ def explain(row: Judged) -> str:
     """Return the verdict on a row in one sentence."""
     told = row.verdict.value
     if row.shift is not None:
-        told += f": {row.shift.ratio:.3f} times the base's latency"
+        base = "the base's latency"
+        if row.sessions:
+            base = f"the latency of {row.sessions[0]} earlier sessions"
+        told += f": {row.shift.ratio:.3f} times {base}"
         if math.isfinite(row.shift.high):
             told += f" (90 % interval {row.shift.low:.3f} to {row.shift.high:.3f})"
         told += f", {row.base_ms:.4g} ms to {row.candidate_ms:.4g} ms"

@@ -8,9 +8,16 @@ from typing import IO, Any
 
 from coronet_deploy.report import figures
 from coronet_deploy.report.tables import TERMINAL_WIDTH, escaped
-from coronet_deploy.report.verdict import Comparison, Judged
+from coronet_deploy.report.verdict import Comparison, Judged, Method
 
 _HEADS = ("Artifact", "Threads", "Base ms", "Now ms", "Ratio", "90 % interval", "Verdict")
+
+_METHODS = {
+    Method.IN_TURN: "Method: both sides in turn; exact rank test on medians of launches.",
+    Method.TWO_RUNS: "Method: two runs of one day; exact rank test on medians of launches.",
+    Method.HISTORY: "Method: history; the prediction interval of one more session, from the "
+    "spread of earlier sessions' medians.",
+}
 
 
 def print_comparison(comparison: Comparison, file: IO[str]) -> None:
@@ -51,6 +58,7 @@ def comparison_json(comparison: Comparison, run_files: Sequence[str]) -> dict[st
         "rows": [_json_row(row) for row in comparison.rows],
         "no_base": list(comparison.no_base),
         "no_candidate": list(comparison.no_candidate),
+        "method": comparison.method.value,
         "margin": bounds.margin,
         "resolution": bounds.resolution,
         "alpha": bounds.alpha,
@@ -72,6 +80,7 @@ def sentences(comparison: Comparison) -> list[str]:
     told += [f"{name}: the base is {base}." for name, base in renamed.items()]
     told += [f"{name}: no baseline, not compared." for name in comparison.no_base]
     told += [f"{name}: only the base has it, not compared." for name in comparison.no_candidate]
+    told.append(_METHODS[comparison.method])
     told.append(
         f"A change below {100 * bounds.margin:g} % is not reported; same excludes one of "
         f"{100 * bounds.resolution:g} %."
@@ -116,9 +125,10 @@ def _json_row(row: Judged) -> dict[str, Any]:
         "low": shift.low if shift and bounded else None,
         "high": shift.high if shift and bounded else None,
         "p_slower": row.p_slower,
-        "launches": [len(pair.base_ms), len(pair.candidate_ms)],
+        "launches": [None if row.sessions else len(pair.base_ms), len(pair.candidate_ms)],
         "rerun_launches": [len(side) for side in rerun] if rerun else [0, 0],
         "launches_needed": row.launches_needed,
-        "base_launch_medians_ms": list(pair.base_ms),
+        "sessions": list(row.sessions) if row.sessions else None,
+        "base_session_medians_ms" if row.sessions else "base_launch_medians_ms": list(pair.base_ms),
         "candidate_launch_medians_ms": list(pair.candidate_ms),
     }

@@ -10,24 +10,9 @@ from typing import Any
 from coronet_deploy.bench.compare import BASE, CANDIDATE, Subject
 from coronet_deploy.errors import BadInput
 from coronet_deploy.report.regression import LAUNCHES_LEAST
+from coronet_deploy.results.keys import SAME_CONDITIONS, SAME_SETTINGS
 from coronet_deploy.vocabulary import Launch, Run, Target
 
-# Two runs are of one session only if the machine, its software and what was asked of it agree.
-_SAME_CONDITIONS = (
-    "device",
-    "serial",
-    "fingerprint",
-    "cpu",
-    "architecture",
-    "cores_allowed",
-    "virtual_machine",
-    "governor",
-    "max_mhz",
-    "kernel",
-    "system",
-    "python",
-)
-_SAME_SETTINGS = ("samples", "seconds")
 _ONE_DAY = timedelta(days=1)
 # Turn and turn about evens out a busy machine, up to here.
 _LOAD_PER_CORE_MOST = 2.0
@@ -94,17 +79,23 @@ def filed_pairs(
     candidate: Run,
     matched: Sequence[tuple[Subject, Subject]],
     max_load: float | None = None,
+    *,
+    across_models: bool = False,
 ) -> list[Pair]:
     """Return the pairs of two runs that were measured apart, by target.
 
+    `across_models` allows sides that were exported from different checkpoints.
+
     Raises:
-        BadInput: the runs may not be compared (see `check_keys`), share no target, or have fewer
-            than four launches a side.
+        BadInput: the runs may not be compared (see `check_keys`), are of different checkpoints,
+            share no target, or have fewer than four launches a side.
 
     """
     check_keys(base, candidate)
     pairs = []
     for one, other in matched:
+        if not across_models:
+            _check_checkpoints(one, other)
         theirs = _targets(base, one.name)
         own = _targets(candidate, other.name)
         pairs += [
@@ -133,8 +124,8 @@ def check_keys(base: Run, candidate: Run) -> None:
     """
     settings = base.conditions.get("settings"), candidate.conditions.get("settings")
     tables: list[tuple[str, Any, Any, Sequence[str]]] = [
-        ("", base.conditions, candidate.conditions, _SAME_CONDITIONS),
-        ("setting ", *settings, _SAME_SETTINGS),
+        ("", base.conditions, candidate.conditions, SAME_CONDITIONS),
+        ("setting ", *settings, SAME_SETTINGS),
         # A tool that only one run used made no figure of the other.
         ("version of ", base.tools, candidate.tools, sorted({*base.tools} & {*candidate.tools})),
         ("", {"emulated": base.emulated}, {"emulated": candidate.emulated}, ("emulated",)),
@@ -156,6 +147,29 @@ def check_keys(base: Run, candidate: Run) -> None:
             f"runs {base.id} and {candidate.id} were made {apart.total_seconds() / 3600:.0f} hours "
             "apart: a machine is not the same on another day",
             hint="compare the artifacts themselves: both sides are measured in turn",
+        )
+
+
+def checkpoint_of(manifest: Mapping[str, Any]) -> str | None:
+    """Return the SHA-256 of the checkpoint that an artifact was exported from, if it is known."""
+    source = manifest.get("source")
+    digest = source.get("sha256") if isinstance(source, Mapping) else None
+    return digest if isinstance(digest, str) else None
+
+
+def row_problems(run: Run, artifact: str, target: Target, max_load: float | None) -> list[str]:
+    """Return, in sentences, why nothing can be told from one artifact's launches in `run`."""
+    launches = [one for one in run.launches if _is(one, artifact, target)]
+    own = _side_problems("candidate", launches, run.artifacts.get(artifact, {}))
+    return own + _run_problems(run, max_load)
+
+
+def _check_checkpoints(base: Subject, candidate: Subject) -> None:
+    left, right = checkpoint_of(base.manifest), checkpoint_of(candidate.manifest)
+    if left and right and left != right:
+        raise BadInput(
+            f"{base.name} and {candidate.name} differ in checkpoint: {left[:12]} and {right[:12]}",
+            hint="--across-models compares different networks all the same",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from coronet_deploy.report.pairs import Pair
 from coronet_deploy.report.regression import (
@@ -29,6 +30,8 @@ class Judged:
 
     `p_slower` is Holm-adjusted; it and `shift` are None where the verdict is `invalid`.
     `launches_needed`, a side, are told where more would decide. `reason` is a sentence, or empty.
+    `sessions` counts the sessions of both sides where the base is a history; its pair's `base_ms`
+    are then medians of sessions.
     """
 
     pair: Pair
@@ -37,6 +40,7 @@ class Judged:
     p_slower: float | None = None
     launches_needed: int | None = None
     reason: str = ""
+    sessions: tuple[int, int] | None = None
 
     @property
     def base_ms(self) -> float | None:
@@ -49,6 +53,14 @@ class Judged:
         return statistics.median(self.pair.candidate_ms) if self.pair.candidate_ms else None
 
 
+class Method(StrEnum):
+    """How the two sides were set beside each other, the best way first."""
+
+    IN_TURN = "in turn"
+    TWO_RUNS = "two runs"
+    HISTORY = "history"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """All rows, the artifacts that have no other side, and what a reader must know.
@@ -58,6 +70,7 @@ class Comparison:
 
     rows: tuple[Judged, ...]
     bounds: Bounds
+    method: Method = Method.IN_TURN
     no_base: tuple[str, ...] = ()
     no_candidate: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -1,0 +1,234 @@
+"""A candidate judged by history: does its session lie where one more like earlier ones would?"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from coronet_deploy.errors import BadInput
+from coronet_deploy.report.history import Line, Past, changes_note
+from coronet_deploy.report.pairs import Pair, check_keys, row_problems
+from coronet_deploy.report.regression import (
+    LAUNCHES_LEAST,
+    Bounds,
+    Look,
+    Shift,
+    Verdict,
+    decide,
+    holm,
+)
+from coronet_deploy.report.sessions import SESSIONS_LEAST, compare_sessions, student_quantile
+from coronet_deploy.report.verdict import Comparison, Judged, Method
+from coronet_deploy.vocabulary import Run, Target
+
+_SESSIONS_WORTHWHILE = 10
+_OTHERS_TOLD = 2
+_IN_TURN = "artifacts compared in turn need no history"
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A row: its history, and the candidate's sessions as medians of their launches."""
+
+    line: Line
+    pair: Pair
+    sessions_ms: tuple[float, ...]
+
+    @property
+    def current_ms(self) -> list[float]:
+        return [point.median_ms for point in self.line.current]
+
+
+def judge_by_history(
+    runs: Sequence[Run], past: Past, bounds: Bounds, max_load: float | None = None
+) -> Comparison:
+    """Return the verdicts on the rows of `runs`: the candidate's session, and perhaps re-runs.
+
+    Raises:
+        BadInput: the runs are not of one candidate, have fewer than four launches a row, or no
+            row has an earlier session; says how those of other set-ups differ.
+
+    """
+    for again in runs[1:]:
+        check_keys(runs[0], again)
+        _check_files(runs[0], again)
+    cases = [_case(runs, past, *row, max_load) for row in _rows(runs[0])]
+    known = [case for case in cases if case.line.points]
+    absent = {case.pair.name: case for case in cases if not case.line.points}
+    if not known:
+        first = cases[0]
+        raise BadInput(
+            f"{first.pair.name}: the history holds no earlier session of it{_differ(first.line)}",
+            hint=f"at least {SESSIONS_LEAST} are needed; {_IN_TURN}",
+        )
+    notes = [changes_note([case.line for case in known])]
+    notes += [
+        f"{name}: {_differ(case.line)[2:]}." for name, case in absent.items() if case.line.others
+    ]
+    notes += [
+        f"{case.pair.name}: {case.line.spoilt} earlier sessions were spoilt and do not count."
+        for case in known
+        if case.line.spoilt
+    ]
+    return Comparison(
+        rows=_judged(known, bounds),
+        bounds=bounds,
+        method=Method.HISTORY,
+        no_base=tuple(absent),
+        notes=tuple(notes),
+    )
+
+
+def _judged(cases: Sequence[_Case], bounds: Bounds) -> tuple[Judged, ...]:
+    """Judge the rows that can be together (Holm), and say of the others why they cannot."""
+    sound = [
+        case
+        for case in cases
+        if not case.pair.problems and len(case.line.current) >= SESSIONS_LEAST
+    ]
+    looks = [_look(case) for case in sound]
+    adjusted = holm([look.shift.p_slower for look in looks])
+    verdicts = decide(looks, bounds)
+    judged = {
+        id(case): _explained(case, Judged(case.pair, verdict, look.shift, p), look, bounds)
+        for case, look, verdict, p in zip(sound, looks, verdicts, adjusted, strict=True)
+    }
+    return tuple(
+        replace(
+            judged.get(id(case)) or _unjudged(case),
+            sessions=(len(case.line.current), len(case.sessions_ms)),
+        )
+        for case in cases
+    )
+
+
+def _look(case: _Case) -> Look:
+    shift = compare_sessions(case.current_ms, case.sessions_ms)
+    again = case.sessions_ms[1:]
+    usual = statistics.mean(map(math.log, case.current_ms))
+    rerun = math.exp(statistics.mean(map(math.log, again)) - usual) if again else None
+    return Look(shift, rerun)
+
+
+def _unjudged(case: _Case) -> Judged:
+    if case.pair.problems:
+        return Judged(case.pair, Verdict.INVALID, reason="; ".join(case.pair.problems))
+    count, changed = len(case.line.current), case.line.changed
+    since = f" since the change of {changed}" if changed else ""
+    plural = "" if count == 1 else "s"
+    return Judged(
+        case.pair,
+        Verdict.INCONCLUSIVE,
+        reason=f"{count} earlier session{plural}{since}, {SESSIONS_LEAST} are needed"
+        f"{_differ(case.line)}; {_IN_TURN}",
+    )
+
+
+def _explained(case: _Case, row: Judged, look: Look, bounds: Bounds) -> Judged:
+    """Return `row` with its reason: what would confirm or decide it."""
+    if row.verdict in {Verdict.SLOWER, Verdict.FASTER} and look.rerun_ratio is None:
+        return replace(row, reason="not confirmed by a re-run")
+    if row.verdict is not Verdict.INCONCLUSIVE:
+        return row
+    beyond = not 1 / (1 + bounds.margin) <= look.shift.ratio <= 1 + bounds.margin
+    contradicted = look.rerun_ratio is not None and (look.rerun_ratio > 1) != (look.shift.ratio > 1)
+    if beyond and contradicted:
+        return replace(row, reason="the re-run did not confirm the difference")
+    needed = _sessions_to_decide(look.shift, bounds)
+    if needed is None:
+        varied = statistics.stdev(map(math.log, case.current_ms))
+        return replace(
+            row,
+            reason=f"earlier sessions vary by {varied:.1%}: "
+            f"artifacts compared in turn, 10 launches a side, would tell more",
+        )
+    launches = math.ceil(len(case.pair.candidate_ms) / len(case.sessions_ms))
+    return replace(
+        row,
+        reason=f"about {needed} sessions of the candidate would decide "
+        f"({needed * launches} launches)",
+        launches_needed=needed * launches,
+    )
+
+
+def _sessions_to_decide(shift: Shift, bounds: Bounds) -> int | None:
+    """Return how many candidate sessions would decide, if the ratio stays what it is."""
+    change = abs(math.log(shift.ratio))
+    quantile = student_quantile(0.95, shift.base - 1)
+    spread = math.log(shift.high / shift.ratio) / quantile
+    spread /= math.sqrt(1 / shift.base + 1 / shift.candidate)
+    for count in range(shift.candidate + 1, _SESSIONS_WORTHWHILE + 1):
+        half = quantile * spread * math.sqrt(1 / shift.base + 1 / count)
+        same = change + half < math.log1p(bounds.resolution)
+        if same or (change > math.log1p(bounds.margin) and change > half):
+            return count
+    return None
+
+
+def _case(
+    runs: Sequence[Run], past: Past, artifact: str, target: Target, max_load: float | None
+) -> _Case:
+    """Return a row of the candidate with its history.
+
+    Raises:
+        BadInput: a session has too few launches.
+
+    """
+    line = past.line_of(runs[0], artifact, target, max_load)
+    medians = [
+        [
+            one.median_ms
+            for one in run.launches
+            if (one.artifact, one.target) == (artifact, target) and one.median_ms is not None
+        ]
+        for run in runs
+    ]
+    problems = [text for run in runs for text in row_problems(run, artifact, target, max_load)]
+    pair = Pair(
+        artifact=artifact,
+        base_artifact=artifact,
+        target=target,
+        base_ms=tuple(point.median_ms for point in line.current),
+        candidate_ms=tuple(one for session in medians for one in session),
+        first=(len(line.current), len(medians[0])),
+        problems=tuple(dict.fromkeys(problems)),
+    )
+    fewest = min(map(len, medians))
+    if fewest < LAUNCHES_LEAST and not problems:
+        raise BadInput(
+            f"{pair.name}: {fewest} launches make no session",
+            hint=f"at least {LAUNCHES_LEAST}, better 10",
+        )
+    sessions = tuple(statistics.median(session) for session in medians if session)
+    return _Case(line, pair, sessions)
+
+
+def _rows(run: Run) -> list[tuple[str, Target]]:
+    return list(dict.fromkeys((one.artifact, one.target) for one in run.launches))
+
+
+def _check_files(run: Run, again: Run) -> None:
+    """Refuse a re-run that lacks a row or measured another file."""
+    first = {(one.artifact, one.target): one.artifact_sha256 for one in run.launches}
+    second = {(one.artifact, one.target): one.artifact_sha256 for one in again.launches}
+    for (artifact, target), digest in first.items():
+        theirs = second.get((artifact, target))
+        if theirs != digest:
+            told = (
+                "is not in it" if theirs is None else f"is {theirs[:12]} in it, not {digest[:12]}"
+            )
+            raise BadInput(
+                f"run {again.id} is no re-run of {run.id}: {artifact} with {target.threads} "
+                f"threads on {target.backend} {told}"
+            )
+
+
+def _differ(line: Line) -> str:
+    """Return how sessions that do not count differ, as the end of a sentence."""
+    if not line.others:
+        return ""
+    more = len(line.others) - _OTHERS_TOLD
+    told = "; ".join(line.others[:_OTHERS_TOLD])
+    return f"; others differ in {told}" + (f" and {more} more ways" if more > 0 else "")
