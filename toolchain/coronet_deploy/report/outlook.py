@@ -1,4 +1,4 @@
-"""A candidate judged by history: does its session lie where one more like earlier ones would?"""
+"""A candidate judged by history: whether its session lies where another like those before may."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from coronet_deploy.errors import BadInput
 from coronet_deploy.report.history import Line, Past, changes_note
-from coronet_deploy.report.pairs import Pair, check_keys, row_problems
+from coronet_deploy.report.pairs import Pair, check_setups, row_problems
 from coronet_deploy.report.regression import (
     LAUNCHES_LEAST,
     Bounds,
@@ -52,7 +52,7 @@ def judge_by_history(
 
     """
     for again in runs[1:]:
-        check_keys(runs[0], again)
+        check_setups(runs[0], again)
         _check_files(runs[0], again)
     cases = [_case(runs, past, *row, max_load) for row in _rows(runs[0])]
     known = [case for case in cases if case.line.points]

@@ -122,6 +122,23 @@ def check_keys(base: Run, candidate: Run) -> None:
         BadInput: names the first difference.
 
     """
+    check_setups(base, candidate)
+    apart = abs(_created(candidate) - _created(base))
+    if apart > _ONE_DAY:
+        raise BadInput(
+            f"runs {base.id} and {candidate.id} were made {apart.total_seconds() / 3600:.0f} hours "
+            "apart: a machine is not the same on another day",
+            hint="compare the artifacts themselves, or a run with its --history",
+        )
+
+
+def check_setups(base: Run, candidate: Run) -> None:
+    """Refuse two runs of different machines, tools or settings, whatever their days.
+
+    Raises:
+        BadInput: names the first difference.
+
+    """
     settings = base.conditions.get("settings"), candidate.conditions.get("settings")
     tables: list[tuple[str, Any, Any, Sequence[str]]] = [
         ("", base.conditions, candidate.conditions, SAME_CONDITIONS),
@@ -141,13 +158,6 @@ def check_keys(base: Run, candidate: Run) -> None:
                     f"{values[0]} and {values[1]}",
                     hint="measure both on one machine, or compare the artifacts themselves",
                 )
-    apart = abs(_created(candidate) - _created(base))
-    if apart > _ONE_DAY:
-        raise BadInput(
-            f"runs {base.id} and {candidate.id} were made {apart.total_seconds() / 3600:.0f} hours "
-            "apart: a machine is not the same on another day",
-            hint="compare the artifacts themselves: both sides are measured in turn",
-        )
 
 
 def checkpoint_of(manifest: Mapping[str, Any]) -> str | None:
