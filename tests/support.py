@@ -27,3 +27,16 @@ def kill_after_saves(line: list[str], state: Path, saves: int) -> None:
                 seen, saves = written(), saves - 1
             time.sleep(0.005)
         process.kill()
+
+
+def fill(folder: Path) -> Path:
+    """Fill the file system of `folder` to the last byte, and return the file that does."""
+    path = folder / "other people's data"
+    with path.open("wb", buffering=0) as file:
+        for size in (4096, 1):
+            try:
+                while file.write(b"x" * size):
+                    pass
+            except OSError:
+                continue
+    return path

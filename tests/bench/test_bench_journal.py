@@ -5,27 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from coronet_deploy.results.files import read_run
-from support import COMMAND, Cli
+from support import COMMAND, Cli, fill
 
 LAUNCHES = 4
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """Yield a folder on a file system of 1 MB, or skip where none may be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a small file system")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def started(artifact: Path, output: Path, launches: int) -> subprocess.Popen[str]:
@@ -43,18 +30,6 @@ def started(artifact: Path, output: Path, launches: int) -> subprocess.Popen[str
         time.sleep(0.02)
     process.kill()
     pytest.fail(f"the bench kept nothing: {process.communicate()}")
-
-
-def fill(folder: Path) -> Path:
-    path = folder / "other people's data"
-    with path.open("wb", buffering=0) as file:
-        for size in (4096, 1):
-            try:
-                while file.write(b"x" * size):
-                    pass
-            except OSError:
-                continue
-    return path
 
 
 def test_a_disk_that_fills_up_costs_no_launch(cli: Cli, tiny: Path, disk: Path) -> None:

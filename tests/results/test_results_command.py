@@ -17,7 +17,7 @@ from coronet_deploy.results.files import write_run
 from coronet_deploy.results.ingest import Imported, import_runs
 from coronet_deploy.results.store import list_runs, open_store
 from coronet_deploy.vocabulary import Run
-from support import Cli
+from support import Cli, fill
 
 MakeRun = Callable[..., Run]
 
@@ -148,6 +148,29 @@ def test_a_server_that_goes_away_mid_import_is_told_and_gone_on_with(
         assert len(list_runs(store)) == 4
         done = import_runs(store, [folder])
         assert (done.added, done.known) == (2, 4)
+
+
+def test_a_full_disk_is_told_with_how_many_files_are_in(
+    folder: Path, disk: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "BATCH", 2)
+    for number in range(10, 50):
+        write_run(make_run(number), folder)
+    fillers: list[Path] = []
+
+    def fill_once(_so_far: Imported) -> None:
+        if not fillers:
+            fillers.append(fill(disk))
+
+    told = r"cannot be written.*; \d+ of 46 run files are in \(make room"
+    with open_store(disk / "s.sqlite", make=True) as store:
+        with pytest.raises(EnvironmentProblem, match=told):
+            import_runs(store, [folder], fill_once)
+        fillers[0].unlink()
+        held = len(list_runs(store))
+        assert 2 <= held < 46
+        assert import_runs(store, [folder]).known == held
+        assert len(list_runs(store)) == 46
 
 
 def test_without_its_package_the_store_says_which_extra_brings_it(tmp_path: Path) -> None:

@@ -197,18 +197,19 @@ def _tell(args: argparse.Namespace, done: Imported, name: str) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     with _opened(args) as store:
-        from coronet_deploy.results.store import list_runs
+        from coronet_deploy.results.store import count_runs, list_runs
 
-        found = list_runs(store, _filters(args))
+        filters = _filters(args)
+        found = list_runs(store, filters)
+        total = count_runs(store, filters)
     from coronet_deploy.report.listing import print_runs, run_json
 
     if args.json:
         print(json.dumps({"store": store.name, "runs": [run_json(one) for one in found]}, indent=2))
         return 0
-    limit = args.limit or _SHOWN
-    print_runs(found[:limit], sys.stdout)
-    if len(found) > limit:
-        print(f"The newest {limit} of {len(found)} runs; --limit shows more")
+    print_runs(found, sys.stdout)
+    if total > len(found):
+        print(f"The newest {len(found)} of {total} runs; --limit shows more")
     elif not found:
         print(f"No run in {store.name} passes")
     return 0
@@ -227,7 +228,7 @@ def _filters(args: argparse.Namespace) -> Filters:
         threads=args.threads,
         since=args.since,
         before=args.before,
-        limit=args.limit if args.json else None,
+        limit=args.limit or (None if args.json else _SHOWN),
     )
 
 

@@ -158,19 +158,17 @@ def setup(store: Store, setup_hash: str) -> Setup:
 def list_runs(store: Store, filters: Filters | None = None) -> list[RunEntry]:
     """Return the runs that have a row that passes, newest first, each with those rows alone."""
     filters = filters or Filters()
-    passing = [rows.c[name] == value for name, value in filters.equal().items()]
-    dated = []
-    if filters.since is not None:
-        dated.append(runs.c.created >= filters.since)
-    if filters.before is not None:
-        dated.append(runs.c.created < filters.before)
-    chosen = sa.select(runs).where(*dated).order_by(runs.c.created.desc(), runs.c.id)
-    if passing:
-        chosen = chosen.where(runs.c.id.in_(sa.select(rows.c.run_id).where(*passing)))
-    if filters.limit is not None:
-        chosen = chosen.limit(filters.limit)
+    ordered = sa.select(runs).where(*_passing(filters)).order_by(runs.c.created.desc(), runs.c.id)
+    chosen = ordered if filters.limit is None else ordered.limit(filters.limit)
     with store.read() as connection:
-        return _with_rows(connection, connection.execute(chosen).all(), passing)
+        return _with_rows(connection, connection.execute(chosen).all(), _rows_passing(filters))
+
+
+def count_runs(store: Store, filters: Filters) -> int:
+    """Return how many runs `list_runs` would give without a limit."""
+    chosen = sa.select(sa.func.count()).select_from(runs).where(*_passing(filters))
+    with store.read() as connection:
+        return connection.execute(chosen).scalar_one()
 
 
 def find_run(store: Store, name: str) -> RunEntry:
@@ -199,6 +197,22 @@ def find_run(store: Store, name: str) -> RunEntry:
     several = ", ".join(one.id for one in found[:_AMBIGUOUS_SHOWN])
     more = ", ..." if len(found) > _AMBIGUOUS_SHOWN else ""
     raise BadInput(f"several runs start with {name!r}: {several}{more}")
+
+
+def _rows_passing(filters: Filters) -> list[sa.ColumnElement[bool]]:
+    return [rows.c[name] == value for name, value in filters.equal().items()]
+
+
+def _passing(filters: Filters) -> list[sa.ColumnElement[bool]]:
+    """Return what must be true of a run: its date, and that it has a row that passes."""
+    wanted = []
+    if filters.since is not None:
+        wanted.append(runs.c.created >= filters.since)
+    if filters.before is not None:
+        wanted.append(runs.c.created < filters.before)
+    if own := _rows_passing(filters):
+        wanted.append(runs.c.id.in_(sa.select(rows.c.run_id).where(*own)))
+    return wanted
 
 
 def _with_rows(
