@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,19 +20,46 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
 
 def open_rgb(path: Path) -> Image:
-    """Return the picture at `path` as RGB; greyscale and palette pictures are converted.
+    """Return the picture at `path` as RGB of 8 bits, upright.
+
+    A camera's note of how it was held is followed. Greyscale and palette pictures are converted,
+    16 bits are scaled down, and what is transparent shows white.
 
     Raises:
-        BadInput: the file is missing or is not a picture that can be read whole.
+        BadInput: the file is missing, is not a picture that can be read whole, or is one of more
+            pixels than an honest one has.
 
     """
     from PIL import Image as PillowImage
+    from PIL.ImageOps import exif_transpose
 
+    warnings.simplefilter("error", PillowImage.DecompressionBombWarning)
     try:
         with PillowImage.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+            return _as_rgb(exif_transpose(picture))
+    except (
+        OSError,
+        EOFError,
+        SyntaxError,
+        ValueError,
+        PillowImage.DecompressionBombError,
+        PillowImage.DecompressionBombWarning,
+    ) as error:
         raise BadInput(f"{path} is not a readable picture: {error}") from error
+
+
+def _as_rgb(picture: Image) -> Image:
+    """Return a picture of any mode as RGB of 8 bits; see `open_rgb`."""
+    from PIL import Image as PillowImage
+
+    if picture.mode.startswith("I"):  # 16 bits of grey; converting would clip them to 255
+        grey = np.asarray(picture).astype(np.float64) / 257
+        return PillowImage.fromarray(np.rint(grey).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = PillowImage.new("RGBA", picture.size, "white")
+        return PillowImage.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")
 
 
 def from_pixels(pixels: Pixels) -> Array:

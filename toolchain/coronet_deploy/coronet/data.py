@@ -8,6 +8,7 @@ stopped and resumed sees what it would have seen.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
@@ -30,7 +31,8 @@ from coronet_deploy.images import (
 )
 
 _FLIPPED = 0.5  # share of the pictures that training sees mirrored
-_IN_MEMORY = 4 << 30  # bytes of decoded pictures that are kept
+_MOST_KEPT = 4 << 30  # bytes of decoded pictures of one folder
+_SHARE_KEPT = 1 / 8  # of this machine's memory, at most: there are a training and a held-out set
 
 
 class Direction(StrEnum):
@@ -181,13 +183,19 @@ def open_training(
     )
 
 
+def _budget() -> int:
+    """Return how many bytes of decoded pictures may be kept for one set."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(_MOST_KEPT, int(memory * _SHARE_KEPT))
+
+
 def side_by_side(folder: Path, direction: Direction, load: int) -> PairedPictures:
     """Return the pairs in `folder`: one file each, A left of B."""
 
     def read(path: Path) -> Pixels:
         return _ordered([at_size(half, load, load) for half in open_pair(path)], direction)
 
-    return PairedPictures(_Files(list_pictures(folder), read, _IN_MEMORY))
+    return PairedPictures(_Files(list_pictures(folder), read, _budget()))
 
 
 def matching(a: Path, b: Path, direction: Direction, load: int) -> PairedPictures:
@@ -209,13 +217,13 @@ def matching(a: Path, b: Path, direction: Direction, load: int) -> PairedPicture
     def read(path: Path) -> Pixels:
         return _ordered([_square(one, load) for one in (path, rights[path.stem])], direction)
 
-    return PairedPictures(_Files(list(lefts.values()), read, _IN_MEMORY))
+    return PairedPictures(_Files(list(lefts.values()), read, _budget()))
 
 
 def unpaired(a: Path, b: Path, direction: Direction, load: int) -> UnpairedPictures:
     """Return the pictures of two folders that have nothing to do with each other."""
     piles = [
-        _Files(list_pictures(folder), lambda path: _square(path, load), _IN_MEMORY // 2)
+        _Files(list_pictures(folder), lambda path: _square(path, load), _budget() // 2)
         for folder in (a, b)
     ]
     return UnpairedPictures(*(piles if direction is Direction.A_TO_B else piles[::-1]))
