@@ -5,7 +5,7 @@ proximal step. Discriminators are left out: they are the same in every row. The 
 turns in one process; peak memory is each one's own, in a process of its own, over what the
 process held before the network was built.
 
-    python benchmarks/bench_training.py [--size 256] [--rounds 5] [--threads 1]
+    python benchmarks/bench_training.py [--size 256] [--rounds 5] [--threads 1] [--clock cpu]
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: this process's own time, for a machine that does other work meanwhile",
+    )
     parser.add_argument("--architecture", choices=[*ARCHITECTURES], type=Architecture)
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
     parser.add_argument("--memory-of", choices=[*VARIANTS], help=argparse.SUPPRESS)
@@ -68,13 +74,14 @@ def main() -> None:
 def print_table(architecture: Architecture, args: argparse.Namespace) -> None:
     """Measure one architecture's variants in turns and print them."""
     steps = {name: make_step(architecture, name, args.size) for name in args.variants}
+    clock = time.perf_counter if args.clock == "wall" else time.process_time
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(args.rounds + 1):
         for name, (step, _) in steps.items():
-            started = time.perf_counter()
+            started = clock()
             step()
             if number:  # the first round warms up
-                taken[name].append(time.perf_counter() - started)
+                taken[name].append(clock() - started)
     ratios = {name: ratio for name, (_, ratio) in steps.items()}
     del steps
     memory = {name: measured_apart(architecture, name, args) for name in taken}
