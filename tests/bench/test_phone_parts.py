@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from coronet_deploy.bench.adb import AdbError, Device
-from coronet_deploy.bench.canary import LIMIT, lay_canary
+from coronet_deploy.bench.canary import LIMIT, Canary
 from coronet_deploy.bench.phone_files import ROOT, PhoneFiles
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.errors import EnvironmentProblem
@@ -164,18 +163,15 @@ def _raw_lock(device: Device) -> str:
 def test_the_canary_takes_longer_on_a_phone_that_throttles(
     device: Device, phone: VirtualPhone
 ) -> None:
-    files = PhoneFiles(device)
-    with files.session():
-        canary = lay_canary(device, files)
-        cool = canary.measure()
-        assert cool is not None
-        phone.fake("throttle", "0.5")
-        try:
-            hot = canary.measure()
-        finally:
-            phone.fake("throttle", None)
-        assert hot is not None
-        assert hot > 500
-        assert hot > LIMIT * cool
-    ps = subprocess.run(["adb", "devices"], capture_output=True, check=False)
-    assert ps.returncode == 0
+    canary = Canary(device)
+    canary.calibrate()
+    cool = canary.measure()
+    assert cool is not None
+    phone.fake("throttle", "0.5")
+    try:
+        hot = canary.measure()
+    finally:
+        phone.fake("throttle", None)
+    assert hot is not None
+    assert hot > 500
+    assert hot > LIMIT * cool

@@ -8,7 +8,7 @@ root=$1
 arch=$2
 here=$(cd "$(dirname "$0")" && pwd)
 
-mmdebstrap --quiet --variant=extract --arch="$arch" --include=adbd,mksh,toybox,libstdc++6 \
+mmdebstrap --quiet --variant=extract --arch="$arch" --include=adbd,mksh,toybox,coreutils,libstdc++6 \
   trixie "$root"
 cd "$root"
 for folder in bin sbin lib lib64; do

@@ -1,8 +1,10 @@
 """A fixed piece of work that tells whether a phone is as fast as it was: the canary.
 
 Phones hide their temperatures and clocks from us more often than not; work that never changes and
-takes longer than before tells without asking. Here it is hashing 4 MB on the phone, the fastest of
-three: the same idea as Android's own benchmark library, which takes 10 % more for throttling.
+takes longer than before tells without asking. Here it is counting aloud (`seq`), so far that it
+takes a while on this phone, the fastest of three: the same idea as Android's own benchmark
+library, which takes 10 % more for throttling. Not hashing or copying: phones have units for those,
+which do not throttle alike.
 """
 
 from __future__ import annotations
@@ -10,32 +12,45 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coronet_deploy.bench.adb import AdbTimeout, Device
-from coronet_deploy.bench.phone_files import PhoneFiles
 
 LIMIT = 1.10
 """How many times the baseline a canary takes on a throttled phone (Jetpack Benchmark's figure)."""
 
-_SIZE_MB = 4
+_START_COUNT = 100_000
+_MOST_COUNT = 100_000 << 8
+# Starting a program takes a phone some milliseconds; the work must be much longer.
+_LEAST_MS = 60.0
 _TIMES = 3
 _SECONDS = 60.0
 _NS_PER_MS = 1e6
 
 
-@dataclass(frozen=True)
+@dataclass
 class Canary:
-    """The canary of one phone, pinned to CPUs by a hexadecimal mask if one is given."""
+    """The canary of one phone, pinned to CPUs by a hexadecimal mask if one is given.
+
+    It counts up to `count`; `calibrate` finds a good one.
+    """
 
     device: Device
-    path: str
     mask: str | None = None
+    count: int = _START_COUNT
+
+    def calibrate(self) -> None:
+        """Count so far that it takes a while on this phone, and as far from now on."""
+        while self.count < _MOST_COUNT:
+            spent_ms = self.measure()
+            if spent_ms is None or spent_ms >= _LEAST_MS:
+                return
+            self.count *= 2
 
     def measure(self) -> float | None:
         """Return the milliseconds of the fastest of three; None where the phone cannot time it."""
-        pin = f"taskset {self.mask} " if self.mask else ""
-        once = f"date +%s%N; {pin}sha256sum {self.path} > /dev/null; date +%s%N"
+        once = f"date +%s%N; seq {self.count} > /dev/null; date +%s%N"
         script = f"for n in {' '.join(map(str, range(_TIMES)))}; do {once}; done"
+        pin = ["taskset", self.mask] if self.mask else []
         try:
-            result = self.device.shell(script, seconds=_SECONDS)
+            result = self.device.shell([*pin, "sh", "-c", script], seconds=_SECONDS)
         except AdbTimeout:
             return None
         stamps = [int(word) for word in result.text.split() if word.isdecimal()]
@@ -43,16 +58,3 @@ class Canary:
             return None
         spans = [after - before for before, after in zip(stamps[::2], stamps[1::2], strict=True)]
         return round(min(spans) / _NS_PER_MS, 3) if min(spans) > 0 else None
-
-
-def lay_canary(device: Device, files: PhoneFiles, mask: str | None = None) -> Canary:
-    """Return a canary on `device`, whose work folder it lives in.
-
-    Raises:
-        AdbError: the phone has no room for it, or went away.
-
-    """
-    path = files.work_path("canary")
-    script = f"head -c {_SIZE_MB << 20} /dev/zero > {path}"
-    device.shell(script, seconds=_SECONDS, check=True)
-    return Canary(device, path, mask)

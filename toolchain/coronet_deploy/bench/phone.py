@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 
 from coronet_deploy import __version__
 from coronet_deploy.bench.adb import AdbError, Device, DeviceLost
-from coronet_deploy.bench.canary import lay_canary
+from coronet_deploy.bench.canary import Canary
 from coronet_deploy.bench.clusters import read_clusters
 from coronet_deploy.bench.conditions import cautions
 from coronet_deploy.bench.emulation import emulated
-from coronet_deploy.bench.host import BenchInterrupted, OnDisk, Progress, load_subjects
+from coronet_deploy.bench.host import BenchInterrupted, Keeper, OnDisk, Progress, load_subjects
 from coronet_deploy.bench.launch import Failure, Labels
 from coronet_deploy.bench.phone_files import PhoneFiles
 from coronet_deploy.bench.phone_kit import Kit, Settings, combinations
@@ -47,11 +47,14 @@ _QUICK_S = 20.0
 _T = TypeVar("_T")
 
 
-class PhoneGone(DeviceLost):
-    """The phone did not come back; `run` holds what had finished, `planned` counts all launches."""
+class PhoneGone(AdbError):
+    """The phone went away for good, or refuses what a bench needs.
 
-    def __init__(self, lost: DeviceLost, run: Run, planned: int) -> None:
-        super().__init__(lost.what, hint=lost.hint, serial=lost.serial)
+    `run` holds what had finished, `planned` counts all launches.
+    """
+
+    def __init__(self, error: AdbError, run: Run, planned: int) -> None:
+        super().__init__(error.what, hint=error.hint, serial=error.serial)
         self.run = run
         self.planned = planned
 
@@ -69,22 +72,24 @@ def bench_phone(
     command: Sequence[str] = (),
     progress: Progress = lambda _done, _total, _what: None,
     notes: Sequence[str] = (),
+    keeper: Keeper | None = None,
 ) -> Run:
     """Return the run of `artifacts` on the phone, which the run calls `name`.
 
     `pictures(height, width)` gives real pictures, (H, W, 3) in [-1, 1], to check the phone's
     against this host's; without it they are not checked. `earlier` is a run that was cut short:
-    its finished launches are kept and the bench goes on from there. `notes` go into the run.
+    its finished launches are kept and the bench goes on from there. `notes` go into the run, and
+    `keeper` gets each launch as it ends.
 
     Raises:
         BadInput: an artifact or a native file cannot be used, or `earlier` is of another bench.
         BenchInterrupted: Ctrl-C; carries what had finished.
-        PhoneGone: the phone went away for good; carries what had finished.
-        EnvironmentProblem: the phone is in use, or refuses what is needed.
+        PhoneGone: the phone went away for good, or is full; carries what had finished.
+        EnvironmentProblem: the phone is in use.
 
     """
     subjects = load_subjects(artifacts, None)
-    bench = _Bench(device, name, subjects, kit, settings, progress, list(notes))
+    bench = _Bench(device, name, subjects, kit, settings, progress, list(notes), keeper)
     bench.prepare(chipset, earlier, command)
     references = {
         one.name: make_reference(one.name, one.path, pictures) for one in subjects if pictures
@@ -93,8 +98,8 @@ def bench_phone(
         bench.carry_out(references)
     except KeyboardInterrupt:
         raise BenchInterrupted(bench.run(interrupted=True), bench.planned) from None
-    except DeviceLost as lost:
-        raise PhoneGone(lost, bench.run(lost=str(lost)), bench.planned) from lost
+    except AdbError as error:
+        raise PhoneGone(error, bench.run(lost=str(error)), bench.planned) from error
     return bench.run()
 
 
@@ -110,6 +115,7 @@ class _Bench:
         settings: Settings,
         progress: Progress,
         notes: list[str],
+        keeper: Keeper | None,
     ) -> None:
         self.device = device
         self.name = name
@@ -118,6 +124,7 @@ class _Bench:
         self.settings = settings
         self.progress = progress
         self.notes = notes
+        self.keeper = keeper
         self.files = PhoneFiles(device)
         self.lock = PhoneLock(device)
         self.finished: list[Launch] = []
@@ -128,7 +135,7 @@ class _Bench:
         self.trials: dict[tuple[str, str], Trial] = {}
         self.thermals = Thermals(
             lambda: read_state(device),
-            None,
+            Canary(device, settings.mask),
             limit=settings.canary_limit,
             wait_s=settings.cool_s,
         )
@@ -142,6 +149,7 @@ class _Bench:
         facts = read_facts(self.device, properties)
         self.emulated = emulated(properties, machine)
         self.created = datetime.now(UTC)
+        self.id = f"{self.created:%Y%m%dT%H%M%SZ}-{self.name}-{secrets.token_hex(4)}"
         self.command = tuple(command)
         self.conditions = {
             "device": self.name,
@@ -179,7 +187,11 @@ class _Bench:
         lately = [one.details.get("failure") == Failure.THROTTLED for one in self.finished]
         conditions = {
             **self.conditions,
-            "canary": {"baseline_ms": self.thermals.baseline_ms, "limit": self.thermals.limit},
+            "canary": {
+                "baseline_ms": self.thermals.baseline_ms,
+                "count": self.thermals.canary.count,
+                "limit": self.thermals.limit,
+            },
             "losses": self.losses,
             "throttled": any(lately),
             "interrupted": interrupted or lost is not None,
@@ -187,7 +199,7 @@ class _Bench:
             "notes": list(dict.fromkeys(self.notes)),
         }
         return Run(
-            id=f"{self.created:%Y%m%dT%H%M%SZ}-{self.name}-{secrets.token_hex(4)}",
+            id=self.id,
             created=self.created.isoformat(timespec="seconds"),
             command=self.command,
             conditions=conditions,
@@ -233,7 +245,6 @@ class _Bench:
             mask=self.settings.mask,
         )
         models = {one.name: self.files.put(one.path) for one in self.subjects.values()}
-        self.thermals.canary = lay_canary(self.device, self.files, self.settings.mask)
         return setup, models
 
     def _try(
@@ -278,6 +289,8 @@ class _Bench:
         """Make the planned launches in order, those that an earlier run made left out."""
         sequence = self._plan()
         self.planned = len(sequence)
+        if self.keeper:
+            self.keeper.begin(self.run(), self.planned)
         made = {(one.artifact, one.target, one.order) for one in self.finished}
         measured_ones = {(one.artifact, one.target) for one in self.finished}
         failed_ones: set[tuple[str, Target]] = set()
@@ -290,6 +303,8 @@ class _Bench:
                 continue
             launch = self._persistently(lambda one=one: self._launch(one, setup, models))  # type: ignore[misc] # bound now
             self.finished.append(launch)
+            if self.keeper:
+                self.keeper.add(launch)
             (failed_ones if launch.error else measured_ones).add(key)
         self.progress(len(sequence), len(sequence), "done")
 
@@ -318,7 +333,7 @@ class _Bench:
         subject, target = self.subjects[planned.subject.artifact], planned.subject.target
         backend = target.backend.removesuffix("+cpu")
         trial = self.trials[subject.name, backend]
-        timing = timing_arguments(self.settings.samples, self.settings.seconds)
+        timing = timing_arguments(self.settings.samples, self.settings.seconds, trial.once_ms)
         runtime = runtime_of(subject.path)
         command = setup.command(models[subject.name], runtime, backend, target.threads, *timing)
         timer = PhoneTimer(
@@ -350,8 +365,6 @@ class _Bench:
         try:
             self.lock.renew()
             self.files.put_again()
-            if self.thermals.canary is not None:
-                lay_canary(self.device, self.files, self.settings.mask)
         except AdbError as error:
             if isinstance(error, DeviceLost):
                 return  # what is done next finds out, and counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from coronet_deploy.bench.canary import lay_canary
+from coronet_deploy.bench.canary import Canary
 from coronet_deploy.bench.dryrun import DryDevice
 from coronet_deploy.bench.host import load_subjects
 from coronet_deploy.bench.phone_files import PhoneFiles
@@ -50,7 +50,7 @@ def say_bench(
         )
         models = {one.name: files.put(one.path) for one in subjects}
         runtimes = {one.name: runtime_of(one.path) for one in subjects}
-        canary = lay_canary(device, files, settings.mask)
+        canary = Canary(device, settings.mask)
         read_state(device)
         for one, backend in pairs:
             model, runtime = models[one.name], runtimes[one.name]

@@ -8,6 +8,7 @@ an exception (`DeviceLost`), because then nothing is known.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any
 from coronet_deploy.bench.adb import AdbTimeout, Device, ShellResult
 from coronet_deploy.bench.launch import Failure, Labels
 from coronet_deploy.bench.runner import RunnerError, RunnerResult, parse_lines
-from coronet_deploy.bench.worker import WARMUP_MOST, WARMUP_SECONDS, has_settled
+from coronet_deploy.bench.worker import SAMPLES_LEAST, WARMUP_MOST, WARMUP_SECONDS, has_settled
 from coronet_deploy.vocabulary import Launch, Runtime
 
 BACKENDS = {"cpu": "cpu", "gpu": "gpu", "nnapi": "nnapi", "qnn": "external"}
@@ -86,8 +87,15 @@ class Failed(Exception):
         self.stderr = stderr
 
 
-def timing_arguments(samples: int, seconds: float) -> tuple[str, ...]:
-    """Return the runner's arguments for one timed launch."""
+def timing_arguments(samples: int, seconds: float, once_ms: float | None = None) -> tuple[str, ...]:
+    """Return the runner's arguments for one timed launch.
+
+    It stops after `samples`, or once `seconds` have passed; the latter are stretched so that an
+    artifact that takes `once_ms` is sampled at least `SAMPLES_LEAST` times, as on the host.
+    """
+    if once_ms is not None:
+        least = min(SAMPLES_LEAST, samples)
+        seconds = max(seconds, math.ceil((least + 1) * once_ms / 1000))
     return (
         *("--warmup-runs", str(WARMUP_MOST)),
         *("--warmup-seconds", f"{WARMUP_SECONDS:g}"),

@@ -32,13 +32,15 @@ class Trial:
     """What one artifact on one back end came to.
 
     `details` are for its launches' records; `failure` says why it is not timed. `fallback` is true
-    if part of the graph runs on the CPU, which was allowed.
+    if part of the graph runs on the CPU, which was allowed. `once_ms` is about what an inference
+    takes.
     """
 
     details: Mapping[str, Any] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     failure: Failed | None = None
     fallback: bool = False
+    once_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Trials:
                 self._check_picture(reference, outputs, bound_db, details)
         except Failed as why:
             return Trial(details, tools, why)
-        return Trial(details, tools, None, fallback)
+        return Trial(details, tools, None, fallback, min(result.samples_ms, default=None))
 
     def _draw(
         self, command: Sequence[str], reference: Reference

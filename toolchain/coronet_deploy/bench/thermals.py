@@ -30,7 +30,7 @@ class Thermals:
     """
 
     read: Callable[[], State]
-    canary: Canary | None
+    canary: Canary
     limit: float = LIMIT
     wait_s: float = 300.0
     poll_s: float = _POLL_S
@@ -46,10 +46,9 @@ class Thermals:
 
         """
         self.wait_until_cool()
-        if self.canary is not None:
-            timed = [self.canary.measure() for _ in range(2)]
-            known = [one for one in timed if one is not None]
-            self.baseline_ms = min(known, default=None)
+        self.canary.calibrate()
+        timed = [self.canary.measure() for _ in range(2)]
+        self.baseline_ms = min((one for one in timed if one is not None), default=None)
 
     def wait_until_cool(self, *, was_throttled: bool = False) -> float:
         """Return the seconds it took until the phone was cool; a look if it is.
@@ -77,8 +76,8 @@ class Thermals:
             time.sleep(min(self.poll_s, max(0.1, self.wait_s - waited)))
 
     def measure(self) -> float | None:
-        """Return the canary's time now in ms, or None if there is none."""
-        return None if self.canary is None else self.canary.measure()
+        """Return the canary's time now in ms, or None if the phone cannot time it."""
+        return self.canary.measure()
 
     def throttled(self, canary_ms: float | None) -> str | None:
         """Say how much slower than at first the canary was, if it was too slow."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # heavy, and --help needs none of them
     from coronet_deploy.bench.host import Progress
     from coronet_deploy.bench.phone_kit import Kit, Settings
     from coronet_deploy.images import Array
+    from coronet_deploy.results.journal import Journal
     from coronet_deploy.vocabulary import Run, Runtime
 
 _LIBRARIES = {
@@ -28,8 +29,10 @@ _LIBRARIES = {
 _ON_PHONE = ("/vendor/", "/system/", "/apex/")
 
 
-def measure_phone(args: argparse.Namespace, artifacts: Sequence[Path], progress: Progress) -> Run:
-    """Measure on the phone that `--device` means.
+def measure_phone(
+    args: argparse.Namespace, artifacts: Sequence[Path], progress: Progress, journal: Journal
+) -> Run:
+    """Measure on the phone that `--device` means; `journal` keeps the launches as they end.
 
     Raises:
         CoronetError: see `phone.bench_phone` and `choose.choose`.
@@ -51,7 +54,7 @@ def measure_phone(args: argparse.Namespace, artifacts: Sequence[Path], progress:
     notes = differences(read_clusters(device), found.profile) if found.profile else ()
     if args.no_parity:
         notes = (*notes, "The phone's pictures were not checked (--no-parity).")
-    with _kept_if_lost(args.output):
+    with _kept_if_lost(args.output, journal):
         return bench_phone(
             device,
             name_of(found),
@@ -64,6 +67,7 @@ def measure_phone(args: argparse.Namespace, artifacts: Sequence[Path], progress:
             command=("coronet-deploy", *sys.argv[1:]),
             progress=progress,
             notes=notes,
+            keeper=journal,
         )
 
 
@@ -91,16 +95,15 @@ def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
 
 
 @contextlib.contextmanager
-def _kept_if_lost(folder: Path) -> Iterator[None]:
+def _kept_if_lost(folder: Path, journal: Journal) -> Iterator[None]:
     """Write the launches that had finished into `folder` when the phone goes away for good."""
     from coronet_deploy.bench.phone import PhoneGone
-    from coronet_deploy.results.files import write_run
 
     try:
         yield
     except PhoneGone as gone:
         if gone.run.launches:
-            path = write_run(gone.run, folder)
+            path = journal.end(gone.run, folder)
             finished = len(gone.run.launches)
             print(
                 f"{finished} of {gone.planned} launches kept in {path}; --resume {path} goes on",

@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     check_writable(args.output)
     with journal_in(args.output) as journal, bench_progress() as progress:
         if args.device != "host":
-            measured = measure_phone(args, artifacts, progress)
+            measured = measure_phone(args, artifacts, progress, journal)
         else:
             measured = bench_host(
                 artifacts,
