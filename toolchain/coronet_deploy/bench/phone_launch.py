@@ -30,7 +30,12 @@ _SIGNALLED = 128
 _KB_PER_MB = 1024
 _NS_PER_MS = 1e6
 # android_bench/README.md: the runner's exit statuses.
-_FAILURES = {2: Failure.REFUSED, 3: Failure.REFUSED, 4: Failure.REFUSED, 5: Failure.REFUSED}
+_FAILURES = {
+    2: Failure.REFUSED,
+    3: Failure.REFUSED,
+    4: Failure.DELEGATION,
+    5: Failure.REFUSED,
+}
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,21 @@ class Setup:
             *(("--backend-library", library) if library else ()),
             *(
                 word
-                for option in self.backend_options.get(backend, ())
+                for option in self._options(runtime, backend)
                 for word in ("--backend-option", option)
             ),
             *("--threads", str(threads)),
             *(("--cpu-mask", self.mask) if self.mask else ()),
             *more,
         ]
+
+    def _options(self, runtime: Runtime, backend: str) -> tuple[str, ...]:
+        """Return the back end's options; ONNX Runtime's providers go by a name."""
+        given = self.backend_options.get(backend, ())
+        named = any(option.startswith("provider=") for option in given)
+        if runtime is Runtime.ONNX and backend == "qnn" and not named:
+            return ("provider=QNN", *given)
+        return given
 
 
 class Failed(Exception):
