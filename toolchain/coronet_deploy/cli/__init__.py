@@ -31,6 +31,7 @@ COMMANDS = (
     "train",
     "devices",
     "doctor",
+    "runner",
 )
 
 _EPILOG = """exit statuses: 0 fine, 1 a gate failed (parity or latency), 2 usage or bad input,

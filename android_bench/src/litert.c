@@ -1,0 +1,159 @@
+/* LiteRT 2 through its C API (libLiteRt.so, 2.3 or later: the environment comes first). */
+#include "runner.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef void *Handle;
+typedef int Result;
+
+typedef struct {
+  unsigned int rank : 7;
+  unsigned int has_strides : 1;
+  int32_t dimensions[8];
+  uint32_t strides[8];
+} Layout;
+
+typedef struct {
+  int element;
+  Layout layout;
+} TensorType;
+
+enum { ACCELERATOR_CPU = 1, ACCELERATOR_GPU = 2, LOCK_READ = 0, LOCK_WRITE = 1 };
+
+static Handle model, compiled, buffers[2];
+static size_t bytes_of[2];
+static Result (*run_model)(Handle, size_t, size_t, Handle *, size_t, Handle *);
+static Result (*lock_buffer)(Handle, void **, int);
+static Result (*unlock_buffer)(Handle);
+
+#define GET(library, name, ...) ((Result(*)(__VA_ARGS__))symbol(library, #name))
+
+static void check(Result result, int status, const char *doing) {
+  if (result)
+    fail(status, status == STATUS_DELEGATE ? "delegate" : "runtime",
+         "%s: LiteRT answers with status %d", doing, result);
+}
+
+static void invoke(void) {
+  check(run_model(compiled, 0, 1, buffers, 1, buffers + 1), STATUS_RUNTIME, "running the model");
+}
+
+static void write_input(const void *bytes) {
+  void *held = NULL;
+  check(lock_buffer(buffers[0], &held, LOCK_WRITE), STATUS_RUNTIME, "writing the input");
+  memcpy(held, bytes, bytes_of[0]);
+  check(unlock_buffer(buffers[0]), STATUS_RUNTIME, "writing the input");
+}
+
+static void read_output(void *bytes) {
+  void *held = NULL;
+  check(lock_buffer(buffers[1], &held, LOCK_READ), STATUS_RUNTIME, "reading the output");
+  memcpy(bytes, held, bytes_of[1]);
+  check(unlock_buffer(buffers[1]), STATUS_RUNTIME, "reading the output");
+}
+
+/* The element types of TFLite files, by number. */
+static void set_type(Tensor *tensor, const TensorType *type, const char *name) {
+  static const struct {
+    const char *name;
+    size_t size;
+  } types[] = {{"none", 0},  {"float32", 4}, {"int32", 4},     {"uint8", 1},
+               {"int64", 8}, {"string", 0},  {"bool", 1},      {"int16", 2},
+               {"none", 0},  {"int8", 1},    {"float16", 2},   {"float64", 8}};
+  if (type->element < 0 || type->element >= (int)(sizeof types / sizeof *types) ||
+      types[type->element].size == 0 || type->layout.rank > MOST_DIMENSIONS)
+    fail(STATUS_USAGE, "model", "tensor %s has a type that is not supported", name);
+  snprintf(tensor->name, sizeof tensor->name, "%s", name);
+  snprintf(tensor->dtype, sizeof tensor->dtype, "%s", types[type->element].name);
+  tensor->rank = (int)type->layout.rank;
+  for (int i = 0; i < tensor->rank; ++i) tensor->shape[i] = type->layout.dimensions[i];
+  tensor->bytes = tensor_bytes(tensor, types[type->element].size);
+}
+
+static void describe(void *library, Handle subgraph, const char *getter, Tensor *tensor,
+                     TensorType *type) {
+  Handle found = NULL;
+  const char *name = NULL;
+  check(((Result(*)(Handle, size_t, Handle *))symbol(library, getter))(subgraph, 0, &found),
+        STATUS_USAGE, "reading the model's tensors");
+  check(GET(library, LiteRtGetRankedTensorType, Handle, TensorType *)(found, type), STATUS_USAGE,
+        "reading a tensor's type");
+  check(GET(library, LiteRtGetTensorName, Handle, const char **)(found, &name), STATUS_USAGE,
+        "reading a tensor's name");
+  set_type(tensor, type, name ? name : "");
+}
+
+void open_litert(const Arguments *a, void *library, Session *session) {
+  Handle environment = NULL, options = NULL, opaque = NULL, subgraph = NULL, wanted = NULL;
+  TensorType types[2] = {{0}};
+  size_t count[2] = {0, 0}, operators = 0;
+  unsigned char full = 0;
+  char text[64];
+  int accelerator = ACCELERATOR_CPU;
+  if (!strcmp(a->backend, "gpu")) {
+    accelerator = ACCELERATOR_GPU;
+  } else if (strcmp(a->backend, "cpu")) {
+    fail(STATUS_DELEGATE, "delegate",
+         "LiteRT's compiled model takes no %s delegate: give TensorFlow Lite's C library", a->backend);
+  }
+  snprintf(session->runtime_version, sizeof session->runtime_version, "LiteRT 2");
+  check(GET(library, LiteRtCreateEnvironment, int, const void *, Handle *)(0, NULL, &environment),
+        STATUS_RUNTIME, "starting LiteRT");
+  check(GET(library, LiteRtCreateModelFromFile, Handle, const char *, Handle *)(environment, a->model,
+                                                                              &model),
+        STATUS_USAGE, "reading the model");
+  check(GET(library, LiteRtGetModelSubgraph, Handle, size_t, Handle *)(model, 0, &subgraph),
+        STATUS_USAGE, "reading the model");
+  check(GET(library, LiteRtGetNumSubgraphInputs, Handle, size_t *)(subgraph, count), STATUS_USAGE,
+        "reading the model");
+  check(GET(library, LiteRtGetNumSubgraphOutputs, Handle, size_t *)(subgraph, count + 1),
+        STATUS_USAGE, "reading the model");
+  check(GET(library, LiteRtGetNumSubgraphOps, Handle, size_t *)(subgraph, &operators), STATUS_USAGE,
+        "reading the model");
+  if (count[0] != 1 || count[1] != 1)
+    fail(STATUS_USAGE, "model", "the model has %zu inputs and %zu outputs, not one each", count[0],
+         count[1]);
+  describe(library, subgraph, "LiteRtGetSubgraphInput", &session->input, types);
+  describe(library, subgraph, "LiteRtGetSubgraphOutput", &session->output, types + 1);
+
+  check(GET(library, LiteRtCreateOptions, Handle *)(&options), STATUS_RUNTIME, "making options");
+  check(GET(library, LiteRtSetOptionsHardwareAccelerators, Handle, int)(options, accelerator),
+        STATUS_RUNTIME, "choosing the back end");
+  /* The CPU's options are a line of text under the name of its kernels. */
+  snprintf(text, sizeof text, "num_threads = %d\n", a->threads);
+  check(GET(library, LiteRtCreateOpaqueOptions, const char *, void *, void (*)(void *), Handle *)(
+            "xnnpack", strdup(text), free, &opaque),
+        STATUS_RUNTIME, "setting the threads");
+  check(GET(library, LiteRtAddOpaqueOptions, Handle, Handle)(options, opaque), STATUS_RUNTIME,
+        "setting the threads");
+  check(GET(library, LiteRtCreateCompiledModel, Handle, Handle, Handle, Handle *)(
+            environment, model, options, &compiled),
+        accelerator == ACCELERATOR_CPU ? STATUS_RUNTIME : STATUS_DELEGATE, "compiling the model");
+  check(GET(library, LiteRtCompiledModelIsFullyAccelerated, Handle, unsigned char *)(compiled, &full),
+        STATUS_RUNTIME, "asking what was accelerated");
+  session->fully_accelerated = full;
+  session->nodes = (long)operators;
+  session->nodes_taken = full ? (long)operators : -1;
+
+  Result (*make)(Handle, TensorType *, Handle, Handle *) =
+      GET(library, LiteRtCreateManagedTensorBufferFromRequirements, Handle, TensorType *, Handle,
+          Handle *);
+  static const char *const requirements[] = {"LiteRtGetCompiledModelInputBufferRequirements",
+                                             "LiteRtGetCompiledModelOutputBufferRequirements"};
+  for (int i = 0; i < 2; ++i) {
+    check(((Result(*)(Handle, size_t, size_t, Handle *))symbol(library, requirements[i]))(
+              compiled, 0, 0, &wanted),
+          STATUS_RUNTIME, "asking for a buffer");
+    check(make(environment, types + i, wanted, buffers + i), STATUS_RUNTIME, "making a buffer");
+  }
+  bytes_of[0] = session->input.bytes;
+  bytes_of[1] = session->output.bytes;
+  run_model = GET(library, LiteRtRunCompiledModel, Handle, size_t, size_t, Handle *, size_t, Handle *);
+  lock_buffer = GET(library, LiteRtLockTensorBuffer, Handle, void **, int);
+  unlock_buffer = GET(library, LiteRtUnlockTensorBuffer, Handle);
+  session->invoke = invoke;
+  session->write_input = write_input;
+  session->read_output = read_output;
+}

@@ -1,0 +1,377 @@
+/* coronet-runner: one model on one back end, its samples as lines of JSON (README.md). */
+#define _GNU_SOURCE
+#include "runner.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <math.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int number) {
+  (void)number;
+  interrupted = 1;
+}
+
+static int64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void print_string(FILE *file, const char *text) {
+  putc('"', file);
+  for (const unsigned char *c = (const unsigned char *)text; *c; ++c) {
+    if (*c == '"' || *c == '\\') {
+      fprintf(file, "\\%c", *c);
+    } else if (*c < 0x20 || *c > 0x7e) {
+      fprintf(file, "\\u%04x", *c);
+    } else {
+      putc(*c, file);
+    }
+  }
+  putc('"', file);
+}
+
+void fail(int status, const char *code, const char *format, ...) {
+  char message[1024];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  for (char *c = message; *c; ++c) {
+    if (*c == '\n') *c = ' ';
+  }
+  printf("{\"kind\":\"error\",\"code\":\"%s\",\"message\":", code);
+  print_string(stdout, message);
+  printf("}\n");
+  fflush(stdout);
+  fprintf(stderr, "coronet-runner: %s\n", message);
+  exit(status);
+}
+
+Function optional_symbol(void *library, const char *name) {
+  Function function = NULL;
+  void *found = dlsym(library, name);
+  memcpy(&function, &found, sizeof function);
+  return function;
+}
+
+Function symbol(void *library, const char *name) {
+  Function function = optional_symbol(library, name);
+  if (function == NULL) fail(STATUS_LIBRARY, "symbol", "the runtime library has no %s", name);
+  return function;
+}
+
+size_t tensor_bytes(const Tensor *tensor, size_t size) {
+  size_t count = size;
+  for (int i = 0; i < tensor->rank; ++i) {
+    if (tensor->shape[i] <= 0)
+      fail(STATUS_USAGE, "shape", "tensor %s has no fixed shape", tensor->name);
+    count *= (size_t)tensor->shape[i];
+  }
+  return count;
+}
+
+/* Arguments ------------------------------------------------------------------------------- */
+
+static const char USAGE[] =
+    "coronet-runner --runtime tflite|onnx --library FILE --model FILE [--backend "
+    "cpu|gpu|nnapi|external]\n"
+    "  [--backend-library FILE] [--backend-option KEY=VALUE]... [--threads N] [--cpu-mask HEX]\n"
+    "  [--warmup-runs N] [--warmup-seconds S] [--runs N] [--seconds S] [--input FILE]\n"
+    "  [--output FILE] [--frequency-every K]\n";
+
+static long whole(const char *flag, const char *text, long least) {
+  char *end;
+  errno = 0;
+  long value = strtol(text, &end, 10);
+  if (errno || *text == 0 || *end || value < least)
+    fail(STATUS_USAGE, "usage", "%s %s: not a whole number of at least %ld", flag, text, least);
+  return value;
+}
+
+static double real(const char *flag, const char *text) {
+  char *end;
+  double value = strtod(text, &end);
+  if (*text == 0 || *end || !(value >= 0) || isinf(value))
+    fail(STATUS_USAGE, "usage", "%s %s: not a number of seconds", flag, text);
+  return value;
+}
+
+static Arguments parse(int count, char **words) {
+  Arguments a = {.backend = "cpu", .threads = 1, .runs = 50, .warmup_runs = 5};
+  const struct {
+    const char *flag;
+    const char **text;
+  } texts[] = {
+      {"--runtime", &a.runtime}, {"--library", &a.library},
+      {"--model", &a.model},     {"--backend", &a.backend},
+      {"--input", &a.input},     {"--backend-library", &a.backend_library},
+      {"--output", &a.output},   {"--cpu-mask", &a.cpu_mask},
+  };
+  for (int i = 1; i < count; i += 2) {
+    const char *flag = words[i], *value = words[i + 1];
+    size_t known = 0;
+    if (!strcmp(flag, "--version")) {
+      printf("coronet-runner %s\n", RUNNER_VERSION);
+      exit(0);
+    }
+    if (!strcmp(flag, "--help")) {
+      fputs(USAGE, stdout);
+      exit(0);
+    }
+    if (value == NULL) fail(STATUS_USAGE, "usage", "%s needs a value", flag);
+    while (known < sizeof texts / sizeof *texts && strcmp(texts[known].flag, flag)) ++known;
+    if (known < sizeof texts / sizeof *texts) {
+      *texts[known].text = value;
+    } else if (!strcmp(flag, "--backend-option")) {
+      char *equals = strchr(words[i + 1], '=');
+      if (equals == NULL || equals == value)
+        fail(STATUS_USAGE, "usage", "%s %s: not KEY=VALUE", flag, value);
+      if (a.options == MOST_OPTIONS) fail(STATUS_USAGE, "usage", "more than %d options", a.options);
+      *equals = 0;
+      a.keys[a.options] = value;
+      a.values[a.options++] = equals + 1;
+    } else if (!strcmp(flag, "--threads")) {
+      a.threads = (int)whole(flag, value, 1);
+    } else if (!strcmp(flag, "--warmup-runs")) {
+      a.warmup_runs = whole(flag, value, 0);
+    } else if (!strcmp(flag, "--runs")) {
+      a.runs = whole(flag, value, 1);
+    } else if (!strcmp(flag, "--frequency-every")) {
+      a.frequency_every = whole(flag, value, 0);
+    } else if (!strcmp(flag, "--warmup-seconds")) {
+      a.warmup_seconds = real(flag, value);
+    } else if (!strcmp(flag, "--seconds")) {
+      a.seconds = real(flag, value);
+    } else {
+      fail(STATUS_USAGE, "usage", "unknown argument %s", flag);
+    }
+  }
+  if (!a.runtime || !a.library || !a.model)
+    fail(STATUS_USAGE, "usage", "--runtime, --library and --model are needed");
+  return a;
+}
+
+/* The process ------------------------------------------------------------------------------ */
+
+static void pin(const char *mask) {
+  if (mask == NULL) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  size_t length = strlen(mask);
+  int any = 0;
+  for (size_t i = 0; i < length; ++i) {
+    const char *digits = "0123456789abcdef";
+    int c = mask[length - 1 - i];
+    const char *found = c ? strchr(digits, c >= 'A' && c <= 'F' ? c + 32 : c) : NULL;
+    if (found == NULL) fail(STATUS_USAGE, "usage", "--cpu-mask %s: not hexadecimal", mask);
+    for (int bit = 0; bit < 4; ++bit) {
+      if ((found - digits) >> bit & 1 && i * 4 + (size_t)bit < CPU_SETSIZE) {
+        CPU_SET(i * 4 + (size_t)bit, &set);
+        any = 1;
+      }
+    }
+  }
+  if (!any || sched_setaffinity(0, sizeof set, &set))
+    fail(STATUS_USAGE, "usage", "--cpu-mask %s: %s", mask, any ? strerror(errno) : "no cpu");
+}
+
+static void allowed_cpus(char *text, size_t size) {
+  FILE *file = fopen("/proc/self/status", "r");
+  snprintf(text, size, "unknown");
+  if (file == NULL) return;
+  char line[512];
+  while (fgets(line, sizeof line, file)) {
+    if (sscanf(line, "Cpus_allowed_list: %255s", text) == 1) break;
+  }
+  fclose(file);
+}
+
+/* The most memory that this process held. getrusage would count what started it. */
+static long peak_kilobytes(void) {
+  long peak = -1;
+  char line[512];
+  FILE *file = fopen("/proc/self/status", "r");
+  if (file == NULL) return -1;
+  while (fgets(line, sizeof line, file)) {
+    if (sscanf(line, "VmHWM: %ld kB", &peak) == 1) break;
+  }
+  fclose(file);
+  return peak;
+}
+
+static long frequency_khz(int cpu) {
+  char path[96];
+  long khz = -1;
+  snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/cpufreq/scaling_cur_freq", cpu);
+  FILE *file = fopen(path, "r");
+  if (file == NULL) return -1;
+  if (fscanf(file, "%ld", &khz) != 1) khz = -1;
+  fclose(file);
+  return khz;
+}
+
+static void *read_whole(const char *path, size_t bytes) {
+  FILE *file = fopen(path, "rb");
+  if (file == NULL) fail(STATUS_USAGE, "input", "cannot read %s: %s", path, strerror(errno));
+  void *data = malloc(bytes);
+  size_t held = data ? fread(data, 1, bytes, file) : 0;
+  int more = held == bytes && fgetc(file) != EOF;
+  fclose(file);
+  if (held != bytes || more)
+    fail(STATUS_USAGE, "input", "%s has %s bytes than the %zu of the model's input", path,
+         more ? "more" : "fewer", bytes);
+  return data;
+}
+
+static void write_whole(const char *path, const void *data, size_t bytes) {
+  char temporary[PATH_MAX];
+  if (snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid()) >=
+      (int)sizeof temporary)
+    fail(STATUS_USAGE, "output", "%s is too long a path", path);
+  FILE *file = fopen(temporary, "wb");
+  if (file == NULL) fail(STATUS_USAGE, "output", "cannot write %s: %s", path, strerror(errno));
+  int written = fwrite(data, 1, bytes, file) == bytes;
+  written = fclose(file) == 0 && written;
+  if (!written || rename(temporary, path)) {
+    int reason = errno;
+    unlink(temporary);
+    fail(STATUS_USAGE, "output", "cannot write %s: %s", path, strerror(reason));
+  }
+}
+
+static void check_model(const char *path, const char *runtime) {
+  unsigned char head[8] = {0};
+  FILE *file = fopen(path, "rb");
+  if (file == NULL) fail(STATUS_USAGE, "model", "cannot read %s: %s", path, strerror(errno));
+  size_t held = fread(head, 1, sizeof head, file);
+  fclose(file);
+  int tflite = held == sizeof head && !memcmp(head + 4, "TFL3", 4);
+  if ((strcmp(runtime, "tflite") == 0) != tflite)
+    fail(STATUS_USAGE, "model", "%s is %sa TFLite file", path, tflite ? "" : "not ");
+}
+
+/* Lines ------------------------------------------------------------------------------------ */
+
+static void print_tensor(const char *key, const Tensor *tensor) {
+  printf(",\"%s\":{\"name\":", key);
+  print_string(stdout, tensor->name);
+  printf(",\"dtype\":\"%s\",\"shape\":[", tensor->dtype);
+  for (int i = 0; i < tensor->rank; ++i) printf("%s%" PRId64, i ? "," : "", tensor->shape[i]);
+  printf("],\"bytes\":%zu}", tensor->bytes);
+}
+
+static void print_count(const char *key, long value) {
+  if (value < 0) {
+    printf(",\"%s\":null", key);
+  } else {
+    printf(",\"%s\":%ld", key, value);
+  }
+}
+
+static void print_header(const Arguments *a, const Session *session, int64_t load_ns) {
+  char allowed[256];
+  struct stat status;
+  allowed_cpus(allowed, sizeof allowed);
+  if (stat(a->model, &status)) status.st_size = 0;
+  printf("{\"kind\":\"header\",\"version\":\"" RUNNER_VERSION "\",\"protocol\":1,\"runtime\":");
+  print_string(stdout, a->runtime);
+  printf(",\"runtime_version\":");
+  print_string(stdout, session->runtime_version);
+  printf(",\"model_bytes\":%lld", (long long)status.st_size);
+  print_tensor("input", &session->input);
+  print_tensor("output", &session->output);
+  printf(",\"backend\":");
+  print_string(stdout, a->backend);
+  printf(",\"threads\":%d", a->threads);
+  print_count("nodes_taken", session->nodes_taken);
+  print_count("nodes", session->nodes);
+  print_count("partitions", session->partitions);
+  printf(",\"fully_accelerated\":%s", session->fully_accelerated < 0 ? "null"
+                                      : session->fully_accelerated   ? "true"
+                                                                     : "false");
+  printf(",\"cpus_allowed_list\":");
+  print_string(stdout, allowed);
+  printf(",\"pid\":%ld,\"load_ns\":%" PRId64 "}\n", (long)getpid(), load_ns);
+}
+
+/* Run until `runs` are done or `seconds` (0: no bound) are over, whichever comes first. */
+static long measure(const Arguments *a, const Session *session, const char *kind, long runs,
+                    double seconds) {
+  int64_t begun = now_ns();
+  long done = 0;
+  while (done < runs && !interrupted) {
+    int64_t started = now_ns();
+    if (seconds > 0 && done && (double)(started - begun) > seconds * 1e9) break;
+    session->invoke();
+    int64_t taken = now_ns() - started;
+    int cpu = sched_getcpu();
+    long khz = a->frequency_every && done % a->frequency_every == 0 ? frequency_khz(cpu) : -1;
+    printf("{\"kind\":\"%s\",\"t\":%" PRId64 ",\"ns\":%" PRId64 ",\"cpu\":%d", kind, started, taken,
+           cpu);
+    print_count("khz", khz);
+    printf("}\n");
+    ++done;
+  }
+  return done;
+}
+
+int main(int count, char **words) {
+  /* Lines leave in blocks: a write after every sample would be measured with the next one. */
+  static char buffer[1 << 20];
+  setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
+  Arguments a = parse(count, words);
+  struct sigaction action = {.sa_handler = interrupt};
+  sigaction(SIGINT, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
+  pin(a.cpu_mask);
+  if (strcmp(a.runtime, "tflite") && strcmp(a.runtime, "onnx"))
+    fail(STATUS_USAGE, "usage", "--runtime %s: tflite or onnx", a.runtime);
+  check_model(a.model, a.runtime);
+  void *library = dlopen(a.library, RTLD_NOW | RTLD_LOCAL);
+  if (library == NULL) fail(STATUS_LIBRARY, "library", "cannot load the runtime: %s", dlerror());
+
+  Session session = {.nodes = -1, .nodes_taken = -1, .partitions = -1, .fully_accelerated = -1};
+  int64_t started = now_ns();
+  if (!strcmp(a.runtime, "onnx")) {
+    open_onnx(&a, library, &session);
+  } else if (optional_symbol(library, "LiteRtCreateEnvironment")) {
+    open_litert(&a, library, &session);
+  } else {
+    open_tflite(&a, library, &session);
+  }
+  int64_t load_ns = now_ns() - started;
+
+  void *input = a.input ? read_whole(a.input, session.input.bytes) : calloc(1, session.input.bytes);
+  void *output = malloc(session.output.bytes);
+  if (input == NULL || output == NULL) fail(STATUS_RUNTIME, "memory", "out of memory");
+  session.write_input(input);
+  print_header(&a, &session, load_ns);
+  fflush(stdout);
+  measure(&a, &session, "warmup", a.warmup_runs, a.warmup_seconds);
+  long samples = measure(&a, &session, "sample", a.runs, a.seconds);
+  if (a.output) {
+    if (!samples) session.invoke();
+    session.read_output(output);
+    write_whole(a.output, output, session.output.bytes);
+  }
+  printf("{\"kind\":\"end\",\"samples\":%ld", samples);
+  print_count("peak_rss_kb", peak_kilobytes());
+  printf(",\"interrupted\":%s}\n", interrupted ? "true" : "false");
+  fflush(stdout);
+  /* Runtimes' own tear-down is not ours to wait for, and some crash in it. */
+  _exit(ferror(stdout) ? STATUS_RUNTIME : 0);
+}

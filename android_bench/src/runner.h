@@ -1,0 +1,62 @@
+/* What the parts of coronet-runner share. One model, one back end, one process. */
+#ifndef CORONET_RUNNER_H
+#define CORONET_RUNNER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define RUNNER_VERSION "1"
+
+/* Exit statuses; README.md lists them. */
+enum { STATUS_USAGE = 2, STATUS_LIBRARY = 3, STATUS_DELEGATE = 4, STATUS_RUNTIME = 5 };
+
+#define MOST_OPTIONS 32
+#define MOST_DIMENSIONS 8
+
+typedef struct {
+  const char *runtime, *library, *model, *backend, *backend_library, *input, *output;
+  const char *keys[MOST_OPTIONS], *values[MOST_OPTIONS];
+  int options;
+  int threads;
+  const char *cpu_mask;
+  long warmup_runs, runs;
+  double warmup_seconds, seconds;
+  long frequency_every;
+} Arguments;
+
+typedef struct {
+  char name[128];
+  char dtype[16];
+  int64_t shape[MOST_DIMENSIONS];
+  int rank;
+  size_t bytes;
+} Tensor;
+
+/* A loaded model. Its functions end the process by `fail` when they cannot do what is asked. */
+typedef struct Session {
+  Tensor input, output;
+  char runtime_version[64];
+  long nodes, nodes_taken, partitions; /* -1: the runtime does not say */
+  int fully_accelerated;               /* -1: the runtime does not say */
+  void (*write_input)(const void *bytes);
+  void (*invoke)(void);
+  void (*read_output)(void *bytes);
+} Session;
+
+void open_litert(const Arguments *arguments, void *library, Session *session);
+void open_tflite(const Arguments *arguments, void *library, Session *session);
+void open_onnx(const Arguments *arguments, void *library, Session *session);
+
+/* Print an error as the protocol's last line and on stderr, and exit with `status`. */
+void fail(int status, const char *code, const char *format, ...)
+    __attribute__((noreturn, format(printf, 3, 4)));
+
+/* Return a function of a library, or fail. ISO C has no conversion of a pointer to a function. */
+typedef void (*Function)(void);
+Function symbol(void *library, const char *name);
+Function optional_symbol(void *library, const char *name);
+
+/* Return the bytes of a tensor of `shape` of a type that is `size` bytes wide. */
+size_t tensor_bytes(const Tensor *tensor, size_t size);
+
+#endif

@@ -1,0 +1,209 @@
+"""The C runner: built as users build it, beside the Python runtimes on real artifacts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coronet_deploy.bench.runner import Preset, RunnerError, build, host_library, parse_lines
+from coronet_deploy.coronet.zoo import bundled_pictures
+from coronet_deploy.errors import EnvironmentProblem
+from coronet_deploy.images import read_picture
+from coronet_deploy.verify.runtimes import open_session
+from coronet_deploy.vocabulary import Runtime
+from support import Cli
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("CI") and not (shutil.which("cmake") and shutil.which("gcc")),
+    reason="needs cmake and gcc",
+)
+
+
+@pytest.fixture(scope="module")
+def runner(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the runner for this host."""
+    folder = tmp_path_factory.mktemp("runner")
+    result = cli("runner", "build", "--preset", "host", "--output", folder, "--json")
+    assert result.returncode == 0, result.stderr
+    return Path(json.loads(result.stdout)["runner"])
+
+
+@pytest.fixture(scope="module")
+def artifacts(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Export the bundled model, FP32 and INT8, in both formats."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    for dtype in ("fp32", "int8"):
+        result = cli("export", "--dtype", dtype, "--runtime", "all", "--output", folder)
+        assert result.returncode == 0, result.stderr
+    return {path.name.split("_")[-1]: path for path in folder.iterdir() if path.suffix != ".json"}
+
+
+def line(runner: Path, model: Path, *more: object) -> list[str]:
+    runtime = Runtime.TFLITE if model.suffix == ".tflite" else Runtime.ONNX
+    words = [runner, "--runtime", runtime.value, "--library", host_library(runtime)]
+    return [str(word) for word in (*words, "--model", model, *more)]
+
+
+def run(runner: Path, model: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        line(runner, model, *more), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("name", ["fp32.tflite", "int8.tflite", "fp32.onnx", "int8.onnx"])
+def test_it_draws_what_the_python_runtime_draws(
+    name: str, runner: Path, artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    artifact = artifacts[name]
+    picture = read_picture(bundled_pictures()[0], 256, 256)[None]
+    runtime = Runtime.TFLITE if artifact.suffix == ".tflite" else Runtime.ONNX
+    with open_session(artifact, runtime, threads=1) as session:
+        expected = session.run(picture)
+    channels_first = runtime is Runtime.ONNX
+    given = picture.transpose(0, 3, 1, 2) if channels_first else picture
+    np.ascontiguousarray(given).tofile(tmp_path / "input")
+    more = ("--input", tmp_path / "input", "--output", tmp_path / "output")
+    result = run(runner, artifact, *more, "--runs", 3, "--warmup-runs", 2)
+    assert result.returncode == 0, result.stdout + result.stderr
+    drawn = np.fromfile(tmp_path / "output", np.float32)
+    shape = (1, 3, 256, 256) if channels_first else (1, 256, 256, 3)
+    drawn = drawn.reshape(shape)
+    drawn = drawn.transpose(0, 2, 3, 1) if channels_first else drawn
+    np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-5)
+
+    told = parse_lines(result.stdout.splitlines())
+    assert (len(told.samples_ms), len(told.warmup_ms)) == (3, 2)
+    assert min(told.samples_ms) > 0
+    assert told.peak_rss_mb
+    assert told.peak_rss_mb > artifact.stat().st_size / 2**21
+    header = json.loads(result.stdout.splitlines()[0])
+    assert header["input"]["shape"] == [1, 3, 256, 256] if channels_first else [1, 256, 256, 3]
+    assert header["model_bytes"] == artifact.stat().st_size
+    if runtime is Runtime.TFLITE:
+        assert header["fully_accelerated"] is True
+        assert told.nodes_taken == told.nodes
+
+
+def test_threads_mask_and_seconds_are_obeyed(runner: Path, tiny: Path) -> None:
+    one = min(os.sched_getaffinity(0))
+    mask = f"{1 << one:x}"
+    bounds = ("--runs", 1_000_000, "--seconds", 0.2, "--warmup-runs", 0, "--frequency-every", 2)
+    result = run(runner, tiny / "tiny.tflite", "--threads", 2, "--cpu-mask", mask, *bounds)
+    assert result.returncode == 0, result.stdout
+    rows = [json.loads(row) for row in result.stdout.splitlines()]
+    assert rows[0]["cpus_allowed_list"] == str(one)
+    assert rows[0]["threads"] == 2
+    samples = [row for row in rows if row["kind"] == "sample"]
+    assert 1 < len(samples) < 1_000_000
+    assert {row["cpu"] for row in samples} == {one}
+    starts = [row["t"] for row in samples]
+    assert starts == sorted(starts)
+    assert rows[-1] == {**rows[-1], "kind": "end", "samples": len(samples), "interrupted": False}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_after_the_inference_in_hand(
+    number: signal.Signals, runner: Path, tiny: Path
+) -> None:
+    with subprocess.Popen(
+        line(runner, tiny / "tiny.onnx", "--runs", 2_000_000_000), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert json.loads(process.stdout.readline())["kind"] == "header"
+        process.send_signal(number)
+        rest = process.stdout.read().splitlines()
+        assert process.wait(30) == 0
+    assert json.loads(rest[-1])["interrupted"] is True
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "said"),
+    [
+        ("no model", 2, "cannot read"),
+        ("other format", 2, "is not a TFLite file"),
+        ("torn model", 5, "loading the model"),
+        ("short input", 2, "has fewer bytes than the 12288"),
+        ("long input", 2, "has more bytes than the 12288"),
+        ("no folder for output", 2, "cannot write"),
+        ("no library", 3, "cannot load the runtime"),
+        ("other library", 3, "has no OrtGetApiBase"),
+        ("unknown provider", 4, "NOSUCH"),
+        ("no nnapi", 4, "without NNAPI"),
+        ("delegate for litert", 4, "takes no external delegate"),
+        ("bad number", 2, "--threads 0: not a whole number"),
+        ("bad mask", 2, "--cpu-mask xyz: not hexadecimal"),
+        ("unknown flag", 2, "unknown argument --fast"),
+        ("lone flag", 2, "--runs needs a value"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_a_status(
+    fault: str, status: int, said: str, runner: Path, tiny: Path, tmp_path: Path
+) -> None:
+    onnx, tflite = tiny / "tiny.onnx", tiny / "tiny.tflite"
+    size = 3 * 32 * 32 * 4
+    (tmp_path / "short").write_bytes(bytes(size - 1))
+    (tmp_path / "long").write_bytes(bytes(size + 1))
+    (tmp_path / "torn.onnx").write_bytes(onnx.read_bytes()[:-40])
+    words: list[str] = {
+        "no model": line(runner, tmp_path / "none.onnx"),
+        "other format": line(runner, onnx, "--runtime", "tflite"),
+        "torn model": line(runner, tmp_path / "torn.onnx"),
+        "short input": line(runner, onnx, "--input", tmp_path / "short"),
+        "long input": line(runner, tflite, "--input", tmp_path / "long"),
+        "no folder for output": line(runner, onnx, "--output", tmp_path / "none" / "output"),
+        "no library": line(runner, onnx, "--library", tmp_path / "none.so"),
+        "other library": line(runner, onnx, "--library", host_library(Runtime.TFLITE)),
+        "unknown provider": line(
+            runner, onnx, "--backend", "external", "--backend-option", "provider=NOSUCH"
+        ),
+        "no nnapi": line(runner, onnx, "--backend", "nnapi"),
+        "delegate for litert": line(runner, tflite, "--backend", "external"),
+        "bad number": line(runner, onnx, "--threads", 0),
+        "bad mask": line(runner, onnx, "--cpu-mask", "xyz"),
+        "unknown flag": line(runner, onnx, "--fast", "yes"),
+        "lone flag": line(runner, onnx, "--runs"),
+    }[fault]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == status, result.stdout + result.stderr
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert last["kind"] == "error"
+    assert said in last["message"]
+    assert said in result.stderr
+    with pytest.raises(RunnerError, match=r".+"):
+        parse_lines(result.stdout.splitlines())
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([], "cut short"),
+        (['{"kind":"header","load_ns":1'], "garbage"),
+        (['{"kind":"header"}', '{"kind":"end"}'], "lacks"),
+        (["[1]"], "garbage"),
+        (['{"kind":"sample"}'], "garbage"),
+    ],
+)
+def test_output_that_is_none_is_refused(lines: list[str], said: str) -> None:
+    with pytest.raises(RunnerError, match=said):
+        parse_lines(lines)
+
+
+def test_building_without_ndk_or_cmake_says_what_to_do(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = {key: value for key, value in os.environ.items() if key != "ANDROID_NDK_HOME"}
+    result = cli("runner", "build", "--output", tmp_path, env=bare)
+    assert result.returncode == 3
+    assert "ANDROID_NDK_HOME is not set" in result.stderr
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EnvironmentProblem, match="cmake is not installed"):
+        build(Preset.HOST, tmp_path)
+    assert list(tmp_path.iterdir()) == []
