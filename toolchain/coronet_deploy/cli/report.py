@@ -37,6 +37,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baseline", metavar="ARTIFACT", help="give each row's speed-up over this artifact's"
     )
+    page = parser.add_argument_group("the page (--format html)")
+    page.add_argument(
+        "--quality",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="show quality against latency, as `evaluate --json` told it of an artifact",
+    )
+    page.add_argument(
+        "--history",
+        metavar="DIR|STORE",
+        help="show each row's earlier sessions and their changes: a folder of run files or a store",
+    )
+    page.add_argument("--title", metavar="TEXT", help="the page's title")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write to FILE rather than to stdout"
     )
@@ -56,10 +72,15 @@ def run(args: argparse.Namespace) -> int:
     if args.json and args.format not in {None, "json"}:
         raise BadInput(f"--json and --format {args.format} contradict each other")
     form = "json" if args.json else args.format or "terminal"
+    if form != "html" and (args.quality or args.history or args.title):
+        raise BadInput("--quality, --history and --title are for --format html")
     runs = [(path, read_run(path)) for path in args.runs]
     if not any(launch.samples_ms for _, one in runs for launch in one.launches):
         raise NothingMeasured(f"{', '.join(map(str, args.runs))}: no launch gave a sample")
-    text = _text(form, args.layout, runs, args.baseline)
+    if form == "html":
+        text = _page(args, [one for _, one in runs])
+    else:
+        text = _text(form, args.layout, runs, args.baseline)
     if args.output is None:
         sys.stdout.write(text)
     else:
@@ -74,14 +95,6 @@ def _text(form: str, layout: str | None, runs: list[tuple[Path, Run]], baseline:
     from coronet_deploy.report.lines import json_line, lines_of
     from coronet_deploy.report.summary import summarize
 
-    if form == "html":
-        from coronet_deploy.report.html import render_report
-
-        if len(runs) > 1:
-            raise BadInput("--format html shows one run", hint="give one RUN at a time")
-        if layout:
-            raise BadInput("--format html has a layout of its own", hint="leave --layout out")
-        return render_report(runs[0][1], baseline=baseline)
     if layout or form == "latex":
         return _laid_out(form, layout or "full", [one for _, one in runs], baseline)
     summaries = [(path, one, summarize(one, baseline)) for path, one in runs]
@@ -103,6 +116,28 @@ def _text(form: str, layout: str | None, runs: list[tuple[Path, Run]], baseline:
             out.write(f"{path}\n" if several else "")
             tables.print_tables(rows, out, caveats(one, rows))
     return out.getvalue()
+
+
+def _page(args: argparse.Namespace, runs: list[Run]) -> str:
+    """Return the page of all `runs`, the first one's model on top."""
+    from contextlib import nullcontext
+
+    from coronet_deploy.report.history import open_past
+    from coronet_deploy.report.html import render_report
+    from coronet_deploy.report.tradeoffs import read_judgements
+
+    if args.layout:
+        raise BadInput("--format html has a layout of its own", hint="leave --layout out")
+    judgements = read_judgements(args.quality)
+    with open_past(args.history) if args.history else nullcontext() as past:
+        return render_report(
+            runs[0],
+            baseline=args.baseline,
+            title=args.title,
+            more=runs[1:],
+            judgements=judgements,
+            past=past,
+        )
 
 
 def _laid_out(form: str, layout: str, runs: list[Run], baseline: str | None) -> str:

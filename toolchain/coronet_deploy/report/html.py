@@ -11,10 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 
+from coronet_deploy.errors import BadInput
 from coronet_deploy.report import figures, sections
+from coronet_deploy.report.conditions import method_section
+from coronet_deploy.report.history import Past
+from coronet_deploy.report.lines import lines_of
 from coronet_deploy.report.markup import Markup, definitions, join, tag
 from coronet_deploy.report.model import ArtifactFacts, GroupFacts, ModelFacts, Picture
 from coronet_deploy.report.summary import Row, summarize
+from coronet_deploy.report.trade_sections import history_section, quality_section, work_section
+from coronet_deploy.report.tradeoffs import Judgement, choices, metric_of, unmatched, works
 from coronet_deploy.vocabulary import Artifact, Run
 
 __all__ = ["GroupFacts", "ModelFacts", "Picture", "render_report"]
@@ -30,30 +36,38 @@ def render_report(
     *,
     baseline: str | None = None,
     title: str | None = None,
+    more: Sequence[Run] = (),
+    judgements: Sequence[Judgement] = (),
+    past: Past | None = None,
 ) -> str:
     """Return the page of a run as HTML.
 
     `artifacts` are what was just exported; without them the page shows what the run file keeps
     of their manifests. `model` and `pictures` add a section each. `baseline` names the artifact
-    that speed-ups are over. The same arguments give the same page.
+    that speed-ups are over. `more` are further runs, each with its own latencies and conditions.
+    `judgements` give the quality to set against latency, `past` the earlier sessions of each row.
+    The same arguments give the same page.
 
     Raises:
-        BadInput: the run holds no artifact called `baseline`.
+        BadInput: the run holds no artifact called `baseline`, or a judgement is of no artifact.
         EnvironmentProblem: matplotlib is not installed.
         NothingMeasured: no launch of the run gave a sample.
 
     """
+    runs = (run, *more)
     rows = summarize(run, baseline)
     facts = [ArtifactFacts.of_artifact(artifact) for artifact in artifacts] or [
-        ArtifactFacts.of_manifest(name, manifest) for name, manifest in run.artifacts.items()
+        ArtifactFacts.of_manifest(name, manifest)
+        for name, manifest in {n: m for one in runs for n, m in one.artifacts.items()}.items()
     ]
-    parts = {"latency": ("Latency", sections.latency_section(run, rows, baseline))}
+    parts = {"latency": ("Latency", _latencies(runs, baseline))}
+    parts |= _tradeoffs(runs, judgements, past)
     if pictures:
         parts["pictures"] = ("Pictures", sections.pictures_section(pictures))
     if model:
         parts["model"] = ("Model", sections.model_section(model))
     parts["artifacts"] = ("Artifacts", sections.artifacts_section(facts, rows))
-    parts["method"] = ("How it was measured", sections.method_section(run))
+    parts["method"] = ("How it was measured", method_section(runs))
     heading = title or (f"{model.name} on the edge" if model else "Latency report")
     links = (tag("a", name, href=f"#{key}") for key, (name, _) in parts.items())
     body = join(
@@ -75,10 +89,55 @@ def render_report(
                 id="report",
                 tabindex=-1,
             ),
-            tag("footer", tag("p", f"Run {run.id}. Made by coronet-deploy.")),
+            tag("footer", tag("p", f"{_named(runs)}. Made by coronet-deploy.")),
         )
     )
     return f"<!doctype html>\n{tag('html', _head(heading), tag('body', body), lang='en')}\n"
+
+
+def _latencies(runs: Sequence[Run], baseline: str | None) -> Markup:
+    """Return each run's latencies; with several, the baseline counts where a run has it."""
+    if len(runs) == 1:
+        return sections.latency_section(runs[0], summarize(runs[0], baseline), baseline)
+    parts = []
+    for number, run in enumerate(runs):
+        own = baseline if number == 0 or baseline in run.artifacts else None
+        parts.append(tag("h3", _lede(run)))
+        parts.append(sections.latency_section(run, summarize(run, own), own, f"latency-{number}"))
+    return join(parts)
+
+
+def _tradeoffs(
+    runs: Sequence[Run], judgements: Sequence[Judgement], past: Past | None
+) -> dict[str, tuple[str, Markup]]:
+    """Return the sections that set latency against multiply-adds, quality and earlier days."""
+    lines = {run.id: lines_of(run) for run in runs}
+    parts: dict[str, tuple[str, Markup]] = {}
+    work = works([line for own in lines.values() for line in own])
+    if any(one.ideal_ms for one in work):
+        parts["work"] = ("Latency against multiply-adds", work_section(work))
+    if lost := unmatched(judgements, runs):
+        raise BadInput(f"{lost[0]} judges no artifact of the runs", hint="give the runs' own files")
+    chosen = [one for run in runs for one in choices(lines[run.id], run, judgements)]
+    if len({one.line.row.artifact for one in chosen}) > 1 or (chosen and judgements):
+        shown = {one.line.row.artifact for one in chosen}
+        missing = [name for run in runs for name in run.artifacts if name not in shown]
+        section = quality_section(chosen, metric_of(judgements), list(dict.fromkeys(missing)))
+        parts["quality"] = ("Quality against latency", section)
+    if past:
+        found = [
+            (past.line_of(run, line.row.artifact, line.row.target), line.row.median_ms)
+            for run in runs
+            for line in lines[run.id]
+        ]
+        with_past = [(line, now) for line, now in found if line.points and now is not None]
+        without = [line for line, _ in found if not line.points]
+        parts["history"] = ("History", history_section(with_past, without))
+    return parts
+
+
+def _named(runs: Sequence[Run]) -> str:
+    return f"Run{'s' if len(runs) > 1 else ''} {', '.join(run.id for run in runs)}"
 
 
 def _head(heading: str) -> Markup:

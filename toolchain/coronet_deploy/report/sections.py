@@ -1,17 +1,16 @@
-"""The sections of the page: latency, pictures, model, artifacts, method."""
+"""The sections of the page that show a run: latency, pictures, model, artifacts."""
 
 from __future__ import annotations
 
 import base64
 import io
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from coronet_deploy.images import Array, to_pixels
 from coronet_deploy.report import figures
-from coronet_deploy.report.markup import Markup, breakable, definitions, join, table, tag
+from coronet_deploy.report.markup import Markup, breakable, join, table, tag
 from coronet_deploy.report.model import ArtifactFacts, GroupFacts, ModelFacts, Picture
 from coronet_deploy.report.plots import latency_svg
 from coronet_deploy.report.summary import Row
@@ -19,14 +18,14 @@ from coronet_deploy.report.tables import failures
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.vocabulary import Run
 
-_UNITS = {"cpu": "CPU", "mb": "MB", "mhz": "MHz", "percent": "%"}
 
-
-def latency_section(run: Run, rows: tuple[Row, ...], baseline: str | None) -> Markup:
-    """Return the caveats, the plot and the table of latencies."""
+def latency_section(
+    run: Run, rows: tuple[Row, ...], baseline: str | None, key: str = "latency"
+) -> Markup:
+    """Return the caveats, the plot and the table of latencies; `key` starts their identifiers."""
     plot = tag(
         "figure",
-        tag("div", Markup(latency_svg(rows, "Median latency")), class_="plot"),
+        tag("div", Markup(latency_svg(rows, "Median latency", key=f"{key}-plot")), class_="plot"),
         tag(
             "figcaption",
             "Bars: median of the launches' medians. Lines: its 95 % interval, by resampling "
@@ -55,7 +54,7 @@ def latency_section(run: Run, rows: tuple[Row, ...], baseline: str | None) -> Ma
         (
             _notes((*figures.caveats(run, rows), *failures(rows))),
             plot,
-            table(caption, heads, groups.items(), "latency-table"),
+            table(caption, heads, groups.items(), f"{key}-table"),
         )
     )
 
@@ -204,46 +203,3 @@ def artifacts_section(facts: Sequence[ArtifactFacts], rows: Sequence[Row]) -> Ma
 
 def _seconds(value: float | None) -> str:
     return figures.DASH if value is None else f"{value:.1f}"
-
-
-def method_section(run: Run) -> Markup:
-    """Return how it was measured: the command, the conditions, the versions."""
-    conditions = {key: value for key, value in run.conditions.items() if key != "notes"}
-    told = tag(
-        "p",
-        "Each launch is a process of its own: it loads the artifact, warms up until the times "
-        "settle, and times single inferences by the monotonic clock. Rounds go forth and back "
-        "over all artifacts, so that drift falls on all alike.",
-    )
-    command = shlex.join(run.command) or "not recorded"
-    pairs = [
-        ("Command", tag("code", command)),
-        *_flat(conditions),
-        ("Versions", ", ".join(f"{tool} {version}" for tool, version in run.tools.items())),
-    ]
-    return join((told, definitions(pairs, "facts")))
-
-
-def _flat(conditions: Mapping[str, object]) -> Iterable[tuple[str, str]]:
-    """Yield conditions as words, nested ones on one line, leaving out what was not readable."""
-    for key, value in conditions.items():
-        name = _words(key)
-        name = name[:1].upper() + name[1:]
-        if isinstance(value, Mapping):
-            parts = (f"{_words(one)} {_plain(v)}" for one, v in value.items())
-            yield name, ", ".join(part for part in parts if not part.endswith(" unknown"))
-        elif value is not None:
-            yield name, _plain(value)
-
-
-def _words(key: str) -> str:
-    """Return a condition's key as words, units and all: "memory MB"."""
-    return " ".join(_UNITS.get(word, word) for word in key.split("_") if word) or key
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return "unknown"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,189 @@
+"""Two plots of rows as points: latency against multiply-adds, and quality against latency.
+
+A colour stands for a target, a shape for a type of numbers, a hollow mark for ONNX.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from coronet_deploy.report.figures import count, milliseconds, printable
+from coronet_deploy.report.lines import Line
+from coronet_deploy.report.plots import short
+from coronet_deploy.report.svg import COLOURS, INK, MUTED, PAPER, calm, draw_svg
+from coronet_deploy.report.tradeoffs import Choice, Metric, Work
+from coronet_deploy.vocabulary import Runtime, Target
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+_SHAPES = {"fp32": "o", "fp16": "s", "int8": "^"}
+_OTHER_SHAPE = "D"
+_HEIGHT = 3.4
+_ENTRY = 0.2  # of the legend, inches
+
+
+def work_svg(works: Sequence[Work], title: str, key: str) -> str:
+    """Return latency against multiply-adds, both logarithmic, with lines of equal time a MAC."""
+    targets = _targets([work.line for work in works])
+
+    def marks(axes: Axes) -> None:
+        for work in works:
+            _mark(axes, work.macs / 1e9, work.median_ms, work.line, targets)
+            if work.ideal_ms and work.twin_macs and work.macs < work.twin_macs:
+                twin_ms = work.ideal_ms * work.twin_macs / work.macs
+                axes.plot(
+                    [work.macs / 1e9, work.twin_macs / 1e9],
+                    [work.ideal_ms, twin_ms],
+                    color=_colour(work.line.row.target, targets),
+                    linewidth=1,
+                    linestyle=(0, (4, 3)),
+                    zorder=1,
+                )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        _ticks(axes.xaxis, [work.macs / 1e9 for work in works])
+        _ticks(axes.yaxis, [work.median_ms for work in works])
+        axes.set_xlabel("real multiply-adds of one picture, G", color=MUTED)
+        axes.set_title("median latency, ms", color=MUTED, fontsize=10, loc="left")
+
+    described = "; ".join(
+        f"{_told(work.line)}: {count(work.macs)} multiply-adds, {milliseconds(work.median_ms)} ms"
+        + ("" if work.ideal_ms is None else f", ideal {milliseconds(work.ideal_ms)} ms")
+        for work in works
+    )
+    more = ["dashed: time proportional to multiply-adds, from the unpruned twin"]
+    has_ideal = any(work.ideal_ms for work in works)
+    return _plot(
+        marks, [work.line for work in works], more if has_ideal else [], key, title, described
+    )
+
+
+def quality_svg(choices: Sequence[Choice], metric: Metric, title: str, key: str) -> str:
+    """Return quality against latency; a line joins the best of each target."""
+    targets = _targets([choice.line for choice in choices])
+
+    def marks(axes: Axes) -> None:
+        for target in targets:
+            best = sorted(
+                (choice.median_ms, choice.quality)
+                for choice in choices
+                if choice.best and choice.line.row.target == target
+            )
+            axes.step(
+                [time for time, _ in best],
+                [quality for _, quality in best],
+                where="post",
+                color=_colour(target, targets),
+                linewidth=1,
+                zorder=1,
+            )
+        for choice in choices:
+            _mark(axes, choice.median_ms, choice.quality, choice.line, targets)
+        axes.set_xscale("log")
+        _ticks(axes.xaxis, [choice.median_ms for choice in choices])
+        axes.margins(0.08)
+        axes.set_xlabel("median latency, ms (left is better)", color=MUTED)
+        way = "up" if metric.higher_is_better else "down"
+        axes.set_title(
+            f"{printable(metric.name)} ({way} is better)", color=MUTED, fontsize=10, loc="left"
+        )
+
+    described = "; ".join(
+        f"{_told(choice.line)}: {milliseconds(choice.median_ms)} ms, {choice.quality:.4g}"
+        + (", best of its target" if choice.best else "")
+        for choice in choices
+    )
+    more = ["line: no other of its target is faster and better"]
+    return _plot(marks, [choice.line for choice in choices], more, key, title, described)
+
+
+def _plot(
+    marks: Callable[[Axes], None],
+    lines: Sequence[Line],
+    more: Sequence[str],
+    key: str,
+    title: str,
+    described: str,
+) -> str:
+    targets = _targets(lines)
+    dtypes = list(dict.fromkeys(line.dtype or "other" for line in lines))
+    runtimes = list(dict.fromkeys(line.runtime for line in lines))
+    entries = len(targets) + 1 + len(more)
+    height = _HEIGHT + _ENTRY * entries
+
+    def draw(figure: Figure) -> None:
+        bottom = (_ENTRY * entries + 0.55) / height
+        axes = figure.add_axes((0.1, bottom, 0.87, 1 - bottom - 0.3 / height))
+        marks(axes)
+        calm(axes)
+        legend = figure.add_axes((0.1, 0, 0.87, _ENTRY * entries / height))
+        legend.set_axis_off()
+        legend.set_xlim(0, 100)
+        legend.set_ylim(entries, 0)
+        for place, target in enumerate(targets):
+            legend.plot([1], [place + 0.5], "o", color=_colour(target, targets), markersize=6)
+            legend.text(4, place + 0.5, _name(target), color=INK, va="center", fontsize=9)
+        x = 1.0
+        for name in dtypes:
+            shape = _SHAPES.get(name, _OTHER_SHAPE)
+            legend.plot([x], [len(targets) + 0.5], shape, color=MUTED, markersize=6)
+            legend.text(
+                x + 3, len(targets) + 0.5, printable(name), color=INK, va="center", fontsize=9
+            )
+            x += 15
+        if len(runtimes) > 1:
+            hollow = "hollow: ONNX"
+            legend.text(x + 3, len(targets) + 0.5, hollow, color=INK, va="center", fontsize=9)
+        for place, text in enumerate(more, len(targets) + 1):
+            legend.text(0, place + 0.5, text, color=MUTED, va="center", fontsize=9)
+
+    return draw_svg(draw, height, key=key, title=title, description=described)
+
+
+def _mark(axes: Axes, x: float, y: float, line: Line, targets: Sequence[Target]) -> None:
+    colour = _colour(line.row.target, targets)
+    axes.plot(
+        [x],
+        [y],
+        _SHAPES.get(line.dtype or "", _OTHER_SHAPE),
+        markersize=7,
+        markeredgecolor=colour,
+        markeredgewidth=1.5,
+        markerfacecolor=PAPER if line.runtime == Runtime.ONNX else colour,
+        zorder=3,
+    )
+
+
+def _ticks(axis: Axis, values: Sequence[float]) -> None:
+    """Mark a logarithmic axis at 1, 2 and 5 and say the numbers plainly."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = min(values) / 1.3, max(values) * 1.3
+    steps = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in steps for digit in (1, 2, 5)]
+    shown = [tick for tick in ticks if low <= tick <= high]
+    axis.set_major_locator(FixedLocator(shown))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _targets(lines: Sequence[Line]) -> list[Target]:
+    return list(dict.fromkeys(line.row.target for line in lines))
+
+
+def _colour(target: Target, targets: Sequence[Target]) -> str:
+    return COLOURS[list(targets).index(target) % len(COLOURS)]
+
+
+def _name(target: Target) -> str:
+    plural = "" if target.threads == 1 else "s"
+    return short(f"{target.device} {target.backend}, {target.threads} thread{plural}")
+
+
+def _told(line: Line) -> str:
+    return f"{short(line.row.artifact)} on {_name(line.row.target)}"

@@ -1,0 +1,164 @@
+"""Sections of the page that set latency against something: multiply-adds, quality, earlier days."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+
+from coronet_deploy.report import figures
+from coronet_deploy.report.history import Line as HistoryLine
+from coronet_deploy.report.history import changes_note
+from coronet_deploy.report.lines import Line
+from coronet_deploy.report.markup import Markup, join, table, tag
+from coronet_deploy.report.scatter import quality_svg, work_svg
+from coronet_deploy.report.timeline import history_svg
+from coronet_deploy.report.tradeoffs import Choice, Metric, Work
+from coronet_deploy.vocabulary import Target
+
+_Groups = dict[str, list[list[str]]]
+
+
+def work_section(works: Sequence[Work]) -> Markup:
+    """Return latency against multiply-adds, and how far above its share each row lies."""
+    groups: _Groups = {}
+    for work in works:
+        share = work.macs / work.twin_macs if work.twin_macs else None
+        groups.setdefault(_name(work.line), []).append(
+            [
+                _target(work.line.row.target),
+                figures.count(work.macs),
+                figures.DASH if share is None else f"{share:.3f}",
+                figures.milliseconds(work.ideal_ms),
+                figures.milliseconds(work.median_ms),
+                figures.times(work.over_ideal),
+            ]
+        )
+    told = (
+        "If time were proportional to multiply-adds, a pruned network would take its share of its "
+        "unpruned twin's time (the dashed line, from the twin's own measurement in this run). What "
+        "lies above it is what surrounds the convolutions, and what narrow layers lose."
+    )
+    caption = (
+        "Real multiply-adds of one picture; share and ideal are by the unpruned twin with the "
+        "same runtime, on the same target."
+    )
+    heads = ("Target", "MACs", "Share", "Ideal ms", "Median ms", "Over ideal")
+    return join(
+        (
+            tag("p", told),
+            _plot(work_svg(works, "Latency against multiply-adds", "work")),
+            table(caption, heads, groups.items(), "work-table"),
+        )
+    )
+
+
+def quality_section(choices: Sequence[Choice], metric: Metric, missing: Sequence[str]) -> Markup:
+    """Return quality against latency, and which rows no other beats in both."""
+    groups: _Groups = {}
+    for choice in choices:
+        groups.setdefault(_name(choice.line), []).append(
+            [
+                _target(choice.line.row.target),
+                figures.milliseconds(choice.median_ms),
+                f"{choice.quality:.4g}",
+                "yes" if choice.best else "no",
+            ]
+        )
+    if metric.is_parity:
+        told = (
+            "No judgement of quality was given (--quality). Shown is parity: how exactly each "
+            "artifact draws what torch draws. It tells what the export lost, not how good the "
+            "pictures are."
+        )
+    else:
+        told = f"Quality is {metric.name}, as `evaluate` measured it of each artifact itself."
+    notes = [told]
+    if missing:
+        notes.append(f"Not judged, so not shown: {', '.join(missing)}.")
+    heads = ("Target", "Median ms", metric.name, "Unbeaten")
+    caption = (
+        "Unbeaten: no other row of the same target is faster and at least as good, or as fast and "
+        "better."
+    )
+    return join(
+        (
+            *(tag("p", note) for note in notes),
+            _plot(quality_svg(choices, metric, f"{metric.name} against latency", "quality")),
+            table(caption, heads, groups.items(), "quality-table"),
+        )
+    )
+
+
+def history_section(
+    rows: Sequence[tuple[HistoryLine, float]], without: Sequence[HistoryLine]
+) -> Markup:
+    """Return each row's sessions with their changes; `without` have no earlier session."""
+    parts: list[Markup] = []
+    if rows:
+        groups: _Groups = {}
+        for line, now_ms in rows:
+            usual = statistics.median(point.median_ms for point in line.current)
+            groups.setdefault(line.artifact, []).append(
+                [
+                    _target(line.target),
+                    str(len(line.points)),
+                    line.points[0].created[:10],
+                    "; ".join(_changes(line)) or "none",
+                    str(len(line.current)),
+                    figures.milliseconds(usual),
+                    figures.milliseconds(now_ms),
+                    f"{100 * (now_ms / usual - 1):+.1f} %",
+                ]
+            )
+        caption = (
+            "Sessions of the same machine, software and settings, the newest apart. Usual is the "
+            "median of the sessions since the last change."
+        )
+        heads = ("Target", "Sessions", "From", "Changes", "Since", "Usual ms", "Now ms", "Now")
+        legend = (
+            "Grey: each earlier session's median, with its fastest and slowest launch. Lines: the "
+            "median between changes. The last point is this run."
+        )
+        parts = [
+            tag("p", changes_note([line for line, _ in rows])),
+            _plot(history_svg(rows, "Latency of earlier sessions", "history"), legend),
+            table(caption, heads, groups.items(), "history-table"),
+        ]
+    if without:
+        names = (f"{line.artifact} ({_target(line.target)})" for line in without)
+        parts.append(tag("p", f"No earlier session counts for {', '.join(names)}."))
+    others = list(
+        dict.fromkeys(
+            text for line in (*without, *(one for one, _ in rows)) for text in line.others
+        )
+    )
+    if others:
+        parts.append(tag("p", "Sessions that do not count differ in:"))
+        parts.append(tag("ul", *(tag("li", text) for text in others), class_="notes"))
+    return join(parts)
+
+
+def _changes(line: HistoryLine) -> list[str]:
+    """Return each change's day and size: "2026-01-16 (+9.8 %)"."""
+    medians = [point.median_ms for point in line.points]
+    edges = [0, *(line.changes or ()), len(medians)]
+    spans = [statistics.median(medians[start:end]) for start, end in itertools.pairwise(edges)]
+    return [
+        f"{line.points[place].created[:10]} ({100 * (after / before - 1):+.1f} %)"
+        for place, (before, after) in zip(edges[1:-1], itertools.pairwise(spans), strict=True)
+    ]
+
+
+def _plot(svg: str, caption: str | None = None) -> Markup:
+    told = [tag("figcaption", caption)] if caption else []
+    return tag("figure", tag("div", Markup(svg), class_="plot"), *told)
+
+
+def _name(line: Line) -> str:
+    return line.row.artifact
+
+
+def _target(target: Target) -> str:
+    plural = "" if target.threads == 1 else "s"
+    return f"{target.device} {target.backend}, {target.threads} thread{plural}"
