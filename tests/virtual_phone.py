@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 
 RIG = Path(__file__).with_name("rig")
-_PROGRAMS = ("adb", "mmdebstrap", "toybox", "gcc", "unshare", "chroot")
+_PROGRAMS = ("adb", "mmdebstrap", "toybox", "gcc", "unshare", "setpriv", "chroot")
 _ARM_PROGRAMS = ("aarch64-linux-gnu-gcc", "qemu-aarch64-static")
 
 
@@ -93,7 +93,10 @@ def missing_for_rig(arch: str = "amd64") -> str | None:
     programs = _PROGRAMS + (_ARM_PROGRAMS if arch == "arm64" else ())
     if missing := [one for one in programs if shutil.which(one) is None]:
         return f"{', '.join(missing)} not installed: run tests/rig/setup.sh"
-    return None if os.geteuid() == 0 else "virtual phones need root"
+    if os.geteuid() != 0:
+        return "virtual phones need root"
+    spaces = subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], check=False)
+    return "no namespace can be made here" if spaces.returncode else None
 
 
 def require_rig(arch: str = "amd64") -> None:
@@ -187,9 +190,11 @@ class VirtualPhone:
             subprocess.run(["cp", "-a", str(pristine_root(arch)), str(root)], check=True)
             _give_identity(root, model)
             port = free_port()
-            wrap = [str(RIG / "with_arm64.sh")] if arch == "arm64" else []
-            own = ["unshare", "--mount", "--pid", "--fork", "--kill-child"] if not wrap else []
-            line = [*wrap, *own, str(RIG / "boot.sh"), str(root), str(port), str(data_mb)]
+            spaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+            wrap = [str(RIG / "with_arm64.sh")] if arch == "arm64" else spaces
+            # A test run that is killed takes its phones along.
+            line = ["setpriv", "--pdeathsig", "KILL", *wrap]
+            line += [str(RIG / "boot.sh"), str(root), str(port), str(data_mb)]
             with subprocess.Popen(line, stdin=subprocess.DEVNULL, start_new_session=True) as init:
                 phone = cls(model, root, port, init)
                 try:

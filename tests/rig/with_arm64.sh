@@ -7,8 +7,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(mktemp -d)
 mkfifo "$folder/go"
-unshare --user -- bash -c 'read -r < "$1"; shift
-  exec unshare --mount --pid --fork --kill-child --mount-proc "$@"' \
+setpriv --pdeathsig KILL unshare --user -- bash -c 'read -r < "$1"; shift
+  exec setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc "$@"' \
   wait "$folder/go" "$here/register_arm64.sh" "$@" &
 child=$!
 trap 'kill -KILL $child 2>/dev/null' EXIT TERM INT
