@@ -241,6 +241,11 @@ def _slice(writer: _Writer, op: ops.Slice, node: Node) -> None:
     writer.node("Slice", [*node.inputs, *bounds], node)
 
 
+def _depth_to_space(writer: _Writer, op: ops.DepthToSpace, node: Node) -> None:
+    # DCR orders channels as (row, column, channel), which is how the graph's operator does.
+    writer.node("DepthToSpace", list(node.inputs), node, blocksize=op.block, mode="DCR")
+
+
 _TRANSLATIONS: dict[type[Operator], Callable[..., None]] = {
     ops.Conv2d: _conv2d,
     ops.DepthwiseConv2d: _depthwise_conv2d,
@@ -258,4 +263,5 @@ _TRANSLATIONS: dict[type[Operator], Callable[..., None]] = {
     ops.Mul: _plain("Mul"),
     ops.Concat: _concat,
     ops.Slice: _slice,
+    ops.DepthToSpace: _depth_to_space,
 }

@@ -57,10 +57,8 @@ def plan_int8(
         ConversionFailed: within the budget no layer can.
 
     """
-    # Of the lowering, what buys speed with more numbers is left out: Winograd's transformed
-    # values do not fit eight bits, and integer convolutions are fast without.
     pictures = with_flips(pictures)
-    lowered, reports = lower(equalize(graph, pictures), runtime, prefer="size")
+    lowered, reports = lower(equalize(graph, pictures), runtime, integer=True)
     layers = int8_layers(lowered)
     values = [name for layer in layers for name in (layer.source, layer.name)]
     ranges = measure(lowered, values, pictures)

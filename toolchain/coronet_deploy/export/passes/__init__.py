@@ -33,12 +33,22 @@ class PassReport:
     changed: bool
 
 
-def passes_for(runtime: Runtime, prefer: Preference = "speed") -> tuple[Pass, ...]:
+INTEGER_SUBPIXEL_ONNX = True
+"""Whether an integer ONNX file has plain convolutions in the place of transposed ones, for which
+ONNX Runtime has no integer kernel."""
+
+
+def passes_for(
+    runtime: Runtime, prefer: Preference = "speed", *, integer: bool = False
+) -> tuple[Pass, ...]:
     """Return the passes that `lower` runs, in order."""
     folding: tuple[Pass, ...] = (FoldBatchNorm(), DropDeadBiases())
     if runtime is Runtime.ONNX:
-        # ONNX Runtime has kernels of its own for all the rest.
-        return folding
+        # ONNX Runtime has kernels of its own for all the rest, in float.
+        if not (integer and INTEGER_SUBPIXEL_ONNX):
+            return folding
+        plain = SubpixelConvolution(winograd=False, depth_to_space=True)
+        return (*folding, HoistRelu(), FuseRelu(), plain, TrimTaps())
     multiplication: tuple[Pass, ...] = (Winograd(),) if prefer == "speed" else ()
     return (
         *folding,
@@ -67,10 +77,15 @@ def run_passes(graph: Graph, passes: tuple[Pass, ...]) -> tuple[Graph, tuple[Pas
 
 
 def lower(
-    graph: Graph, runtime: Runtime, *, prefer: Preference = "speed"
+    graph: Graph, runtime: Runtime, *, prefer: Preference = "speed", integer: bool = False
 ) -> tuple[Graph, tuple[PassReport, ...]]:
     """Return `graph` as `runtime` runs it fastest, and what each pass did.
 
-    `prefer="size"` leaves out rewrites that buy speed with a larger file.
+    `prefer="size"` leaves out rewrites that buy speed with a larger file. `integer` is for graphs
+    whose convolutions are to compute in integers; rewrites that eight bits do not survive are left
+    out of those whatever `prefer` says.
     """
-    return run_passes(graph, passes_for(runtime, prefer))
+    # Winograd's transformed values do not fit eight bits, and integer convolutions are fast
+    # without.
+    chosen: Preference = "size" if integer else prefer
+    return run_passes(graph, passes_for(runtime, chosen, integer=integer))

@@ -23,6 +23,7 @@ from coronet_deploy.export.operators import (
     Activation,
     Conv2d,
     ConvTranspose2d,
+    DepthToSpace,
     Padding,
     Reshape,
     Slice,
@@ -88,8 +89,9 @@ class SubpixelConvolution(Rewrite):
 
     name: ClassVar[str] = "subpixel_convolution"
 
-    def __init__(self, *, winograd: bool) -> None:
+    def __init__(self, *, winograd: bool, depth_to_space: bool = False) -> None:
         self._winograd = winograd  # whether that pass follows
+        self._depth_to_space = depth_to_space  # whether the runtime is quick at interleaving
 
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return the interleaved phases."""
@@ -102,8 +104,12 @@ class SubpixelConvolution(Rewrite):
         rows, columns = (
             _Axis.of(op, i, edit.shapes[x][1 + i], kernel.shape[1 + i], size[i]) for i in (0, 1)
         )
-        phases = _together if self._pays_together(kernel, rows, columns) else _apart
-        y = interleave(edit, phases(edit, node.inputs, op.activation, rows, columns))
+        together = self._pays_together(kernel, rows, columns)
+        if self._depth_to_space and op.stride[0] == op.stride[1]:
+            y = _to_space(edit, node.inputs, op, rows, columns, together=together)
+        else:
+            phases = _together if together else _apart
+            y = interleave(edit, phases(edit, node.inputs, op.activation, rows, columns))
         whole = edit.shapes[y]
         if whole[1:3] == size:
             return y
@@ -142,10 +148,48 @@ def _apart(
     return [[phase(row, column) for column in columns.phases] for row in rows.phases]
 
 
+def _to_space(
+    edit: Edit,
+    inputs: tuple[str, ...],
+    op: ConvTranspose2d,
+    rows: _Axis,
+    columns: _Axis,
+    *,
+    together: bool,
+) -> str:
+    """Return the whole picture, interleaved by one DepthToSpace."""
+    firsts = {phase.first for axis in (rows, columns) for phase in axis.phases}
+    if together and len(firsts) == 1:
+        # No phase is moved: side by side as channels is what DepthToSpace reads.
+        side_by_side = _one_convolution(edit, inputs, op.activation, rows, columns)
+    else:
+        phases = _together if together else _apart
+        blocks = phases(edit, inputs, op.activation, rows, columns)
+        side_by_side = edit.concat([block for row in blocks for block in row], 3)
+    return edit.emit(DepthToSpace(op.stride[0]), side_by_side)
+
+
 def _together(
     edit: Edit, inputs: tuple[str, ...], activation: Activation, rows: _Axis, columns: _Axis
 ) -> list[list[str]]:
     """Return the phases, as shifted blocks of one convolution."""
+    (row,), (column,) = rows.together().phases, columns.together().phases
+    y = _one_convolution(edit, inputs, activation, rows, columns)
+    channels = edit.shapes[inputs[1]][0]
+
+    def block(a: int, b: int) -> str:
+        channel = (a * len(columns.phases) + b) * channels
+        top, left = rows.phases[a].first - row.first, columns.phases[b].first - column.first
+        size = 1, rows.lines, columns.lines, channels
+        return edit.emit(Slice((0, top, left, channel), size), y)
+
+    return [[block(a, b) for b in range(len(columns.phases))] for a in range(len(rows.phases))]
+
+
+def _one_convolution(
+    edit: Edit, inputs: tuple[str, ...], activation: Activation, rows: _Axis, columns: _Axis
+) -> str:
+    """Return all phases side by side as channels, rows of phases first."""
     x, weight, *biases = inputs
     (row,), (column,) = rows.together().phases, columns.together().phases
     kernels = [
@@ -159,16 +203,7 @@ def _together(
     ]
     ends = *rows.together().ends(row), *columns.together().ends(column)
     bias = [edit.constant(np.tile(edit.constants[b], len(kernels)), "bias") for b in biases]
-    y = _convolution(edit, x, np.concatenate(kernels), bias, ends, activation)
-    channels = edit.shapes[weight][0]
-
-    def block(a: int, b: int) -> str:
-        channel = (a * len(columns.phases) + b) * channels
-        top, left = rows.phases[a].first - row.first, columns.phases[b].first - column.first
-        size = 1, rows.lines, columns.lines, channels
-        return edit.emit(Slice((0, top, left, channel), size), y)
-
-    return [[block(a, b) for b in range(len(columns.phases))] for a in range(len(rows.phases))]
+    return _convolution(edit, x, np.concatenate(kernels), bias, ends, activation)
 
 
 def _picked(kernel: FloatArray, rows: tuple[int, ...], columns: tuple[int, ...]) -> FloatArray:
