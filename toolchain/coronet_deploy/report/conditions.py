@@ -56,7 +56,7 @@ def _run_parts(run: Run, key: str) -> list[Markup]:
         pairs.insert(1, ("Emulated", str(because) if because else "yes"))
     parts = [definitions(pairs, "facts")]
     if any(isinstance(state, Mapping) for state in states.values()):
-        parts.append(_state_table(states, f"{key}-states"))
+        parts += _state_tables(states, f"{key}-states")
     parts += [
         _list_table(name, rows, f"{key}-{place}")
         for place, (name, rows) in enumerate(tables.items())
@@ -64,31 +64,30 @@ def _run_parts(run: Run, key: str) -> list[Markup]:
     return parts
 
 
-def _state_table(states: Mapping[str, object], key: str) -> Markup:
+def _state_tables(states: Mapping[str, object], key: str) -> list[Markup]:
     """Return the machine's state before and after the launches; unreadable values are left out."""
-    sides = [state if isinstance(state, Mapping) else {} for state in states.values()]
-    names = list(dict.fromkeys(name for side in sides for name in side))
-    lines = []
-    for name in names:
-        if name == "unavailable":
-            continue
-        cells = [_plain(side.get(name)) for side in sides]
-        if any(cell not in {"unknown", "none"} for cell in cells):
-            lines.append([_title(name), *cells])
-    missing = [
-        side["unavailable"] for side in sides if isinstance(side.get("unavailable"), Mapping)
-    ]
-    reasons = dict(item for one in missing for item in one.items())
-    shown = table(
-        "The machine before the first launch and after the last.",
-        ("", *(state.capitalize() for state in states)),
-        [(None, lines)],
-        key,
-    )
-    if not reasons:
-        return shown
-    told = "; ".join(f"{_words(str(name))}: {why}" for name, why in reasons.items())
-    return join((shown, tag("p", f"Could not be read: {told}.")))
+    sides = {name: state if isinstance(state, Mapping) else {} for name, state in states.items()}
+    lines, parts = [], []
+    for name in dict.fromkeys(name for side in sides.values() for name in side):
+        values = [side.get(name) for side in sides.values()]
+        if any(_is_table(value) for value in values):
+            same = values[0] == values[1]
+            for when, value in list(zip(sides, values, strict=True))[: 1 if same else None]:
+                told = name if same else f"{name}, {when}"
+                parts.append(_list_table(told, value, f"{key}-{name}-{when}"))
+        elif name != "unavailable":
+            cells = [_plain(value) for value in values]
+            if any(cell not in {"unknown", "none"} for cell in cells):
+                lines.append([_title(name), *cells])
+    caption = "The machine before the first launch and after the last."
+    heads = ("", *(when.capitalize() for when in sides))
+    parts.insert(0, table(caption, heads, [(None, lines)], key))
+    missing = [side.get("unavailable") for side in sides.values()]
+    reasons = {k: v for one in missing if isinstance(one, Mapping) for k, v in one.items()}
+    if reasons:
+        told = "; ".join(f"{_words(str(name))}: {why}" for name, why in reasons.items())
+        parts.append(tag("p", f"Could not be read: {told}."))
+    return parts
 
 
 def _list_table(name: str, rows: object, key: str) -> Markup:
@@ -96,7 +95,7 @@ def _list_table(name: str, rows: object, key: str) -> Markup:
     items = (
         [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list | tuple) else []
     )
-    heads = list(dict.fromkeys(head for row in items for head in row))
+    heads = list(dict.fromkeys(str(head) for row in items for head in row))
     lines = [[_plain(row.get(head)) for head in heads] for row in items]
     return table(f"{_title(name)}.", [_title(head) for head in heads], [(None, lines)], key)
 

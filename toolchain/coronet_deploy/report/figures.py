@@ -5,8 +5,10 @@ None, a figure that was not measured or is not known, is written as a dash.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from coronet_deploy.report.summary import LAUNCHES_FOR_95, Row
-from coronet_deploy.vocabulary import Run
+from coronet_deploy.vocabulary import Run, Target
 
 DASH = "-"
 _BYTES_PER_MB = 1_000_000
@@ -62,6 +64,22 @@ def count(value: int | None) -> str:
                 else (f"{value / factor:.0f} {prefix}")
             )
     return str(value)
+
+
+def target_names(targets: Iterable[Target]) -> dict[Target, str]:
+    """Return what tells `targets` apart: "2 threads", or "gpu, 2 threads" where that differs."""
+    every = list(dict.fromkeys(targets))
+    devices, backends = {one.device for one in every}, {one.backend for one in every}
+    return {
+        one: " ".join(
+            (
+                *([one.device] if len(devices) > 1 else []),
+                *([f"{one.backend},"] if len(devices) > 1 or len(backends) > 1 else []),
+                f"{one.threads} thread{'' if one.threads == 1 else 's'}",
+            )
+        )
+        for one in every
+    }
 
 
 def printable(text: str) -> str:

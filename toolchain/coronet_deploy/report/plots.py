@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from coronet_deploy.errors import NothingMeasured
-from coronet_deploy.report.figures import milliseconds, printable
+from coronet_deploy.report.figures import milliseconds, printable, target_names
 from coronet_deploy.report.summary import Row
 from coronet_deploy.report.svg import COLOURS, INK, MUTED, calm, draw_svg
-from coronet_deploy.report.tables import threads
+from coronet_deploy.vocabulary import Target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ _LABEL_MOST = 42
 def latency_svg(rows: Sequence[Row], title: str, key: str = "plot") -> str:
     """Return an `<svg>` element with a bar for each measured row (`title`, `key`: see `draw_svg`).
 
-    Rows keep their order; a colour stands for a number of threads.
+    Rows keep their order; a colour stands for a target.
 
     Raises:
         EnvironmentProblem: matplotlib is not installed.
@@ -43,20 +43,20 @@ def latency_svg(rows: Sequence[Row], title: str, key: str = "plot") -> str:
     return draw_svg(draw, height, key=key, title=title, description=_description(measured))
 
 
-def short(name: str) -> str:
+def short(name: str, most: int = _LABEL_MOST) -> str:
     """Return a name as it fits a plot: its start and its end."""
     shown = printable(name)
-    if len(shown) <= _LABEL_MOST:
+    if len(shown) <= most:
         return shown
-    return f"{shown[: _LABEL_MOST // 2]}…{shown[-_LABEL_MOST // 2 :]}"
+    return f"{shown[: most // 2]}…{shown[-(most // 2) + 1 :]}"
 
 
 def _draw(axes: Axes, rows: Sequence[Row]) -> None:
     widths = [row.median_ms or 0.0 for row in rows]
-    counts = sorted({row.target.threads for row in rows})
     reach = max(max(row.high_ms or 0, *row.launch_medians_ms) for row in rows)
+    names = target_names(row.target for row in rows)
     for place, (row, width) in enumerate(zip(rows, widths, strict=True)):
-        colour = COLOURS[counts.index(row.target.threads) % len(COLOURS)]
+        colour = COLOURS[list(names).index(row.target) % len(COLOURS)]
         axes.barh(place, width, height=0.34, color=colour, alpha=0.75, linewidth=0)
         axes.scatter(
             row.launch_medians_ms,
@@ -69,7 +69,7 @@ def _draw(axes: Axes, rows: Sequence[Row]) -> None:
         )
         if row.low_ms is not None and row.high_ms is not None:
             axes.plot([row.low_ms, row.high_ms], [place - _BELOW] * 2, color=INK, linewidth=1.6)
-        axes.text(0, place - 0.27, _label(row), color=INK, va="bottom", ha="left")
+        axes.text(0, place - 0.27, _label(row, names), color=INK, va="bottom", ha="left")
         axes.text(
             1,
             place - 0.27,
@@ -86,9 +86,10 @@ def _draw(axes: Axes, rows: Sequence[Row]) -> None:
     calm(axes, grid="x")
 
 
-def _label(row: Row) -> str:
-    return f"{short(row.artifact)}, {threads(row)}"
+def _label(row: Row, names: Mapping[Target, str]) -> str:
+    return f"{short(row.artifact)}, {names[row.target]}"
 
 
 def _description(rows: Sequence[Row]) -> str:
-    return "; ".join(f"{_label(row)}: {milliseconds(row.median_ms)} ms" for row in rows)
+    names = target_names(row.target for row in rows)
+    return "; ".join(f"{_label(row, names)}: {milliseconds(row.median_ms)} ms" for row in rows)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SHAPES = {"fp32": "o", "fp16": "s", "int8": "^"}
 _OTHER_SHAPE = "D"
 _HEIGHT = 3.4
+_TICKS_LEAST = 3
 _ENTRY = 0.2  # of the legend, inches
 
 
@@ -160,13 +161,21 @@ def _mark(axes: Axes, x: float, y: float, line: Line, targets: Sequence[Target])
 
 
 def _ticks(axis: Axis, values: Sequence[float]) -> None:
-    """Mark a logarithmic axis at 1, 2 and 5 and say the numbers plainly."""
+    """Mark a logarithmic axis at round numbers, three at least, and say them plainly."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    low, high = min(values) / 1.3, max(values) * 1.3
+    low, high = min(values) / 1.1, max(values) * 1.1
     steps = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [digit * 10.0**power for power in steps for digit in (1, 2, 5)]
-    shown = [tick for tick in ticks if low <= tick <= high]
+    shown: list[float] = []
+    for digits in (
+        (1, 2, 5),
+        (1, 1.5, 2, 3, 5, 7),
+        (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9),
+    ):
+        ticks = [digit * 10.0**power for power in steps for digit in digits]
+        shown = [tick for tick in ticks if low <= tick <= high]
+        if len(shown) >= _TICKS_LEAST:
+            break
     axis.set_major_locator(FixedLocator(shown))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())

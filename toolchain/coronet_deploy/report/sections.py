@@ -32,12 +32,22 @@ def latency_section(
             "launches. Circles: the median of each launch, a process of its own.",
         ),
     )
-    heads = ["Threads", "Median ms", "95 % interval", "p90 ms", "Launches", "Samples", "Load ms"]
+    names = figures.target_names(row.target for row in rows)
+    several = len({(row.target.device, row.target.backend) for row in rows}) > 1
+    heads = [
+        "Target" if several else "Threads",
+        "Median ms",
+        "95 % interval",
+        "p90 ms",
+        "Launches",
+        "Samples",
+        "Load ms",
+    ]
     heads += ["Peak MB"] + (["Speed-up"] if baseline else [])
     groups: dict[str, list[list[str]]] = {}
     for row in rows:
         line = [
-            str(row.target.threads),
+            names[row.target] if several else str(row.target.threads),
             figures.milliseconds(row.median_ms) if row.launches else "failed",
             figures.interval(row.low_ms, row.high_ms),
             figures.milliseconds(row.p90_ms),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Colours that matplotlib draws with, each standing for what the page's style decides.
 INK = "#010203"
 MUTED = "#020304"
-COLOURS = ("#030405", "#040506", "#050607")
+COLOURS = ("#030405", "#040506", "#050607", "#070809", "#08090a")
 PAPER = "#060708"
 _STYLES = {
     INK: "currentColor",
@@ -30,6 +30,8 @@ _STYLES = {
     COLOURS[0]: "var(--plot-1, #4f8a8b)",
     COLOURS[1]: "var(--plot-2, #b08968)",
     COLOURS[2]: "var(--plot-3, #8a7fb5)",
+    COLOURS[3]: "var(--plot-4, #b0607a)",
+    COLOURS[4]: "var(--plot-5, #7d8f3f)",
     PAPER: "var(--paper, none)",
 }
 # Inches at 72 units an inch, which makes matplotlib's points the SVG's own units.

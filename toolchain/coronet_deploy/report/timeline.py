@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from coronet_deploy.report.figures import milliseconds
+from coronet_deploy.report.figures import milliseconds, target_names
 from coronet_deploy.report.history import Line
 from coronet_deploy.report.plots import short
 from coronet_deploy.report.svg import COLOURS, INK, MUTED, calm, draw_svg
@@ -18,36 +18,35 @@ if TYPE_CHECKING:
 
 _ROW_HEIGHT = 1.15
 _BOTTOM = 0.3
+_NAME_MOST = 36
 
 
 def history_svg(rows: Sequence[tuple[Line, float]], title: str, key: str) -> str:
     """Return an `<svg>` of rows: a line of history (not empty), and the newest session's median."""
     height = _ROW_HEIGHT * len(rows) + _BOTTOM
+    names = _names([line for line, _ in rows])
 
     def draw(figure: Figure) -> None:
         for place, (line, now_ms) in enumerate(rows):
             bottom = height - _ROW_HEIGHT * (place + 1) + _BOTTOM
             axes = figure.add_axes((0.09, bottom / height, 0.89, (_ROW_HEIGHT - 0.6) / height))
-            _draw(axes, line, now_ms)
+            _draw(axes, names[place], line, now_ms)
 
     described = "; ".join(
-        f"{name_of(line)}: {len(line.points)} earlier sessions, "
+        f"{name}: {len(line.points)} earlier sessions, "
         f"{milliseconds(line.points[0].median_ms)} ms at first, {milliseconds(now_ms)} ms now"
-        for line, now_ms in rows
+        for name, (line, now_ms) in zip(names, rows, strict=True)
     )
     return draw_svg(draw, height, key=key, title=title, description=described)
 
 
-def name_of(line: Line) -> str:
-    """Return a row's name as plots and tables of history give it."""
-    plural = "" if line.target.threads == 1 else "s"
-    return (
-        f"{short(line.artifact)}, {line.target.device} {line.target.backend}, "
-        f"{line.target.threads} thread{plural}"
-    )
+def _names(lines: Sequence[Line]) -> list[str]:
+    """Return rows' names, no longer than leaves room for a figure beside them."""
+    targets = target_names(line.target for line in lines)
+    return [f"{short(line.artifact, _NAME_MOST)}, {targets[line.target]}" for line in lines]
 
 
-def _draw(axes: Axes, line: Line, now_ms: float) -> None:
+def _draw(axes: Axes, name: str, line: Line, now_ms: float) -> None:
     medians = [point.median_ms for point in line.points]
     for place, point in enumerate(line.points):
         launches = point.launch_medians_ms
@@ -71,6 +70,6 @@ def _draw(axes: Axes, line: Line, now_ms: float) -> None:
     first, last = axes.get_xticklabels()
     first.set_horizontalalignment("left")
     last.set_horizontalalignment("right")
-    axes.set_title(name_of(line), color=INK, fontsize=9.5, loc="left", x=-0.09)
+    axes.set_title(name, color=INK, fontsize=9.5, loc="left", x=-0.09)
     axes.set_title(f"{milliseconds(now_ms)} ms", color=INK, fontsize=9.5, loc="right")
     calm(axes)

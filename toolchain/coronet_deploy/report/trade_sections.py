@@ -14,7 +14,6 @@ from coronet_deploy.report.markup import Markup, join, table, tag
 from coronet_deploy.report.scatter import quality_svg, work_svg
 from coronet_deploy.report.timeline import history_svg
 from coronet_deploy.report.tradeoffs import Choice, Metric, Work
-from coronet_deploy.vocabulary import Target
 
 _Groups = dict[str, list[list[str]]]
 
@@ -22,11 +21,14 @@ _Groups = dict[str, list[list[str]]]
 def work_section(works: Sequence[Work]) -> Markup:
     """Return latency against multiply-adds, and how far above its share each row lies."""
     groups: _Groups = {}
+    names = figures.target_names(work.line.row.target for work in works)
     for work in works:
+        if work.ideal_ms is None:
+            continue
         share = work.macs / work.twin_macs if work.twin_macs else None
         groups.setdefault(_name(work.line), []).append(
             [
-                _target(work.line.row.target),
+                names[work.line.row.target],
                 figures.count(work.macs),
                 figures.DASH if share is None else f"{share:.3f}",
                 figures.milliseconds(work.ideal_ms),
@@ -47,7 +49,7 @@ def work_section(works: Sequence[Work]) -> Markup:
     return join(
         (
             tag("p", told),
-            _plot(work_svg(works, "Latency against multiply-adds", "work")),
+            _plot(work_svg(works, "Latency against multiply-adds", "work-plot")),
             table(caption, heads, groups.items(), "work-table"),
         )
     )
@@ -56,10 +58,11 @@ def work_section(works: Sequence[Work]) -> Markup:
 def quality_section(choices: Sequence[Choice], metric: Metric, missing: Sequence[str]) -> Markup:
     """Return quality against latency, and which rows no other beats in both."""
     groups: _Groups = {}
+    names = figures.target_names(choice.line.row.target for choice in choices)
     for choice in choices:
         groups.setdefault(_name(choice.line), []).append(
             [
-                _target(choice.line.row.target),
+                names[choice.line.row.target],
                 figures.milliseconds(choice.median_ms),
                 f"{choice.quality:.4g}",
                 "yes" if choice.best else "no",
@@ -84,7 +87,7 @@ def quality_section(choices: Sequence[Choice], metric: Metric, missing: Sequence
     return join(
         (
             *(tag("p", note) for note in notes),
-            _plot(quality_svg(choices, metric, f"{metric.name} against latency", "quality")),
+            _plot(quality_svg(choices, metric, f"{metric.name} against latency", "quality-plot")),
             table(caption, heads, groups.items(), "quality-table"),
         )
     )
@@ -95,13 +98,14 @@ def history_section(
 ) -> Markup:
     """Return each row's sessions with their changes; `without` have no earlier session."""
     parts: list[Markup] = []
+    targets = figures.target_names(line.target for line in (*(one for one, _ in rows), *without))
     if rows:
         groups: _Groups = {}
         for line, now_ms in rows:
             usual = statistics.median(point.median_ms for point in line.current)
             groups.setdefault(line.artifact, []).append(
                 [
-                    _target(line.target),
+                    targets[line.target],
                     str(len(line.points)),
                     line.points[0].created[:10],
                     "; ".join(_changes(line)) or "none",
@@ -122,11 +126,11 @@ def history_section(
         )
         parts = [
             tag("p", changes_note([line for line, _ in rows])),
-            _plot(history_svg(rows, "Latency of earlier sessions", "history"), legend),
+            _plot(history_svg(rows, "Latency of earlier sessions", "history-plot"), legend),
             table(caption, heads, groups.items(), "history-table"),
         ]
     if without:
-        names = (f"{line.artifact} ({_target(line.target)})" for line in without)
+        names = (f"{line.artifact} ({targets[line.target]})" for line in without)
         parts.append(tag("p", f"No earlier session counts for {', '.join(names)}."))
     others = list(
         dict.fromkeys(
@@ -157,8 +161,3 @@ def _plot(svg: str, caption: str | None = None) -> Markup:
 
 def _name(line: Line) -> str:
     return line.row.artifact
-
-
-def _target(target: Target) -> str:
-    plural = "" if target.threads == 1 else "s"
-    return f"{target.device} {target.backend}, {target.threads} thread{plural}"
