@@ -230,10 +230,10 @@ def test_ctrl_c_leaves_the_phone_clean_and_keeps_what_had_finished(
 
 def test_a_launch_that_throttled_is_made_again_and_not_averaged_in(bench: Bench) -> None:
     bench.mode("slow")
-    with _started(bench, "--rounds", "2", "--json", "--canary-limit", "5") as process:
+    with _started(bench, "--rounds", "2", "--json", "--canary-limit", "3") as process:
         _wait_for(process, "launch 1 of 2")
         time.sleep(2)
-        bench.phone.fake("throttle", "2")
+        bench.phone.fake("throttle", "0.5")
         _wait_for(process, "cooling down")
         bench.phone.fake("throttle", None)
         out, told = process.communicate(timeout=120)

@@ -63,4 +63,5 @@ def check_machine(path: Path, flag: str, phone: str) -> None:
 
 
 def _said(machine: str) -> str:
-    return f"{machine} ({_ABIS[machine]})" if machine in _ABIS else machine
+    abi = abi_of(machine)
+    return machine if abi == machine else f"{machine} ({abi})"
