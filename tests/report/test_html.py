@@ -87,7 +87,7 @@ def test_everything_is_told(make_run: MakeRun) -> None:
     ):  # fmt: skip
         assert words in page.text, words
     assert [attributes["id"] for attributes in page.all("h2")] == [
-        "latency", "pictures", "model", "artifacts", "method",
+        "latency", "pictures", "quality", "model", "artifacts", "method",
     ]  # fmt: skip
     assert len(page.all("img")) == 8
 

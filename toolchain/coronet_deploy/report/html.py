@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 
-from coronet_deploy.errors import BadInput
+from coronet_deploy.errors import BadInput, NothingMeasured
 from coronet_deploy.report import figures, sections
 from coronet_deploy.report.conditions import method_section
 from coronet_deploy.report.history import Past
@@ -19,6 +19,7 @@ from coronet_deploy.report.lines import lines_of
 from coronet_deploy.report.markup import Markup, definitions, join, tag
 from coronet_deploy.report.model import ArtifactFacts, GroupFacts, ModelFacts, Picture
 from coronet_deploy.report.summary import Row, summarize
+from coronet_deploy.report.tables import failures
 from coronet_deploy.report.trade_sections import history_section, quality_section, work_section
 from coronet_deploy.report.tradeoffs import Judgement, choices, metric_of, unmatched, works
 from coronet_deploy.vocabulary import Artifact, Run
@@ -55,15 +56,19 @@ def render_report(
 
     """
     runs = (run, *more)
-    rows = summarize(run, baseline)
+    # The few figures on top are of one run: others may be of other devices.
+    summaries = (summarize(run, baseline), *map(summarize, more))
+    rows = next((own for own in summaries if any(row.median_ms for row in own)), None)
+    if rows is None:
+        raise NothingMeasured("no launch gave a sample")
     facts = [ArtifactFacts.of_artifact(artifact) for artifact in artifacts] or [
         ArtifactFacts.of_manifest(name, manifest)
         for name, manifest in {n: m for one in runs for n, m in one.artifacts.items()}.items()
     ]
     parts = {"latency": ("Latency", _latencies(runs, baseline))}
-    parts |= _tradeoffs(runs, judgements, past)
     if pictures:
         parts["pictures"] = ("Pictures", sections.pictures_section(pictures))
+    parts |= _tradeoffs(runs, judgements, past)
     if model:
         parts["model"] = ("Model", sections.model_section(model))
     parts["artifacts"] = ("Artifacts", sections.artifacts_section(facts, rows))
@@ -102,8 +107,12 @@ def _latencies(runs: Sequence[Run], baseline: str | None) -> Markup:
     parts = []
     for number, run in enumerate(runs):
         own = baseline if number == 0 or baseline in run.artifacts else None
+        rows = summarize(run, own)
         parts.append(tag("h3", _lede(run)))
-        parts.append(sections.latency_section(run, summarize(run, own), own, f"latency-{number}"))
+        if any(row.median_ms for row in rows):
+            parts.append(sections.latency_section(run, rows, own, f"latency-{number}"))
+        else:
+            parts.append(tag("ul", *(tag("li", text) for text in failures(rows)), class_="notes"))
     return join(parts)
 
 

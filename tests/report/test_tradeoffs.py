@@ -1,0 +1,224 @@
+"""Latency against multiply-adds, quality and earlier days: the figures, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from coronet_deploy.errors import BadInput
+from coronet_deploy.report.history import open_past
+from coronet_deploy.report.html import render_report
+from coronet_deploy.report.lines import lines_of
+from coronet_deploy.report.scatter import quality_svg, work_svg
+from coronet_deploy.report.tradeoffs import (
+    choices,
+    metric_of,
+    read_judgements,
+    unmatched,
+    works,
+)
+from coronet_deploy.results.files import write_run
+from coronet_deploy.vocabulary import Run
+from support import Cli
+
+MakeRun = Callable[..., Run]
+WIDTHS = {"full.onnx": 64, "small.onnx": 16}
+
+
+@pytest.fixture
+def pruned(make_run: MakeRun) -> Run:
+    """Return a run of an unpruned network and of one with an eighth of its multiply-adds."""
+    run = make_run({"full.onnx": 80.0, "small.onnx": 16.0})
+    manifests = {
+        name: {
+            **run.artifacts[name],
+            "sha256": digit * 64,
+            "model": name.partition(".")[0],
+            "input": {"shape": [1, 3, 256, 256], "layout": "NCHW"},
+            "macs": {"real": macs, "published": 2 * macs},
+            "source": {
+                "sha256": "cd" * 32,
+                "plan": {
+                    "architecture": "resnet_6blocks",
+                    "norm": "instance",
+                    "groups": {"stem": WIDTHS[name], "down1": 2 * WIDTHS[name]},
+                },
+            },
+        }
+        for name, macs, digit in (
+            ("full.onnx", 8_000_000_000, "1"),
+            ("small.onnx", 1_000_000_000, "2"),
+        )
+    }
+    launches = tuple(
+        replace(one, artifact_sha256="1" * 64 if one.artifact == "full.onnx" else "2" * 64)
+        for one in run.launches
+    )
+    return replace(run, artifacts=manifests, launches=launches)
+
+
+def judgement(folder: Path, name: str, digest: str, psnr: float = 20.0, **changes: Any) -> Path:
+    likeness = {"mean": psnr, "worst": psnr / 2}
+    plain: dict[str, Any] = {
+        "sha256": digest, "direction": "AtoB", "size": [256, 256], "generated": 100, "true": 100,
+        "likeness": {"psnr_db": likeness, "ssim": likeness, "l1": likeness}, "distances": [],
+    }  # fmt: skip
+    path = folder / name
+    path.write_text(json.dumps(plain | changes))
+    return path
+
+
+def test_the_ideal_is_the_twins_time_by_the_share_of_multiply_adds(pruned: Run) -> None:
+    found = works(lines_of(pruned))
+    assert len(found) == 4
+    small = [work for work in found if work.line.row.artifact == "small.onnx"]
+    for work in small:
+        twin = next(
+            one
+            for one in found
+            if one.line.row.artifact == "full.onnx" and one.line.row.target == work.line.row.target
+        )
+        assert work.ideal_ms == pytest.approx(twin.median_ms / 8)
+        assert work.over_ideal == pytest.approx(8 * work.median_ms / twin.median_ms)
+    assert {work.ideal_ms for work in found if work not in small} == {None}
+
+
+def test_the_plot_of_multiply_adds_is_drawn_where_the_figures_are(pruned: Run) -> None:
+    svg = work_svg(works(lines_of(pruned)), "Latency & work", "w")
+    root = ET.fromstring(svg)  # noqa: S314 - our own
+    ns = "{http://www.w3.org/2000/svg}"
+    assert root.findtext(f"{ns}title") == "Latency & work"
+    texts = ["".join(element.itertext()) for element in root.iter(f"{ns}text")]
+    assert {"1 thread", "2 threads", "host cpu, 1 thread"} & set(texts)
+    assert len(re.findall("stroke-dasharray", svg)) == 2
+    assert svg == work_svg(works(lines_of(pruned)), "Latency & work", "w")
+
+
+def test_the_unbeaten_rows_are_those_that_no_other_beats_in_both(
+    pruned: Run, tmp_path: Path
+) -> None:
+    lines = lines_of(pruned)
+    better = read_judgements(
+        [judgement(tmp_path, "f", "1" * 64, 25.0), judgement(tmp_path, "s", "2" * 64, 20.0)]
+    )
+    assert {choice.best for choice in choices(lines, pruned, better)} == {True}
+    worse = read_judgements(
+        [judgement(tmp_path, "f", "1" * 64, 19.0), judgement(tmp_path, "s", "2" * 64, 20.0)]
+    )
+    chosen = choices(lines, pruned, worse)
+    assert {one.line.row.artifact for one in chosen if one.best} == {"small.onnx"}
+    assert len(chosen) == 4
+    assert "best of its target" in quality_svg(chosen, metric_of(worse), "x", "q")
+
+
+def test_a_distance_is_better_when_lower_and_goes_before_psnr(pruned: Run, tmp_path: Path) -> None:
+    def kid(value: float) -> dict[str, Any]:
+        rows = [("SqueezeNet-FD", 100 - value), ("SqueezeNet-KID", value)]
+        return {"distances": [{"name": n, "value": v, "features_sha256": "ab"} for n, v in rows]}
+
+    judged = read_judgements(
+        [
+            judgement(tmp_path, "f", "1" * 64, **kid(2.0)),
+            judgement(tmp_path, "s", "2" * 64, **kid(1.0)),
+        ]
+    )
+    assert (metric_of(judged).name, metric_of(judged).higher_is_better) == ("SqueezeNet-KID", False)
+    best = {one.line.row.artifact for one in choices(lines_of(pruned), pruned, judged) if one.best}
+    assert best == {"small.onnx"}
+
+
+def test_without_judgements_parity_is_shown_and_called_so(pruned: Run) -> None:
+    assert metric_of([]).is_parity
+    page = render_report(pruned)
+    assert "No judgement of quality was given" in page
+    assert "It tells what the export lost, not how good the pictures are." in page
+
+
+def test_judgements_on_other_grounds_are_refused_by_what_differs(tmp_path: Path) -> None:
+    one = judgement(tmp_path, "one.json", "1" * 64)
+    other = judgement(tmp_path, "other.json", "2" * 64, generated=50)
+    with pytest.raises(
+        BadInput, match=r"one\.json and .*other\.json differ in generated: 100 and 50"
+    ):
+        read_judgements([one, other])
+
+
+def test_a_judgement_of_nothing_here_is_told(pruned: Run, tmp_path: Path) -> None:
+    path = judgement(tmp_path, "stranger.json", "9" * 64)
+    assert unmatched(read_judgements([path]), [pruned]) == [str(path)]
+    with pytest.raises(BadInput, match=r"stranger\.json judges no artifact of the runs"):
+        render_report(pruned, judgements=read_judgements([path]))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"likeness": 3}', '{"sha256": "x", "likeness"'])
+def test_what_evaluate_did_not_write_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "q.json"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=r"q\.json is not what `evaluate --json` writes"):
+        read_judgements([path])
+
+
+def warm(order: int) -> dict[str, Any]:
+    again = [{"reason": "slower"}] if order == 0 else []
+    return {"canary_ms": 50.5 + order / 100, "skin_c": 33.5, "throttled_launches": again}
+
+
+def test_the_command_shows_it_all_and_every_identifier_once(
+    cli: Cli, pruned: Run, tmp_path: Path
+) -> None:
+    first = datetime(2025, 11, 1, tzinfo=UTC)
+    for day in range(16):
+        created = (first + timedelta(days=day)).isoformat(timespec="seconds")
+        factor = 1.2 if day < 8 else 1.0 + 0.002 * (day % 3)
+        launches = tuple(
+            replace(one, samples_ms=tuple(factor * sample for sample in one.samples_ms))
+            for one in pruned.launches
+        )
+        earlier = replace(pruned, id=f"day{day:02d}", created=created, launches=launches)
+        write_run(earlier, tmp_path / "runs")
+    path = write_run(pruned, tmp_path)
+    phone = replace(
+        pruned, id="phone", emulated=True,
+        conditions={
+            "device": "sm8550",
+            "emulated_because": "it is a virtual phone",
+            "before": {"skin_c": 31.25, "policies": [{"cpus": [0, 1, 2, 3], "governor": "none"}],
+                       "unavailable": {"gpu_c": "no such zone"}},
+            "after": {"skin_c": 35.5, "policies": [{"cpus": [0, 1, 2, 3], "governor": "none"}]},
+            "clusters": [{"cpus": [0, 1, 2, 3], "core": "Cortex-A510"}],
+        },
+        launches=tuple(
+            replace(one, details={**one.details, **warm(one.order)}) for one in pruned.launches
+        ),
+    )  # fmt: skip
+    other = write_run(phone, tmp_path)
+    done = cli(
+        "report", path, other, "--format", "html", "--history", tmp_path / "runs", "--quality",
+        judgement(tmp_path, "q.json", "2" * 64, 21.5), "--output", tmp_path / "page.html",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.html").read_text()
+    for words in (
+        "Latency against multiply-adds", "Quality against latency", "21.5", "Not judged",
+        "2025-11-09 (-16", "PELT, ruptures", "it is a virtual phone", "31.25", "35.5",
+        "no such zone", "Cortex-A510", "0 to 3", "1, because the phone throttled",
+        "50.50 to", "Run phone",
+    ):  # fmt: skip
+        assert words in page, words
+    identifiers = re.findall(r' id="([^"]*)"', page)
+    assert len(identifiers) == len(set(identifiers))
+    for reference in re.findall(r'(?:href="#|url\(#)([^")]*)', page):
+        assert reference in identifiers
+    with open_past(str(tmp_path / "runs")) as past:
+        assert render_report(pruned, past=past) == render_report(pruned, past=past)
+    wrong = cli("report", path, "--history", tmp_path / "runs")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "--format html" in wrong.stderr
