@@ -191,7 +191,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "nan": (rewritten(weight=nan), "'network.ups.3.a' holds numbers that are not finite"),
     "integers": (rewritten(weight=lambda tensor: tensor.int()), "is torch.int32"),
     "other architecture": (rewritten(as_resnet), "is not the generator that it says: missing"),
-    "other plan": (rewritten(with_up3), "its channel plan needs"),
+    "other plan": (rewritten(with_up3), "the network needs"),
     "plan above total": (
         rewritten(lambda g: {"total": {**g.latents.total, "up3": 1}}),
         "'up3' keeps 8 of 1",

@@ -105,7 +105,7 @@ def test_a_misspelt_key_is_named_with_its_file(artifact: Path) -> None:
         ({"parity": None}, "key 'parity' is missing"),
         ({"bytes": "12"}, "'bytes'"),
         ({"dtype": "fp8"}, "'dtype'"),
-        ({"schema_version": 2}, "'schema_version'"),
+        ({"schema_version": 3}, "'schema_version'"),
         ({"sha256": "abc"}, "'sha256'"),
         ({"macs": {"real": 7, "published": 9, "mac": 1}}, "unknown key 'macs.mac'"),
         ({"source": {"sha256": "0" * 64, "kind": "dense", "plan": {}}}, "'source.plan'"),

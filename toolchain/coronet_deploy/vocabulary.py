@@ -71,10 +71,13 @@ class DType(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a checkpoint is: made by CoroNet (latent vectors inside), or a plain generator."""
+    """What an artifact is made of: a checkpoint of CoroNet (latent vectors inside), a plain
+    generator of a known architecture, or a module of the user's own.
+    """  # noqa: D205 - one sentence
 
     CORONET = "coronet"
     DENSE = "dense"
+    MODULE = "module"
 
 
 @dataclass(frozen=True)
@@ -143,16 +146,16 @@ class ChannelPlan:
 class TensorContract:
     """What an app developer must know of an artifact's input or output tensor.
 
-    `shape` in the order of `layout` ("NCHW" or "NHWC"), RGB; real value = `scale` * (stored -
-    `zero_point`) for integer tensors; real values lie in `value_range`, and pixel =
-    (real + 1) * 127.5.
+    `shape` in the order of `layout` ("NCHW" or "NHWC"); three channels are RGB. Real value =
+    `scale` * (stored - `zero_point`) for integer tensors; real values lie in `value_range`, if
+    anything is known of that, and pixel = (real + 1) * 127.5.
     """
 
     name: str
     layout: str
     shape: tuple[int, ...]
     dtype: str
-    value_range: tuple[float, float] = (-1.0, 1.0)
+    value_range: tuple[float, float] | None = (-1.0, 1.0)
     scale: float | None = None
     zero_point: int | None = None
 

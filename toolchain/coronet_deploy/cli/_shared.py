@@ -1,14 +1,15 @@
-"""What several commands share: reading a checkpoint argument."""
+"""What several commands share: reading a checkpoint, or a generator of the user's own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coronet_deploy.errors import missing_package
+from coronet_deploy.errors import BadInput, missing_package
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
+    from coronet_deploy.export.subject import Subject
 
 
 def read_checkpoint(path: Path | None) -> Checkpoint:
@@ -25,3 +26,27 @@ def read_checkpoint(path: Path | None) -> Checkpoint:
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", "torch") from error
     return load_checkpoint(path or bundled_checkpoint())
+
+
+def read_subject(given: str | None, weights: Path | None, channels: int | None) -> Subject:
+    """Return the generator to export: of a checkpoint, or "package.module:name" with its weights.
+
+    Raises:
+        BadInput: neither can be used; or weights or channels are given for a checkpoint.
+        EnvironmentProblem: torch is not installed, or nothing is bundled.
+
+    """
+    try:
+        from coronet_deploy.export.own import is_own, load_own
+        from coronet_deploy.export.subject import subject_of
+    except ModuleNotFoundError as error:
+        raise missing_package(error.name or "torch", "torch") from error
+    if given is not None and is_own(given):
+        return load_own(given, weights, 3 if channels is None else channels)
+    for flag, value in (("--weights", weights), ("--channels", channels)):
+        if value is not None:
+            raise BadInput(
+                f"{flag} goes with a generator of your own, package.module:name, "
+                f"not with {given or 'the bundled checkpoint'}"
+            )
+    return subject_of(read_checkpoint(Path(given) if given else None))

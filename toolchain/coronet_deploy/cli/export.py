@@ -1,4 +1,4 @@
-"""`coronet-deploy export`: from a checkpoint to artifacts that draw the same picture."""
+"""`coronet-deploy export`: from a generator to artifacts that draw the same picture."""
 
 from __future__ import annotations
 
@@ -10,30 +10,27 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coronet_deploy.cli._shared import read_checkpoint
-from coronet_deploy.errors import CoronetError
+from coronet_deploy.cli._shared import read_subject
+from coronet_deploy.errors import ConversionFailed, CoronetError, GateFailed
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.export.calibrate import Pictures
+    from coronet_deploy.export.subject import Subject
+    from coronet_deploy.verify.release import Order
     from coronet_deploy.vocabulary import Artifact
 
-HELP = "export a checkpoint to ONNX and TFLite artifacts, and prove that they draw the same"
+HELP = "export a generator to ONNX and TFLite artifacts, and prove that they draw the same"
 
 _OUTPUT = Path("out/artifacts")
 _RUNTIMES = ("onnx", "tflite")
 _DTYPES = ("fp32", "fp16", "int8")
 _WIDTH = 80
+_LONGEST = 4096  # of a picture's sides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "checkpoint",
-        metavar="CHECKPOINT",
-        nargs="?",
-        type=Path,
-        help="a CoroNet checkpoint, or a generator's state dict (default: the bundled one)",
-    )
+    add_generator(parser)
     parser.add_argument(
         "--runtime",
         choices=(*_RUNTIMES, "all"),
@@ -55,10 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--size",
-        type=picture_size,
-        default=(256, 256),
+        type=picture_sizes,
+        action="extend",
         metavar="HxW",
-        help="height and width of the pictures, which an artifact fixes (default: 256x256)",
+        help="height and width of the pictures, which an artifact fixes; several make artifacts "
+        "each: 256x256,512x512, or the flag again (default: 256x256)",
     )
     parser.add_argument(
         "--pictures",
@@ -88,12 +86,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_generator(parser: argparse.ArgumentParser, flag: str | None = None) -> None:
+    """Add what says which generator is meant: a checkpoint, or the user's own with its weights."""
+    what = (
+        "a CoroNet checkpoint, or a generator's state dict; or one of your own as "
+        "package.module:name, a torch module, or a class or function that makes one when called "
+        "without arguments (default: the bundled checkpoint)"
+    )
+    if flag:
+        parser.add_argument(flag, metavar="GENERATOR", help=what)
+    else:
+        parser.add_argument("generator", metavar="GENERATOR", nargs="?", help=what)
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="state dict of a generator of your own, .safetensors or .pt; read as tensors only, "
+        "names must match (default: as it is made)",
+    )
+    parser.add_argument(
+        "--channels",
+        type=int,
+        metavar="N",
+        help="channels of the picture that a generator of your own takes (default: 3)",
+    )
+
+
 def picture_size(text: str) -> tuple[int, int]:
     """Return (height, width) of "HxW"."""
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 256x256")
-    return int(match[1]), int(match[2])
+    height, width = int(match[1]), int(match[2])
+    if max(height, width) > _LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is too large: sides of at most {_LONGEST}")
+    return height, width
+
+
+def picture_sizes(text: str) -> list[tuple[int, int]]:
+    """Return the (height, width) of each of "HxW,HxW"."""
+    return [picture_size(part) for part in text.split(",")]
 
 
 def decibels(text: str) -> float:
@@ -119,17 +151,41 @@ def read_pictures(folder: Path | None, height: int, width: int) -> Pictures:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    checkpoint = read_checkpoint(args.checkpoint)
+    subject = read_subject(args.generator, args.weights, args.channels)
+    from coronet_deploy.verify.release import check_fit, joined, release
+
+    sizes = list(dict.fromkeys(args.size or [(256, 256)]))
+    for size in sizes:  # before anything is made
+        check_fit(subject, *size)
+    artifacts: list[Artifact] = []
+    failures: list[CoronetError] = []
+    try:
+        for size in sizes:
+            order = _order(args, subject, size)
+            try:
+                release(order, lambda line: print(line, file=sys.stderr), artifacts.append)
+            except (ConversionFailed, GateFailed) as error:
+                failures.append(error)
+    finally:
+        # What passed is there and is said, before an error is.
+        _show(artifacts, args.output, as_json=args.json)
+    if failures:
+        raise joined(failures)
+    return 0
+
+
+def _order(args: argparse.Namespace, subject: Subject, size: tuple[int, int]) -> Order:
+    """Return what to release at one size of pictures."""
     from coronet_deploy.verify.parity import DEFAULT_BOUNDS_DB
-    from coronet_deploy.verify.release import Order, release
+    from coronet_deploy.verify.release import Order
     from coronet_deploy.vocabulary import DType, Runtime
 
-    pictures = read_pictures(args.pictures, *args.size)
-    order = Order(
-        checkpoint=checkpoint,
+    pictures = read_pictures(args.pictures, *size)
+    return Order(
+        subject=subject,
         output_dir=args.output,
         pictures=pictures,
-        calibration=_calibration(args, pictures),
+        calibration=_calibration(args, pictures, size),
         runtimes=[Runtime(r) for r in _RUNTIMES if args.runtime in {r, "all"}],
         dtypes=[DType(d) for d in _DTYPES if args.dtype in {d, "all"}],
         bounds_db=DEFAULT_BOUNDS_DB
@@ -137,27 +193,18 @@ def run(args: argparse.Namespace) -> int:
         else dict.fromkeys(DType, args.min_psnr),
         prefer=args.prefer,
     )
-    artifacts: list[Artifact] = []
-    try:
-        release(order, lambda line: print(line, file=sys.stderr), artifacts.append)
-    except CoronetError:
-        # What passed is there and is said, before the error is.
-        _show(artifacts, args.output, as_json=args.json)
-        raise
-    _show(artifacts, args.output, as_json=args.json)
-    return 0
 
 
-def _calibration(args: argparse.Namespace, pictures: Pictures) -> Pictures:
+def _calibration(args: argparse.Namespace, pictures: Pictures, size: tuple[int, int]) -> Pictures:
     """Return what was given, else what goes with the pictures: bundled ones, or a part of them."""
     from coronet_deploy.coronet.zoo import bundled_calibration
     from coronet_deploy.export.calibrate import choose, hold_out, read_folder, read_pictures
 
     if args.calibration:
-        return choose(read_folder(args.calibration, *args.size))
+        return choose(read_folder(args.calibration, *size))
     if args.pictures:
         return hold_out(pictures)
-    return read_pictures(bundled_calibration(), *args.size)
+    return read_pictures(bundled_calibration(), *size)
 
 
 def _show(artifacts: list[Artifact], folder: Path, *, as_json: bool) -> None:

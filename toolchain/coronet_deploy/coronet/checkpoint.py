@@ -210,14 +210,14 @@ def _network(
             threshold=header.threshold,
             min_channels=header.min_channels,
         )
-        _load_strictly(path, generator, tensors)
+        load_strictly(path, generator, tensors)
         return generator.eval()
     if header.stage is Stage.FINETUNED:
         latents = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_LATENTS)}
         _check_latents(path, header, held, latents)
     dense = build_generator(held)
     prefix = "network."
-    _load_strictly(path, dense, {k.removeprefix(prefix): v for k, v in tensors.items()})
+    load_strictly(path, dense, {k.removeprefix(prefix): v for k, v in tensors.items()})
     return dense.eval()
 
 
@@ -228,7 +228,7 @@ def _check_latents(
     total = replace(held, groups=header.total)
     latents = LatentVectors(total, threshold=header.threshold, min_channels=header.min_channels)
     vectors = {k.removeprefix("latents."): v for k, v in tensors.items()}
-    _load_strictly(path, latents, vectors)
+    load_strictly(path, latents, vectors)
     living = latents.living_plan()
     for group, channels in held.groups.items():
         if living.groups[group] != channels:
@@ -238,8 +238,13 @@ def _check_latents(
             )
 
 
-def _load_strictly(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load `tensors` into `module` if names, shapes and numbers are right."""
+def load_strictly(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load `tensors` into `module` if names, shapes and numbers are right.
+
+    Raises:
+        BadInput: they are not; names `path` and the first tensor that is wrong.
+
+    """
     expected = module.state_dict()
     missing = [name for name in expected if name not in tensors]
     extra = [name for name in tensors if name not in expected]
@@ -253,7 +258,7 @@ def _load_strictly(path: Path, module: nn.Module, tensors: Mapping[str, Tensor])
         if tensor.shape != wanted.shape:
             raise BadInput(
                 f"{path}: tensor {name!r} is {list(tensor.shape)}, "
-                f"its channel plan needs {list(wanted.shape)}"
+                f"the network needs {list(wanted.shape)}"
             )
         if tensor.is_floating_point() != wanted.is_floating_point():
             raise BadInput(f"{path}: tensor {name!r} is {tensor.dtype}, not {wanted.dtype}")
@@ -297,7 +302,7 @@ def _foreign_checkpoint(path: Path) -> Checkpoint:
     """Return the checkpoint in a `.pt` or `.pth` file of pytorch-CycleGAN-and-pix2pix."""
     plan, tensors = read_foreign(path)
     dense = build_generator(plan)
-    _load_strictly(path, dense, tensors)
+    load_strictly(path, dense, tensors)
     full = full_plan(plan.architecture, plan.norm, next(iter(plan.groups.values())))
     header = Header(
         format_version=FORMAT_VERSION,

@@ -27,21 +27,8 @@ def read_foreign(path: Path) -> tuple[ChannelPlan, dict[str, Tensor]]:
         BadInput: it holds anything but tensors, or not those of such a generator.
 
     """
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BadInput(
-            f"{path} holds more than tensors, and is not opened: it could run code",
-            hint="save the generator's state_dict() alone",
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise BadInput(f"{path} is not a whole torch file: {error}") from error
-    if not isinstance(tensors, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
-    ):
-        raise BadInput(f"{path} is not a state_dict of tensors")
-    names = {name.removeprefix("module.") for name in tensors}
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    tensors = read_tensors(path)
+    names = set(tensors)
     if "model.model.0.weight" in names:
         architecture, renamed = _unet(path, tensors)
     elif "model.1.weight" in names:
@@ -55,6 +42,29 @@ def read_foreign(path: Path) -> tuple[ChannelPlan, dict[str, Tensor]]:
         # Old versions of that project saved statistics of InstanceNorm that are never used.
         renamed = {k: v for k, v in renamed.items() if k.rpartition(".")[0] not in norms}
     return _plan(path, architecture, norm, renamed), renamed
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a state dict in a torch file, names as without DataParallel.
+
+    Raises:
+        BadInput: it is not a whole torch file, or holds anything but tensors by name.
+
+    """
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BadInput(
+            f"{path} holds more than tensors, and is not opened: it could run code",
+            hint="save the generator's state_dict() alone",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise BadInput(f"{path} is not a whole torch file: {error}") from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
+    ):
+        raise BadInput(f"{path} is not a state_dict of tensors")
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def _rename(path: Path, tensors: dict[str, Tensor], layers: dict[str, str]) -> dict[str, Tensor]:

@@ -6,18 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.cost import graph_macs
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.manifest import (
     Contract,
     Embedded,
     Macs,
     Quantization,
-    Source,
     tool_versions,
 )
+from coronet_deploy.export.operators import InstanceNorm, Sigmoid, Tanh
 from coronet_deploy.export.passes import PassReport, Preference, lower
-from coronet_deploy.networks.cost import macs
-from coronet_deploy.vocabulary import ChannelPlan, DType, Runtime, TensorContract
+from coronet_deploy.export.subject import Subject
+from coronet_deploy.vocabulary import DType, Runtime, TensorContract
 
 _SCHEMES: Mapping[tuple[Runtime, DType], str] = {
     (Runtime.ONNX, DType.FP32): "float32",
@@ -27,15 +28,6 @@ _SCHEMES: Mapping[tuple[Runtime, DType], str] = {
     (Runtime.ONNX, DType.INT8): "int8 convolutions (QDQ, uint8 activations), the rest float32",
     (Runtime.TFLITE, DType.INT8): "int8 convolutions (int8 activations), the rest float32",
 }
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What an artifact is made of, for its manifest."""
-
-    model: str
-    source: Source
-    plan: ChannelPlan
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,7 @@ def build(
     graph: Graph,
     runtime: Runtime,
     dtype: DType,
-    origin: Origin,
+    subject: Subject,
     calibration: Pictures,
     prefer: Preference = "speed",
     progress: Callable[[str], None] = lambda _: None,
@@ -68,15 +60,19 @@ def build(
     if dtype is DType.INT8:
         from coronet_deploy.export import quantize
 
-        resnet = origin.plan.architecture.is_resnet
+        resnet = (
+            subject.plan.architecture.is_resnet
+            if subject.plan
+            else any(isinstance(node.op, InstanceNorm) for node in graph.nodes)
+        )
         budget_db = quantize.RESNET_BUDGET_DB if resnet else quantize.UNET_BUDGET_DB
         plan = quantize.plan_int8(graph, runtime, calibration, budget_db, progress)
-        embedded = _embedded(graph, runtime, dtype, origin, ("equalize", *_names(plan.passes)))
+        embedded = _embedded(graph, runtime, dtype, subject, ("equalize", *_names(plan.passes)))
         return Built(
             quantize.write_int8(plan, runtime, embedded.as_metadata()), embedded, plan.summary
         )
     lowered, reports = lower(graph, runtime, prefer=prefer)
-    embedded = _embedded(graph, runtime, dtype, origin, _names(reports))
+    embedded = _embedded(graph, runtime, dtype, subject, _names(reports))
     return Built(_emit(lowered, runtime, dtype, embedded.as_metadata()), embedded)
 
 
@@ -85,17 +81,20 @@ def _names(reports: Sequence[PassReport]) -> tuple[str, ...]:
 
 
 def _embedded(
-    graph: Graph, runtime: Runtime, dtype: DType, origin: Origin, passes: tuple[str, ...]
+    graph: Graph, runtime: Runtime, dtype: DType, subject: Subject, passes: tuple[str, ...]
 ) -> Embedded:
     return Embedded(
-        model=origin.model,
-        source=origin.source,
+        model=subject.model,
+        direction=subject.direction,
+        source=subject.source,
         runtime=runtime,
         dtype=dtype,
         scheme=_SCHEMES[runtime, dtype],
         input=_contract(INPUT, runtime, graph.input_shape),
-        output=_contract(OUTPUT, runtime, graph.output_shape),
-        macs=_macs(origin.plan, graph),
+        output=_contract(OUTPUT, runtime, graph.output_shape, _output_range(graph)),
+        macs=Macs(
+            real=max(graph_macs(graph), 1), published=max(graph_macs(graph, published=True), 1)
+        ),
         passes=passes,
         tools=tool_versions(runtime),
     )
@@ -112,13 +111,21 @@ def _emit(graph: Graph, runtime: Runtime, dtype: DType, metadata: Mapping[str, s
     return emit_onnx(graph, dtype, metadata)
 
 
-def _contract(name: str, runtime: Runtime, nhwc: tuple[int, ...]) -> Contract:
+def _contract(
+    name: str,
+    runtime: Runtime,
+    nhwc: tuple[int, ...],
+    value_range: tuple[float, float] | None = (-1.0, 1.0),
+) -> Contract:
     n, h, w, c = nhwc
     nchw = runtime is Runtime.ONNX
-    shape = (n, c, h, w) if nchw else (n, h, w, c)
-    return Contract.of(TensorContract(name, "NCHW" if nchw else "NHWC", shape, "float32"))
+    layout, shape = ("NCHW", (n, c, h, w)) if nchw else ("NHWC", (n, h, w, c))
+    return Contract.of(TensorContract(name, layout, shape, "float32", value_range))
 
 
-def _macs(plan: ChannelPlan, graph: Graph) -> Macs:
-    height, width = graph.input_shape[1:3]
-    return Macs(real=macs(plan, height, width), published=macs(plan, height, width, published=True))
+def _output_range(graph: Graph) -> tuple[float, float] | None:
+    """Return what the network's last operator lets out, if it bounds anything."""
+    last = graph.nodes[-1].op
+    if isinstance(last, Tanh):
+        return (-1.0, 1.0)
+    return (0.0, 1.0) if isinstance(last, Sigmoid) else None

@@ -8,6 +8,7 @@ the manifest beside the artifact and not inside it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,9 @@ from coronet_deploy.errors import BadInput
 from coronet_deploy.storage import existing_file, sha256_of, write_text
 from coronet_deploy.vocabulary import ChannelPlan, DType, Kind, Parity, Runtime, TensorContract
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
+"""Written. Version 1, read too, had no direction, converter, partitions or normalisation."""
+
 METADATA_KEY = "coronet_deploy"
 """The entry of an artifact's own metadata that holds the embedded part, as JSON."""
 
@@ -37,15 +40,22 @@ class _Table(BaseModel):
 
 
 class Source(_Table):
-    """The checkpoint an artifact was made of."""
+    """What an artifact was made of: a checkpoint with its channel plan, or a user's own module.
+
+    `sha256` is of the file of weights; of a module that came without one, of its state dict.
+    `module` is where such a module was imported from, as "package.module:name".
+    """
 
     sha256: Sha256
     kind: Kind
-    plan: dict[str, Any]
+    plan: dict[str, Any] | None = None
+    module: str | None = None
 
     @field_validator("plan")
     @classmethod
-    def _is_a_plan(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _is_a_plan(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is None:
+            return None
         try:
             return ChannelPlan.from_json(value).as_json()
         except BadInput as error:
@@ -53,32 +63,47 @@ class Source(_Table):
 
 
 class Contract(_Table):
-    """`TensorContract` as JSON."""
+    """`TensorContract` as JSON.
+
+    Where real values have a range, `pixel` says what pixel (0 to 255) one is, and
+    real = (pixel - `mean`) / `std`. Without `value_range` nothing bounds what the network gives.
+    """
 
     name: str
     layout: Literal["NCHW", "NHWC"]
     shape: tuple[Count, Count, Count, Count]
     dtype: Literal["float32", "float16", "int8", "uint8"]
-    colours: Literal["RGB"] = "RGB"
-    value_range: tuple[float, float] = (-1.0, 1.0)
-    pixel: Literal["(real + 1) * 127.5"] = "(real + 1) * 127.5"
+    colours: Literal["RGB", "grey", "none"] = "RGB"
+    value_range: tuple[float, float] | None = None
+    pixel: str | None = None
+    mean: float | None = None
+    std: float | None = None
     scale: float | None = None
     zero_point: int | None = None
 
     @classmethod
     def of(cls, contract: TensorContract) -> Contract:
         """Return the JSON form of a contract."""
+        channels = contract.shape[contract.layout.index("C")]
         return cls.model_validate(
             {
                 "name": contract.name,
                 "layout": contract.layout,
                 "shape": contract.shape,
+                "colours": {1: "grey", 3: "RGB"}.get(channels, "none"),
                 "dtype": contract.dtype,
                 "value_range": contract.value_range,
+                **_PIXELS.get(contract.value_range, {}),
                 "scale": contract.scale,
                 "zero_point": contract.zero_point,
             }
         )
+
+
+_PIXELS: Mapping[tuple[float, float] | None, Mapping[str, Any]] = {
+    (-1.0, 1.0): {"pixel": "(real + 1) * 127.5", "mean": 127.5, "std": 127.5},
+    (0.0, 1.0): {"pixel": "real * 255", "mean": 0.0, "std": 255.0},
+}
 
 
 class Macs(_Table):
@@ -86,6 +111,14 @@ class Macs(_Table):
 
     real: Count
     published: Count
+
+
+class Split(_Table):
+    """How the runtime took the graph here: in how many delegate calls, how many of its nodes."""
+
+    parts: int
+    taken: int
+    total: int
 
 
 class Quantization(_Table):
@@ -121,12 +154,14 @@ class ParityFigures(_Table):
 class Embedded(_Table):
     """The part of a manifest that stands inside the artifact too."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     model: str
+    direction: str | None = None
     source: Source
     runtime: Runtime
     dtype: DType
     scheme: str
+    converter: str = "coronet-deploy"
     input: Contract
     output: Contract
     macs: Macs
@@ -142,6 +177,7 @@ class Manifest(Embedded):
     """All that is known of an artifact."""
 
     quantization: Quantization | None = None
+    partitions: Split | None = None
     parity: ParityFigures
     bytes: Count
     sha256: Sha256

@@ -13,7 +13,7 @@ from coronet_deploy.errors import BadInput, GateFailed
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.images import Array
 from coronet_deploy.verify.parity import compare
-from coronet_deploy.verify.runtimes import open_session
+from coronet_deploy.verify.runtimes import Partitions, open_session
 from coronet_deploy.vocabulary import Parity, Runtime
 
 if TYPE_CHECKING:
@@ -25,14 +25,20 @@ _THREADS = 1
 
 @dataclass(frozen=True)
 class Trial:
-    """What one artifact made of the pictures, (1, H, W, 3) each, and how it compares."""
+    """What one artifact made of the pictures, (1, H, W, C) each, and how it compares."""
 
     outputs: tuple[Array, ...]
     parity: Parity
+    partitions: Partitions
 
 
 def translate(generator: nn.Module, pictures: Pictures) -> tuple[Array, ...]:
-    """Return torch's pictures of `pictures`; both (1, H, W, 3) real values in [-1, 1]."""
+    """Return torch's pictures of `pictures`; both (1, H, W, C) real values, those in in [-1, 1].
+
+    Raises:
+        BadInput: torch itself gives what is not finite, which nothing can be compared with.
+
+    """
     import torch
 
     outputs = []
@@ -40,19 +46,16 @@ def translate(generator: nn.Module, pictures: Pictures) -> tuple[Array, ...]:
         for picture in pictures.values:
             output = generator(torch.from_numpy(picture.transpose(0, 3, 1, 2).copy()))
             outputs.append(np.ascontiguousarray(output.numpy().transpose(0, 2, 3, 1)))
+            if not np.isfinite(outputs[-1]).all():
+                raise BadInput(
+                    f"torch itself gives {_not_finite(outputs[-1])} values that are not finite",
+                    hint="look at the weights, and at the pictures",
+                )
     return tuple(outputs)
 
 
-def run_artifact(path: Path, runtime: Runtime, pictures: Sequence[Array]) -> tuple[Array, ...]:
-    """Return the artifact's pictures, from its real runtime.
-
-    Raises:
-        BadInput: the pictures are not of the artifact's size.
-        ConversionFailed: the runtime does not load it.
-
-    """
-    with open_session(path, runtime, _THREADS) as session:
-        return tuple(session.run(picture) for picture in pictures)
+def _not_finite(values: Array) -> int:
+    return int(values.size - np.count_nonzero(np.isfinite(values)))
 
 
 def try_artifact(
@@ -68,12 +71,17 @@ def try_artifact(
     `name` stands for the artifact in errors, if its path does not.
 
     Raises:
+        BadInput: the pictures are not of the artifact's size.
+        ConversionFailed: its runtime does not load it.
         GateFailed: its output holds NaN or infinity. (A PSNR below the bound does not raise here:
             see `require`.)
 
     """
-    outputs = run_artifact(path, runtime, pictures.values)
-    return Trial(outputs, compare(name or str(path), references, outputs, bound_db))
+    with open_session(path, runtime, _THREADS) as session:
+        outputs = tuple(session.run(picture) for picture in pictures.values)
+        partitions = session.partitions
+    parity = compare(name or str(path), references, outputs, bound_db)
+    return Trial(outputs, parity, partitions)
 
 
 def require(parity: Parity, name: str, hint: str | None = None) -> None:

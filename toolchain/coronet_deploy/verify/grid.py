@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from coronet_deploy.images import Array, Pixels, to_pixels
+from coronet_deploy.verify.channels import to_show
 from coronet_deploy.verify.parity import psnr_db
 
 GAIN = 10
@@ -22,7 +23,8 @@ def grid_png(
     """Return a PNG of at most `ROWS` pictures, those of lowest PSNR, the worst first.
 
     Its columns are input, torch, artifact and ten times the difference. Pictures are
-    (1, H, W, 3) real values in [-1, 1]. Mid-grey in the last column is no difference; a channel
+    (1, H, W, C) real values in [-1, 1]; of other than three channels the first is shown in grey,
+    or the first three. Mid-grey in the last column is no difference; a channel
     lighter by 1/255 shows as 10/255 lighter.
     """
     worst = sorted(range(len(inputs)), key=lambda i: psnr_db(references[i], outputs[i]))[:ROWS]
@@ -48,7 +50,9 @@ def sheet_png(titles: Sequence[str], rows: Sequence[Sequence[Pixels]]) -> bytes:
 
 def _tiles(picture: Array, reference: Array, output: Array) -> list[Pixels]:
     difference = (np.nan_to_num(output) - reference) * np.float32(GAIN)
-    return [to_pixels(np.nan_to_num(tile)[0]) for tile in (picture, reference, output, difference)]
+    size = reference.shape[1], reference.shape[2]
+    tiles = (picture, reference, output, difference)
+    return [to_pixels(to_show(np.nan_to_num(tile), *size)[0]) for tile in tiles]
 
 
 def _line(tiles: Sequence[Pixels]) -> Pixels:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +23,13 @@ from coronet_deploy.errors import (
     EnvironmentProblem,
     GateFailed,
 )
-from coronet_deploy.export.build import Built, Origin, build
+from coronet_deploy.export.build import Built, build
 from coronet_deploy.export.calibrate import Pictures, read_pictures
-from coronet_deploy.export.manifest import Manifest, ParityFigures, Source, write_manifest
+from coronet_deploy.export.manifest import Manifest, ParityFigures, Split, write_manifest
+from coronet_deploy.export.subject import Subject, subject_of
 from coronet_deploy.images import Array
-from coronet_deploy.storage import atomic_path, sha256_of, write_bytes
+from coronet_deploy.storage import sha256_of, write_bytes
+from coronet_deploy.verify.channels import with_channels
 from coronet_deploy.verify.gate import check_size, require, translate, try_artifact
 from coronet_deploy.verify.grid import grid_png
 from coronet_deploy.verify.parity import DEFAULT_BOUNDS_DB
@@ -45,12 +46,13 @@ def _ignore(_: object) -> None:
 
 @dataclass(frozen=True)
 class Order:
-    """What to release: every dtype for every runtime, of one checkpoint at one picture size.
+    """What to release: every dtype for every runtime, of one generator at one picture size.
 
-    `pictures` are what the gate compares on, `calibration` what INT8 ranges come from.
+    `pictures` are what the gate compares on, `calibration` what INT8 ranges come from: of three
+    channels, whatever the generator takes.
     """
 
-    checkpoint: Checkpoint
+    subject: Subject
     output_dir: Path
     pictures: Pictures
     calibration: Pictures
@@ -77,7 +79,7 @@ def bundled_order(
     from coronet_deploy.coronet.zoo import bundled_calibration, bundled_pictures
 
     return Order(
-        checkpoint=checkpoint,
+        subject=subject_of(checkpoint),
         output_dir=output_dir,
         pictures=read_pictures(bundled_pictures(), size, size),
         calibration=read_pictures(bundled_calibration(), size, size),
@@ -102,27 +104,26 @@ def release(
 
     """
     from coronet_deploy.export.capture import capture
-    from coronet_deploy.networks.generator import size_multiple
 
-    architecture = order.checkpoint.plan.architecture
-    height, width = order.size
-    check_size(height, width, size_multiple(architecture), architecture)
+    subject, (height, width) = order.subject, order.size
+    check_fit(subject, height, width)
     artifacts: list[Artifact] = []
     failures: list[CoronetError] = []
+    graph = capture(subject.generator, height, width, subject.channels)
     with _workshop(order.output_dir) as room:
-        generator = order.checkpoint.generator()
         progress(f"torch: {len(order.pictures)} pictures of {height}x{width}")
-        references = translate(generator, order.pictures)
-        graph = capture(generator, height, width)
-        origin = _origin(order.checkpoint)
+        pictures = with_channels(order.pictures, subject.channels)
+        order = replace(order, pictures=pictures)
+        calibration = with_channels(order.calibration, subject.channels)
+        references = translate(subject.generator, pictures)
         for runtime in order.runtimes:
             for dtype in order.dtypes:
-                name = f"{origin.model}_{height}x{width}_{dtype.value}{runtime.suffix}"
+                name = f"{subject.model}_{height}x{width}_{dtype.value}{runtime.suffix}"
                 progress(f"{name}: building")
                 started = time.monotonic()
                 try:
                     built = build(
-                        graph, runtime, dtype, origin, order.calibration, order.prefer, progress
+                        graph, runtime, dtype, subject, calibration, order.prefer, progress
                     )
                     artifact = _publish(order, room / name, built, references, started)
                 except (ConversionFailed, GateFailed) as error:
@@ -132,8 +133,22 @@ def release(
                     artifacts.append(artifact)
                     finished(artifact)
     if failures:
-        raise _joined(failures)
+        raise joined(failures)
     return artifacts
+
+
+def check_fit(subject: Subject, height: int, width: int) -> None:
+    """Let a picture size through that the generator can take, as far as its plan tells.
+
+    Raises:
+        BadInput: a side is not a multiple of what its architecture needs.
+
+    """
+    if subject.plan is not None:
+        from coronet_deploy.networks.generator import size_multiple
+
+        architecture = subject.plan.architecture
+        check_size(height, width, size_multiple(architecture), architecture)
 
 
 def _publish(
@@ -162,17 +177,24 @@ def _publish(
     manifest = Manifest(
         **{name: getattr(built.embedded, name) for name in type(built.embedded).model_fields},
         quantization=built.quantization,
+        partitions=Split(
+            parts=trial.partitions.parts,
+            taken=trial.partitions.taken,
+            total=trial.partitions.total,
+        ),
         parity=ParityFigures.of(trial.parity),
         bytes=len(built.data),
         sha256=sha256_of(candidate),
     )
+    # All three are whole in the workshop before one of them takes its name.
+    picture = candidate.with_name(f"{candidate.name}.png")
+    write_bytes(picture, grid)
+    made = (write_manifest(candidate, manifest), picture, candidate)
     # Of two exports into one folder, one after the other puts its three files there: a manifest
     # then always describes the artifact beside it.
     with _locked(order.output_dir):
-        with atomic_path(path) as temporary:
-            candidate.replace(temporary)
-        write_manifest(path, manifest)
-        write_bytes(path.with_name(f"{path.name}.png"), grid)
+        for file in made:
+            file.replace(order.output_dir / file.name)
         for left in (rejected, rejected.with_name(f"{rejected.name}.png")):
             left.unlink(missing_ok=True)
     return Artifact(
@@ -217,14 +239,7 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _origin(checkpoint: Checkpoint) -> Origin:
-    source = Source(sha256=checkpoint.sha256, kind=checkpoint.kind, plan=checkpoint.plan.as_json())
-    # It becomes a file name.
-    model = re.sub(r"[^A-Za-z0-9.-]+", "-", checkpoint.id).strip("-.") or "generator"
-    return Origin(model, source, checkpoint.plan)
-
-
-def _joined(failures: Sequence[CoronetError]) -> CoronetError:
+def joined(failures: Sequence[CoronetError]) -> CoronetError:
     """Return one error for all; a conversion that failed outweighs a gate that did."""
     worst = next((e for e in failures if isinstance(e, ConversionFailed)), failures[0])
     if len(failures) == 1:

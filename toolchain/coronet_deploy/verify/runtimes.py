@@ -1,6 +1,6 @@
 """Artifacts run on this host by the runtimes that phones use.
 
-A session takes and gives pictures as (1, H, W, 3) float32 real values in [-1, 1], whatever the
+A session takes and gives pictures as (1, H, W, C) float32 real values in [-1, 1], whatever the
 file's layout and number type. `run` does all of it; a bench calls `prepare` once and times
 `invoke` alone, which copies nothing:
 
@@ -22,11 +22,11 @@ import numpy as np
 
 from coronet_deploy.errors import BadInput, ConversionFailed, missing_package
 from coronet_deploy.export.native import captured_stderr
+from coronet_deploy.export.subject import MOST_CHANNELS
 from coronet_deploy.images import Array
 from coronet_deploy.storage import existing_file
 from coronet_deploy.vocabulary import Runtime, TensorContract
 
-_COLOURS = 3
 _INTEGER_TYPES = {"int8": np.int8, "uint8": np.uint8}
 
 
@@ -60,13 +60,13 @@ class Session(ABC):
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
-        """The pictures it takes: (1, H, W, 3), whatever the file's own layout is."""
+        """The pictures it takes: (1, H, W, C), whatever the file's own layout is."""
         n, a, b, c = self.input.shape
         return (n, b, c, a) if self.input.layout == "NCHW" else (n, a, b, c)
 
     @abstractmethod
     def prepare(self, picture: Array) -> None:
-        """Place (1, H, W, 3) float32 real values in [-1, 1] where the runtime reads its input."""
+        """Place (1, H, W, C) float32 real values in [-1, 1] where the runtime reads its input."""
 
     @abstractmethod
     def invoke(self) -> None:
@@ -74,7 +74,7 @@ class Session(ABC):
 
     @abstractmethod
     def fetch(self) -> Array:
-        """Return the latest inference's picture, (1, H, W, 3) float32 real values."""
+        """Return the latest inference's picture, (1, H, W, C) float32 real values."""
 
     @property
     @abstractmethod
@@ -86,7 +86,7 @@ class Session(ABC):
         """Free what the runtime holds."""
 
     def run(self, picture: Array) -> Array:
-        """Return the translated picture; both (1, H, W, 3) float32 real values in [-1, 1]."""
+        """Return the translated picture; both (1, H, W, C) float32 real values in [-1, 1]."""
         self.prepare(picture)
         self.invoke()
         return self.fetch()
@@ -134,7 +134,7 @@ def open_session(path: Path, runtime: Runtime, threads: int) -> Session:
 
 
 def to_stored(values: Array, contract: TensorContract) -> np.ndarray[Any, Any]:
-    """Return (N, H, W, 3) real values as the tensor `contract` describes, in its layout."""
+    """Return (N, H, W, C) real values as the tensor `contract` describes, in its layout."""
     arranged = values.transpose(0, 3, 1, 2) if contract.layout == "NCHW" else values
     if contract.dtype not in _INTEGER_TYPES:
         return np.ascontiguousarray(arranged, dtype=contract.dtype)
@@ -145,7 +145,7 @@ def to_stored(values: Array, contract: TensorContract) -> np.ndarray[Any, Any]:
 
 
 def to_real(stored: np.ndarray[Any, Any], contract: TensorContract) -> Array:
-    """Return a tensor as `contract` describes it as (N, H, W, 3) float32 real values."""
+    """Return a tensor as `contract` describes it as (N, H, W, C) float32 real values."""
     values = stored.astype(np.float32)
     if contract.dtype in _INTEGER_TYPES:
         values = (values - np.float32(contract.zero_point or 0)) * np.float32(contract.scale or 1)
@@ -320,14 +320,15 @@ def _onnx_tensor(tensor: Any) -> TensorContract:  # noqa: ANN401 - a class with 
 def _picture_contract(
     path: Path, role: str, layout: str, tensors: Sequence[TensorContract]
 ) -> TensorContract:
-    """Return the only tensor of `tensors`, if it is one RGB picture of fixed size."""
+    """Return the only tensor of `tensors`, if it is one picture of fixed size."""
     if len(tensors) != 1:
         raise ConversionFailed(f"{path} has {len(tensors)} {role}s; a generator has one")
     contract = tensors[0]
     shape = contract.shape
-    colours = shape[1 if layout == "NCHW" else -1] if shape else 0
-    if len(shape) != len(layout) or min(shape) < 1 or shape[0] != 1 or colours != _COLOURS:
-        raise ConversionFailed(f"{path}: {role} of shape {shape} is not one RGB picture ({layout})")
+    channels = shape[1 if layout == "NCHW" else -1] if shape else 0
+    fits = len(shape) == len(layout) and min(shape) >= 1 and shape[0] == 1
+    if not fits or channels > MOST_CHANNELS:
+        raise ConversionFailed(f"{path}: {role} of shape {shape} is not one picture ({layout})")
     if contract.dtype not in {"float32", "float16", *_INTEGER_TYPES}:
         raise ConversionFailed(f"{path}: {role} of type {contract.dtype} cannot hold a picture")
     return contract
