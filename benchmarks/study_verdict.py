@@ -1,15 +1,18 @@
 """Measures what `compare` promises: false alarms and power, in Markdown tables.
 
     python benchmarks/study_verdict.py                     simulated phones, under three minutes
-    python benchmarks/study_verdict.py --real out/artifacts --threads 2    this host
+    python benchmarks/study_verdict.py --real out/artifacts --pool aa --sessions 50    this host
+    python benchmarks/study_verdict.py --pool aa           the pool as it stands, nothing measured
 
 Simulated phones: a launch takes 50 inferences of about 10 ms, autocorrelated (rho 0.7, 2 %
 variation), a spike in 3 % of them; launches vary by 3 %; the phone warms up by up to 4 % while the
 session goes on. Also with one launch in twenty disturbed, 30 % slower. The two sides take turns.
 
-`--real` measures each artifact of a folder in many launches, then deals the launches of one
-artifact into two sides, in turn as `compare` would: whatever is called slower is a false alarm.
-An exact binomial bound (Clopper and Pearson, 1934) stands beside each rate.
+`--real` measures each artifact of a folder against itself, session after session, into the folder
+`--pool`; stopped, it goes on where it was (see `launch_pool`). Then every session is dealt into two
+sides many times, and each rule judges the same deals: whatever is called slower is a false alarm.
+An exact binomial bound (Clopper and Pearson, 1934) stands beside each simulated rate; beside a
+measured one the larger of that and of the bound by drawing whole sessions again.
 """
 
 from __future__ import annotations
@@ -17,14 +20,13 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import launch_pool
 import numpy as np
 
-from coronet_deploy.bench.compare import find_subjects
-from coronet_deploy.bench.host import bench_host
 from coronet_deploy.bench.system import host_facts
 from coronet_deploy.report.regression import (
     Bounds,
@@ -35,7 +37,6 @@ from coronet_deploy.report.regression import (
     ratio_of,
     settled,
 )
-from coronet_deploy.vocabulary import Target
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Rule = Callable[[Array, Array], Verdict]
@@ -134,22 +135,6 @@ def threshold(base: Array, candidate: Array) -> Verdict:
     return Verdict.SLOWER if slower else Verdict.SAME
 
 
-def upper_bound(hits: int, count: int) -> float:
-    """Return the one-sided 95 % upper bound of a rate, exactly."""
-    low, high = hits / count, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        terms = (
-            math.exp(
-                math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
-                + k * math.log(middle or 1e-300) + (count - k) * math.log1p(-middle)
-            )
-            for k in range(hits + 1)
-        ) if middle < 1 else iter(())  # fmt: skip
-        low, high = (middle, high) if sum(terms) > 0.05 else (low, middle)
-    return high
-
-
 def simulate(count: int, seed: int) -> None:
     """Print the tables of simulated phones."""
     rules: dict[str, Rule] = {
@@ -182,7 +167,9 @@ def simulate(count: int, seed: int) -> None:
                 if change:
                     cells[name].append(f"{slower / count:.1%}")
                     continue
-                cells[name].append(f"{slower / count:.1%} ({upper_bound(slower, count):.1%})")
+                cells[name].append(
+                    f"{slower / count:.1%} ({launch_pool.upper_bound(slower, count):.1%})"
+                )
                 cells[name].append(f"{verdicts.count(Verdict.SAME) / count:.1%}")
         for name, line in cells.items():
             print(f"| {name} | {' | '.join(line)} |", flush=True)
@@ -213,58 +200,49 @@ def _families(count: int, seed: int) -> None:
             alarms += Verdict.SLOWER in verdicts[1 if change else 0 :]
             found += verdicts[0] is Verdict.SLOWER
         told = f"{found / count:.1%}" if change else "-"
-        bound = upper_bound(alarms, count)
+        bound = launch_pool.upper_bound(alarms, count)
         print(f"| {change:.0%} | {alarms / count:.1%} ({bound:.1%}) | {told} |", flush=True)
 
 
-def real(folder: Path, threads: Sequence[int], sessions_wanted: int, seconds: float) -> None:
-    """Print how often artifacts of `folder` are called slower than themselves on this host."""
-    subjects = find_subjects(folder, "--real")
-    run = bench_host(
-        [subject.path for subject in subjects if subject.path],
-        threads=threads,
-        rounds=2 * _MOST * sessions_wanted,
-        seconds=seconds,
-        progress=lambda done, total, _: print(f"\r{done}/{total}", end="", flush=True),
-    )
-    print(f"\n\n### Artifacts against themselves, {host_facts()['cpu']}\n")
-    print("| artifact | threads | sessions | slower | same | inconclusive | faster | spread |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    bounds, alarms, total = Bounds(), 0, 0
-    for subject in subjects:
-        for count in threads:
-            target = Target("host", "cpu", count)
-            medians = [
-                statistics.median(launch.samples_ms)
-                for launch in run.launches
-                if launch.artifact == subject.name and launch.target == target
-                if launch.error is None
-            ]
-            verdicts = [_aa(base, now, bounds) for base, now in _dealt(medians)]
-            told = [verdicts.count(one) for one in (
-                Verdict.SLOWER, Verdict.SAME, Verdict.INCONCLUSIVE, Verdict.FASTER,
-            )]  # fmt: skip
-            alarms, total = alarms + told[0], total + len(verdicts)
-            spread = statistics.stdev(np.log(medians).tolist())
-            cells = " | ".join(map(str, told))
-            print(f"| {subject.name} | {count} | {len(verdicts)} | {cells} | {spread:.1%} |")
-    if total:
-        bound = upper_bound(alarms, total)
-        print(f"\n{alarms} of {total} called slower; at most {bound:.1%} with 95 % confidence.")
+def dealt(pool: Path, deals: int, seed: int) -> None:
+    """Print how often the rules call artifacts of the pool slower than themselves."""
+    rules: dict[str, launch_pool.Rule] = {
+        "**compare** (6, then 10 launches)": _real_gate,
+        "pooled Mann-Whitney, 1 launch": lambda base, now: pooled_ranks(base[0], now[0]),
+        "pooled Mann-Whitney, 10 launches": _pooled(pooled_ranks),
+        "pooled Welch, 1 launch": lambda base, now: pooled_welch(base[0], now[0]),
+        "pooled Welch, 10 launches": _pooled(pooled_welch),
+        "10 % on means, 1 launch": lambda base, now: threshold(base[0], now[0]),
+        "10 % on means, 10 launches": _pooled(threshold),
+    }
+    rows = launch_pool.read_pool(pool, 2 * _MOST)
+    print(f"\n### Artifacts against themselves, {host_facts()['cpu']}\n")
+    print("| artifact | threads | sessions | launches vary by |")
+    print("| --- | ---: | ---: | ---: |")
+    for (artifact, target), sessions in rows.items():
+        spreads = [
+            statistics.stdev(math.log(float(np.median(launch))) for launch in session)
+            for session in sessions
+        ]
+        spread = statistics.median(spreads)
+        print(f"| {artifact} | {target.threads} | {len(sessions)} | {spread:.1%} |")
+    every = [session for sessions in rows.values() for session in sessions]
+    print(f"\n{len(every)} sessions in all, about {deals} deals.\n")
+    print("| rule | false alarms | 95 % bound |")
+    print("| --- | ---: | ---: |")
+    for name, rate in launch_pool.false_alarms(every, rules, deals, seed).items():
+        print(f"| {name} | {rate.rate:.1%} | {rate.bound:.1%} |")
+    print("\nFewer than about 30 sessions bound little: a rare bad session may be missing.")
 
 
-def _dealt(medians: Sequence[float]) -> Iterator[tuple[list[float], list[float]]]:
-    """Yield sessions of two sides, dealt ABBA from launches in order of time."""
-    for start in range(0, len(medians) - 2 * _MOST + 1, 2 * _MOST):
-        session = medians[start : start + 2 * _MOST]
-        base = [one for place, one in enumerate(session) if place % 4 in {0, 3}]
-        now = [one for place, one in enumerate(session) if place % 4 in {1, 2}]
-        yield base, now
+def _real_gate(base: launch_pool.Side, now: launch_pool.Side) -> Verdict:
+    medians = [np.array([np.median(launch) for launch in side]) for side in (base, now)]
+    look, done = _looked(medians[0], medians[1], Bounds(), _FIRST)
+    return Verdict.SAME if done else decide([look], Bounds())[0]
 
 
-def _aa(base: list[float], now: list[float], bounds: Bounds) -> Verdict:
-    look, done = _looked(np.array(base), np.array(now), bounds, _FIRST)
-    return Verdict.SAME if done else decide([look], bounds)[0]
+def _pooled(rule: Rule) -> launch_pool.Rule:
+    return lambda base, now: rule(np.concatenate(base), np.concatenate(now))
 
 
 def _looked(base: Array, now: Array, bounds: Bounds, first: int) -> tuple[Look, bool]:
@@ -289,12 +267,25 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000, help="sessions a cell (default: 2000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--real", type=Path, metavar="DIR", help="measure artifacts here instead")
-    parser.add_argument("--sessions", type=int, default=4, help="of each artifact, with --real")
+    parser.add_argument("--pool", type=Path, metavar="DIR", help="where its sessions are kept")
+    parser.add_argument("--sessions", type=int, default=50, help="in the pool (default: 50)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--seconds", type=float, default=1.0, help="of a launch, with --real")
+    parser.add_argument("--deals", type=int, default=4000, help="of the pool (default: 4000)")
     args = parser.parse_args()
+    if args.real and not args.pool:
+        parser.error("--real needs --pool, a folder for its sessions")
     if args.real:
-        real(args.real, args.threads, args.sessions, args.seconds)
+        launch_pool.gather(
+            args.real,
+            args.pool,
+            sessions=args.sessions,
+            launches=2 * _MOST,
+            threads=args.threads,
+            seconds=args.seconds,
+        )
+    if args.pool:
+        dealt(args.pool, args.deals, args.seed)
     else:
         simulate(args.count, args.seed)
 

@@ -1,0 +1,96 @@
+"""What the studies of the verdict are built on: the slower twin, and pools dealt into sides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import launch_pool
+import numpy as np
+import onnx
+import pytest
+import slower_twin
+from study_verdict import Noise, pooled_ranks, sessions
+
+from coronet_deploy.errors import BadInput
+from coronet_deploy.report.regression import Verdict, compare_launches
+from coronet_deploy.results.files import write_run
+from coronet_deploy.vocabulary import Run, Runtime
+from support import Cli
+
+MakeRun = Callable[..., Run]
+
+
+def gate(base: launch_pool.Side, now: launch_pool.Side) -> Verdict:
+    medians = [[float(np.median(launch)) for launch in side] for side in (base, now)]
+    shift = compare_launches(*medians)
+    return Verdict.SLOWER if shift.p_slower < 0.05 and shift.ratio > 1.025 else Verdict.SAME
+
+
+def pooled(base: launch_pool.Side, now: launch_pool.Side) -> Verdict:
+    return pooled_ranks(np.concatenate(base), np.concatenate(now))
+
+
+def test_the_twin_has_five_percent_more_of_the_same_work(tmp_path: Path) -> None:
+    layers = (slower_twin.LAYERS, slower_twin.LAYERS + 1)
+    work = [slower_twin.multiply_adds(count, channels=32, size=128) for count in layers]
+    assert work[1] / work[0] == pytest.approx(1.05, abs=1e-3)
+    convolutions = []
+    for count in layers:
+        path = slower_twin.build(tmp_path, Runtime.ONNX, count, channels=8, size=16)
+        nodes = onnx.load(path).graph.node
+        convolutions.append(sum(node.op_type in {"Conv", "FusedConv"} for node in nodes))
+        assert slower_twin.build(tmp_path, Runtime.TFLITE, count, channels=8, size=16).exists()
+    assert convolutions[1] - convolutions[0] == 1
+    assert convolutions[0] >= slower_twin.LAYERS
+
+
+def test_five_percent_in_run_files_is_slower_and_nothing_is_the_same(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    base = write_run(make_run({"a.onnx": 100.0}, rounds=10), tmp_path)
+    twin = write_run(make_run({"a.onnx": 105.0}, rounds=10, id="twin"), tmp_path)
+    for candidate, verdict, status in ((twin, "slower", 1), (base, "same", 0)):
+        done = cli("compare", base, candidate, "--json")
+        assert done.returncode == status, done.stderr
+        assert {row["verdict"] for row in json.loads(done.stdout)["rows"]} == {verdict}
+
+
+def test_dealt_launches_expose_pooled_samples_and_not_the_gate() -> None:
+    random = np.random.default_rng(6)
+    base, now = sessions(random, 25, 0.0, Noise())
+    pool = [
+        [launch for turn in zip(*sides, strict=True) for launch in turn]
+        for sides in zip(base, now, strict=True)
+    ]
+    rates = launch_pool.false_alarms(pool, {"gate": gate, "pooled": pooled}, 1000, 1)
+    assert rates["gate"].rate < 0.06
+    assert rates["pooled"].rate > 0.2
+    assert rates["gate"].rate < rates["gate"].bound < 0.1
+    again = launch_pool.false_alarms(pool, {"gate": gate}, 1000, 1)
+    assert again["gate"] == rates["gate"]
+
+
+def test_a_deal_has_one_launch_of_every_turn_on_each_side() -> None:
+    session = [np.array([float(number)]) for number in range(20)]
+    base, now = launch_pool.deal(session, np.random.default_rng(0))
+    turns = [{float(one[0]) // 2 for one in side} for side in (base, now)]
+    assert turns == [set(range(10))] * 2
+    assert {float(one[0]) for one in (*base, *now)} == set(range(20))
+
+
+def test_no_alarm_is_bounded_by_how_much_was_seen() -> None:
+    assert launch_pool.upper_bound(0, 100) == pytest.approx(1 - 0.05**0.01, abs=1e-6)
+    assert launch_pool.Rate(0, 1000, (0.0,) * 10).bound > 0
+
+
+def test_a_pool_is_read_by_sessions_and_short_ones_are_left_out(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    for number, rounds in enumerate((20, 20, 7)):
+        write_run(make_run({"a.onnx": 10.0}, rounds=rounds, id=f"r{number}"), tmp_path)
+    rows = launch_pool.read_pool(tmp_path, 20)
+    assert {target.threads: len(own) for (_, target), own in rows.items()} == {1: 2, 2: 2}
+    with pytest.raises(BadInput, match="no session of 21 launches"):
+        launch_pool.read_pool(tmp_path, 21)
