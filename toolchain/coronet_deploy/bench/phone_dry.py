@@ -26,8 +26,11 @@ def say_bench(
     kit: Kit,
     settings: Settings,
     say: Callable[[str], None],
+    pictures: int = 0,
 ) -> None:
-    """Call `say` with each adb command of a bench on which nothing goes wrong, in order.
+    """Call `say` with each adb command of a bench in which nothing goes wrong, in order.
+
+    `pictures` is how many are drawn to check the phone's with.
 
     Raises:
         BadInput: an artifact or a native file cannot be used.
@@ -55,7 +58,15 @@ def say_bench(
         for one, backend in pairs:
             model, runtime = models[one.name], runtimes[one.name]
             line = setup.command(model, runtime, backend, max(settings.threads), *ONCE)
-            device.shell(line, seconds=settings.deadline_s)
+            given, made = files.work_path("input"), files.work_path("output")
+            for number in range(pictures):
+                device.push(Path(f"input-{number}"), given)
+                device.shell(
+                    [*line, "--input", given, "--output", made], seconds=settings.deadline_s
+                )
+                device.pull(made, Path("output"))
+            if not pictures:
+                device.shell(line, seconds=settings.deadline_s)
         canary.measure()
         targets = [
             Subject(one.name, Target(name, backend, threads))

@@ -62,7 +62,7 @@ def measure_phone(
             read_kit(args, _machine(device), artifacts),
             read_settings(args),
             chipset=found.chipset,
-            pictures=None if args.no_parity else _pictures(args.pictures),
+            pictures=None if args.no_parity else _reader(_paths(args)),
             earlier=earlier,
             command=("coronet-deploy", *sys.argv[1:]),
             progress=progress,
@@ -88,9 +88,8 @@ def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
     else:
         name, serial = name_of(found), found.attached.serial
         machine = _machine(Device(serial))
-    say_bench(
-        serial, name, artifacts, read_kit(args, machine, artifacts), read_settings(args), print
-    )
+    kit, pictures = read_kit(args, machine, artifacts), _paths(args)
+    say_bench(serial, name, artifacts, kit, read_settings(args), print, len(pictures))
     return 0
 
 
@@ -190,9 +189,17 @@ def _machine(device: Device) -> str:
     return device.shell(["uname", "-m"], seconds=15.0, check=True).text
 
 
-def _pictures(folder: Path | None) -> Callable[[int, int], list[Array]]:
+def _paths(args: argparse.Namespace) -> list[Path]:
+    """Return the pictures to check the phone's with; none with `--no-parity`."""
     from coronet_deploy.coronet.zoo import bundled_pictures
-    from coronet_deploy.images import list_pictures, read_picture
+    from coronet_deploy.images import list_pictures
 
-    paths = list_pictures(folder) if folder else bundled_pictures()
+    if args.no_parity:
+        return []
+    return list_pictures(args.pictures) if args.pictures else bundled_pictures()
+
+
+def _reader(paths: Sequence[Path]) -> Callable[[int, int], list[Array]]:
+    from coronet_deploy.images import read_picture
+
     return lambda height, width: [read_picture(path, height, width) for path in paths]
