@@ -73,13 +73,14 @@ def bench_phone(
     progress: Progress = lambda _done, _total, _what: None,
     notes: Sequence[str] = (),
     keeper: Keeper | None = None,
+    names: Sequence[str] | None = None,
 ) -> Run:
     """Return the run of `artifacts` on the phone, which the run calls `name`.
 
     `pictures(height, width)` gives real pictures, (H, W, 3) in [-1, 1], to check the phone's
     against this host's; without it they are not checked. `earlier` is a run that was cut short:
     its finished launches are kept and the bench goes on from there. `notes` go into the run, and
-    `keeper` gets each launch as it ends.
+    `keeper` gets each launch as it ends. Artifacts are called by their file names, or by `names`.
 
     Raises:
         BadInput: an artifact or a native file cannot be used, or `earlier` is of another bench.
@@ -88,7 +89,7 @@ def bench_phone(
         EnvironmentProblem: the phone is in use.
 
     """
-    subjects = load_subjects(artifacts, None)
+    subjects = load_subjects(artifacts, names)
     bench = _Bench(device, name, subjects, kit, settings, progress, list(notes), keeper)
     bench.prepare(chipset, earlier, command)
     references = {
