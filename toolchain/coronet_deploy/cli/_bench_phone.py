@@ -30,9 +30,15 @@ _ON_PHONE = ("/vendor/", "/system/", "/apex/")
 
 
 def measure_phone(
-    args: argparse.Namespace, artifacts: Sequence[Path], progress: Progress, journal: Journal
+    args: argparse.Namespace,
+    artifacts: Sequence[Path],
+    progress: Progress,
+    journal: Journal,
+    names: Sequence[str] | None = None,
 ) -> Run:
     """Measure on the phone that `--device` means; `journal` keeps the launches as they end.
+
+    Artifacts are called by their file names, or by `names`.
 
     Raises:
         CoronetError: see `phone.bench_phone` and `choose.choose`.
@@ -68,6 +74,7 @@ def measure_phone(
             progress=progress,
             notes=notes,
             keeper=journal,
+            names=names,
         )
 
 
