@@ -330,6 +330,34 @@ def test_two_benches_at_once_do_not_share_a_phone(bench: Bench) -> None:
     assert process.returncode == 0
 
 
+def test_a_vendors_program_is_measured_with_in_rows_of_its_own(
+    bench: Bench, tmp_path: Path
+) -> None:
+    fixtures = Path(__file__).with_name("fixtures") / "vendor"
+    texts = [
+        json.dumps((fixtures / f"{one}.txt").read_text()) for one in ("help-tflite", "tflite-cpu")
+    ]
+    source = tmp_path / "benchmark_model.c"
+    source.write_text(
+        "#include <stdio.h>\n#include <string.h>\n"
+        "int main(int c, char **v) {\n"
+        f'  fputs(c > 1 && !strcmp(v[1], "--help") ? {texts[0]} : {texts[1]}, stdout);\n'
+        "  return 0;\n}\n"
+    )
+    program = tmp_path / "benchmark_model"
+    subprocess.run(["gcc", "-O1", "-o", program, source], check=True)
+    done = bench("--vendor-tool", program, "--json")
+    assert done.returncode == 0, done.stderr
+    own, theirs = json.loads(done.stdout)["rows"]
+    assert (own["backend"], own["samples"]) == ("cpu", 10)
+    assert (theirs["backend"], theirs["samples"]) == ("cpu, benchmark_model", 0)
+    assert (theirs["launches"], theirs["median_ms"]) == (2, 79.5)
+    bench.check_clean()
+    other = bench("--vendor-tool", bench.kit / "libLiteRt.so")
+    assert other.returncode == 2
+    assert "no benchmark program that is known" in last_line(other)
+
+
 def test_a_dry_run_says_every_command_and_tells_the_phone_nothing(bench: Bench) -> None:
     before = bench.server.adb("-s", bench.phone.serial, "shell", "find /data").stdout
     done = bench("--dry-run")

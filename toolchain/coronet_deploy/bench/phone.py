@@ -27,12 +27,20 @@ from coronet_deploy.bench.host import BenchInterrupted, Keeper, OnDisk, Progress
 from coronet_deploy.bench.launch import Failure, Labels
 from coronet_deploy.bench.phone_files import PhoneFiles
 from coronet_deploy.bench.phone_kit import Kit, Settings, combinations
-from coronet_deploy.bench.phone_launch import Setup, failed, now, timing_arguments
+from coronet_deploy.bench.phone_launch import (
+    Setup,
+    execute,
+    failed,
+    measured,
+    now,
+    timing_arguments,
+)
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_parity import Reference, bound_db, make_reference
 from coronet_deploy.bench.phone_state import fixed_performance, read_facts, read_state
 from coronet_deploy.bench.phone_timing import PhoneTimer
 from coronet_deploy.bench.phone_trial import Trial, Trials
+from coronet_deploy.bench.phone_vendor import VendorTools, put_tools
 from coronet_deploy.bench.plan import Plan, PlannedLaunch, Subject
 from coronet_deploy.bench.thermals import StillHot, Thermals
 from coronet_deploy.errors import BadInput
@@ -134,6 +142,8 @@ class _Bench:
         self.tools: dict[str, str] = {"coronet-deploy": __version__}
         self.conditions: dict[str, Any] = {}
         self.trials: dict[tuple[str, str], Trial] = {}
+        self.backend_of: dict[Target, str] = {}
+        self.vendors = VendorTools(device, self.files, {})
         self.thermals = Thermals(
             lambda: read_state(device),
             Canary(device, settings.mask),
@@ -246,6 +256,7 @@ class _Bench:
             mask=self.settings.mask,
         )
         models = {one.name: self.files.put(one.path) for one in self.subjects.values()}
+        self.vendors = put_tools(self.device, self.files, self.kit.vendor_tools)
         return setup, models
 
     def _try(
@@ -319,7 +330,10 @@ class _Bench:
             for threads in self.settings.threads:
                 subject = Subject(name, Target(self.name, label, threads))
                 if trial.failure is None:
-                    subjects.append(subject)
+                    runtime = runtime_of(self.subjects[name].path)
+                    others = self.vendors.targets(self.name, backend, threads, runtime)
+                    subjects += [subject, *(Subject(name, one) for one in others)]
+                    self.backend_of |= dict.fromkeys((subject.target, *others), backend)
                 else:
                     refused.append((subject, trial.failure, trial.details))
         plan = Plan(tuple(subjects), self.settings.rounds) if subjects else None
@@ -332,20 +346,28 @@ class _Bench:
 
     def _launch(self, planned: PlannedLaunch, setup: Setup, models: Mapping[str, str]) -> Launch:
         subject, target = self.subjects[planned.subject.artifact], planned.subject.target
-        backend = target.backend.removesuffix("+cpu")
+        backend, model = self.backend_of[target], models[subject.name]
+        labels = Labels(subject.name, subject.sha256, target, planned.order)
+        timer = PhoneTimer(self.files, self.thermals, self.settings.repeats)
+        if tool := self.vendors.tool_of(self.name, backend, target):
+            return timer.launch(
+                labels,
+                lambda started: self.vendors.launch(
+                    tool, model, backend, labels, started, setup, self.settings
+                ),
+                {},
+            )
         trial = self.trials[subject.name, backend]
         timing = timing_arguments(self.settings.samples, self.settings.seconds, trial.once_ms)
         runtime = runtime_of(subject.path)
-        command = setup.command(models[subject.name], runtime, backend, target.threads, *timing)
-        timer = PhoneTimer(
-            self.device,
-            self.files,
-            self.thermals,
-            self.settings.deadline_s,
-            self.settings.repeats,
+        command = setup.command(model, runtime, backend, target.threads, *timing)
+        return timer.launch(
+            labels,
+            lambda started: measured(
+                labels, started, execute(self.device, command, self.settings.deadline_s)
+            ),
+            {**trial.details, "tools": dict(trial.tools)},
         )
-        labels = Labels(subject.name, subject.sha256, target, planned.order)
-        return timer.launch(labels, command, {**trial.details, "tools": dict(trial.tools)})
 
     def _persistently(self, action: Callable[[], _T]) -> _T:
         """Do something on the phone; if it goes away, wait for it, and do it again."""

@@ -33,6 +33,7 @@ class Kit:
     libraries: Mapping[Runtime, Path]
     backend_libraries: Mapping[str, Path | str] = field(default_factory=dict)
     backend_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    vendor_tools: tuple[Path, ...] = ()
 
     def check(self, machine: str, runtimes: Iterable[Runtime]) -> None:
         """Let files through that a phone of the machine `machine` can run, if none lacks.
@@ -49,6 +50,8 @@ class Kit:
                     hint="or --phone-libraries with a folder that holds it",
                 )
             check_machine(self.libraries[runtime], LIBRARY_FLAGS[runtime], machine)
+        for path in self.vendor_tools:
+            check_machine(path, "--vendor-tool", machine)
         for backend, library in self.backend_libraries.items():
             if isinstance(library, Path):
                 check_machine(library, f"--backend-library {backend}", machine)

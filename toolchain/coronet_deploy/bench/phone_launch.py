@@ -152,9 +152,7 @@ def outcome(result: ShellResult) -> RunnerResult:
     return parsed
 
 
-def measured(
-    labels: Labels, started: str, result: RunnerResult, details: Mapping[str, Any]
-) -> Launch:
+def measured(labels: Labels, started: str, result: RunnerResult) -> Launch:
     """Return the launch that `result` is."""
     return Launch(
         artifact=labels.artifact,
@@ -166,7 +164,7 @@ def measured(
         load_ms=result.load_ms,
         peak_rss_mb=result.peak_rss_mb,
         started=started,
-        details={"settled": has_settled(result.warmup_ms), **details},
+        details={"settled": has_settled(result.warmup_ms), **result.details},
     )
 
 

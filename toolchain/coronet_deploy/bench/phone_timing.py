@@ -7,14 +7,13 @@ a failed launch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from coronet_deploy.bench.adb import Device
 from coronet_deploy.bench.launch import Failure, Labels
 from coronet_deploy.bench.phone_files import PhoneFiles
-from coronet_deploy.bench.phone_launch import Failed, execute, failed, measured, now
+from coronet_deploy.bench.phone_launch import Failed, failed, now
 from coronet_deploy.bench.thermals import StillHot, Thermals
 from coronet_deploy.vocabulary import Launch
 
@@ -23,14 +22,14 @@ from coronet_deploy.vocabulary import Launch
 class PhoneTimer:
     """How launches are timed on one phone; `repeats` bounds how often one is made again."""
 
-    device: Device
     files: PhoneFiles
     thermals: Thermals
-    deadline_s: float
     repeats: int
 
-    def launch(self, labels: Labels, command: list[str], details: Mapping[str, Any]) -> Launch:
-        """Return the launch that the runner's command line gives; `details` go into its record.
+    def launch(
+        self, labels: Labels, make: Callable[[str], Launch], details: Mapping[str, Any]
+    ) -> Launch:
+        """Return the launch that `make(started)` gives or fails to; `details` go into its record.
 
         Raises:
             DeviceLost: the phone went away.
@@ -39,7 +38,7 @@ class PhoneTimer:
         throttled: list[dict[str, Any]] = []
         started = now()
         try:
-            return self._until_cool(labels, command, details, throttled)
+            return self._until_cool(make, details, throttled)
         except StillHot as hot:
             why = Failed(Failure.THROTTLED, f"throttled: {hot}")
         except Failed as error:
@@ -50,23 +49,21 @@ class PhoneTimer:
 
     def _until_cool(
         self,
-        labels: Labels,
-        command: list[str],
+        make: Callable[[str], Launch],
         details: Mapping[str, Any],
         throttled: list[dict[str, Any]],
     ) -> Launch:
         reason = None
         for _ in range(1 + self.repeats):
             waited_s = self.thermals.wait_until_cool(was_throttled=bool(throttled))
-            started = now()
-            result = execute(self.device, command, self.deadline_s)
+            launch = make(now())
             canary_ms = self.thermals.measure()
             own = {"canary_ms": canary_ms, "waited_s": waited_s, **self._temperatures()}
             reason = self.thermals.throttled(canary_ms)
-            if reason is None:
-                more = {**details, **result.details, **own, **_kept(throttled)}
-                return measured(labels, started, result, more)
-            throttled.append({**own, "reason": reason, "samples_ms": list(result.samples_ms)})
+            if reason is None or launch.error is not None:
+                more = {**details, **launch.details, **own, **_kept(throttled)}
+                return replace(launch, details=more)
+            throttled.append({**own, "reason": reason, "samples_ms": list(launch.samples_ms)})
         raise Failed(Failure.THROTTLED, f"throttled {len(throttled)} times: {reason}")
 
     def _temperatures(self) -> dict[str, Any]:

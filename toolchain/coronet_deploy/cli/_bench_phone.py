@@ -174,7 +174,7 @@ def read_kit(args: argparse.Namespace, machine: str, artifacts: Sequence[Path]) 
         raise BadInput(
             f"--backend-library or --backend-option {name}: --backend does not name {name}"
         )
-    return Kit(runner, libraries, backends, options)
+    return Kit(runner, libraries, backends, options, tuple(args.vendor_tool))
 
 
 def _find(folder: Path, names: Sequence[str], flag: str, what: str) -> Path:

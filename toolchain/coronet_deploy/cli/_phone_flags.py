@@ -52,6 +52,15 @@ def add_phone_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME.KEY=VALUE",
         help="an option of a back end, such as qnn.backend_type=htp",
     )
+    add(
+        "--vendor-tool",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="measure with this program for the phone too, in rows of its own: benchmark_model of "
+        "LiteRT or TFLite, or onnxruntime_perf_test",
+    )
     add("--cpu-mask", type=_mask, metavar="HEX", help="pin to these CPUs (see `devices`)")
     add(
         "--allow-fallback",
