@@ -151,7 +151,8 @@ def test_run_files_are_compared_without_measuring(cli: Cli, tiny: Path, tmp_path
         (["tiny.onnx", "tiny.onnx", "--most", "5"], 2, "--most 5"),
         (["tiny.onnx", "tiny.onnx", "--margin", "9"], 2, "margin"),
         (["tiny.onnx", "tiny.onnx", "--margin", "-1"], 2, "--margin"),
-        (["tiny.onnx", "tiny.onnx", "--device", "pixel-8"], 3, "phones"),
+        (["tiny.onnx", "tiny.onnx", "--device", "pixel-8"], 2, "no device profile"),
+        (["tiny.onnx", "tiny.onnx", "--device", "sm8550", "--dry-run"], 2, "--dry-run"),
         (["tiny.onnx", "tiny.onnx", "--output", "tiny.onnx"], 3, "tiny.onnx"),
     ],
 )

@@ -10,15 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coronet_deploy.cli._compare_history import add_history_argument, compare_with_history
-from coronet_deploy.cli.bench import (
-    bench_progress,
-    check_writable,
-    journal_in,
-    positive,
-    seconds,
-    thread_counts,
-)
-from coronet_deploy.errors import BadInput, EnvironmentProblem
+from coronet_deploy.cli._compare_measure import measure
+from coronet_deploy.cli._phone_flags import add_phone_arguments
+from coronet_deploy.cli.bench import positive, seconds, thread_counts
+from coronet_deploy.errors import BadInput
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.bench.compare import Matching
@@ -50,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--history the candidate's run file",
     )
     measuring = parser.add_argument_group("measuring (not with run files)")
-    measuring.add_argument("--device", default="host", help="where to run (default: host)")
+    measuring.add_argument(
+        "--device",
+        default="host",
+        metavar="NAME",
+        help="where to run: host, a phone's chipset or serial, any (default: host)",
+    )
     measuring.add_argument(
         "--threads",
         type=thread_counts,
@@ -100,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder that the run files go to (default: runs)",
     )
+    add_phone_arguments(parser)
     judging = parser.add_argument_group("judging")
     judging.add_argument(
         "--margin",
@@ -146,8 +147,9 @@ def run(args: argparse.Namespace) -> int:
         CoronetError: the two may not be compared (2), or something around us is broken (3).
 
     """
+    from coronet_deploy.report.pairs import measured_pairs
     from coronet_deploy.report.regression import Bounds
-    from coronet_deploy.report.verdict import exit_status
+    from coronet_deploy.report.verdict import Method, exit_status
 
     bounds = Bounds(args.margin, args.resolution)
     paths: list[Path] = []
@@ -157,7 +159,9 @@ def run(args: argparse.Namespace) -> int:
     elif all(_are_files(args.sides)):
         comparison = _of_files(args, bounds)
     else:
-        comparison, paths = _measured(args, bounds)
+        matching, runs, paths = measure(args, bounds)
+        pairs = measured_pairs(runs, matching.pairs, args.max_load)
+        comparison = _comparison(pairs, matching, runs, bounds, [], Method.IN_TURN)
     _show(args, comparison, paths)
     return exit_status(comparison, inconclusive_ok=args.inconclusive_ok)
 
@@ -198,65 +202,6 @@ def _of_files(args: argparse.Namespace, bounds: Bounds) -> Comparison:
     # A run compared with itself has nothing between its sides.
     notes = [_APART] if base.id != candidate.id else []
     return _comparison(pairs, matching, [base, candidate], bounds, notes, Method.TWO_RUNS)
-
-
-def _measured(args: argparse.Namespace, bounds: Bounds) -> tuple[Comparison, list[Path]]:
-    """Measure, look, and measure again what is not settled."""
-    from coronet_deploy.bench.compare import find_subjects, match
-    from coronet_deploy.report.pairs import measured_pairs
-    from coronet_deploy.report.regression import LAUNCHES_LEAST
-    from coronet_deploy.report.verdict import Method, needs_rerun
-
-    if args.device != "host":
-        raise EnvironmentProblem(
-            f"--device {args.device}: this version compares on the host only, not yet on phones",
-            hint="--device host",
-        )
-    if args.rounds < LAUNCHES_LEAST or args.most < args.rounds:
-        raise BadInput(
-            f"--rounds {args.rounds} --most {args.most}: at least {LAUNCHES_LEAST} launches a "
-            "side, and --most not below --rounds"
-        )
-    base, candidate = args.sides
-    matching = match(find_subjects(base, "BASE"), find_subjects(candidate, "CANDIDATE"))
-    check_writable(args.output)
-    first, path = _bench(args, matching, args.rounds)
-    runs, paths = [first], [path]
-    pairs = measured_pairs(runs, matching.pairs, args.max_load)
-    open_ones = {pair.artifact for pair in pairs if needs_rerun(pair, bounds)}
-    if open_ones and args.most > args.rounds:
-        again = _only(matching, open_ones)
-        print(f"not settled, measured again: {', '.join(sorted(open_ones))}", file=sys.stderr)
-        second, path = _bench(args, again, args.most - args.rounds)
-        runs.append(second)
-        paths.append(path)
-        pairs = measured_pairs(runs, matching.pairs, args.max_load)
-    return _comparison(pairs, matching, runs, bounds, [], Method.IN_TURN), paths
-
-
-def _bench(args: argparse.Namespace, matching: Matching, rounds: int) -> tuple[Run, Path]:
-    from coronet_deploy.bench.compare import bench_pairs
-
-    with journal_in(args.output) as journal, bench_progress() as progress:
-        run = bench_pairs(
-            matching.pairs,
-            threads=args.threads,
-            rounds=rounds,
-            samples=args.samples,
-            seconds=args.seconds,
-            deadline_s=args.deadline,
-            command=("coronet-deploy", *sys.argv[1:]),
-            progress=progress,
-            keeper=journal,
-        )
-        return run, journal.end(run, args.output)
-
-
-def _only(matching: Matching, artifacts: set[str]) -> Matching:
-    from dataclasses import replace
-
-    pairs = tuple(pair for pair in matching.pairs if pair[1].name in artifacts)
-    return replace(matching, pairs=pairs)
 
 
 def _comparison(

@@ -212,7 +212,7 @@ def _pair(
 
 
 def _side_problems(side: str, launches: Sequence[Launch], manifest: Mapping[str, Any]) -> list[str]:
-    problems = []
+    problems = [] if launches else [f"the {side} was not measured there"]
     failed = [launch for launch in launches if launch.error is not None]
     if failed:
         problems.append(
@@ -252,7 +252,8 @@ def _enough(pairs: list[Pair]) -> list[Pair]:
     """Refuse rows with too few launches, unless that is because launches failed."""
     for pair in pairs:
         fewest = min(len(pair.base_ms), len(pair.candidate_ms))
-        if fewest < LAUNCHES_LEAST and not any("failed" in text for text in pair.problems):
+        told = any("failed" in text or "not measured" in text for text in pair.problems)
+        if fewest < LAUNCHES_LEAST and not told:
             raise BadInput(
                 f"{pair.name}: {fewest} launches a side cannot tell a change from noise",
                 hint=f"at least {LAUNCHES_LEAST}, better 10",

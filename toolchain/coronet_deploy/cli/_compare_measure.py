@@ -1,0 +1,77 @@
+"""`coronet-deploy compare`: measuring both sides in turn, on this host or a phone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coronet_deploy.cli._bench_phone import measure_phone
+from coronet_deploy.cli.bench import bench_progress, check_writable, journal_in
+from coronet_deploy.errors import BadInput
+
+if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
+    from coronet_deploy.bench.compare import Matching
+    from coronet_deploy.report.regression import Bounds
+    from coronet_deploy.vocabulary import Run
+
+
+def measure(args: argparse.Namespace, bounds: Bounds) -> tuple[Matching, list[Run], list[Path]]:
+    """Measure, look, and measure again what is not settled; returns the runs and their files."""
+    from coronet_deploy.bench.compare import find_subjects, match
+    from coronet_deploy.report.pairs import measured_pairs
+    from coronet_deploy.report.regression import LAUNCHES_LEAST
+    from coronet_deploy.report.verdict import needs_rerun
+
+    if args.rounds < LAUNCHES_LEAST or args.most < args.rounds:
+        raise BadInput(
+            f"--rounds {args.rounds} --most {args.most}: at least {LAUNCHES_LEAST} launches a "
+            "side, and --most not below --rounds"
+        )
+    if args.resume or args.dry_run:
+        raise BadInput("--resume and --dry-run are for `bench`, not for `compare`")
+    base, candidate = args.sides
+    matching = match(find_subjects(base, "BASE"), find_subjects(candidate, "CANDIDATE"))
+    check_writable(args.output)
+    first, path = _bench(args, matching, args.rounds)
+    pairs = measured_pairs([first], matching.pairs, args.max_load)
+    open_ones = {pair.artifact for pair in pairs if needs_rerun(pair, bounds)}
+    if not open_ones or args.most == args.rounds:
+        return matching, [first], [path]
+    again = _only(matching, open_ones)
+    print(f"not settled, measured again: {', '.join(sorted(open_ones))}", file=sys.stderr)
+    second, more = _bench(args, again, args.most - args.rounds)
+    return matching, [first, second], [path, more]
+
+
+def _bench(args: argparse.Namespace, matching: Matching, rounds: int) -> tuple[Run, Path]:
+    from coronet_deploy.bench.compare import bench_pairs
+    from coronet_deploy.bench.host import bench_host
+
+    def on_phone(paths: Sequence[Path], *, names: Sequence[str], **_settings: object) -> Run:
+        own = argparse.Namespace(**{**vars(args), "rounds": rounds})
+        return measure_phone(own, paths, progress, journal, names)
+
+    with journal_in(args.output) as journal, bench_progress() as progress:
+        run = bench_pairs(
+            matching.pairs,
+            bench=bench_host if args.device == "host" else on_phone,
+            threads=args.threads,
+            rounds=rounds,
+            samples=args.samples,
+            seconds=args.seconds,
+            deadline_s=args.deadline,
+            command=("coronet-deploy", *sys.argv[1:]),
+            progress=progress,
+            keeper=journal,
+        )
+        return run, journal.end(run, args.output)
+
+
+def _only(matching: Matching, artifacts: set[str]) -> Matching:
+    from dataclasses import replace
+
+    pairs = tuple(pair for pair in matching.pairs if pair[1].name in artifacts)
+    return replace(matching, pairs=pairs)
