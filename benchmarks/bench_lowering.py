@@ -25,21 +25,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
 
 from coronet_deploy.bench.system import host_facts
 from coronet_deploy.export.capture import capture
-from coronet_deploy.export.graph import Edit, Graph, Node
+from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.onnx import emit_onnx
-from coronet_deploy.export.operators import ConvTranspose2d, Padding, Slice, ZeroPad
 from coronet_deploy.export.passes import lower, passes_for, run_passes
-from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
-from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
-from coronet_deploy.export.passes.rewriting import Pass, Rewrite
-from coronet_deploy.export.passes.zero_padding import SplitZeroPadding
+from coronet_deploy.export.passes.minimal import MINIMAL, CropTransposedConvolution
 from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.networks.cost import macs
 from coronet_deploy.networks.generator import build_generator, full_plan
@@ -48,32 +43,6 @@ from coronet_deploy.vocabulary import Architecture, ChannelPlan, DType, Runtime
 
 _SIZE = 256
 _KEPT = 0.28  # of the channels, in the pruned networks
-
-
-class CropTransposedConvolution(Rewrite):
-    """Lets a transposed convolution without padding make a larger picture, and crops that."""
-
-    name: ClassVar[str] = "crop_transposed_convolution"
-
-    def visit(self, edit: Edit, node: Node) -> str | None:
-        """Return the cropped value."""
-        if not isinstance(node.op, ConvTranspose2d):
-            return None
-        op, x, weight = node.op, edit.shapes[node.inputs[0]], edit.shapes[node.inputs[1]]
-        size = op.infer(x, weight)
-        whole = edit.emit(replace(op, padding=(0, 0), output_padding=(0, 0)), *node.inputs)
-        missing = [max(size[1 + i] + op.padding[i] - edit.shapes[whole][1 + i], 0) for i in (0, 1)]
-        if any(missing):
-            whole = edit.emit(ZeroPad(Padding(bottom=missing[0], right=missing[1])), whole)
-        return edit.emit(Slice((0, *op.padding, 0), size), whole)
-
-
-_MINIMAL: tuple[Pass, ...] = (
-    FoldBatchNorm(),
-    DecomposeInstanceNorm(),
-    CropTransposedConvolution(),
-    SplitZeroPadding(),
-)
 
 
 def networks() -> dict[str, ChannelPlan]:
@@ -99,7 +68,7 @@ def forms(graph: Graph) -> Iterator[tuple[str, str, bytes]]:
     yield "onnx, as captured", ".onnx", emit_onnx(graph, DType.FP32, {})
     lowered, _ = lower(graph, Runtime.ONNX)
     yield "onnx, lowered", ".onnx", emit_onnx(lowered, DType.FP32, {})
-    minimal, _ = run_passes(graph, _MINIMAL)
+    minimal, _ = run_passes(graph, MINIMAL)
     yield "tflite, minimal", ".tflite", emit_tflite(minimal, DType.FP32, {})
     small, _ = lower(graph, Runtime.TFLITE, prefer="size")
     yield "tflite, size", ".tflite", emit_tflite(small, DType.FP32, {})
@@ -112,7 +81,7 @@ def ablations(graph: Graph) -> Iterator[tuple[str, str, bytes]]:
     passes = passes_for(Runtime.TFLITE)
     whole, _ = run_passes(graph, passes)
     yield "all passes", ".tflite", emit_tflite(whole, DType.FP32, {})
-    needed = {step.name for step in _MINIMAL}
+    needed = {step.name for step in MINIMAL}
     for left_out in passes:
         if left_out.name in needed:
             continue

@@ -7,11 +7,13 @@ import json
 import math
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coronet_deploy.cli._explain import explanations, show
 from coronet_deploy.cli._shared import read_subject
-from coronet_deploy.errors import ConversionFailed, CoronetError, GateFailed
+from coronet_deploy.errors import BadInput, ConversionFailed, CoronetError, GateFailed
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.export.calibrate import Pictures
@@ -76,6 +78,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("speed", "size"),
         default="speed",
         help="whether rewrites may buy speed with a larger file (default: speed)",
+    )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="show what each rewrite did: operators, partitions, multiply-adds, bytes moved",
+    )
+    parser.add_argument(
+        "--converter",
+        choices=("direct", "litert-torch"),
+        default="direct",
+        help="who writes the files: we do (default), or litert-torch, for a second opinion on "
+        "FP32 TFLite; its files pass the same gate, and are named for it",
     )
     parser.add_argument(
         "--min-psnr",
@@ -151,6 +165,7 @@ def read_pictures(folder: Path | None, height: int, width: int) -> Pictures:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    runtimes = _runtimes(args)
     subject = read_subject(args.generator, args.weights, args.channels)
     from coronet_deploy.verify.release import check_fit, joined, release
 
@@ -159,25 +174,43 @@ def run(args: argparse.Namespace) -> int:
         check_fit(subject, *size)
     artifacts: list[Artifact] = []
     failures: list[CoronetError] = []
+    orders: list[Order] = []
+    told: list[dict[str, Any]] = []
     try:
         for size in sizes:
-            order = _order(args, subject, size)
+            orders.append(_order(args, subject, size, runtimes))
             try:
-                release(order, lambda line: print(line, file=sys.stderr), artifacts.append)
+                release(orders[-1], lambda line: print(line, file=sys.stderr), artifacts.append)
             except (ConversionFailed, GateFailed) as error:
                 failures.append(error)
+        if args.explain:
+            told = explanations(orders, artifacts)
     finally:
         # What passed is there and is said, before an error is.
-        _show(artifacts, args.output, as_json=args.json)
+        _show(artifacts, told, args)
     if failures:
         raise joined(failures)
     return 0
 
 
-def _order(args: argparse.Namespace, subject: Subject, size: tuple[int, int]) -> Order:
+def _runtimes(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return what was asked for; litert-torch writes one kind of file."""
+    if args.converter == "direct":
+        return tuple(r for r in _RUNTIMES if args.runtime in {r, "all"})
+    if args.runtime == "onnx" or args.dtype != "fp32":
+        raise BadInput(
+            f"--converter {args.converter} writes FP32 TFLite files only, "
+            f"not --runtime {args.runtime} --dtype {args.dtype}"
+        )
+    return ("tflite",)
+
+
+def _order(
+    args: argparse.Namespace, subject: Subject, size: tuple[int, int], runtimes: Sequence[str]
+) -> Order:
     """Return what to release at one size of pictures."""
     from coronet_deploy.verify.parity import DEFAULT_BOUNDS_DB
-    from coronet_deploy.verify.release import Order
+    from coronet_deploy.verify.release import Converter, Order
     from coronet_deploy.vocabulary import DType, Runtime
 
     pictures = read_pictures(args.pictures, *size)
@@ -186,12 +219,13 @@ def _order(args: argparse.Namespace, subject: Subject, size: tuple[int, int]) ->
         output_dir=args.output,
         pictures=pictures,
         calibration=_calibration(args, pictures, size),
-        runtimes=[Runtime(r) for r in _RUNTIMES if args.runtime in {r, "all"}],
+        runtimes=[Runtime(r) for r in runtimes],
         dtypes=[DType(d) for d in _DTYPES if args.dtype in {d, "all"}],
         bounds_db=DEFAULT_BOUNDS_DB
         if args.min_psnr is None
         else dict.fromkeys(DType, args.min_psnr),
         prefer=args.prefer,
+        converter=Converter(args.converter),
     )
 
 
@@ -207,12 +241,18 @@ def _calibration(args: argparse.Namespace, pictures: Pictures, size: tuple[int, 
     return read_pictures(bundled_calibration(), *size)
 
 
-def _show(artifacts: list[Artifact], folder: Path, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"artifacts": [_fields(artifact) for artifact in artifacts]}))
+def _show(artifacts: list[Artifact], told: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    if args.json:
+        result: dict[str, Any] = {"artifacts": [_fields(artifact) for artifact in artifacts]}
+        print(json.dumps(result | ({"explained": told} if args.explain else {})))
         return
-    if not artifacts:
-        return
+    if artifacts:
+        _show_artifacts(artifacts, args.output)
+    if told:
+        show(told)
+
+
+def _show_artifacts(artifacts: list[Artifact], folder: Path) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -67,22 +67,23 @@ def build(
         )
         budget_db = quantize.RESNET_BUDGET_DB if resnet else quantize.UNET_BUDGET_DB
         plan = quantize.plan_int8(graph, runtime, calibration, budget_db, progress)
-        embedded = _embedded(graph, runtime, dtype, subject, ("equalize", *_names(plan.passes)))
+        embedded = describe(graph, runtime, dtype, subject, ("equalize", *_names(plan.passes)))
         return Built(
             quantize.write_int8(plan, runtime, embedded.as_metadata()), embedded, plan.summary
         )
     lowered, reports = lower(graph, runtime, prefer=prefer)
-    embedded = _embedded(graph, runtime, dtype, subject, _names(reports))
-    return Built(_emit(lowered, runtime, dtype, embedded.as_metadata()), embedded)
+    embedded = describe(graph, runtime, dtype, subject, _names(reports))
+    return Built(emit(lowered, runtime, dtype, embedded.as_metadata()), embedded)
 
 
 def _names(reports: Sequence[PassReport]) -> tuple[str, ...]:
     return tuple(report.name for report in reports if report.changed)
 
 
-def _embedded(
+def describe(
     graph: Graph, runtime: Runtime, dtype: DType, subject: Subject, passes: tuple[str, ...]
 ) -> Embedded:
+    """Return what a manifest says of an artifact before it ran; `passes` are those that did."""
     return Embedded(
         model=subject.model,
         direction=subject.direction,
@@ -100,7 +101,7 @@ def _embedded(
     )
 
 
-def _emit(graph: Graph, runtime: Runtime, dtype: DType, metadata: Mapping[str, str]) -> bytes:
+def emit(graph: Graph, runtime: Runtime, dtype: DType, metadata: Mapping[str, str]) -> bytes:
     """Return the bytes of a lowered float graph in the format of `runtime`."""
     if runtime is Runtime.TFLITE:
         from coronet_deploy.export.tflite import emit_tflite

@@ -1,7 +1,7 @@
 """Release artifacts: build, load in the real runtime, compare with torch, and only then name.
 
 An artifact is worked on inside a hidden folder of the output folder. Only one that passes the
-gate gets its name, `<model>_<H>x<W>_<dtype>.<runtime>`, with its manifest and its picture grid
+gate gets its name (`Order.name_of`), with its manifest and its picture grid
 beside it. One that fails is kept as `<name>.rejected`, for a look, and has no manifest.
 """
 
@@ -14,10 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coronet_deploy.errors import (
+    BadInput,
     ConversionFailed,
     CoronetError,
     EnvironmentProblem,
@@ -37,7 +39,15 @@ from coronet_deploy.vocabulary import Artifact, DType, Runtime
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
+    from coronet_deploy.export.graph import Graph
     from coronet_deploy.export.passes import Preference
+
+
+class Converter(StrEnum):
+    """Who writes the files: we do, or litert-torch, for a second opinion."""
+
+    DIRECT = "direct"
+    LITERT_TORCH = "litert-torch"
 
 
 def _ignore(_: object) -> None:
@@ -60,11 +70,20 @@ class Order:
     dtypes: Sequence[DType] = (DType.FP32,)
     bounds_db: Mapping[DType, float] = field(default_factory=lambda: DEFAULT_BOUNDS_DB)
     prefer: Preference = "speed"
+    converter: Converter = Converter.DIRECT
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the pictures."""
         return self.pictures.values[0].shape[1], self.pictures.values[0].shape[2]
+
+    def name_of(self, runtime: Runtime, dtype: DType) -> str:
+        """Return the file name of one artifact; what another converter made is named for it."""
+        height, width = self.size
+        name = f"{self.subject.model}_{height}x{width}_{dtype.value}"
+        if self.converter is not Converter.DIRECT:
+            name = f"{name}_{self.converter.value}"
+        return f"{name}{runtime.suffix}"
 
 
 def bundled_order(
@@ -118,13 +137,11 @@ def release(
         references = translate(subject.generator, pictures)
         for runtime in order.runtimes:
             for dtype in order.dtypes:
-                name = f"{subject.model}_{height}x{width}_{dtype.value}{runtime.suffix}"
+                name = order.name_of(runtime, dtype)
                 progress(f"{name}: building")
                 started = time.monotonic()
                 try:
-                    built = build(
-                        graph, runtime, dtype, subject, calibration, order.prefer, progress
-                    )
+                    built = _built(order, graph, runtime, dtype, calibration, progress)
                     artifact = _publish(order, room / name, built, references, started)
                 except (ConversionFailed, GateFailed) as error:
                     progress(f"{name}: failed")
@@ -135,6 +152,26 @@ def release(
     if failures:
         raise joined(failures)
     return artifacts
+
+
+def _built(
+    order: Order,
+    graph: Graph,
+    runtime: Runtime,
+    dtype: DType,
+    calibration: Pictures,
+    progress: Callable[[str], None],
+) -> Built:
+    """Return the bytes of one artifact, by the converter that was asked for."""
+    if order.converter is Converter.LITERT_TORCH:
+        from coronet_deploy.export.litert_torch import convert
+
+        if (runtime, dtype) != (Runtime.TFLITE, DType.FP32):
+            raise BadInput(
+                f"litert-torch writes FP32 TFLite files here, no {dtype.value} {runtime.value}"
+            )
+        return convert(graph, order.subject)
+    return build(graph, runtime, dtype, order.subject, calibration, order.prefer, progress)
 
 
 def check_fit(subject: Subject, height: int, width: int) -> None:
@@ -210,7 +247,11 @@ def _publish(
 
 @contextlib.contextmanager
 def _workshop(output_dir: Path) -> Iterator[Path]:
-    """Yield a hidden folder inside `output_dir`, which is made; it is removed at the end."""
+    """Yield a hidden folder inside `output_dir`, which is made; it is removed at the end.
+
+    So is an output folder that was made and got nothing.
+    """
+    made = not output_dir.exists()
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         room = tempfile.TemporaryDirectory(prefix=".export-", dir=output_dir)
@@ -218,14 +259,19 @@ def _workshop(output_dir: Path) -> Iterator[Path]:
         raise EnvironmentProblem(
             f"cannot write into {output_dir}: {error.strerror}", hint="choose another folder"
         ) from error
-    with room as name:
-        try:
-            yield Path(name)
-        except EnvironmentProblem as error:
-            # What a person can act on is the folder they named, not the hidden one.
-            raise EnvironmentProblem(
-                error.what.replace(name, str(output_dir)), hint=error.hint
-            ) from error
+    try:
+        with room as name:
+            try:
+                yield Path(name)
+            except EnvironmentProblem as error:
+                # What a person can act on is the folder they named, not the hidden one.
+                raise EnvironmentProblem(
+                    error.what.replace(name, str(output_dir)), hint=error.hint
+                ) from error
+    finally:
+        if made:
+            with contextlib.suppress(OSError):
+                output_dir.rmdir()  # which the system refuses if anything is in it
 
 
 @contextlib.contextmanager

@@ -1,0 +1,72 @@
+"""What the lowering did to a generator, pass by pass, in the runtime that runs it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from coronet_deploy.export.build import emit
+from coronet_deploy.export.figures import Figures, figures_of
+from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.passes import Preference, passes_for, run_passes
+from coronet_deploy.export.passes.minimal import MINIMAL
+from coronet_deploy.verify.runtimes import open_session
+from coronet_deploy.vocabulary import DType, Runtime
+
+BEFORE, AFTER = "as captured", "artifact"
+
+
+@dataclass(frozen=True)
+class Step:
+    """The file after one step: its figures, and the delegate calls that an inference makes.
+
+    `outside` counts operators that no delegate took.
+    """
+
+    name: str
+    figures: Figures
+    partitions: int
+    outside: int
+
+
+def explain(
+    graph: Graph, runtime: Runtime, dtype: DType, prefer: Preference, artifact: Path | None
+) -> tuple[Step, ...]:
+    """Return the steps from `graph`, as it was captured, to an artifact's file.
+
+    Each pass that changes something is a step. Where the format cannot express the graph so far,
+    the rest is written in the plainest way that it has. The last step is the artifact itself, if
+    there is one; integer types come in there.
+    """
+    whole = dtype in {DType.FP32, DType.FP16}
+    steps = [
+        _step(name, emit(form, runtime, dtype if whole else DType.FP32, {}), runtime)
+        for name, form in _forms(graph, runtime, prefer if whole else "size")
+    ]
+    if artifact is not None:
+        steps.append(_step(AFTER, artifact.read_bytes(), runtime))
+    return tuple(steps)
+
+
+def _forms(graph: Graph, runtime: Runtime, prefer: Preference) -> Iterator[tuple[str, Graph]]:
+    def written(form: Graph) -> Graph:
+        # ONNX has an operator for all that is captured.
+        return form if runtime is Runtime.ONNX else run_passes(form, MINIMAL)[0]
+
+    yield BEFORE, written(graph)
+    for step in passes_for(runtime, prefer):
+        after = step.run(graph)
+        if after.nodes != graph.nodes:
+            yield step.name, written(after)
+        graph = after
+
+
+def _step(name: str, data: bytes, runtime: Runtime) -> Step:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"step{runtime.suffix}"
+        path.write_bytes(data)
+        with open_session(path, runtime, threads=1) as session:
+            split = session.partitions
+    return Step(name, figures_of(data, runtime), split.parts, split.total - split.taken)
