@@ -21,7 +21,10 @@ import pytest
 from PIL import Image
 
 from coronet_deploy.networks.generator import full_plan
+from coronet_deploy.report.history import Past
 from coronet_deploy.report.html import ModelFacts, Picture, render_report
+from coronet_deploy.results.entries import entry_of
+from coronet_deploy.results.schema import run_to_json
 from coronet_deploy.vocabulary import Architecture, Run
 
 MakeRun = Callable[..., Run]
@@ -81,6 +84,11 @@ def page(make_run: MakeRun) -> str:
 def make_page(make_run: MakeRun, model_name: str) -> str:
     first = f"{model_name}_256x256_fp32.onnx"
     run = make_run({first: 100.0, f"{model_name}_256x256_int8.tflite": 40.0})
+    state = {"load_1min": 0.5, "policies": [{"cpus": [0, 1, 2, 3], "governor": model_name}] * 2}
+    phone = replace(
+        run, id="phone", emulated=True,
+        conditions={"cpu": model_name, "clusters": state["policies"], "before": state, "after": {}},
+    )  # fmt: skip
     full = full_plan(Architecture.RESNET_9)
     plan = replace(full, groups={name: max(1, n // 3) for name, n in full.groups.items()})
     values = np.random.default_rng(0).uniform(-1, 1, (64, 64, 3)).astype(np.float32)
@@ -88,17 +96,20 @@ def make_page(make_run: MakeRun, model_name: str) -> str:
         f"a picture of {model_name}", values, values, dict.fromkeys(run.artifacts, values)
     )
     model = ModelFacts.of_plan(model_name, plan, full, checkpoint_sha256="ab" * 32)
-    return render_report(run, (), model, [shown] * 2, baseline=first)
+    earlier = [
+        entry_of(
+            run_to_json(replace(run, id=f"d{day}", created=f"2025-03-{day:02d}T00:00:00+00:00")),
+            Path(f"d{day}.json"),
+        )
+        for day in range(1, 13)
+    ]
+    past = Past(lambda _row: earlier, across_models=False)
+    return render_report(run, (), model, [shown] * 2, baseline=first, more=[phone], past=past)
 
 
-@pytest.mark.parametrize("name", ["horse2zebra-pruned", "w" * 120])
-@pytest.mark.parametrize("width", [340, 768, 1280])
-def test_no_width_makes_the_page_scroll_sideways(
-    browser: Callable[..., str], make_run: MakeRun, tmp_path: Path, width: int, name: str
-) -> None:
-    page = make_page(make_run, name)
+def widths(browser: Callable[..., str], page: str, file: Path, width: int) -> tuple[int, int]:
+    """Return how wide the page is, and how wide it may be, in a frame of `width` pixels."""
     # In a frame, because Chromium's own window is never narrower than 500 pixels.
-    file = tmp_path / "frame.html"
     file.write_text(
         f"<!doctype html><iframe width={width} height=900 style=border:0 "
         f'srcdoc="{escape(page)}" onload="const e = this.contentDocument.documentElement; '
@@ -107,8 +118,28 @@ def test_no_width_makes_the_page_scroll_sideways(
     dom = browser(file, "--window-size=1400,1000", "--virtual-time-budget=5000", "--dump-dom")
     measured = re.search(r"<title>wide (\d+) of (\d+)</title>", dom)
     assert measured is not None
-    assert int(measured[1]) <= int(measured[2])
-    assert int(measured[2]) in range(width - 20, width + 1)
+    return int(measured[1]), int(measured[2])
+
+
+@pytest.mark.parametrize("name", ["horse2zebra-pruned", "w" * 120])
+@pytest.mark.parametrize("width", [340, 390, 1280])
+def test_no_width_makes_the_page_scroll_sideways(
+    browser: Callable[..., str], make_run: MakeRun, tmp_path: Path, width: int, name: str
+) -> None:
+    page = make_page(make_run, name)
+    wide, may_be = widths(browser, page, tmp_path / "frame.html", width)
+    assert wide <= may_be
+    assert may_be in range(width - 20, width + 1)
+
+
+def test_nothing_is_cut_off_on_paper(
+    browser: Callable[..., str], page: str, tmp_path: Path
+) -> None:
+    # What is styled for print, on a page as wide as A4 between its margins.
+    assert "@media print" in page
+    printed = page.replace("@media print", "@media all")
+    wide, may_be = widths(browser, printed, tmp_path / "frame.html", 720)
+    assert wide <= may_be
 
 
 def test_it_follows_light_and_dark(browser: Callable[..., str], page: str, tmp_path: Path) -> None:
