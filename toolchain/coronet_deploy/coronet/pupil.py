@@ -207,7 +207,7 @@ def _narrow(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
-def step_in_backward(optimizer: torch.optim.Optimizer) -> None:
+def step_in_backward(optimizer: torch.optim.Adam) -> None:
     """Let each parameter take its step as soon as its gradient is whole, and drop the gradient.
 
     The steps are those that `optimizer.step` after the backward pass would take: by the time that
@@ -226,6 +226,12 @@ def step_in_backward(optimizer: torch.optim.Optimizer) -> None:
 
     for place, group in enumerate(optimizer.param_groups):
         for parameter in group["params"]:
+            # Moments made between a backward pass's gradients would leave holes in memory.
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
             let_step(place, parameter)
 
 
