@@ -131,6 +131,7 @@ def test_the_method_is_told_in_words_and_in_json(session: MakeSession, tmp_path:
     assert (plain["rows"][0]["sessions"], plain["rows"][0]["launches"]) == ([12, 1], [None, 6])
     assert "the latency of 12 earlier sessions" in explain(comparison.rows[0])
     assert 'failures="2"' in junit_xml(comparison)
+    assert '<property name="method" value="history"' in junit_xml(comparison)
 
 
 def test_fewer_than_ten_sessions_decide_nothing(session: MakeSession, tmp_path: Path) -> None:

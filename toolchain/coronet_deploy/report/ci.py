@@ -34,6 +34,8 @@ def junit_xml(comparison: Comparison, *, inconclusive_ok: bool = False) -> str:
         errors=str(sum(verdict in unjudged for verdict in verdicts)),
         skipped=str(len(comparison.no_base)),
     )
+    properties = ET.SubElement(suite, "properties")
+    ET.SubElement(properties, "property", name="method", value=comparison.method.value)
     for row in comparison.rows:
         case = _case(suite, row.pair.target.device, row.pair.name)
         if row.verdict is Verdict.SLOWER:
