@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coronet_deploy.cli._shared import read_checkpoint
-from coronet_deploy.cli.export import decibels, read_pictures
+from coronet_deploy.cli._layers import layers_of, show_layers
+from coronet_deploy.cli._shared import read_subject
+from coronet_deploy.cli.export import add_generator, decibels, read_pictures
 from coronet_deploy.errors import BadInput, GateFailed
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
-    from coronet_deploy.coronet.checkpoint import Checkpoint
     from coronet_deploy.export.calibrate import Pictures
     from coronet_deploy.export.manifest import Manifest
+    from coronet_deploy.export.subject import Subject
     from coronet_deploy.images import Array
     from coronet_deploy.vocabulary import Parity
 
@@ -33,12 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="an .onnx or .tflite file with its manifest beside it",
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="what the artifacts were made of (default: the bundled one, if it is that)",
-    )
+    add_generator(parser, "--checkpoint")
     parser.add_argument(
         "--pictures",
         type=Path,
@@ -50,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=decibels,
         metavar="DB",
         help="PSNR against torch that every picture must reach (default: the manifest's bound)",
+    )
+    parser.add_argument(
+        "--layers",
+        action="store_true",
+        help="compare what each layer makes, on the first picture: which one goes wrong?",
     )
     parser.add_argument(
         "--grid",
@@ -66,36 +67,52 @@ def run(args: argparse.Namespace) -> int:
     from coronet_deploy.export.manifest import checked_manifest
 
     manifests = {path: checked_manifest(path) for path in args.artifacts}
-    checkpoint = _source(manifests, args.checkpoint)
-    found, failures = _check_all(manifests, checkpoint, args)
-    _show(found, manifests, as_json=args.json)
+    subject = _source(manifests, args)
+    found, failures = _check_all(manifests, subject, args)
+    told = {path: _layers(path, manifest, subject, args) for path, manifest in manifests.items()}
+    _show(found, manifests, told, as_json=args.json)
     if failures:
         raise GateFailed("; ".join(map(str, failures)))
     return 0
 
 
-def _source(manifests: dict[Path, Manifest], given: Path | None) -> Checkpoint:
-    """Return the one checkpoint that all artifacts were made of."""
-    checkpoint = read_checkpoint(given)
+def _source(manifests: dict[Path, Manifest], args: argparse.Namespace) -> Subject:
+    """Return the one generator that all artifacts were made of."""
+    subject = read_subject(args.checkpoint, args.weights, args.channels)
     for path, manifest in manifests.items():
-        if manifest.source.sha256 != checkpoint.sha256:
+        if manifest.source.sha256 != subject.source.sha256:
+            module = manifest.source.module
             raise BadInput(
-                f"{path} was not made of {checkpoint.path}: its manifest names a checkpoint "
+                f"{path} was not made of {args.checkpoint or 'the bundled checkpoint'}: its "
+                f"manifest names {f'{module} with weights' if module else 'a checkpoint'} "
                 f"of SHA-256 {manifest.source.sha256[:12]}...",
-                hint="give that one with --checkpoint",
+                hint="give that one with --checkpoint" + (" and --weights" if module else ""),
             )
-    return checkpoint
+    return subject
+
+
+def _layers(
+    path: Path, manifest: Manifest, subject: Subject, args: argparse.Namespace
+) -> dict[str, Any] | None:
+    """Return the layers of one artifact beside torch's, if they are asked for."""
+    if not args.layers:
+        return None
+    from coronet_deploy.verify.channels import with_channels
+
+    print(f"{path.name}: comparing layers", file=sys.stderr)
+    pictures = with_channels(read_pictures(args.pictures, *manifest.size), subject.channels)
+    return layers_of(path, manifest, subject, pictures.values[0])
 
 
 def _check_all(
-    manifests: dict[Path, Manifest], checkpoint: Checkpoint, args: argparse.Namespace
+    manifests: dict[Path, Manifest], subject: Subject, args: argparse.Namespace
 ) -> tuple[dict[Path, Parity], list[GateFailed]]:
     """Return the parity of each artifact, and an error for each that did not pass."""
     from coronet_deploy.storage import write_bytes
+    from coronet_deploy.verify.channels import with_channels
     from coronet_deploy.verify.gate import require, translate, try_artifact
     from coronet_deploy.verify.grid import grid_png
 
-    generator = checkpoint.generator()
     translated: dict[tuple[int, int], tuple[Pictures, tuple[Array, ...]]] = {}
     found: dict[Path, Parity] = {}
     failures: list[GateFailed] = []
@@ -103,7 +120,8 @@ def _check_all(
         print(f"{path.name}: comparing", file=sys.stderr)
         if manifest.size not in translated:
             pictures = read_pictures(args.pictures, *manifest.size)
-            translated[manifest.size] = pictures, translate(generator, pictures)
+            pictures = with_channels(pictures, subject.channels)
+            translated[manifest.size] = pictures, translate(subject.generator, pictures)
         pictures, references = translated[manifest.size]
         bound = manifest.parity.bound_db if args.min_psnr is None else args.min_psnr
         try:
@@ -117,9 +135,19 @@ def _check_all(
     return found, failures
 
 
-def _show(found: dict[Path, Parity], manifests: dict[Path, Manifest], *, as_json: bool) -> None:
+def _show(
+    found: dict[Path, Parity],
+    manifests: dict[Path, Manifest],
+    told: dict[Path, dict[str, Any] | None],
+    *,
+    as_json: bool,
+) -> None:
+    layers = {path: one for path, one in told.items() if one is not None}
     if as_json:
-        rows = [_fields(path, manifests[path], parity) for path, parity in found.items()]
+        rows = [
+            _fields(path, manifests[path], parity) | ({"layers": layers[path]} if layers else {})
+            for path, parity in found.items()
+        ]
         print(json.dumps({"artifacts": rows}))
         return
     from rich.console import Console
@@ -144,6 +172,8 @@ def _show(found: dict[Path, Parity], manifests: dict[Path, Manifest], *, as_json
             "pass" if parity.passed else "FAIL",
         )
     console.print(table)
+    if layers:
+        show_layers(layers)
 
 
 def _fields(path: Path, manifest: Manifest, parity: Parity) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def _of_tflite(data: bytes) -> Figures:
         shapes[place] = [tensor.Shape(i) for i in range(tensor.ShapeLength())]
         width = _TFLITE_BYTES.get(types.get(tensor.Type(), ""), _LONG)
         sizes[place] = math.prod(shapes[place]) * width
-        if model.Buffers(tensor.Buffer()).DataLength():
+        buffer = model.Buffers(tensor.Buffer())
+        if buffer.DataLength() or buffer.Size():
             constant.add(place)
     operators = macs = moved = 0
     for place in range(graph.OperatorsLength()):

@@ -46,7 +46,9 @@ def read_model(data: bytes) -> Any:  # noqa: ANN401 - the schema ships no types
     model = schema.ModelT.InitFromPackedBuf(data, 0)
     for place, old in enumerate(model.buffers):
         model.buffers[place] = AlignedBuffer()
-        model.buffers[place].data = old.data
+        outside = memoryview(data)[old.offset : old.offset + old.size]
+        # Constants may stand behind the flatbuffer, which then tells where.
+        model.buffers[place].data = outside if old.size else old.data
     return model
 
 

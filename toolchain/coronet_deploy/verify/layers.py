@@ -1,0 +1,267 @@
+"""Which layer goes wrong: an artifact's values inside beside torch's, layer by layer.
+
+The file is opened up so that its runtime hands out what its layers make; it still computes them
+with the kernels, and in the partitions, that an inference has. A value of the file belongs to the
+torch layer of the same name. What rewrites fold into it (a BatchNorm, a ReLU) is found by running
+the same rewrites in float32 here; values that stand for no layer any more are left out.
+
+A value that only an InstanceNorm reads may be scaled and shifted channel by channel without any
+effect, and rewrites do so: it is compared up to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coronet_deploy.errors import ConversionFailed, missing_package
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.graph import OUTPUT, Graph, Node
+from coronet_deploy.export.interpret import interpret_values
+from coronet_deploy.export.manifest import Manifest
+from coronet_deploy.export.native import captured_stderr
+from coronet_deploy.export.operators import InstanceNorm
+from coronet_deploy.export.passes import passes_for, run_passes
+from coronet_deploy.images import Array
+from coronet_deploy.verify.parity import CAP_DB
+from coronet_deploy.vocabulary import DType, Runtime
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from coronet_deploy.export.subject import Subject
+
+LEAST_SNR_DB: Mapping[DType, float] = {DType.FP32: 60.0, DType.FP16: 30.0, DType.INT8: 10.0}
+"""Below this a layer is wrong and not merely rounded; a deep one carries all rounding before it."""
+
+_SAME_DB = 60.0  # two float32 computations of one value agree by this
+_FOLDED = 3  # how many operators a rewrite may have folded into the one before
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """One torch layer beside the artifact: signal to error in dB, and the largest difference.
+
+    `value` is the name inside the file. An `affine` layer is compared up to a scale and a shift
+    of each channel.
+    """
+
+    layer: str
+    value: str
+    snr_db: float
+    max_abs: float
+    affine: bool
+
+
+def first_wrong(layers: Sequence[LayerFigures], least_db: float) -> LayerFigures | None:
+    """Return the first layer whose signal to error is below `least_db`."""
+    return next((layer for layer in layers if not layer.snr_db >= least_db), None)
+
+
+def compare_layers(
+    path: Path, manifest: Manifest, subject: Subject, picture: Array
+) -> tuple[LayerFigures, ...]:
+    """Return the layers of an artifact beside torch's on `picture` (1, H, W, C), in their order.
+
+    Raises:
+        ConversionFailed: the generator cannot be captured, or the opened file does not load; or
+            it was written by another converter, whose values have no layers' names.
+
+    """
+    if manifest.converter != "coronet-deploy":
+        raise ConversionFailed(
+            f"{path} was written by {manifest.converter}, whose values are not named by layers"
+        )
+    graph = capture(subject.generator, *manifest.size, subject.channels)
+    references = _references(subject.generator, graph, picture)
+    names = _stands_for(graph, manifest, picture)
+    given = _inside(path, manifest.runtime, list(names), picture)
+    norms = {n.inputs[0] for n in graph.nodes if isinstance(n.op, InstanceNorm)}
+    found = []
+    for value, (reference, relu) in names.items():
+        if value not in given:
+            continue
+        expected = references[reference]
+        affine = reference in norms and graph.readers[reference] == 1
+        expected = np.maximum(expected, 0) if relu else expected
+        snr_db, max_abs = _difference(expected, given[value], affine=affine)
+        layer = reference.rpartition("/")[0] or reference
+        found.append(LayerFigures(layer, value, snr_db, max_abs, affine))
+    return tuple(found)
+
+
+def _references(generator: nn.Module, graph: Graph, picture: Array) -> dict[str, Array]:
+    """Return the captured values by name: torch's own where a layer of its makes one."""
+    values = interpret_values(graph, picture, [n.output for n in graph.nodes])
+    last = {n.output.rpartition("/")[0]: n.output for n in graph.nodes}
+    hooks = []
+
+    def keep(name: str) -> Any:  # noqa: ANN401 - torch's type of a hook
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            if isinstance(output, Tensor) and output.ndim == picture.ndim:
+                # A copy: an activation in place would change it afterwards.
+                made = output.detach().clone().numpy().transpose(0, 2, 3, 1)
+                if made.shape == graph.shapes[last[name]]:
+                    values[last[name]] = made
+
+        return hook
+
+    for name, layer in generator.named_modules():
+        if name in last and name:
+            hooks.append(layer.register_forward_hook(keep(name)))
+    try:
+        with torch.inference_mode():
+            drawn = generator(torch.from_numpy(picture.transpose(0, 3, 1, 2).copy()))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    values[OUTPUT] = drawn.numpy().transpose(0, 2, 3, 1)
+    return values
+
+
+def _stands_for(graph: Graph, manifest: Manifest, picture: Array) -> dict[str, tuple[str, bool]]:
+    """Return which captured value each value of the artifact is, and if a ReLU was put on it."""
+    prefer = "speed" if "winograd" in manifest.passes else "size"
+    ran = [p for p in passes_for(manifest.runtime, prefer) if p.name in manifest.passes]
+    lowered, _ = run_passes(graph, tuple(ran))
+    captured = {node.output: node for node in graph.nodes}
+    shared = [
+        node.output
+        for node in lowered.nodes
+        if node.output in captured and lowered.shapes[node.output] == graph.shapes[node.output]
+    ]
+    before = interpret_values(graph, picture, list(captured))
+    after = interpret_values(lowered, picture, shared)
+    reader = _only_readers(graph)
+    norms = {n.inputs[0] for n in graph.nodes if isinstance(n.op, InstanceNorm)}
+    found: dict[str, tuple[str, bool]] = {}
+    for name in shared:
+        for candidate in _chain(name, captured, reader):
+            affine = candidate in norms and graph.readers[candidate] == 1
+            for relu in (False, True):
+                expected = np.maximum(before[candidate], 0) if relu else before[candidate]
+                if expected.shape != after[name].shape or name in found:
+                    continue
+                if _difference(expected, after[name], affine=affine)[0] >= _SAME_DB:
+                    found[name] = candidate, relu
+    return found
+
+
+def _only_readers(graph: Graph) -> dict[str, Node]:
+    return {name: node for node in graph.nodes for name in node.inputs if graph.readers[name] == 1}
+
+
+def _chain(name: str, captured: Mapping[str, Node], reader: Mapping[str, Node]) -> Iterator[str]:
+    """Yield a value and those that what alone reads it makes, as far as folding may reach."""
+    for _ in range(_FOLDED):
+        yield name
+        if name not in reader:
+            return
+        name = reader[name].output
+        if name not in captured:
+            return
+
+
+def _difference(expected: Array, given: Array, *, affine: bool) -> tuple[float, float]:
+    """Return signal to error in dB, with the mean taken off, and the largest difference."""
+    x, y = expected.astype(np.float64), given.astype(np.float64)
+    if not np.isfinite(y).all():
+        return -CAP_DB, float("inf")
+    if affine:
+        axes = (0, 1, 2)
+        centred, other = x - x.mean(axes), y - y.mean(axes)
+        power = np.square(other).mean(axes)
+        factor = (centred * other).mean(axes) / np.where(power > 0, power, 1)
+        x, y = centred, other * factor
+    error = x - y
+    signal, noise = float(np.var(x)), float(np.mean(np.square(error)))
+    if noise == 0:
+        return CAP_DB, 0.0
+    snr_db = 10 * np.log10(max(signal, 1e-30) / noise)
+    return float(np.clip(snr_db, -CAP_DB, CAP_DB)), float(np.abs(error).max())
+
+
+def _inside(path: Path, runtime: Runtime, names: list[str], picture: Array) -> dict[str, Array]:
+    """Return what the artifact's runtime makes of `names`, as NHWC real values."""
+    open_up = _inside_tflite if runtime is Runtime.TFLITE else _inside_onnx
+    return open_up(path, names, picture)
+
+
+def _inside_tflite(path: Path, names: list[str], picture: Array) -> dict[str, Array]:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+
+        from coronet_deploy.export.tflite_file import read_model, write_model
+    except ImportError as error:
+        raise missing_package(error.name or "ai-edge-litert", "runtimes") from error
+    model = read_model(path.read_bytes())
+    graph = model.subgraphs[0]
+    places = {t.name.decode(): place for place, t in enumerate(graph.tensors)}
+    there = [name for name in names if name in places]
+    graph.outputs = list(dict.fromkeys([*graph.outputs, *(places[name] for name in there)]))
+    model.signatureDefs = []  # it tells the outputs that were
+    with captured_stderr():
+        try:
+            interpreter = Interpreter(model_content=write_model(model), num_threads=1)
+            interpreter.allocate_tensors()
+            (taken,) = interpreter.get_input_details()
+            interpreter.set_tensor(taken["index"], _quantized(picture, taken))
+            interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise ConversionFailed(f"{path}, opened up, does not run: {error}") from error
+    details = {d["name"]: d for d in interpreter.get_output_details()}
+    return {
+        name: _real(interpreter.get_tensor(details[name]["index"]), details[name]) for name in there
+    }
+
+
+def _quantized(values: Array, details: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    kind = np.dtype(details["dtype"])
+    if kind.kind == "f":
+        return values.astype(kind)
+    scale, zero = details["quantization"]
+    bounds = np.iinfo(kind)
+    return np.clip(np.rint(values / scale) + zero, bounds.min, bounds.max).astype(kind)
+
+
+def _real(stored: np.ndarray[Any, Any], details: Mapping[str, Any]) -> Array:
+    values = stored.astype(np.float32)
+    if np.dtype(details["dtype"]).kind == "f":
+        return values
+    scale, zero = details["quantization"]
+    return (values - np.float32(zero)) * np.float32(scale)
+
+
+def _inside_onnx(path: Path, names: list[str], picture: Array) -> dict[str, Array]:
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise missing_package(error.name or "onnxruntime", "runtimes") from error
+    model = onnx.load(str(path))
+    made = {output for node in model.graph.node for output in node.output}
+    there = [name for name in names if name in made]
+    ends = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in there if n not in ends)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        feed = {session.get_inputs()[0].name: picture.transpose(0, 3, 1, 2).copy()}
+        values = session.run(there, feed)
+    except Exception as error:  # its exceptions share no public base class
+        raise ConversionFailed(f"{path}, opened up, does not run: {error}") from error
+    return {
+        name: np.ascontiguousarray(value.astype(np.float32).transpose(0, 2, 3, 1))
+        for name, value in zip(there, values, strict=True)
+    }
