@@ -11,7 +11,8 @@ only those after the last change point count. Change points are looked for by PE
 Fearnhead and Eckley, 2012) with an absolute-error cost, which one odd session does not mislead,
 in the package `ruptures`. On simulated unchanged histories of 20 to 40 sessions, normal or with
 heavy tails, it sees a change in 2 to 6 % of them, and finds a step of twice the spread, with ten
-sessions after it, in nine of ten.
+sessions after it, in nine of ten. What is called slower and is not: about one in twenty, and up to
+one in twelve where days remember each other (`benchmarks/study_history.py`); hence the re-run.
 """
 
 from __future__ import annotations
