@@ -1,9 +1,13 @@
-/* LiteRT 2 through its C API (libLiteRt.so, 2.3 or later: the environment comes first). */
-#include "runner.h"
+/* LiteRT 2 through its C API (libLiteRt.so, 2.3 or later: the environment comes first).
 
+   On the GPU a run only enqueues work, and the tensors are the GPU's. There a sample is what an app
+   waits for: the picture's way in, the run, and the output where the CPU can read it. */
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "runner.h"
 
 typedef void *Handle;
 typedef int Result;
@@ -24,6 +28,7 @@ enum { ACCELERATOR_CPU = 1, ACCELERATOR_GPU = 2, LOCK_READ = 0, LOCK_WRITE = 1 }
 
 static Handle model, compiled, buffers[2];
 static size_t bytes_of[2];
+static const void *picture; /* the caller's, as long as the process lives */
 static Result (*run_model)(Handle, size_t, size_t, Handle *, size_t, Handle *);
 static Result (*lock_buffer)(Handle, void **, int);
 static Result (*unlock_buffer)(Handle);
@@ -42,6 +47,7 @@ static void invoke(void) {
 
 static void write_input(const void *bytes) {
   void *held = NULL;
+  picture = bytes;
   check(lock_buffer(buffers[0], &held, LOCK_WRITE), STATUS_RUNTIME, "writing the input");
   memcpy(held, bytes, bytes_of[0]);
   check(unlock_buffer(buffers[0]), STATUS_RUNTIME, "writing the input");
@@ -54,14 +60,22 @@ static void read_output(void *bytes) {
   check(unlock_buffer(buffers[1]), STATUS_RUNTIME, "reading the output");
 }
 
+static void invoke_with_transfers(void) {
+  void *held = NULL;
+  write_input(picture);
+  invoke();
+  check(lock_buffer(buffers[1], &held, LOCK_READ), STATUS_RUNTIME, "waiting for the output");
+  check(unlock_buffer(buffers[1]), STATUS_RUNTIME, "waiting for the output");
+}
+
 /* The element types of TFLite files, by number. */
 static void set_type(Tensor *tensor, const TensorType *type, const char *name) {
   static const struct {
     const char *name;
     size_t size;
-  } types[] = {{"none", 0},  {"float32", 4}, {"int32", 4},     {"uint8", 1},
-               {"int64", 8}, {"string", 0},  {"bool", 1},      {"int16", 2},
-               {"none", 0},  {"int8", 1},    {"float16", 2},   {"float64", 8}};
+  } types[] = {{"none", 0},  {"float32", 4}, {"int32", 4},   {"uint8", 1},
+               {"int64", 8}, {"string", 0},  {"bool", 1},    {"int16", 2},
+               {"none", 0},  {"int8", 1},    {"float16", 2}, {"float64", 8}};
   if (type->element < 0 || type->element >= (int)(sizeof types / sizeof *types) ||
       types[type->element].size == 0 || type->layout.rank > MOST_DIMENSIONS)
     fail(STATUS_USAGE, "model", "tensor %s has a type that is not supported", name);
@@ -85,24 +99,57 @@ static void describe(void *library, Handle subgraph, const char *getter, Tensor 
   set_type(tensor, type, name ? name : "");
 }
 
+/* Add the options of a back end: lines of TOML under the name of its kernels. */
+static void add_options(void *library, Handle options, const char *name, const char *first,
+                        const Arguments *a) {
+  char text[4096];
+  Handle opaque = NULL;
+  int used = snprintf(text, sizeof text, "%s", first);
+  for (int i = 0; i < a->options && used < (int)sizeof text; ++i)
+    used +=
+        snprintf(text + used, sizeof text - (size_t)used, "%s = %s\n", a->keys[i], a->values[i]);
+  if (used >= (int)sizeof text) fail(STATUS_USAGE, "usage", "the back end's options are too long");
+  check(GET(library, LiteRtCreateOpaqueOptions, const char *, void *, void (*)(void *), Handle *)(
+            name, strdup(text), free, &opaque),
+        STATUS_RUNTIME, "setting options");
+  check(GET(library, LiteRtAddOpaqueOptions, Handle, Handle)(options, opaque), STATUS_RUNTIME,
+        "setting options");
+}
+
+/* Tell whether the chosen accelerator runs every operator. LiteRT falls back to the CPU unasked. */
+static int took_everything(void *library, int accelerator) {
+  unsigned char all = 0, elsewhere = 1;
+  check(
+      GET(library, LiteRtCompiledModelIsFullyAccelerated, Handle, unsigned char *)(compiled, &all),
+      STATUS_RUNTIME, "asking what was accelerated");
+  Function stricter = optional_symbol(library, "LiteRtCompiledModelIsNonCpuFullyAccelerated");
+  if (accelerator != ACCELERATOR_CPU && stricter)
+    check(((Result(*)(Handle, unsigned char *))stricter)(compiled, &elsewhere), STATUS_RUNTIME,
+          "asking what was accelerated");
+  return all && elsewhere;
+}
+
 void open_litert(const Arguments *a, void *library, Session *session) {
-  Handle environment = NULL, options = NULL, opaque = NULL, subgraph = NULL, wanted = NULL;
+  Handle environment = NULL, options = NULL, subgraph = NULL, wanted = NULL;
   TensorType types[2] = {{0}};
   size_t count[2] = {0, 0}, operators = 0;
-  unsigned char full = 0;
-  char text[64];
+  char threads[64];
   int accelerator = ACCELERATOR_CPU;
   if (!strcmp(a->backend, "gpu")) {
     accelerator = ACCELERATOR_GPU;
   } else if (strcmp(a->backend, "cpu")) {
     fail(STATUS_DELEGATE, "delegate",
-         "LiteRT's compiled model takes no %s delegate: give TensorFlow Lite's C library", a->backend);
+         "LiteRT's compiled model takes no %s delegate: give TensorFlow Lite's C library",
+         a->backend);
   }
+  /* LiteRT looks for its accelerator by name; one that is loaded already is found under its own. */
+  if (a->backend_library && dlopen(a->backend_library, RTLD_NOW | RTLD_LOCAL) == NULL)
+    fail(STATUS_LIBRARY, "library", "cannot load the accelerator: %s", dlerror());
   snprintf(session->runtime_version, sizeof session->runtime_version, "LiteRT 2");
   check(GET(library, LiteRtCreateEnvironment, int, const void *, Handle *)(0, NULL, &environment),
         STATUS_RUNTIME, "starting LiteRT");
-  check(GET(library, LiteRtCreateModelFromFile, Handle, const char *, Handle *)(environment, a->model,
-                                                                              &model),
+  check(GET(library, LiteRtCreateModelFromFile, Handle, const char *, Handle *)(environment,
+                                                                                a->model, &model),
         STATUS_USAGE, "reading the model");
   check(GET(library, LiteRtGetModelSubgraph, Handle, size_t, Handle *)(model, 0, &subgraph),
         STATUS_USAGE, "reading the model");
@@ -121,21 +168,18 @@ void open_litert(const Arguments *a, void *library, Session *session) {
   check(GET(library, LiteRtCreateOptions, Handle *)(&options), STATUS_RUNTIME, "making options");
   check(GET(library, LiteRtSetOptionsHardwareAccelerators, Handle, int)(options, accelerator),
         STATUS_RUNTIME, "choosing the back end");
-  /* The CPU's options are a line of text under the name of its kernels. */
-  snprintf(text, sizeof text, "num_threads = %d\n", a->threads);
-  check(GET(library, LiteRtCreateOpaqueOptions, const char *, void *, void (*)(void *), Handle *)(
-            "xnnpack", strdup(text), free, &opaque),
-        STATUS_RUNTIME, "setting the threads");
-  check(GET(library, LiteRtAddOpaqueOptions, Handle, Handle)(options, opaque), STATUS_RUNTIME,
-        "setting the threads");
+  snprintf(threads, sizeof threads, "num_threads = %d\n", a->threads);
+  if (accelerator == ACCELERATOR_CPU) {
+    add_options(library, options, "xnnpack", threads, a);
+  } else {
+    add_options(library, options, "gpu_options", "", a);
+  }
   check(GET(library, LiteRtCreateCompiledModel, Handle, Handle, Handle, Handle *)(
             environment, model, options, &compiled),
         accelerator == ACCELERATOR_CPU ? STATUS_RUNTIME : STATUS_DELEGATE, "compiling the model");
-  check(GET(library, LiteRtCompiledModelIsFullyAccelerated, Handle, unsigned char *)(compiled, &full),
-        STATUS_RUNTIME, "asking what was accelerated");
-  session->fully_accelerated = full;
+  session->fully_accelerated = took_everything(library, accelerator);
   session->nodes = (long)operators;
-  session->nodes_taken = full ? (long)operators : -1;
+  session->nodes_taken = session->fully_accelerated ? (long)operators : -1;
 
   Result (*make)(Handle, TensorType *, Handle, Handle *) =
       GET(library, LiteRtCreateManagedTensorBufferFromRequirements, Handle, TensorType *, Handle,
@@ -150,10 +194,12 @@ void open_litert(const Arguments *a, void *library, Session *session) {
   }
   bytes_of[0] = session->input.bytes;
   bytes_of[1] = session->output.bytes;
-  run_model = GET(library, LiteRtRunCompiledModel, Handle, size_t, size_t, Handle *, size_t, Handle *);
+  run_model =
+      GET(library, LiteRtRunCompiledModel, Handle, size_t, size_t, Handle *, size_t, Handle *);
   lock_buffer = GET(library, LiteRtLockTensorBuffer, Handle, void **, int);
   unlock_buffer = GET(library, LiteRtUnlockTensorBuffer, Handle);
-  session->invoke = invoke;
+  session->transfers = accelerator != ACCELERATOR_CPU;
+  session->invoke = session->transfers ? invoke_with_transfers : invoke;
   session->write_input = write_input;
   session->read_output = read_output;
 }

@@ -1,7 +1,5 @@
 /* coronet-runner: one model on one back end, its samples as lines of JSON (README.md). */
 #define _GNU_SOURCE
-#include "runner.h"
-
 #include <dlfcn.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -17,7 +15,24 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "runner.h"
+
 static volatile sig_atomic_t interrupted;
+
+/* Where our lines go: what was stdout. Runtimes and drivers that write there write to stderr. */
+static FILE *lines;
+
+static void claim_stdout(void) {
+  /* Lines leave in blocks: a write after every sample would be measured with the next one. */
+  static char buffer[1 << 20];
+  int ours = dup(STDOUT_FILENO);
+  lines = ours < 0 ? NULL : fdopen(ours, "w");
+  if (lines == NULL || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
+    fprintf(stderr, "coronet-runner: no stdout: %s\n", strerror(errno));
+    _exit(STATUS_RUNTIME);
+  }
+  setvbuf(lines, buffer, _IOFBF, sizeof buffer);
+}
 
 static void interrupt(int number) {
   (void)number;
@@ -53,10 +68,10 @@ void fail(int status, const char *code, const char *format, ...) {
   for (char *c = message; *c; ++c) {
     if (*c == '\n') *c = ' ';
   }
-  printf("{\"kind\":\"error\",\"code\":\"%s\",\"message\":", code);
-  print_string(stdout, message);
-  printf("}\n");
-  fflush(stdout);
+  fprintf(lines, "{\"kind\":\"error\",\"code\":\"%s\",\"message\":", code);
+  print_string(lines, message);
+  fprintf(lines, "}\n");
+  fflush(lines);
   fprintf(stderr, "coronet-runner: %s\n", message);
   exit(status);
 }
@@ -125,11 +140,11 @@ static Arguments parse(int count, char **words) {
     const char *flag = words[i], *value = words[i + 1];
     size_t known = 0;
     if (!strcmp(flag, "--version")) {
-      printf("coronet-runner %s\n", RUNNER_VERSION);
+      fprintf(lines, "coronet-runner %s\n", RUNNER_VERSION);
       exit(0);
     }
     if (!strcmp(flag, "--help")) {
-      fputs(USAGE, stdout);
+      fputs(USAGE, lines);
       exit(0);
     }
     if (value == NULL) fail(STATUS_USAGE, "usage", "%s needs a value", flag);
@@ -162,6 +177,11 @@ static Arguments parse(int count, char **words) {
   }
   if (!a.runtime || !a.library || !a.model)
     fail(STATUS_USAGE, "usage", "--runtime, --library and --model are needed");
+  if (strcmp(a.runtime, "tflite") && strcmp(a.runtime, "onnx"))
+    fail(STATUS_USAGE, "usage", "--runtime %s: tflite or onnx", a.runtime);
+  if (strcmp(a.backend, "cpu") && strcmp(a.backend, "gpu") && strcmp(a.backend, "nnapi") &&
+      strcmp(a.backend, "external"))
+    fail(STATUS_USAGE, "usage", "--backend %s: cpu, gpu, nnapi or external", a.backend);
   return a;
 }
 
@@ -267,18 +287,19 @@ static void check_model(const char *path, const char *runtime) {
 /* Lines ------------------------------------------------------------------------------------ */
 
 static void print_tensor(const char *key, const Tensor *tensor) {
-  printf(",\"%s\":{\"name\":", key);
-  print_string(stdout, tensor->name);
-  printf(",\"dtype\":\"%s\",\"shape\":[", tensor->dtype);
-  for (int i = 0; i < tensor->rank; ++i) printf("%s%" PRId64, i ? "," : "", tensor->shape[i]);
-  printf("],\"bytes\":%zu}", tensor->bytes);
+  fprintf(lines, ",\"%s\":{\"name\":", key);
+  print_string(lines, tensor->name);
+  fprintf(lines, ",\"dtype\":\"%s\",\"shape\":[", tensor->dtype);
+  for (int i = 0; i < tensor->rank; ++i)
+    fprintf(lines, "%s%" PRId64, i ? "," : "", tensor->shape[i]);
+  fprintf(lines, "],\"bytes\":%zu}", tensor->bytes);
 }
 
 static void print_count(const char *key, long value) {
   if (value < 0) {
-    printf(",\"%s\":null", key);
+    fprintf(lines, ",\"%s\":null", key);
   } else {
-    printf(",\"%s\":%ld", key, value);
+    fprintf(lines, ",\"%s\":%ld", key, value);
   }
 }
 
@@ -287,25 +308,28 @@ static void print_header(const Arguments *a, const Session *session, int64_t loa
   struct stat status;
   allowed_cpus(allowed, sizeof allowed);
   if (stat(a->model, &status)) status.st_size = 0;
-  printf("{\"kind\":\"header\",\"version\":\"" RUNNER_VERSION "\",\"protocol\":1,\"runtime\":");
-  print_string(stdout, a->runtime);
-  printf(",\"runtime_version\":");
-  print_string(stdout, session->runtime_version);
-  printf(",\"model_bytes\":%lld", (long long)status.st_size);
+  fprintf(lines,
+          "{\"kind\":\"header\",\"version\":\"" RUNNER_VERSION "\",\"protocol\":1,\"runtime\":");
+  print_string(lines, a->runtime);
+  fprintf(lines, ",\"runtime_version\":");
+  print_string(lines, session->runtime_version);
+  fprintf(lines, ",\"model_bytes\":%lld", (long long)status.st_size);
   print_tensor("input", &session->input);
   print_tensor("output", &session->output);
-  printf(",\"backend\":");
-  print_string(stdout, a->backend);
-  printf(",\"threads\":%d", a->threads);
+  fprintf(lines, ",\"backend\":");
+  print_string(lines, a->backend);
+  fprintf(lines, ",\"threads\":%d", a->threads);
   print_count("nodes_taken", session->nodes_taken);
   print_count("nodes", session->nodes);
   print_count("partitions", session->partitions);
-  printf(",\"fully_accelerated\":%s", session->fully_accelerated < 0 ? "null"
-                                      : session->fully_accelerated   ? "true"
-                                                                     : "false");
-  printf(",\"cpus_allowed_list\":");
-  print_string(stdout, allowed);
-  printf(",\"pid\":%ld,\"load_ns\":%" PRId64 "}\n", (long)getpid(), load_ns);
+  fprintf(lines, ",\"fully_accelerated\":%s",
+          session->fully_accelerated < 0 ? "null"
+          : session->fully_accelerated   ? "true"
+                                         : "false");
+  fprintf(lines, ",\"transfers\":%s", session->transfers ? "true" : "false");
+  fprintf(lines, ",\"cpus_allowed_list\":");
+  print_string(lines, allowed);
+  fprintf(lines, ",\"pid\":%ld,\"load_ns\":%" PRId64 "}\n", (long)getpid(), load_ns);
 }
 
 /* Run until `runs` are done or `seconds` (0: no bound) are over, whichever comes first. */
@@ -320,26 +344,22 @@ static long measure(const Arguments *a, const Session *session, const char *kind
     int64_t taken = now_ns() - started;
     int cpu = sched_getcpu();
     long khz = a->frequency_every && done % a->frequency_every == 0 ? frequency_khz(cpu) : -1;
-    printf("{\"kind\":\"%s\",\"t\":%" PRId64 ",\"ns\":%" PRId64 ",\"cpu\":%d", kind, started, taken,
-           cpu);
+    fprintf(lines, "{\"kind\":\"%s\",\"t\":%" PRId64 ",\"ns\":%" PRId64 ",\"cpu\":%d", kind,
+            started, taken, cpu);
     print_count("khz", khz);
-    printf("}\n");
+    fprintf(lines, "}\n");
     ++done;
   }
   return done;
 }
 
 int main(int count, char **words) {
-  /* Lines leave in blocks: a write after every sample would be measured with the next one. */
-  static char buffer[1 << 20];
-  setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
+  claim_stdout();
   Arguments a = parse(count, words);
   struct sigaction action = {.sa_handler = interrupt};
   sigaction(SIGINT, &action, NULL);
   sigaction(SIGTERM, &action, NULL);
   pin(a.cpu_mask);
-  if (strcmp(a.runtime, "tflite") && strcmp(a.runtime, "onnx"))
-    fail(STATUS_USAGE, "usage", "--runtime %s: tflite or onnx", a.runtime);
   check_model(a.model, a.runtime);
   void *library = dlopen(a.library, RTLD_NOW | RTLD_LOCAL);
   if (library == NULL) fail(STATUS_LIBRARY, "library", "cannot load the runtime: %s", dlerror());
@@ -360,7 +380,7 @@ int main(int count, char **words) {
   if (input == NULL || output == NULL) fail(STATUS_RUNTIME, "memory", "out of memory");
   session.write_input(input);
   print_header(&a, &session, load_ns);
-  fflush(stdout);
+  fflush(lines);
   measure(&a, &session, "warmup", a.warmup_runs, a.warmup_seconds);
   long samples = measure(&a, &session, "sample", a.runs, a.seconds);
   if (a.output) {
@@ -368,10 +388,10 @@ int main(int count, char **words) {
     session.read_output(output);
     write_whole(a.output, output, session.output.bytes);
   }
-  printf("{\"kind\":\"end\",\"samples\":%ld", samples);
+  fprintf(lines, "{\"kind\":\"end\",\"samples\":%ld", samples);
   print_count("peak_rss_kb", peak_kilobytes());
-  printf(",\"interrupted\":%s}\n", interrupted ? "true" : "false");
-  fflush(stdout);
+  fprintf(lines, ",\"interrupted\":%s}\n", interrupted ? "true" : "false");
+  fflush(lines);
   /* Runtimes' own tear-down is not ours to wait for, and some crash in it. */
-  _exit(ferror(stdout) ? STATUS_RUNTIME : 0);
+  _exit(ferror(lines) ? STATUS_RUNTIME : 0);
 }

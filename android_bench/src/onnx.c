@@ -1,16 +1,17 @@
 /* ONNX Runtime through its C API: a table of functions, whose order never changes. */
-#include "runner.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "runner.h"
 
 /* Version 12 of the table is the first with the general way to append a provider (1.12, 2022). */
 #define API_VERSION 12
 
 /* Places in the table that are used here. */
 enum {
+  GET_ERROR_CODE = 1,
   GET_ERROR_MESSAGE = 2,
   CREATE_ENV = 3,
   CREATE_SESSION = 7,
@@ -54,9 +55,15 @@ static Session *opened;
 
 #define CALL(place, type, ...) ((type)api[place])(__VA_ARGS__)
 
+/* OrtErrorCode of a file that is no model. */
+enum { NO_MODEL = 4, INVALID_PROTOBUF = 7, INVALID_GRAPH = 10 };
+
 static void check(Status *status, int exit_status, const char *doing) {
   if (status == NULL) return;
+  int code = CALL(GET_ERROR_CODE, int (*)(const Status *), status);
   const char *message = CALL(GET_ERROR_MESSAGE, const char *(*)(const Status *), status);
+  if (code == NO_MODEL || code == INVALID_PROTOBUF || code == INVALID_GRAPH)
+    fail(STATUS_USAGE, "model", "%s: %s", doing, message);
   fail(exit_status, exit_status == STATUS_DELEGATE ? "delegate" : "runtime", "%s: %s", doing,
        message);
 }
@@ -65,9 +72,9 @@ static void check(Status *status, int exit_status, const char *doing) {
 static const struct {
   const char *name;
   size_t size;
-} TYPES[] = {{"undefined", 0}, {"float32", 4}, {"uint8", 1}, {"int8", 1},  {"uint16", 2},
-             {"int16", 2},     {"int32", 4},   {"int64", 8}, {"string", 0}, {"bool", 1},
-             {"float16", 2},   {"float64", 8}};
+} TYPES[] = {{"undefined", 0}, {"float32", 4}, {"uint8", 1},   {"int8", 1},
+             {"uint16", 2},    {"int16", 2},   {"int32", 4},   {"int64", 8},
+             {"string", 0},    {"bool", 1},    {"float16", 2}, {"float64", 8}};
 
 static void describe(void *session, int place, int name_place, Tensor *tensor, const char **name) {
   void *type = NULL, *allocator = NULL;
@@ -91,8 +98,9 @@ static void describe(void *session, int place, int name_place, Tensor *tensor, c
              rank),
         STATUS_RUNTIME, "reading a shape");
   check(CALL(GET_ALLOCATOR, Status * (*)(void **), &allocator), STATUS_RUNTIME, "allocating");
-  check(CALL(name_place, Status * (*)(void *, size_t, void *, char **), session, 0, allocator, &own),
-        STATUS_RUNTIME, "reading a name");
+  check(
+      CALL(name_place, Status * (*)(void *, size_t, void *, char **), session, 0, allocator, &own),
+      STATUS_RUNTIME, "reading a name");
   snprintf(tensor->name, sizeof tensor->name, "%s", own);
   snprintf(tensor->dtype, sizeof tensor->dtype, "%s", TYPES[element].name);
   tensor->rank = (int)rank;
@@ -145,8 +153,8 @@ static void append_provider(const Arguments *a, void *library, void *options) {
   if (!strcmp(a->backend, "cpu")) return;
   const char *provider = provider_of(a);
   if (!strcmp(provider, "NNAPI")) {
-    Status *(*append)(void *, uint32_t) = (Status * (*)(void *, uint32_t)) optional_symbol(
-        library, "OrtSessionOptionsAppendExecutionProvider_Nnapi");
+    Status *(*append)(void *, uint32_t) = (Status * (*)(void *, uint32_t))
+        optional_symbol(library, "OrtSessionOptionsAppendExecutionProvider_Nnapi");
     if (append == NULL)
       fail(STATUS_DELEGATE, "delegate", "this ONNX Runtime was built without NNAPI");
     check(append(options, 0), STATUS_DELEGATE, "NNAPI");
@@ -197,19 +205,22 @@ static void *make_session(const Arguments *a, void *library, void *env, const ch
 static void count_kernels(const char *path, Session *session) {
   FILE *file = fopen(path, "r");
   if (file == NULL) return;
-  session->nodes = session->nodes_taken = 0;
+  long nodes = 0, taken = 0;
   char *line = NULL;
   size_t room = 0;
   while (getline(&line, &room, file) > 0) {
     if (strstr(line, "_kernel_time") == NULL) continue;
     const char *provider = strstr(line, "\"provider\"");
     if (provider == NULL) continue;
-    ++session->nodes;
-    if (strstr(provider, "CPUExecutionProvider") == NULL) ++session->nodes_taken;
+    ++nodes;
+    if (strstr(provider, "CPUExecutionProvider") == NULL) ++taken;
   }
   free(line);
   fclose(file);
-  session->fully_accelerated = session->nodes == session->nodes_taken;
+  if (nodes == 0) return; /* a profile without kernels says nothing */
+  session->nodes = nodes;
+  session->nodes_taken = taken;
+  session->fully_accelerated = nodes == taken;
 }
 
 /* Who ran what is only in a profile, which slows the run: it is taken by a session of its own. */
@@ -230,8 +241,7 @@ static void find_placement(const Arguments *a, void *library, void *env, Session
 }
 
 void open_onnx(const Arguments *a, void *library, Session *session) {
-  const ApiBase *base =
-      ((const ApiBase *(*)(void))symbol(library, "OrtGetApiBase"))();
+  const ApiBase *base = ((const ApiBase *(*)(void))symbol(library, "OrtGetApiBase"))();
   snprintf(session->runtime_version, sizeof session->runtime_version, "%s", base->get_version());
   api = base->get_api(API_VERSION);
   if (api == NULL)
@@ -255,11 +265,11 @@ void open_onnx(const Arguments *a, void *library, Session *session) {
         STATUS_RUNTIME, "memory");
   input_bytes = calloc(1, session->input.bytes);
   output_bytes = calloc(1, session->output.bytes);
-  if (input_bytes == NULL || output_bytes == NULL)
-    fail(STATUS_RUNTIME, "memory", "out of memory");
+  if (input_bytes == NULL || output_bytes == NULL) fail(STATUS_RUNTIME, "memory", "out of memory");
   values[0] = value_over(input_bytes, &session->input);
   values[1] = value_over(output_bytes, &session->output);
   if (strcmp(a->backend, "cpu")) find_placement(a, library, env, session);
+  session->transfers = strcmp(a->backend, "cpu") != 0;
   session->invoke = invoke;
   session->write_input = write_input;
   session->read_output = read_output;

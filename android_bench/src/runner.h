@@ -32,12 +32,14 @@ typedef struct {
   size_t bytes;
 } Tensor;
 
-/* A loaded model. Its functions end the process by `fail` when they cannot do what is asked. */
+/* A loaded model. Its functions end the process by `fail` when they cannot do what is asked. What
+   `write_input` is given stays where it is. */
 typedef struct Session {
   Tensor input, output;
   char runtime_version[64];
   long nodes, nodes_taken, partitions; /* -1: the runtime does not say */
   int fully_accelerated;               /* -1: the runtime does not say */
+  int transfers; /* invoke also copies the input in and waits for the output */
   void (*write_input)(const void *bytes);
   void (*invoke)(void);
   void (*read_output)(void *bytes);

@@ -128,7 +128,8 @@ def test_a_signal_ends_it_after_the_inference_in_hand(
     [
         ("no model", 2, "cannot read"),
         ("other format", 2, "is not a TFLite file"),
-        ("torn model", 5, "loading the model"),
+        ("torn model", 2, "loading the model"),
+        ("torn tflite", 2, "reading the model"),
         ("short input", 2, "has fewer bytes than the 12288"),
         ("long input", 2, "has more bytes than the 12288"),
         ("no folder for output", 2, "cannot write"),
@@ -137,6 +138,7 @@ def test_a_signal_ends_it_after_the_inference_in_hand(
         ("unknown provider", 4, "NOSUCH"),
         ("no nnapi", 4, "without NNAPI"),
         ("delegate for litert", 4, "takes no external delegate"),
+        ("unknown back end", 2, "--backend cuda: cpu, gpu, nnapi or external"),
         ("bad number", 2, "--threads 0: not a whole number"),
         ("bad mask", 2, "--cpu-mask xyz: not hexadecimal"),
         ("unknown flag", 2, "unknown argument --fast"),
@@ -150,10 +152,12 @@ def test_what_goes_wrong_is_one_line_and_a_status(
     size = 3 * 32 * 32 * 4
     (tmp_path / "short").write_bytes(bytes(size - 1))
     (tmp_path / "long").write_bytes(bytes(size + 1))
+    (tmp_path / "torn.tflite").write_bytes(tflite.read_bytes()[:-400])
     (tmp_path / "torn.onnx").write_bytes(onnx.read_bytes()[:-40])
     words: list[str] = {
         "no model": line(runner, tmp_path / "none.onnx"),
         "other format": line(runner, onnx, "--runtime", "tflite"),
+        "torn tflite": line(runner, tmp_path / "torn.tflite"),
         "torn model": line(runner, tmp_path / "torn.onnx"),
         "short input": line(runner, onnx, "--input", tmp_path / "short"),
         "long input": line(runner, tflite, "--input", tmp_path / "long"),
@@ -165,6 +169,7 @@ def test_what_goes_wrong_is_one_line_and_a_status(
         ),
         "no nnapi": line(runner, onnx, "--backend", "nnapi"),
         "delegate for litert": line(runner, tflite, "--backend", "external"),
+        "unknown back end": line(runner, tflite, "--backend", "cuda"),
         "bad number": line(runner, onnx, "--threads", 0),
         "bad mask": line(runner, onnx, "--cpu-mask", "xyz"),
         "unknown flag": line(runner, onnx, "--fast", "yes"),

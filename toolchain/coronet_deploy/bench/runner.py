@@ -95,7 +95,7 @@ def parse_lines(lines: Sequence[str]) -> RunnerResult:
         raise RunnerError(f"the runner's header or end lacks {error}") from error
 
 
-_KEPT = ("cpus_allowed_list", "threads", "model_bytes", "fully_accelerated")
+_KEPT = ("cpus_allowed_list", "threads", "model_bytes", "fully_accelerated", "transfers")
 
 
 def host_library(runtime: Runtime) -> Path:
