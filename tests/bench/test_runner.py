@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coronet_deploy.bench.runner import Preset, RunnerError, build, host_library, parse_lines
+from coronet_deploy.bench.runner import (
+    Preset,
+    RunnerError,
+    RunnerGarbage,
+    RunnerKilled,
+    RunnerRefused,
+    RunnerTimeout,
+    RunnerTruncated,
+    build,
+    host_command,
+    host_library,
+    parse_lines,
+    run_runner,
+)
 from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.images import read_picture
@@ -45,15 +59,9 @@ def artifacts(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return {path.name.split("_")[-1]: path for path in folder.iterdir() if path.suffix != ".json"}
 
 
-def line(runner: Path, model: Path, *more: object) -> list[str]:
-    runtime = Runtime.TFLITE if model.suffix == ".tflite" else Runtime.ONNX
-    words = [runner, "--runtime", runtime.value, "--library", host_library(runtime)]
-    return [str(word) for word in (*words, "--model", model, *more)]
-
-
 def run(runner: Path, model: Path, *more: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        line(runner, model, *more), capture_output=True, text=True, timeout=120, check=False
+        host_command(runner, model, *more), capture_output=True, text=True, timeout=120, check=False
     )
 
 
@@ -113,7 +121,9 @@ def test_a_signal_ends_it_after_the_inference_in_hand(
     number: signal.Signals, runner: Path, tiny: Path
 ) -> None:
     with subprocess.Popen(
-        line(runner, tiny / "tiny.onnx", "--runs", 2_000_000_000), stdout=subprocess.PIPE, text=True
+        host_command(runner, tiny / "tiny.onnx", "--runs", 2_000_000_000),
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout
         assert json.loads(process.stdout.readline())["kind"] == "header"
@@ -155,25 +165,27 @@ def test_what_goes_wrong_is_one_line_and_a_status(
     (tmp_path / "torn.tflite").write_bytes(tflite.read_bytes()[:-400])
     (tmp_path / "torn.onnx").write_bytes(onnx.read_bytes()[:-40])
     words: list[str] = {
-        "no model": line(runner, tmp_path / "none.onnx"),
-        "other format": line(runner, onnx, "--runtime", "tflite"),
-        "torn tflite": line(runner, tmp_path / "torn.tflite"),
-        "torn model": line(runner, tmp_path / "torn.onnx"),
-        "short input": line(runner, onnx, "--input", tmp_path / "short"),
-        "long input": line(runner, tflite, "--input", tmp_path / "long"),
-        "no folder for output": line(runner, onnx, "--output", tmp_path / "none" / "output"),
-        "no library": line(runner, onnx, "--library", tmp_path / "none.so"),
-        "other library": line(runner, onnx, "--library", host_library(Runtime.TFLITE)),
-        "unknown provider": line(
+        "no model": host_command(runner, tmp_path / "none.onnx"),
+        "other format": host_command(runner, onnx, "--runtime", "tflite"),
+        "torn tflite": host_command(runner, tmp_path / "torn.tflite"),
+        "torn model": host_command(runner, tmp_path / "torn.onnx"),
+        "short input": host_command(runner, onnx, "--input", tmp_path / "short"),
+        "long input": host_command(runner, tflite, "--input", tmp_path / "long"),
+        "no folder for output": host_command(
+            runner, onnx, "--output", tmp_path / "none" / "output"
+        ),
+        "no library": host_command(runner, onnx, "--library", tmp_path / "none.so"),
+        "other library": host_command(runner, onnx, "--library", host_library(Runtime.TFLITE)),
+        "unknown provider": host_command(
             runner, onnx, "--backend", "external", "--backend-option", "provider=NOSUCH"
         ),
-        "no nnapi": line(runner, onnx, "--backend", "nnapi"),
-        "delegate for litert": line(runner, tflite, "--backend", "external"),
-        "unknown back end": line(runner, tflite, "--backend", "cuda"),
-        "bad number": line(runner, onnx, "--threads", 0),
-        "bad mask": line(runner, onnx, "--cpu-mask", "xyz"),
-        "unknown flag": line(runner, onnx, "--fast", "yes"),
-        "lone flag": line(runner, onnx, "--runs"),
+        "no nnapi": host_command(runner, onnx, "--backend", "nnapi"),
+        "delegate for litert": host_command(runner, tflite, "--backend", "external"),
+        "unknown back end": host_command(runner, tflite, "--backend", "cuda"),
+        "bad number": host_command(runner, onnx, "--threads", 0),
+        "bad mask": host_command(runner, onnx, "--cpu-mask", "xyz"),
+        "unknown flag": host_command(runner, onnx, "--fast", "yes"),
+        "lone flag": host_command(runner, onnx, "--runs"),
     }[fault]
     result = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == status, result.stdout + result.stderr
@@ -186,28 +198,87 @@ def test_what_goes_wrong_is_one_line_and_a_status(
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
 
 
+HEADER = '{"kind":"header","version":"1","runtime_version":"9","load_ns":5000000}'
+SAMPLE = '{"kind":"sample","t":1,"ns":2000000,"cpu":0,"khz":null}'
+END = '{"kind":"end","samples":1,"peak_rss_kb":2048}'
+
+
+def test_lines_that_are_fine_are_read() -> None:
+    warmup = SAMPLE.replace("sample", "warmup").replace("2000000", "3000000")
+    told = parse_lines([HEADER, warmup, SAMPLE, END])
+    assert (told.samples_ms, told.warmup_ms, told.load_ms) == ((2.0,), (3.0,), 5.0)
+    assert (told.peak_rss_mb, told.nodes, told.interrupted) == (2.0, None, False)
+    assert told.tools == {"runner": "1", "runtime": "9"}
+
+
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "error", "said"),
     [
-        ([], "cut short"),
-        (['{"kind":"header","load_ns":1'], "garbage"),
-        (['{"kind":"header"}', '{"kind":"end"}'], "lacks"),
-        (["[1]"], "garbage"),
-        (['{"kind":"sample"}'], "garbage"),
+        ([], RunnerTruncated, "cut short"),
+        ([HEADER, SAMPLE], RunnerTruncated, "cut short"),
+        ([HEADER, SAMPLE, SAMPLE, END], RunnerTruncated, "2 samples arrived of the 1"),
+        ([HEADER[:-1]], RunnerGarbage, "garbage"),
+        (['{"kind":"header"}', '{"kind":"end","samples":0}'], RunnerGarbage, "lacks"),
+        (["[1]"], RunnerGarbage, "garbage"),
+        (['{"kind":"sample"}'], RunnerGarbage, "garbage"),
+        ([SAMPLE.replace("2000000", "-1")], RunnerGarbage, "garbage"),
+        (['{"kind":"poem"}'], RunnerGarbage, "poem"),
+        ([HEADER.replace("{", '{"protocol":2,'), SAMPLE, END], RunnerGarbage, "build it again"),
+        ([HEADER, '{"kind":"error","code":"x","message":"no luck"}'], RunnerRefused, "no luck"),
     ],
 )
-def test_output_that_is_none_is_refused(lines: list[str], said: str) -> None:
-    with pytest.raises(RunnerError, match=said):
+def test_output_that_is_none_is_refused(
+    lines: list[str], error: type[RunnerError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
         parse_lines(lines)
 
 
-def test_building_without_ndk_or_cmake_says_what_to_do(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_on_this_host_gives_samples_or_a_named_error(
+    runner: Path, tiny: Path, tmp_path: Path
 ) -> None:
-    bare = {key: value for key, value in os.environ.items() if key != "ANDROID_NDK_HOME"}
-    result = cli("runner", "build", "--output", tmp_path, env=bare)
+    command = host_command(runner, tiny / "tiny.onnx", "--runs", 4)
+    told = run_runner(command, 60)
+    assert len(told.samples_ms) == 4
+    with pytest.raises(RunnerRefused, match="cannot read") as caught:
+        run_runner(host_command(runner, tmp_path / "none.onnx"), 60)
+    assert caught.value.code == "model"
+    with pytest.raises(RunnerTimeout, match="no answer after 1 s"):
+        run_runner([*command, "--runs", "2000000000"], 1)
+    with pytest.raises(RunnerKilled, match="SIGSEGV"):
+        run_runner(["/bin/sh", "-c", "kill -SEGV $$"], 60)
+    with pytest.raises(EnvironmentProblem, match="runner build --preset host"):
+        run_runner([str(tmp_path / "coronet-runner")], 60)
+
+
+@pytest.mark.parametrize(
+    ("revision", "said"),
+    [
+        (None, "ANDROID_NDK_HOME is not set"),
+        ("", "holds no NDK"),
+        ("25.2.9519653", "is r25 .*r26 or later"),
+    ],
+)
+def test_building_for_android_without_its_ndk_says_what_to_do(
+    revision: str | None, said: str, cli: Cli, tmp_path: Path
+) -> None:
+    settings = {key: value for key, value in os.environ.items() if key != "ANDROID_NDK_HOME"}
+    if revision is not None:
+        settings["ANDROID_NDK_HOME"] = str(tmp_path / "ndk")
+    if revision:
+        toolchain = tmp_path / "ndk" / "build" / "cmake" / "android.toolchain.cmake"
+        toolchain.parent.mkdir(parents=True)
+        toolchain.touch()
+        (tmp_path / "ndk" / "source.properties").write_text(f"Pkg.Revision = {revision}\n")
+    result = cli("runner", "build", "--output", tmp_path / "out", env=settings)
     assert result.returncode == 3
-    assert "ANDROID_NDK_HOME is not set" in result.stderr
+    assert re.search(said, result.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_building_without_cmake_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EnvironmentProblem, match="cmake is not installed"):
         build(Preset.HOST, tmp_path)

@@ -8,7 +8,7 @@
 
 #define MODE "/data/local/tmp/faulty_mode"
 
-static int taken = 12;
+static int taken = 12, sampled;
 
 static void header(void) {
   printf("{\"kind\":\"header\",\"version\":\"faulty\",\"runtime_version\":\"0\",\"load_ns\":1000000,"
@@ -16,6 +16,7 @@ static void header(void) {
 }
 
 static void samples(const char *kind, int count) {
+  if (kind[0] == 's') sampled += count;
   for (int n = 0; n < count; ++n)
     printf("{\"kind\":\"%s\",\"t\":%d,\"ns\":2000000,\"cpu\":0,\"khz\":null}\n", kind, n);
 }
@@ -62,6 +63,6 @@ int main(int argc, char **argv) {
     fclose(file);
   }
   if (strcmp(mode, "short") == 0) return 0;
-  printf("{\"kind\":\"end\",\"peak_rss_kb\":2048,\"samples\":5}\n");
+  printf("{\"kind\":\"end\",\"peak_rss_kb\":2048,\"samples\":%d}\n", sampled);
   return 0;
 }

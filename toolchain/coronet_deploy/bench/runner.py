@@ -1,11 +1,14 @@
-"""The C runner of `android_bench/`: building it, and reading what it prints."""
+"""The C runner of `android_bench/`: building it, running it here, and reading what it prints."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,11 +17,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from coronet_deploy.bench.process import run_bounded
 from coronet_deploy.errors import EnvironmentProblem, missing_package
 from coronet_deploy.storage import atomic_path, data_dir
+from coronet_deploy.verify.runtimes import runtime_of
 from coronet_deploy.vocabulary import Runtime
 
 NAME = "coronet-runner"
+PROTOCOL = 1
+"""Of the lines that are read here; `android_bench/README.md` describes them."""
+
+_NDK_OLDEST = 26
 _LINES_TOLD = 80
 _KB_PER_MB = 1024
 _NS_PER_MS = 1e6
@@ -34,6 +43,30 @@ class Preset(StrEnum):
 
 class RunnerError(Exception):
     """The runner's output is not that of a launch that ended well; the message says why."""
+
+
+class RunnerRefused(RunnerError):
+    """The runner said that it cannot do what was asked; `code` is its word for why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class RunnerGarbage(RunnerError):
+    """A line is none of the protocol's."""
+
+
+class RunnerTruncated(RunnerError):
+    """The output ends before the runner did its work."""
+
+
+class RunnerKilled(RunnerError):
+    """A signal ended the runner: it crashed, or somebody stopped it."""
+
+
+class RunnerTimeout(RunnerError):
+    """The runner was stopped, for it took longer than it was given."""
 
 
 @dataclass(frozen=True)
@@ -53,36 +86,42 @@ class RunnerResult:
     partitions: int | None
     tools: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
 
 
 def parse_lines(lines: Sequence[str]) -> RunnerResult:
     """Return what the runner's lines say.
 
     Raises:
-        RunnerError: one of them is an error or none of the protocol's, or the last is missing.
+        RunnerRefused: one of them is an error.
+        RunnerGarbage: one of them is none of the protocol's.
+        RunnerTruncated: lines are missing.
 
     """
-    found: dict[str, dict[str, Any]] = {}
-    taken: dict[str, list[float]] = {"sample": [], "warmup": []}
-    for line in lines:
-        try:
-            one = json.loads(line)
-            kind = one["kind"]
-            if kind in taken:
-                taken[kind].append(one["ns"] / _NS_PER_MS)
-            else:
-                found[kind] = one
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunnerError(f"garbage from the runner: {line[:_LINES_TOLD]!r}") from error
+    rows = [_row(line) for line in lines]
+    found = {row["kind"]: row for row in rows if row["kind"] in _ONCE}
+    samples, warmup = (
+        tuple(row["ns"] / _NS_PER_MS for row in rows if row["kind"] == kind) for kind in _TIMED
+    )
     if "error" in found:
-        raise RunnerError(str(found["error"].get("message")))
+        error = found["error"]
+        raise RunnerRefused(str(error.get("code")), str(error.get("message")))
     if "header" not in found or "end" not in found:
-        raise RunnerError("the runner's output is cut short")
+        raise RunnerTruncated("the runner's output is cut short")
     header, end = found["header"], found["end"]
+    spoken = header.get("protocol", PROTOCOL)
+    if spoken != PROTOCOL:
+        raise RunnerGarbage(
+            f"the runner speaks protocol {spoken}, and {PROTOCOL} is read here: build it again"
+        )
+    if end.get("samples") != len(samples):
+        raise RunnerTruncated(
+            f"{len(samples)} samples arrived of the {end.get('samples')} that were taken"
+        )
     try:
         return RunnerResult(
-            tuple(taken["sample"]),
-            tuple(taken["warmup"]),
+            samples,
+            warmup,
             header["load_ns"] / _NS_PER_MS,
             None if end["peak_rss_kb"] is None else end["peak_rss_kb"] / _KB_PER_MB,
             header.get("nodes_taken"),
@@ -90,12 +129,65 @@ def parse_lines(lines: Sequence[str]) -> RunnerResult:
             header.get("partitions"),
             {"runner": str(header["version"]), "runtime": str(header["runtime_version"])},
             {key: header[key] for key in _KEPT if key in header},
+            bool(end.get("interrupted")),
         )
     except (KeyError, TypeError) as error:
-        raise RunnerError(f"the runner's header or end lacks {error}") from error
+        raise RunnerGarbage(f"the runner's header or end lacks {error}") from error
 
 
+def _row(line: str) -> dict[str, Any]:
+    """Return one line of the protocol."""
+    with contextlib.suppress(ValueError):
+        row = json.loads(line)
+        kind = row.get("kind") if isinstance(row, dict) else None
+        if kind in _ONCE or (kind in _TIMED and isinstance(row.get("ns"), int) and row["ns"] > 0):
+            return dict(row)
+    raise RunnerGarbage(f"garbage from the runner: {line[:_LINES_TOLD]!r}")
+
+
+_TIMED = ("sample", "warmup")
+_ONCE = ("header", "end", "error")
 _KEPT = ("cpus_allowed_list", "threads", "model_bytes", "fully_accelerated", "transfers")
+
+
+def host_command(runner: Path, artifact: Path, *more: object) -> list[str]:
+    """Return the command line that runs `artifact` here, by the library of its Python package.
+
+    Raises:
+        BadInput: the file's name is not that of an artifact.
+        EnvironmentProblem: the runtime is not installed.
+
+    """
+    runtime = runtime_of(artifact)
+    words = (runner, "--runtime", runtime.value, "--library", host_library(runtime))
+    return [str(word) for word in (*words, "--model", artifact, *more)]
+
+
+def run_runner(command: Sequence[str], seconds: float) -> RunnerResult:
+    """Run the runner by `command` on this host, for at most `seconds`, and return what it measured.
+
+    Raises:
+        RunnerError: it did not end well; the class says how.
+        EnvironmentProblem: it cannot be started.
+
+    """
+    try:
+        ended = run_bounded(command, seconds)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot start {command[0]}: {error.strerror or error}",
+            hint="coronet-deploy runner build --preset host",
+        ) from error
+    if ended.flooded:
+        raise RunnerGarbage("the runner prints without end: stopped")
+    if ended.status is None:
+        raise RunnerTimeout(f"no answer after {seconds:g} s: stopped")
+    if ended.status < 0:
+        raise RunnerKilled(f"the runner was killed by {signal.Signals(-ended.status).name}")
+    result = parse_lines(ended.stdout.decode(errors="replace").splitlines())
+    if ended.status:
+        raise RunnerTruncated(f"the runner ended with status {ended.status} and gave no reason")
+    return result
 
 
 def host_library(runtime: Runtime) -> Path:
@@ -144,14 +236,30 @@ def build(preset: Preset, output: Path) -> Path:
 
 def _check_ndk() -> None:
     root = os.environ.get("ANDROID_NDK_HOME")
-    toolchain = Path(root or "") / "build" / "cmake" / "android.toolchain.cmake"
-    if root and toolchain.is_file():
-        return
-    reason = f"{root} holds no NDK" if root else "ANDROID_NDK_HOME is not set"
-    raise EnvironmentProblem(
-        f"cannot build for Android: {reason}",
-        hint="install the NDK, r26 or later, and set ANDROID_NDK_HOME to its folder",
-    )
+    folder = Path(root or "")
+    reason = None
+    if not root:
+        reason = "ANDROID_NDK_HOME is not set"
+    elif not (folder / "build" / "cmake" / "android.toolchain.cmake").is_file():
+        reason = f"{root} holds no NDK"
+    elif (release := _ndk_release(folder)) is not None and release < _NDK_OLDEST:
+        reason = f"the NDK in {root} is r{release}"
+    if reason:
+        raise EnvironmentProblem(
+            f"cannot build for Android: {reason}",
+            hint=f"install the NDK, r{_NDK_OLDEST} or later, "
+            "and set ANDROID_NDK_HOME to its folder",
+        )
+
+
+def _ndk_release(folder: Path) -> int | None:
+    """Return the number of the NDK's release, if it says one as NDKs do."""
+    try:
+        text = (folder / "source.properties").read_text(errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"^Pkg\.Revision\s*=\s*(\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def _step(command: list[str], folder: Path) -> None:
