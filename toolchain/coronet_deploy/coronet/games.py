@@ -7,6 +7,7 @@ forward passes of a step in one module, which a team of processes can wrap.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ from coronet_deploy.networks.patchgan import PatchGAN
 from coronet_deploy.vocabulary import Norm
 
 
-class Game:
+class Game(ABC):
     """Pupils, discriminators and their optimisers; `play` takes one step of all of them."""
 
     losses: ClassVar[tuple[str, ...]]
@@ -45,20 +46,20 @@ class Game:
     def _pupil(self, name: str) -> Pupil:
         return Pupil(self.recipe, name, self.device, alone=self.team.size == 1)
 
-    def _make_discriminators(self) -> list[nn.Module]:
-        raise NotImplementedError
+    @abstractmethod
+    def _make_discriminators(self) -> list[nn.Module]: ...
 
+    @abstractmethod
     def play(self, x: Tensor, y: Tensor, step: int) -> tuple[float, ...]:
         """Take one step on pictures of the input and the output domain, (N, 3, H, W) each."""
-        raise NotImplementedError
 
     def regroup(self) -> None:
         """Forget the wrapped players: a network was replaced, or its parameters cut."""
         self._players = []
 
+    @abstractmethod
     def translate(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """Return columns of a sample grid for pictures of both domains, in evaluation mode."""
-        raise NotImplementedError
 
     def players(self) -> list[nn.Module]:
         """Return the generators' and the discriminators' module, wrapped for the team."""
@@ -74,11 +75,11 @@ class Game:
             ]
         return self._players
 
-    def _generator_side(self, networks: list[nn.Module]) -> nn.Module:
-        raise NotImplementedError
+    @abstractmethod
+    def _generator_side(self, networks: list[nn.Module]) -> nn.Module: ...
 
-    def _discriminator_side(self, networks: list[nn.Module]) -> nn.Module:
-        raise NotImplementedError
+    @abstractmethod
+    def _discriminator_side(self, networks: list[nn.Module]) -> nn.Module: ...
 
     def _autocast(self) -> torch.autocast:
         bf16 = self.recipe.machine.precision is Precision.BF16
