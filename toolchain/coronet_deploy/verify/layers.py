@@ -27,7 +27,7 @@ from coronet_deploy.export.interpret import interpret_values
 from coronet_deploy.export.manifest import Manifest
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.operators import InstanceNorm
-from coronet_deploy.export.passes import passes_for, run_passes
+from coronet_deploy.export.passes import Preference, passes_for, run_passes
 from coronet_deploy.images import Array
 from coronet_deploy.verify.parity import CAP_DB
 from coronet_deploy.vocabulary import DType, Runtime
@@ -127,7 +127,7 @@ def _references(generator: nn.Module, graph: Graph, picture: Array) -> dict[str,
 
 def _stands_for(graph: Graph, manifest: Manifest, picture: Array) -> dict[str, tuple[str, bool]]:
     """Return which captured value each value of the artifact is, and if a ReLU was put on it."""
-    prefer = "speed" if "winograd" in manifest.passes else "size"
+    prefer: Preference = "speed" if "winograd" in manifest.passes else "size"
     ran = [p for p in passes_for(manifest.runtime, prefer) if p.name in manifest.passes]
     lowered, _ = run_passes(graph, tuple(ran))
     captured = {node.output: node for node in graph.nodes}
@@ -227,7 +227,8 @@ def _quantized(values: Array, details: Mapping[str, Any]) -> np.ndarray[Any, Any
         return values.astype(kind)
     scale, zero = details["quantization"]
     bounds = np.iinfo(kind)
-    return np.clip(np.rint(values / scale) + zero, bounds.min, bounds.max).astype(kind)
+    steps: np.ndarray[Any, Any] = np.clip(np.rint(values / scale) + zero, bounds.min, bounds.max)
+    return steps.astype(kind)
 
 
 def _real(stored: np.ndarray[Any, Any], details: Mapping[str, Any]) -> Array:
