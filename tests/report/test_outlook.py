@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -152,6 +153,8 @@ def test_sessions_before_a_change_do_not_count(session: MakeSession, tmp_path: P
     comparison = judged(past, session(40, 1.2))
     assert verdicts(comparison) == {Verdict.SLOWER}
     assert comparison.rows[0].sessions == (12, 1)
+    told = next(note for note in comparison.notes if "earlier sessions changed on" in note)
+    assert re.search(r"changed on 2026-01-16 \(-3[0-9]\.[0-9] %\)\.", told)
     short = kept(tmp_path / "short", *(session(day, 1.5 if day < 15 else 1) for day in range(21)))
     comparison = judged(short, session(40, 1.2))
     assert verdicts(comparison) == {Verdict.INCONCLUSIVE}

@@ -28,7 +28,8 @@ def print_comparison(comparison: Comparison, file: IO[str]) -> None:
     from rich.text import Text
 
     console = Console(file=file, width=TERMINAL_WIDTH, highlight=False)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    # Little space between columns leaves the more to names.
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for number, head in enumerate(_HEADS):
         # Text, not str: a name in [brackets] is a name, not markup. The name gives way to width.
         words = number in {0, len(_HEADS) - 1}

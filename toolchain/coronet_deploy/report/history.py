@@ -12,6 +12,8 @@ row's name is told, by what differs.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +63,17 @@ class Line:
     def changed(self) -> str | None:
         """The day of the first session after the last change, if there was one."""
         return self.points[self.changes[-1]].created[:10] if self.changes else None
+
+    @property
+    def changes_told(self) -> tuple[str, ...]:
+        """Each change's day and size: "2026-01-16 (+9.8 %)"."""
+        medians = [point.median_ms for point in self.points]
+        edges = [0, *(self.changes or ()), len(medians)]
+        spans = [statistics.median(medians[start:end]) for start, end in itertools.pairwise(edges)]
+        return tuple(
+            f"{self.points[place].created[:10]} ({100 * (after / before - 1):+.1f} %)"
+            for place, (before, after) in zip(edges[1:-1], itertools.pairwise(spans), strict=True)
+        )
 
 
 class Past:

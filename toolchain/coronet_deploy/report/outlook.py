@@ -64,6 +64,12 @@ def judge_by_history(
             hint=f"at least {SESSIONS_LEAST} are needed; {_IN_TURN}",
         )
     notes = [changes_note([case.line for case in known])]
+    # What the verdict takes as usual may itself be a regression that nobody has looked at.
+    notes += [
+        f"{case.pair.name}: earlier sessions changed on {', '.join(case.line.changes_told)}."
+        for case in known
+        if case.line.changes
+    ]
     notes += [
         f"{name}: {_differ(case.line)[2:]}." for name, case in absent.items() if case.line.others
     ]

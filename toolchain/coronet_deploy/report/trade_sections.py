@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Sequence
 
@@ -108,7 +107,7 @@ def history_section(
                     targets[line.target],
                     str(len(line.points)),
                     line.points[0].created[:10],
-                    "; ".join(_changes(line)) or "none",
+                    "; ".join(line.changes_told) or "none",
                     str(len(line.current)),
                     figures.milliseconds(usual),
                     figures.milliseconds(now_ms),
@@ -141,17 +140,6 @@ def history_section(
         parts.append(tag("p", "Sessions that do not count differ in:"))
         parts.append(tag("ul", *(tag("li", text) for text in others), class_="notes"))
     return join(parts)
-
-
-def _changes(line: HistoryLine) -> list[str]:
-    """Return each change's day and size: "2026-01-16 (+9.8 %)"."""
-    medians = [point.median_ms for point in line.points]
-    edges = [0, *(line.changes or ()), len(medians)]
-    spans = [statistics.median(medians[start:end]) for start, end in itertools.pairwise(edges)]
-    return [
-        f"{line.points[place].created[:10]} ({100 * (after / before - 1):+.1f} %)"
-        for place, (before, after) in zip(edges[1:-1], itertools.pairwise(spans), strict=True)
-    ]
 
 
 def _plot(svg: str, caption: str | None = None) -> Markup:
