@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.vocabulary import DType, Runtime
+from support import Cli
 from virtual_phone import SM8550, AdbServer, VirtualPhone, require_rig
 
 SIZE = 32
@@ -30,6 +34,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.onnx").write_bytes(onnx)
     (folder / "tiny.tflite").write_bytes(tflite)
     return folder
+
+
+@pytest.fixture(scope="session")
+def runner(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the C runner for this host, as users do."""
+    if not os.environ.get("CI") and not (shutil.which("cmake") and shutil.which("gcc")):
+        pytest.skip("needs cmake and gcc")
+    folder = tmp_path_factory.mktemp("runner")
+    result = cli("runner", "build", "--preset", "host", "--output", folder, "--json")
+    assert result.returncode == 0, result.stderr
+    return Path(json.loads(result.stdout)["runner"])
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -33,20 +32,6 @@ from coronet_deploy.images import read_picture
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import Runtime
 from support import Cli
-
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("CI") and not (shutil.which("cmake") and shutil.which("gcc")),
-    reason="needs cmake and gcc",
-)
-
-
-@pytest.fixture(scope="module")
-def runner(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the runner for this host."""
-    folder = tmp_path_factory.mktemp("runner")
-    result = cli("runner", "build", "--preset", "host", "--output", folder, "--json")
-    assert result.returncode == 0, result.stderr
-    return Path(json.loads(result.stdout)["runner"])
 
 
 @pytest.fixture(scope="module")
