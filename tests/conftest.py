@@ -7,6 +7,7 @@ bundled model's inputs serve.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,11 @@ import pytest
 from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.images import Array, list_pictures, read_picture
 from support import COMMAND, Cli
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start: a run in the background would pass on that it is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
