@@ -21,7 +21,7 @@ from support import COMMAND, Cli
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach what tests start: a run in the background would pass on that it is ignored."""
+    """Let Ctrl-C reach what tests start; a run in the background would have it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
