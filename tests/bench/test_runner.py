@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import struct
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from coronet_deploy.bench.elf import machine_of
 from coronet_deploy.bench.runner import (
     Preset,
     RunnerError,
@@ -259,6 +262,40 @@ def test_building_for_android_without_its_ndk_says_what_to_do(
     assert result.returncode == 3
     assert re.search(said, result.stderr)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(
+    not os.environ.get("CI") and not shutil.which("aarch64-linux-gnu-gcc"),
+    reason="needs gcc-aarch64-linux-gnu",
+)
+def test_the_android_preset_leaves_the_compiler_to_the_ndk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A stand-in for the NDK: its toolchain file chooses Debian's cross compiler.
+    folder = tmp_path / "ndk" / "build" / "cmake"
+    folder.mkdir(parents=True)
+    (folder / "android.toolchain.cmake").write_text(
+        "set(CMAKE_SYSTEM_NAME Linux)\nset(CMAKE_SYSTEM_PROCESSOR aarch64)\nset(ANDROID TRUE)\n"
+        "set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)\n"
+        "if(ANDROID_ABI)\n"  # CMake's own trials get none of the preset's variables
+        'file(WRITE "$ENV{ASKED}" "${ANDROID_ABI} ${ANDROID_PLATFORM}")\nendif()\n'
+    )
+    (tmp_path / "ndk" / "source.properties").write_text("Pkg.Revision = 26.1.10909125\n")
+    monkeypatch.setenv("ANDROID_NDK_HOME", str(tmp_path / "ndk"))
+    monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
+    built = build(Preset.ANDROID, tmp_path / "out")
+    assert machine_of(built) == "aarch64"
+    assert alignments(built) == {16384}  # phones with pages of 16 KB load nothing less
+    assert (tmp_path / "asked").read_text() == "arm64-v8a android-29"
+
+
+def alignments(program: Path) -> set[int]:
+    """Return how the loadable segments of a 64-bit ELF file are aligned, in bytes."""
+    data = program.read_bytes()
+    (offset,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    headers = [struct.unpack_from("<IIQQQQQQ", data, offset + n * size) for n in range(count)]
+    return {header[-1] for header in headers if header[0] == 1}
 
 
 def test_building_without_cmake_says_what_to_do(

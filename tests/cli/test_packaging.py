@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -20,6 +22,8 @@ def test_the_wheel_holds_package_and_data(tmp_path: Path) -> None:
         "coronet_deploy/py.typed",
         "coronet_deploy/report/report.css",
         "coronet_deploy/results/run.schema.json",
+        "coronet_deploy/_data/android_bench/CMakePresets.json",
+        "coronet_deploy/_data/android_bench/src/main.c",
         f"{model}/recipe.toml",
         f"{model}/facades-unet256.safetensors",
         f"{model}/inputs/villa.png",
@@ -38,4 +42,10 @@ def test_the_wheel_holds_package_and_data(tmp_path: Path) -> None:
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
     )
+    if os.environ.get("CI") or shutil.which("cmake"):
+        words = ["runner", "build", "--preset", "host", "--output", str(tmp_path / "runner")]
+        settings = os.environ | {"PYTHONPATH": str(unpacked)}
+        line = [sys.executable, "-m", "coronet_deploy", *words]
+        subprocess.run(line, env=settings, cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run([tmp_path / "runner" / "coronet-runner", "--version"], check=True)
     assert found.stdout.strip() == str(unpacked / model / "facades-unet256.safetensors")
