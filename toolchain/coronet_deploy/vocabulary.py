@@ -63,11 +63,26 @@ class Runtime(StrEnum):
 
 
 class DType(StrEnum):
-    """Numeric types of an artifact's weights and, where the runtime can, its arithmetic."""
+    """Numeric types of an artifact's weights and, where the runtime can, its arithmetic.
+
+    The first three are what an application tries first. Of the others (`export.schemes` tells
+    more), INT8_FULL has integers everywhere, pictures too; INT16X8 (TFLite) and A16W8 (ONNX) have
+    16-bit values and int8 weights; INT8_DYNAMIC measures its ranges as it runs; INT8_WEIGHTS stores
+    int8 and computes in float.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    INT8_FULL = "int8-full"
+    INT16X8 = "int16x8"
+    A16W8 = "a16w8"
+    INT8_DYNAMIC = "int8-dynamic"
+    INT8_WEIGHTS = "int8-weights"
+
+
+PLAIN_DTYPES = (DType.FP32, DType.FP16, DType.INT8)
+"""What every runtime has."""
 
 
 class Kind(StrEnum):

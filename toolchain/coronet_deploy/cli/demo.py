@@ -111,12 +111,12 @@ def _export(checkpoint: Checkpoint, output: Path) -> tuple[list[Artifact], list[
     """Return the artifacts of the pruned generator in every dtype, and of its twin in FP32."""
     from coronet_deploy.coronet.checkpoint import load_checkpoint, save_unpruned_twin
     from coronet_deploy.verify.release import bundled_order, release
-    from coronet_deploy.vocabulary import DType
+    from coronet_deploy.vocabulary import PLAIN_DTYPES, DType
 
     twin = output / "unpruned-twin.safetensors"
     save_unpruned_twin(checkpoint, twin)
     folder = output / "artifacts"
-    artifacts = release(bundled_order(checkpoint, folder, _SIZE, tuple(DType)), _say)
+    artifacts = release(bundled_order(checkpoint, folder, _SIZE, PLAIN_DTYPES), _say)
     twins = release(bundled_order(load_checkpoint(twin), folder, _SIZE, (DType.FP32,)), _say)
     return artifacts, twins
 

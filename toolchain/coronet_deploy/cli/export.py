@@ -26,6 +26,7 @@ HELP = "export a generator to ONNX and TFLite artifacts, and prove that they dra
 _OUTPUT = Path("out/artifacts")
 _RUNTIMES = ("onnx", "tflite")
 _DTYPES = ("fp32", "fp16", "int8")
+_SCHEMES = ("int8-full", "int16x8", "a16w8", "int8-dynamic", "int8-weights")
 _WIDTH = 80
 _LONGEST = 4096  # of a picture's sides
 
@@ -41,9 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype",
-        choices=(*_DTYPES, "all"),
+        choices=(*_DTYPES, *_SCHEMES, "all"),
         default="fp32",
-        help="number type of weights and arithmetic (default: fp32)",
+        metavar="NAME",
+        help="number type of weights and arithmetic: fp32, fp16, int8, or all of these; int8-full "
+        "(integers throughout, pictures too, for NPUs), int16x8 (TFLite) or a16w8 (ONNX), "
+        "int8-dynamic, int8-weights (default: fp32)",
     )
     parser.add_argument(
         "--output",
@@ -196,13 +200,28 @@ def run(args: argparse.Namespace) -> int:
 def _runtimes(args: argparse.Namespace) -> tuple[str, ...]:
     """Return what was asked for; litert-torch writes one kind of file."""
     if args.converter == "direct":
-        return tuple(r for r in _RUNTIMES if args.runtime in {r, "all"})
+        return _runtimes_with(args.dtype, args.runtime)
     if args.runtime == "onnx" or args.dtype != "fp32":
         raise BadInput(
             f"--converter {args.converter} writes FP32 TFLite files only, "
             f"not --runtime {args.runtime} --dtype {args.dtype}"
         )
     return ("tflite",)
+
+
+def _runtimes_with(dtype: str, runtime: str) -> tuple[str, ...]:
+    """Return the runtimes asked for; of all, those that have the number type."""
+    from coronet_deploy.export.schemes import refusal
+    from coronet_deploy.vocabulary import DType, Runtime
+
+    asked = tuple(r for r in _RUNTIMES if runtime in {r, "all"})
+    if dtype == "all":
+        return asked
+    refusals = {r: refusal(Runtime(r), DType(dtype)) for r in asked}
+    able = tuple(r for r, reason in refusals.items() if reason is None)
+    if not able:
+        raise BadInput(f"--runtime {runtime} --dtype {dtype}: {refusals[asked[0]]}")
+    return able
 
 
 def _order(
@@ -220,7 +239,7 @@ def _order(
         pictures=pictures,
         calibration=_calibration(args, pictures, size),
         runtimes=[Runtime(r) for r in runtimes],
-        dtypes=[DType(d) for d in _DTYPES if args.dtype in {d, "all"}],
+        dtypes=[DType(d) for d in (_DTYPES if args.dtype == "all" else (args.dtype,))],
         bounds_db=DEFAULT_BOUNDS_DB
         if args.min_psnr is None
         else dict.fromkeys(DType, args.min_psnr),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from coronet_deploy.errors import BadInput
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.cost import graph_macs
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
@@ -17,17 +18,11 @@ from coronet_deploy.export.manifest import (
 )
 from coronet_deploy.export.operators import InstanceNorm, Sigmoid, Tanh
 from coronet_deploy.export.passes import PassReport, Preference, lower
+from coronet_deploy.export.schemes import describe_scheme, refusal
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.vocabulary import DType, Runtime, TensorContract
 
-_SCHEMES: Mapping[tuple[Runtime, DType], str] = {
-    (Runtime.ONNX, DType.FP32): "float32",
-    (Runtime.TFLITE, DType.FP32): "float32",
-    (Runtime.ONNX, DType.FP16): "float16 with float32 input and output",
-    (Runtime.TFLITE, DType.FP16): "float16 weights, arithmetic as the delegate chooses",
-    (Runtime.ONNX, DType.INT8): "int8 convolutions (QDQ, uint8 activations), the rest float32",
-    (Runtime.TFLITE, DType.INT8): "int8 convolutions (int8 activations), the rest float32",
-}
+_INTEGER_BITS: Mapping[DType, int] = {DType.INT8_FULL: 8, DType.INT16X8: 16, DType.A16W8: 16}
 
 
 @dataclass(frozen=True)
@@ -50,30 +45,83 @@ def build(
 ) -> Built:
     """Return the artifact of `graph`, which is as it was captured.
 
-    `calibration` is read for INT8 only.
+    `calibration` is read where ranges are fixed beforehand: INT8, INT8_FULL, INT16X8, A16W8.
 
     Raises:
+        BadInput: this runtime has no such number type.
         ConversionFailed: an operator cannot be lowered, written or quantised for this runtime.
         EnvironmentProblem: a package that writes this format is not installed.
 
     """
+    if reason := refusal(runtime, dtype):
+        raise BadInput(reason)
     if dtype is DType.INT8:
-        from coronet_deploy.export import quantize
-
-        resnet = (
-            subject.plan.architecture.is_resnet
-            if subject.plan
-            else any(isinstance(node.op, InstanceNorm) for node in graph.nodes)
-        )
-        budget_db = quantize.RESNET_BUDGET_DB if resnet else quantize.UNET_BUDGET_DB
-        plan = quantize.plan_int8(graph, runtime, calibration, budget_db, progress)
-        embedded = describe(graph, runtime, dtype, subject, ("equalize", *_names(plan.passes)))
-        return Built(
-            quantize.write_int8(plan, runtime, embedded.as_metadata()), embedded, plan.summary
-        )
+        return _int8(graph, runtime, subject, calibration, progress)
+    if dtype in _INTEGER_BITS:
+        return _integer(graph, runtime, dtype, subject, calibration)
+    if dtype in {DType.INT8_DYNAMIC, DType.INT8_WEIGHTS}:
+        return _int8_weights(graph, runtime, dtype, subject)
     lowered, reports = lower(graph, runtime, prefer=prefer)
     embedded = describe(graph, runtime, dtype, subject, _names(reports))
     return Built(emit(lowered, runtime, dtype, embedded.as_metadata()), embedded)
+
+
+def _int8(
+    graph: Graph,
+    runtime: Runtime,
+    subject: Subject,
+    calibration: Pictures,
+    progress: Callable[[str], None],
+) -> Built:
+    from coronet_deploy.export import quantize
+
+    resnet = (
+        subject.plan.architecture.is_resnet
+        if subject.plan
+        else any(isinstance(node.op, InstanceNorm) for node in graph.nodes)
+    )
+    budget_db = quantize.RESNET_BUDGET_DB if resnet else quantize.UNET_BUDGET_DB
+    plan = quantize.plan_int8(graph, runtime, calibration, budget_db, progress)
+    passes = ("equalize", *_names(plan.passes))
+    embedded = describe(graph, runtime, DType.INT8, subject, passes)
+    return Built(quantize.write_int8(plan, runtime, embedded.as_metadata()), embedded, plan.summary)
+
+
+def _integer(
+    graph: Graph, runtime: Runtime, dtype: DType, subject: Subject, calibration: Pictures
+) -> Built:
+    from coronet_deploy.export.integer.plan import plan_integer, summary
+
+    plan = plan_integer(graph, runtime, calibration, _INTEGER_BITS[dtype])
+    passes = ("equalize", *_names(plan.passes))
+    embedded = describe(graph, runtime, dtype, subject, passes)
+    tensors = {}
+    for role, stored in (("input", plan.formats.get(INPUT)), ("output", plan.formats.get(OUTPUT))):
+        if stored is not None and not plan.framed:
+            kind, zero = stored.dtype, stored.zero_point
+            if runtime is Runtime.ONNX:
+                kind, zero = stored.unsigned
+            told = {"dtype": kind, "scale": float(stored.scale), "zero_point": zero}
+            tensors[role] = getattr(embedded, role).model_copy(update=told)
+    embedded = embedded.model_copy(update=tensors)
+    if runtime is Runtime.TFLITE:
+        from coronet_deploy.export.integer.tflite import write_tflite
+
+        data = write_tflite(plan, embedded.as_metadata())
+    else:
+        from coronet_deploy.export.integer.onnx import write_onnx
+
+        data = write_onnx(plan, embedded.as_metadata())
+    return Built(data, embedded, summary(plan))
+
+
+def _int8_weights(graph: Graph, runtime: Runtime, dtype: DType, subject: Subject) -> Built:
+    from coronet_deploy.export.quantize_weights import quantize_weights
+
+    lowered, reports = lower(graph, runtime, integer=True)
+    embedded = describe(graph, runtime, dtype, subject, _names(reports))
+    data = emit(lowered, runtime, DType.FP32, embedded.as_metadata())
+    return Built(quantize_weights(data, dynamic=dtype is DType.INT8_DYNAMIC), embedded)
 
 
 def _names(reports: Sequence[PassReport]) -> tuple[str, ...]:
@@ -90,7 +138,7 @@ def describe(
         source=subject.source,
         runtime=runtime,
         dtype=dtype,
-        scheme=_SCHEMES[runtime, dtype],
+        scheme=describe_scheme(runtime, dtype),
         input=_contract(INPUT, runtime, graph.input_shape),
         output=_contract(OUTPUT, runtime, graph.output_shape, _output_range(graph)),
         macs=Macs(

@@ -2,7 +2,8 @@
 
 An InstanceNorm divides each channel by its own deviation, so a convolution before it may be
 scaled channel by channel for free (but for the norm's epsilon, which the scale meets). With the
-deviations measured on pictures, each channel is scaled to deviation 1.
+deviations measured on pictures, each channel is scaled to deviation 1. Convolutions that other
+convolutions read are `channels`' affair.
 """
 
 from __future__ import annotations
@@ -10,15 +11,28 @@ from __future__ import annotations
 import numpy as np
 
 from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.channels import equalize_channels
 from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
 from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, InstanceNorm
+from coronet_deploy.export.passes import run_passes
+from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.ranges import channel_deviations
 
 _LEAST = 1e-3  # a channel that is all but constant is left as it is
 
 
-def equalize(graph: Graph, pictures: Pictures) -> Graph:
-    """Return `graph`, as it was captured, with every convolution before an InstanceNorm scaled."""
+def equalize(graph: Graph, pictures: Pictures, *, between: bool = True) -> Graph:
+    """Return `graph`, as it was captured, with its convolutions scaled and BatchNorms folded.
+
+    Without `between` only those before InstanceNorms are scaled, at no cost in the weights.
+    """
+    folded, _ = run_passes(graph, (FoldBatchNorm(),))
+    scaled = _before_norms(folded, pictures)
+    return equalize_channels(scaled, pictures) if between else scaled
+
+
+def _before_norms(graph: Graph, pictures: Pictures) -> Graph:
+    """Return `graph` with every convolution before an InstanceNorm scaled."""
     makers = {node.output: node for node in graph.nodes}
     scaled = [
         node.inputs[0]

@@ -142,6 +142,7 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Reshape: lambda op, x: x.reshape(op.shape),
     ops.Mean: lambda op, x: x.mean(op.axes, keepdim=True),
     ops.DepthToSpace: _depth_to_space,
+    ops.Requantize: lambda _, x: x,
 }
 
 

@@ -264,4 +264,6 @@ _TRANSLATIONS: dict[type[Operator], Callable[..., None]] = {
     ops.Concat: _concat,
     ops.Slice: _slice,
     ops.DepthToSpace: _depth_to_space,
+    # The pair of quantise and dequantise that its value gets is all it is.
+    ops.Requantize: _plain("Identity"),
 }

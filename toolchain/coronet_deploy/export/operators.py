@@ -7,6 +7,7 @@ shapes of the inputs in order and raises ValueError, quoting them, if they do no
 Captured from torch:  Conv2d, DepthwiseConv2d, ConvTranspose2d, BatchNorm, InstanceNorm,
     ReflectPad, ZeroPad, Relu, LeakyRelu, Tanh, Sigmoid, Add, Sub, Mul, Concat, Slice
 Made by passes:       SquaredDifference, Rsqrt, Mean, Reshape, DepthToSpace
+Made by integer plans: Requantize
 """
 
 from __future__ import annotations
@@ -357,3 +358,11 @@ class DepthToSpace(Operator):
         if c % self.block**2:
             raise ValueError(f"{self.kind}: {c} channels do not fill blocks of {self.block}")
         return n, h * self.block, w * self.block, c // self.block**2
+
+
+@dataclass(frozen=True)
+class Requantize(_Elementwise):
+    """The same real numbers, stored in integers of `bits` bits; in floats if that is 32."""
+
+    kind: ClassVar[str] = "requantize"
+    bits: int

@@ -8,14 +8,18 @@ value then does not coarsen all others. A tenth is added for pictures that were 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
+from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.calibrate import Pictures
-from coronet_deploy.export.graph import FloatArray, Graph
+from coronet_deploy.export.graph import INPUT, FloatArray, Graph
 from coronet_deploy.export.interpret import interpret_values
 
 QMIN, QMAX = -128, 127
@@ -24,8 +28,11 @@ _SHRINKS = tuple(np.linspace(1.0, 0.2, 41).tolist())
 _ROUNDS = 2
 _MARGIN = 1.1
 _BINS = 4096
+_SETTLINGS = np.linspace(0.95, 1.05, 21)
 
 _Float64 = npt.NDArray[np.float64]
+
+Transfer = Callable[[_Float64], _Float64]
 
 
 @dataclass(frozen=True)
@@ -46,61 +53,146 @@ class Range:
         return int(np.clip(round(QMIN - self.low / float(self.scale)), QMIN, QMAX))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What one value was on the calibration pictures: its extremes, 0 among them, and samples."""
+
+    low: float
+    high: float
+    samples: FloatArray
+
+    def joined(self, other: Seen) -> Seen:
+        """Return what two values were that share one range."""
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        return Seen(low, high, np.concatenate([self.samples, other.samples]))
+
+
+def observe(
+    graph: Graph, values: Iterable[str], pictures: Pictures, seed: int = 0
+) -> dict[str, Seen]:
+    """Return what each of `values`, by name, is on `pictures`.
+
+    Raises:
+        ConversionFailed: one of them is not finite; names it and the picture.
+
+    """
+    wanted = set(values)
+    seen: dict[str, list[Seen]] = {name: [] for name in sorted(wanted)}
+    rng = np.random.default_rng(seed)
+    name_of_picture = ""
+
+    def look(name: str, value: Tensor) -> Tensor:
+        if name in wanted:
+            seen[name].append(_seen(name, value.numpy(), name_of_picture, rng))
+        return value
+
+    for name_of_picture, picture in zip(pictures.names, pictures.values, strict=True):
+        if INPUT in wanted:
+            seen[INPUT].append(_seen(INPUT, picture, name_of_picture, rng))
+        # Looked at on the way, so that no more than the graph needs is held at once.
+        interpret_values(graph, picture, (), alter=look)
+    return {name: functools.reduce(Seen.joined, parts) for name, parts in seen.items()}
+
+
+def _seen(name: str, value: FloatArray, picture: str, rng: np.random.Generator) -> Seen:
+    low, high = float(value.min()), float(value.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ConversionFailed(
+            f"calibration picture {picture} gives values that are not finite at {name}",
+            hint="look at the weights, and at the picture",
+        )
+    flat = value.reshape(-1)
+    if flat.size > _SAMPLES:
+        flat = flat[rng.integers(0, flat.size, _SAMPLES)]
+    return Seen(min(low, 0.0), max(high, 0.0), flat.astype(np.float32))
+
+
 def measure(
     graph: Graph, values: Iterable[str], pictures: Pictures, seed: int = 0
 ) -> dict[str, Range]:
-    """Return the range of each of `values`, by name, on `pictures`, with the margin."""
-    wanted = sorted(set(values))
-    extremes = dict.fromkeys(wanted, (0.0, 0.0))
-    samples: dict[str, list[FloatArray]] = {name: [] for name in wanted}
-    rng = np.random.default_rng(seed)
-    for picture in pictures.values:
-        for name, value in sorted(interpret_values(graph, picture, wanted).items()):
-            low, high = extremes[name]
-            extremes[name] = min(low, float(value.min())), max(high, float(value.max()))
-            flat = value.reshape(-1)
-            if flat.size > _SAMPLES:
-                flat = flat[rng.integers(0, flat.size, _SAMPLES)]
-            samples[name].append(flat.astype(np.float32))
-    best = {name: best_range(np.concatenate(samples[name]), *extremes[name]) for name in wanted}
-    return {name: Range(r.low * _MARGIN, r.high * _MARGIN) for name, r in best.items()}
+    """Return the range of each of `values`, by name, on `pictures`, with the margin.
+
+    Raises:
+        ConversionFailed: a value is not finite on a picture.
+
+    """
+    return {name: fitted(seen) for name, seen in observe(graph, values, pictures, seed).items()}
 
 
-def best_range(values: FloatArray, low: float, high: float) -> Range:
+def fitted(seen: Seen, through: Transfer | None = None) -> Range:
+    """Return the range for what was seen: the best one, with the margin, and then settled.
+
+    Settled: of ranges a few per cent apart, the one on whose steps the values lie best. On flat
+    pictures, such as label maps, values are few, and that is worth up to 3 dB.
+    """
+    best = best_range(seen.samples, seen.low, seen.high, through)
+    r = Range(best.low * _MARGIN, best.high * _MARGIN)
+    values, weights = _histogram(seen.samples, seen.low, seen.high)
+    exact = through(values) if through else values
+
+    def error(r: Range) -> float:
+        scale, zero = float(r.scale), r.zero_point
+        stored = (np.clip(np.rint(values / scale) + zero, QMIN, QMAX) - zero) * scale
+        lost = (through(stored) if through else stored) - exact
+        return float(np.sum(weights * np.square(lost)))
+
+    for _ in range(_ROUNDS):
+        r = min((Range(low, r.high) for low in _SETTLINGS * r.low), key=error)
+        r = min((Range(r.low, high) for high in _SETTLINGS * r.high), key=error)
+    return r
+
+
+def best_range(
+    values: FloatArray, low: float, high: float, through: Transfer | None = None
+) -> Range:
     """Return the part of [low, high] that holds `values` in int8 with the least mean square error.
 
     The ends shrink in turn, each to its best with the other where it is. Values that are all zero
-    get the range [0, 1].
+    get the range [0, 1]. `through` is what becomes of the values, if the error that counts is that
+    of its result: behind a tanh, saturated values may be clipped.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if high - low < np.finfo(np.float32).tiny:
         return Range(0.0, 1.0)
-    counts, edges = np.histogram(values, bins=_BINS, range=(low, high))
-    centres, weights = (edges[1:] + edges[:-1]) / 2, counts / max(counts.sum(), 1)
+    centres, weights = _histogram(values, low, high)
+    slope, exact = 1.0, centres
+    if through is not None:
+        exact, width = through(centres), (high - low) / _BINS
+        slopes = (through(centres + width / 2) - through(centres - width / 2)) / width
+        slope = float(np.sum(weights * np.square(slopes)))
+
+    def error(r: Range) -> float:
+        # Rounding costs scale²/12 wherever nothing is clipped; bins are too coarse to show that.
+        clipped = np.clip(centres, r.low, r.high)
+        lost = (through(clipped) if through else clipped) - exact
+        return float(np.sum(weights * np.square(lost))) + slope * float(r.scale) ** 2 / 12
+
     best = Range(low, high)
     for _ in range(_ROUNDS):
-        lows = [Range(low * shrink, best.high) for shrink in _SHRINKS]
-        best = min(lows, key=lambda r: _error(r, centres, weights))
-        highs = [Range(best.low, high * shrink) for shrink in _SHRINKS]
-        best = min(highs, key=lambda r: _error(r, centres, weights))
+        best = min((Range(low * shrink, best.high) for shrink in _SHRINKS), key=error)
+        best = min((Range(best.low, high * shrink) for shrink in _SHRINKS), key=error)
     return best
 
 
-def _error(r: Range, values: _Float64, weights: _Float64) -> float:
-    scale = float(r.scale)
-    # Rounding costs scale²/12 wherever nothing is clipped; bins are too coarse to show that.
-    clipped = np.clip(values, r.low, r.high) - values
-    return float(np.sum(weights * np.square(clipped))) + scale**2 / 12
+def _histogram(values: FloatArray, low: float, high: float) -> tuple[_Float64, _Float64]:
+    """Return the middles of bins between `low` and `high`, and the share of values in each."""
+    counts, edges = np.histogram(values, bins=_BINS, range=(low, high))
+    return (edges[1:] + edges[:-1]) / 2, counts / max(counts.sum(), 1)
 
 
 def channel_deviations(
     graph: Graph, values: Iterable[str], pictures: Pictures
 ) -> Mapping[str, _Float64]:
     """Return the standard deviation of each channel of `values`, (C,), averaged over `pictures`."""
-    wanted = sorted(set(values))
+    wanted = set(values)
     sums: dict[str, _Float64] = {}
-    for picture in pictures.values:
-        for name, value in interpret_values(graph, picture, wanted).items():
-            spread = value.astype(np.float64).std(axis=(0, 1, 2))
+
+    def look(name: str, value: Tensor) -> Tensor:
+        if name in wanted:
+            spread = value.double().std((0, 1, 2), correction=0).numpy()
             sums[name] = sums.get(name, 0.0) + spread / len(pictures)
+        return value
+
+    for picture in pictures.values:
+        interpret_values(graph, picture, (), alter=look)
     return sums

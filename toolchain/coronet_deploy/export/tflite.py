@@ -47,7 +47,7 @@ def emit_tflite(graph: Graph, dtype: DType, metadata: Mapping[str, str]) -> byte
     """
     if dtype not in {DType.FP32, DType.FP16}:
         raise ConversionFailed(f"TFLite: {dtype} is not written from a float graph")
-    return _Writer(graph, half=dtype is DType.FP16).file(metadata)
+    return Writer(graph, half=dtype is DType.FP16).file(metadata)
 
 
 class _Buffer(schema.BufferT):  # type: ignore[misc] # the schema ships no types
@@ -67,10 +67,10 @@ class _Buffer(schema.BufferT):  # type: ignore[misc] # the schema ships no types
         return schema.BufferEnd(builder)
 
 
-class _Writer:
+class Writer:
     """Collects tensors, operators and buffers of one subgraph."""
 
-    def __init__(self, graph: Graph, *, half: bool) -> None:
+    def __init__(self, graph: Graph, *, half: bool = False) -> None:
         self.graph = graph
         self._half = half
         self._buffers = [_Buffer()]  # the first one stands for "no data"
@@ -81,7 +81,8 @@ class _Writer:
         self._shared: dict[tuple[str, tuple[int, ...], bytes], int] = {}
 
     def file(self, metadata: Mapping[str, str]) -> bytes:
-        self._values[INPUT, False] = self._tensor(INPUT, self.graph.input_shape)
+        """Return the whole file."""
+        self._values[INPUT, False] = self.made(INPUT)
         for node in self.graph.nodes:
             self._write(node)
         model = schema.ModelT()
@@ -126,22 +127,36 @@ class _Writer:
         self._buffers.append(buffer)
         return len(self._buffers) - 1
 
-    def _tensor(self, name: str, shape: Sequence[int], kind: int = 0, buffer: int = 0) -> int:
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: str = "float32",
+        buffer: int = 0,
+        quantization: Any = None,  # noqa: ANN401 - the schema ships no types
+    ) -> int:
+        """Return the index of a new tensor; `dtype` as numpy names it."""
         tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.type = name, [int(n) for n in shape], kind
-        tensor.buffer, tensor.hasRank = buffer, True
+        tensor.name, tensor.shape = name, [int(n) for n in shape]
+        tensor.type = getattr(schema.TensorType, dtype.upper())
+        tensor.buffer, tensor.hasRank, tensor.quantization = buffer, True, quantization
         self._tensors.append(tensor)
         return len(self._tensors) - 1
 
-    def _constant(self, name: str, values: np.ndarray[Any, Any]) -> int:
-        kinds = {
-            "float32": schema.TensorType.FLOAT32,
-            "float16": schema.TensorType.FLOAT16,
-            "int32": schema.TensorType.INT32,
-        }
+    def made(self, name: str) -> int:
+        """Return the index of the new tensor of a value that is made at run time."""
+        return self.tensor(name, self.graph.shapes[name])
+
+    def constant(
+        self,
+        name: str,
+        values: np.ndarray[Any, Any],
+        quantization: Any = None,  # noqa: ANN401 - the schema ships no types
+    ) -> int:
+        """Return the index of a new tensor that holds `values`, in their own type."""
         array = np.ascontiguousarray(values)
         buffer = self._buffer(array.reshape(-1).view(np.uint8).data)
-        return self._tensor(name, array.shape, kinds[array.dtype.name], buffer)
+        return self.tensor(name, array.shape, array.dtype.name, buffer, quantization)
 
     def numbers(self, values: Any, hint: str) -> int:  # noqa: ANN401 - nested lists of int
         """Return the tensor of int32 or float32 `values`; equal ones are one."""
@@ -149,7 +164,7 @@ class _Writer:
         array = array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
         key = array.dtype.name, array.shape, array.tobytes()
         if key not in self._shared:
-            self._shared[key] = self._constant(f"{hint}/{len(self._shared)}", array)
+            self._shared[key] = self.constant(f"{hint}/{len(self._shared)}", array)
         return self._shared[key]
 
     def value(self, name: str, *, half: bool = False) -> int:
@@ -158,15 +173,15 @@ class _Writer:
         if key not in self._values:
             array = self.graph.constants[name]
             self._values[key] = (
-                self._half_constant(name, array) if half else self._constant(name, array)
+                self._half_constant(name, array) if half else self.constant(name, array)
             )
         return self._values[key]
 
     def _half_constant(self, name: str, array: FloatArray) -> int:
         if array.size and not np.abs(array).max() <= _FLOAT16_MAX:
             raise ConversionFailed(f"TFLite: {name} has weights beyond float16's range")
-        stored = self._constant(f"{name}/float16", array.astype(np.float16))
-        unpacked = self._tensor(name, array.shape)
+        stored = self.constant(f"{name}/float16", array.astype(np.float16))
+        unpacked = self.tensor(name, array.shape)
         code = schema.BuiltinOperator.DEQUANTIZE
         self.operator(code, [stored], unpacked, schema.DequantizeOptionsT(), version=3)
         return unpacked
@@ -179,6 +194,7 @@ class _Writer:
         options: Any,  # noqa: ANN401 - the schema ships no types
         version: int = 1,
     ) -> None:
+        """Append an operator that makes the tensor `output`."""
         entry = schema.OperatorT()
         entry.opcodeIndex = self._codes.setdefault((code, version), len(self._codes))
         entry.inputs, entry.outputs = inputs, [output]
@@ -188,16 +204,20 @@ class _Writer:
             entry.builtinOptions = options
         self._operators.append(entry)
 
+    def operands(self, node: Node) -> list[int]:
+        """Return the tensors that `node` reads, in its order."""
+        half = self._half and isinstance(node.op, _CONVOLUTIONS)
+        return [self.value(n, half=half and i == _WEIGHT) for i, n in enumerate(node.inputs)]
+
     def _write(self, node: Node) -> None:
         translate = _TRANSLATIONS.get(type(node.op))
         if translate is None:
             raise ConversionFailed(
                 f"TFLite: {node.output} is a {node.op.kind}", hint="lower the graph first"
             )
-        half = self._half and isinstance(node.op, _CONVOLUTIONS)
-        inputs = [self.value(n, half=half and i == _WEIGHT) for i, n in enumerate(node.inputs)]
+        inputs = self.operands(node)
         name, extra, options, *version = translate(self, node.op, node)
-        output = self._tensor(node.output, self.graph.shapes[node.output])
+        output = self.made(node.output)
         self._values[node.output, False] = output
         code = getattr(schema.BuiltinOperator, name)
         arguments = extra(inputs) if callable(extra) else [*inputs, *extra]
@@ -222,7 +242,7 @@ def _activation(op: Any) -> int:  # noqa: ANN401 - any operator that has one
     return relu
 
 
-def _padding(writer: _Writer, op: ops.Conv2d | ops.DepthwiseConv2d, node: Node) -> int:
+def _padding(writer: Writer, op: ops.Conv2d | ops.DepthwiseConv2d, node: Node) -> int:
     x, weight = (writer.graph.shapes[name] for name in node.inputs[:2])
     kernel = op.span(weight) if isinstance(op, ops.DepthwiseConv2d) else weight[1:3]
     if op.padding == same_padding(x, kernel, op.stride):
@@ -234,14 +254,14 @@ def _padding(writer: _Writer, op: ops.Conv2d | ops.DepthwiseConv2d, node: Node) 
     return valid
 
 
-def _bias(writer: _Writer, node: Node) -> list[int]:
+def _bias(writer: Writer, node: Node) -> list[int]:
     """Return zeros where there is no bias: not every delegate takes a convolution without."""
     if len(node.inputs) > _WEIGHT + 1:
         return []
     return [writer.numbers(np.zeros(writer.graph.shapes[node.output][3], np.float32), "zeros")]
 
 
-def _conv2d(writer: _Writer, op: ops.Conv2d, node: Node) -> _Translated:
+def _conv2d(writer: Writer, op: ops.Conv2d, node: Node) -> _Translated:
     options = schema.Conv2DOptionsT()
     options.padding = _padding(writer, op, node)
     options.strideH, options.strideW = op.stride
@@ -250,7 +270,7 @@ def _conv2d(writer: _Writer, op: ops.Conv2d, node: Node) -> _Translated:
     return "CONV_2D", _bias(writer, node), options
 
 
-def _depthwise_conv2d(writer: _Writer, op: ops.DepthwiseConv2d, node: Node) -> _Translated:
+def _depthwise_conv2d(writer: Writer, op: ops.DepthwiseConv2d, node: Node) -> _Translated:
     options = schema.DepthwiseConv2DOptionsT()
     options.padding = _padding(writer, op, node)
     options.strideH, options.strideW = op.stride
@@ -260,7 +280,7 @@ def _depthwise_conv2d(writer: _Writer, op: ops.DepthwiseConv2d, node: Node) -> _
     return "DEPTHWISE_CONV_2D", _bias(writer, node), options
 
 
-def _conv_transpose2d(writer: _Writer, op: ops.ConvTranspose2d, node: Node) -> _Translated:
+def _conv_transpose2d(writer: Writer, op: ops.ConvTranspose2d, node: Node) -> _Translated:
     if op.padding != (0, 0) or op.output_padding != (0, 0):
         raise ConversionFailed(f"TFLite: {node.output} has padding", hint="lower the graph first")
     options = schema.TransposeConvOptionsT()
@@ -278,7 +298,7 @@ def _conv_transpose2d(writer: _Writer, op: ops.ConvTranspose2d, node: Node) -> _
 
 
 def _arithmetic(name: str, options: type[Any]) -> Callable[..., _Translated]:
-    def translate(_: _Writer, op: Operator, node: Node) -> _Translated:
+    def translate(_: Writer, op: Operator, node: Node) -> _Translated:
         del node
         made = options()
         if hasattr(op, "activation"):
@@ -289,60 +309,70 @@ def _arithmetic(name: str, options: type[Any]) -> Callable[..., _Translated]:
 
 
 def _plain(name: str, options: type[Any] | None = None) -> Callable[..., _Translated]:
-    def translate(_: _Writer, op: Operator, node: Node) -> _Translated:
+    def translate(_: Writer, op: Operator, node: Node) -> _Translated:
         del op, node
         return name, [], options() if options else None
 
     return translate
 
 
-def _pad_table(writer: _Writer, padding: Padding) -> int:
+def _pad_table(writer: Writer, padding: Padding) -> int:
     rows = [[0, 0], [padding.top, padding.bottom], [padding.left, padding.right], [0, 0]]
     return writer.numbers(rows, "padding")
 
 
-def _zero_pad(writer: _Writer, op: ops.ZeroPad, _: Node) -> _Translated:
+def _zero_pad(writer: Writer, op: ops.ZeroPad, _: Node) -> _Translated:
     return "PAD", [_pad_table(writer, op.padding)], schema.PadOptionsT()
 
 
-def _reflect_pad(writer: _Writer, op: ops.ReflectPad, _: Node) -> _Translated:
+def _reflect_pad(writer: Writer, op: ops.ReflectPad, _: Node) -> _Translated:
     options = schema.MirrorPadOptionsT()
     options.mode = schema.MirrorPadMode.REFLECT
     return "MIRROR_PAD", [_pad_table(writer, op.padding)], options
 
 
-def _leaky_relu(_: _Writer, op: ops.LeakyRelu, node: Node) -> _Translated:
+def _leaky_relu(_: Writer, op: ops.LeakyRelu, node: Node) -> _Translated:
     del node
     options = schema.LeakyReluOptionsT()
     options.alpha = op.slope
     return "LEAKY_RELU", [], options
 
 
-def _concat(_: _Writer, op: ops.Concat, node: Node) -> _Translated:
+def _concat(_: Writer, op: ops.Concat, node: Node) -> _Translated:
     del node
     options = schema.ConcatenationOptionsT()
     options.axis = op.axis
     return "CONCATENATION", [], options
 
 
-def _slice(writer: _Writer, op: ops.Slice, _: Node) -> _Translated:
+def _slice(writer: Writer, op: ops.Slice, _: Node) -> _Translated:
     block = [writer.numbers(op.begin, "begin"), writer.numbers(op.size, "size")]
     return "SLICE", block, schema.SliceOptionsT()
 
 
-def _reshape(writer: _Writer, op: ops.Reshape, _: Node) -> _Translated:
+def _reshape(writer: Writer, op: ops.Reshape, _: Node) -> _Translated:
     options = schema.ReshapeOptionsT()
     options.newShape = list(op.shape)
     return "RESHAPE", [writer.numbers(op.shape, "shape")], options
 
 
-def _mean(writer: _Writer, op: ops.Mean, _: Node) -> _Translated:
+def _mean(writer: Writer, op: ops.Mean, _: Node) -> _Translated:
     options = schema.ReducerOptionsT()
     options.keepDims = True
     return "MEAN", [writer.numbers(op.axes, "axes")], options
 
 
-def _depth_to_space(_: _Writer, op: ops.DepthToSpace, node: Node) -> _Translated:
+def _requantize(_: Writer, op: ops.Requantize, node: Node) -> _Translated:
+    del node
+    to_float = op.bits == 32  # noqa: PLR2004 - what stands for float
+    return (
+        ("DEQUANTIZE", [], schema.DequantizeOptionsT())
+        if to_float
+        else ("QUANTIZE", [], schema.QuantizeOptionsT())
+    )
+
+
+def _depth_to_space(_: Writer, op: ops.DepthToSpace, node: Node) -> _Translated:
     del node
     options = schema.DepthToSpaceOptionsT()
     options.blockSize = op.block
@@ -369,4 +399,5 @@ _TRANSLATIONS: dict[type[Operator], Callable[..., _Translated]] = {
     ops.Reshape: _reshape,
     ops.Mean: _mean,
     ops.DepthToSpace: _depth_to_space,
+    ops.Requantize: _requantize,
 }

@@ -7,12 +7,12 @@ is 2. Everything here is pure arithmetic on arrays, in float64.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from coronet_deploy.errors import BadInput, GateFailed
+from coronet_deploy.export.schemes import BOUNDS_DB
 from coronet_deploy.images import Array
 from coronet_deploy.vocabulary import DType, Parity
 
@@ -21,9 +21,7 @@ CAP_DB = 200.0
 """PSNR of equal pictures, which is infinite, and the most any PSNR is said to be: JSON has no
 infinity, and float32 pictures cannot differ by as little as 200 dB without being equal."""
 
-DEFAULT_BOUNDS_DB: Mapping[DType, float] = MappingProxyType(
-    {DType.FP32: 100.0, DType.FP16: 60.0, DType.INT8: 30.0}
-)
+DEFAULT_BOUNDS_DB: Mapping[DType, float] = BOUNDS_DB
 """The gate, by number type: an artifact's worst picture must reach this PSNR."""
 
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03

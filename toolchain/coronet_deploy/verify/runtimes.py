@@ -12,6 +12,7 @@ file's layout and number type. `run` does all of it; a bench calls `prepare` onc
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ from typing import Any, Self
 import numpy as np
 
 from coronet_deploy.errors import BadInput, ConversionFailed, missing_package
+from coronet_deploy.export.manifest import METADATA_KEY
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.subject import MOST_CHANNELS
 from coronet_deploy.images import Array
 from coronet_deploy.storage import existing_file
 from coronet_deploy.vocabulary import Runtime, TensorContract
 
+_TIE = 1 / 1024
 _INTEGER_TYPES = {"int8": np.int8, "uint8": np.uint8}
 
 
@@ -140,7 +143,10 @@ def to_stored(values: Array, contract: TensorContract) -> np.ndarray[Any, Any]:
         return np.ascontiguousarray(arranged, dtype=contract.dtype)
     kind = _INTEGER_TYPES[contract.dtype]
     bounds = np.iinfo(kind)
-    steps = np.rint(arranged / (contract.scale or 1.0)) + (contract.zero_point or 0)
+    real = arranged.astype(np.float64) / (contract.scale or 1.0)
+    # Of two steps as near the lower, with room for float32's rounding: pixels may lie half-way
+    # between steps, and all must go the same way.
+    steps = np.floor(real + 0.5 - _TIE) + (contract.zero_point or 0)
     return np.ascontiguousarray(np.clip(steps, bounds.min, bounds.max).astype(kind))
 
 
@@ -263,9 +269,10 @@ class _OnnxRuntime(Session):
             )
         except Exception as error:  # its exceptions share no public base class
             raise _unloadable(path, "ONNX Runtime", error, "") from error
-        tensors = [_onnx_tensor(t) for t in self._session.get_inputs()]
+        told = _embedded_tensors(self._session)
+        tensors = [_onnx_tensor(t, told) for t in self._session.get_inputs()]
         self.input = _picture_contract(path, "input", "NCHW", tensors)
-        tensors = [_onnx_tensor(t) for t in self._session.get_outputs()]
+        tensors = [_onnx_tensor(t, told) for t in self._session.get_outputs()]
         self.output = _picture_contract(path, "output", "NCHW", tensors)
         self._result = np.zeros(self.output.shape, self.output.dtype)
         self._binding = self._session.io_binding()
@@ -310,11 +317,33 @@ def _onnx_nodes(path: Path) -> int:
     return len(onnx.load(str(path), load_external_data=False).graph.node)
 
 
-def _onnx_tensor(tensor: Any) -> TensorContract:  # noqa: ANN401 - a class with no public type
-    # ONNX files of ours keep float inputs and outputs; a scale would stand in no public place.
+def _embedded_tensors(session: Any) -> Mapping[str, Any]:  # noqa: ANN401 - a class with no public type
+    """Return what our own metadata says of a file's tensors, by name; empty for other files."""
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")
+    try:
+        told = json.loads(text)
+        return {told[role]["name"]: told[role] for role in ("input", "output") if role in told}
+    except (ValueError, TypeError, KeyError):
+        return {}
+
+
+def _onnx_tensor(tensor: Any, told: Mapping[str, Any]) -> TensorContract:  # noqa: ANN401 - a class with no public type
     kinds = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+    kinds |= {"tensor(int8)": "int8", "tensor(uint8)": "uint8"}
+    dtype = kinds.get(tensor.type, tensor.type)
     shape = tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
-    return TensorContract(tensor.name, "NCHW", shape, kinds.get(tensor.type, tensor.type))
+    if dtype not in _INTEGER_TYPES:
+        return TensorContract(tensor.name, "NCHW", shape, dtype)
+    # The file's own types have no scale; without ours the stored numbers are taken as they are.
+    known = told.get(tensor.name, {})
+    return TensorContract(
+        tensor.name,
+        "NCHW",
+        shape,
+        dtype,
+        scale=known.get("scale"),
+        zero_point=known.get("zero_point"),
+    )
 
 
 def _picture_contract(
