@@ -196,7 +196,11 @@ def test_artifacts_of_any_channels_draw_what_torch_draws(
 ) -> None:
     subject = load_own(f"sketches:{name}", channels=channels)
     order = Order(
-        subject, theirs / "out", _pictures(32, 48), _pictures(32, 48), dtypes=tuple(DType)
+        subject,
+        theirs / "out",
+        _pictures(32, 48),
+        _pictures(32, 48),
+        dtypes=(DType.FP32, DType.FP16, DType.INT8),
     )
     artifacts = release(order)
     assert len(artifacts) == 6
