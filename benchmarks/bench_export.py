@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -282,32 +283,40 @@ def time_exports(args: argparse.Namespace) -> None:
             command = [str(Path(sys.executable).with_name("coronet-deploy")), "export", str(path)]
             # Random weights quantise badly; what is asked here is how long it takes.
             command += ["--dtype", "all", "--output", folder, "--json", "--min-psnr", "1"]
-            command = [sys.executable, str(Path(__file__)), "--child", *command]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        told = json.loads(done.stdout)
+            told = watched(command)
         cells = (told["artifacts"], f"{told['s']:.1f}", f"{told['cpu_s']:.1f}", f"{told['mb']:.0f}")
         print(f"| {name} | {' | '.join(map(str, cells))} |", flush=True)
 
 
-def run_child(command: list[str]) -> None:
-    """Run `command` as the only child of this process, and print what it used."""
-    started = time.monotonic()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    told = {
-        "artifacts": len(json.loads(done.stdout)["artifacts"]) if done.stdout else 0,
+def watched(command: list[str]) -> dict[str, float]:
+    """Run `command` and return how many artifacts it made and what it used.
+
+    Its peak is what the system tells last before it ends: a count that only grows.
+    """
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak_kb, pattern = 0, re.compile(r"VmHWM:\s*(\d+) kB")
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(command, stdout=output) as process,
+    ):
+        status = Path(f"/proc/{process.pid}/status")
+        while process.poll() is None:
+            if found := pattern.search(status.read_text()):
+                peak_kb = int(found[1])
+            time.sleep(0.02)
+        output.seek(0)
+        said = output.read()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "artifacts": len(json.loads(said)["artifacts"]) if said else 0,
         "s": time.monotonic() - started,
-        "cpu_s": used.ru_utime + used.ru_stime,
-        "mb": used.ru_maxrss / 1024,
+        "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "mb": peak_kb / 1024,
     }
-    print(json.dumps(told))
 
 
 def main() -> None:
     """Parse the flags and print the tables."""
-    if sys.argv[1:2] == ["--child"]:
-        run_child(sys.argv[2:])
-        return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -10,7 +10,7 @@ memory, and "psnr_db" of the picture against the reference, with a peak-to-peak 
 from __future__ import annotations
 
 import json
-import resource
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +32,12 @@ class Network(Protocol):
         """Return the latest picture, (1, 3, H, W)."""
 
 
+def peak_mb() -> float:
+    """Return the most memory this process held; getrusage would tell its parent's, if larger."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) / 1024 if found else 0.0
+
+
 def main(load: Callable[[Path, int], Network], arguments: Sequence[str]) -> None:
     """Load, run, print."""
     path, (threads, warmup, samples) = Path(arguments[0]), map(int, arguments[1:])
@@ -47,7 +53,7 @@ def main(load: Callable[[Path, int], Network], arguments: Sequence[str]) -> None
     mean = float(np.mean(np.square(error)))
     told = {
         "samples_ms": measured[warmup:],
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_mb(),
         "psnr_db": 200.0 if mean == 0 else min(200.0, float(10 * np.log10(4 / mean))),
     }
     print(json.dumps(told))

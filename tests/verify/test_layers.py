@@ -1,0 +1,116 @@
+"""`verify --layers`: which layer of an artifact goes wrong."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from coronet_deploy.errors import ConversionFailed
+from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.manifest import Manifest, Source, read_manifest
+from coronet_deploy.export.subject import Subject
+from coronet_deploy.export.tflite_file import read_model, write_model
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.verify.layers import LEAST_SNR_DB, compare_layers, first_wrong
+from coronet_deploy.verify.release import Order, release
+from coronet_deploy.vocabulary import Architecture, DType, Kind, Runtime
+from lowering import smooth_picture, trained
+
+_SIZE = {Architecture.RESNET_6: (32, 48), Architecture.UNET_128: (128, 128)}
+
+
+@functools.cache
+def _subject(architecture: Architecture) -> Subject:
+    torch.manual_seed(0)
+    plan = full_plan(architecture, width=6)
+    source = Source(sha256="0" * 64, kind=Kind.DENSE, plan=plan.as_json())
+    return Subject("small", source, trained(build_generator(plan)), 3, plan)
+
+
+def _released(
+    architecture: Architecture, runtime: Runtime, dtype: DType, folder: Path
+) -> tuple[Path, Manifest]:
+    given = Pictures(("a",), (smooth_picture(*_SIZE[architecture], seed=3),))
+    subject = _subject(architecture)
+    order = Order(subject, folder, given, given, (runtime,), (dtype,), {dtype: 20.0})
+    (artifact,) = release(order)
+    return artifact.path, read_manifest(artifact.path.with_name(f"{artifact.path.name}.json"))
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+@pytest.mark.parametrize("architecture", list(_SIZE))
+@pytest.mark.parametrize("dtype", [DType.FP32, DType.FP16])
+def test_no_layer_of_a_good_artifact_is_wrong(
+    architecture: Architecture, runtime: Runtime, dtype: DType, tmp_path: Path
+) -> None:
+    path, manifest = _released(architecture, runtime, dtype, tmp_path)
+    subject, picture = _subject(architecture), smooth_picture(*_SIZE[architecture], seed=4)
+    layers = compare_layers(path, manifest, subject, picture)
+    assert first_wrong(layers, LEAST_SNR_DB[dtype]) is None
+    # Most convolutions are told, and the picture itself comes last.
+    convolutions = [n for n, m in subject.generator.named_modules() if "Conv" in type(m).__name__]
+    told = {layer.value.rpartition("/")[0] for layer in layers}
+    assert len(told.intersection(convolutions)) >= 0.7 * len(convolutions)
+    assert layers[-1].value == "output"
+
+
+def test_integer_layers_are_told_as_real_values(tmp_path: Path) -> None:
+    for runtime in Runtime:
+        path, manifest = _released(Architecture.RESNET_6, runtime, DType.INT8, tmp_path)
+        picture = smooth_picture(32, 48, seed=4)
+        layers = compare_layers(path, manifest, _subject(Architecture.RESNET_6), picture)
+        assert first_wrong(layers, LEAST_SNR_DB[DType.INT8]) is None
+        by_value = {layer.value: layer.snr_db for layer in layers}
+        assert by_value["stem_norm/instance_norm"] > by_value["blocks.5.norm2/instance_norm"]
+
+
+def _spoil_tflite(path: Path, layer: str) -> None:
+    model = read_model(path.read_bytes())
+    graph = model.subgraphs[0]
+    for tensor in graph.tensors:
+        buffer = model.buffers[tensor.buffer]
+        if tensor.name.decode().startswith(f"{layer}/") and b"weight" in tensor.name:
+            values = np.frombuffer(bytes(buffer.data), np.float32).copy()
+            values[::3] *= -1
+            buffer.data = values.tobytes()
+    path.write_bytes(write_model(model))
+
+
+def _spoil_onnx(path: Path, layer: str) -> None:
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith(f"{layer}/") and "weight" in tensor.name:
+            values = onnx.numpy_helper.to_array(tensor).copy()
+            values.reshape(-1)[::3] *= -1
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+@pytest.mark.parametrize(
+    ("architecture", "layer"),
+    [(Architecture.RESNET_6, "blocks.3.conv1"), (Architecture.UNET_128, "downs.2")],
+)
+def test_the_first_wrong_layer_is_the_one_whose_weights_were_spoilt(
+    architecture: Architecture, layer: str, runtime: Runtime, tmp_path: Path
+) -> None:
+    path, manifest = _released(architecture, runtime, DType.FP32, tmp_path)
+    (_spoil_tflite if runtime is Runtime.TFLITE else _spoil_onnx)(path, layer)
+    picture = smooth_picture(*_SIZE[architecture], seed=4)
+    wrong = first_wrong(
+        compare_layers(path, manifest, _subject(architecture), picture), LEAST_SNR_DB[DType.FP32]
+    )
+    assert wrong is not None
+    assert wrong.value.startswith(f"{layer}/")
+
+
+def test_what_another_converter_wrote_has_no_layers_to_tell(tmp_path: Path) -> None:
+    path, manifest = _released(Architecture.RESNET_6, Runtime.ONNX, DType.FP32, tmp_path)
+    other = manifest.model_copy(update={"converter": "litert-torch"})
+    with pytest.raises(ConversionFailed, match="litert-torch"):
+        compare_layers(path, other, _subject(Architecture.RESNET_6), smooth_picture(32, 48))
