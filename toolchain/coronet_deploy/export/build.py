@@ -45,7 +45,8 @@ def build(
 ) -> Built:
     """Return the artifact of `graph`, which is as it was captured.
 
-    `calibration` is read where ranges are fixed beforehand: INT8, INT8_FULL, INT16X8, A16W8.
+    `calibration` is read where ranges are fixed beforehand (INT8, INT8_FULL, INT16X8, A16W8), and
+    to see that FP16 overflows nowhere.
 
     Raises:
         BadInput: this runtime has no such number type.
@@ -61,8 +62,15 @@ def build(
         return _integer(graph, runtime, dtype, subject, calibration)
     if dtype in {DType.INT8_DYNAMIC, DType.INT8_WEIGHTS}:
         return _int8_weights(graph, runtime, dtype, subject)
-    lowered, reports = lower(graph, runtime, prefer=prefer)
-    embedded = describe(graph, runtime, dtype, subject, _names(reports))
+    if dtype is DType.FP16:
+        from coronet_deploy.export.half import lower_to_half
+
+        lowered, reports, scaled = lower_to_half(graph, runtime, calibration, prefer)
+        passes = (*(("equalize",) if scaled else ()), *_names(reports))
+    else:
+        lowered, reports = lower(graph, runtime, prefer=prefer)
+        passes = _names(reports)
+    embedded = describe(graph, runtime, dtype, subject, passes)
     return Built(emit(lowered, runtime, dtype, embedded.as_metadata()), embedded)
 
 

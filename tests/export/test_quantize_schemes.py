@@ -1,0 +1,353 @@
+"""The number schemes by name: what runtimes draw, what computes in integers, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from coronet_deploy.coronet.checkpoint import load_checkpoint
+from coronet_deploy.coronet.zoo import bundled_calibration, bundled_checkpoint, bundled_pictures
+from coronet_deploy.errors import BadInput, ConversionFailed
+from coronet_deploy.export.build import Built, build
+from coronet_deploy.export.calibrate import Pictures, read_pictures
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.channels import equalize_channels
+from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.integer.formats import PIXELS_8, Format
+from coronet_deploy.export.integer.plan import plan_integer
+from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.manifest import Source
+from coronet_deploy.export.onnx import emit_onnx
+from coronet_deploy.export.passes import lower, run_passes
+from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
+from coronet_deploy.export.ranges import Range
+from coronet_deploy.export.schemes import refusal
+from coronet_deploy.export.subject import Subject, subject_of
+from coronet_deploy.images import Array
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.verify.gate import translate
+from coronet_deploy.verify.parity import psnr_db
+from coronet_deploy.verify.runtimes import open_session, to_stored
+from coronet_deploy.vocabulary import Architecture, DType, Kind, Runtime, TensorContract
+from lowering import smooth_picture
+from support import Cli
+
+HEIGHT, WIDTH = 32, 48
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Run torch on one thread: on pictures this small, waiting for others is most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _subject(network: nn.Module) -> Subject:
+    source = Source(sha256="0" * 64, kind=Kind.MODULE, module="tests:network")
+    return Subject("network", source, network.eval())
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    return read_pictures(bundled_pictures()[:3], HEIGHT, WIDTH)
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    torch.manual_seed(2)
+    return build_generator(full_plan(Architecture.RESNET_6, width=4)).eval()
+
+
+def _draw(
+    built: Built, runtime: Runtime, pictures: Pictures, folder: Path
+) -> tuple[list[Array], TensorContract, TensorContract]:
+    path = folder / f"artifact{runtime.suffix}"
+    path.write_bytes(built.data)
+    with open_session(path, runtime, threads=1) as session:
+        return [session.run(x) for x in pictures.values], session.input, session.output
+
+
+def _worst_db(references: tuple[Array, ...], outputs: list[Array]) -> float:
+    return min(psnr_db(r, o) for r, o in zip(references, outputs, strict=True))
+
+
+# The bundled generator at its own size: what a user gets.
+@pytest.mark.parametrize(
+    ("runtime", "dtype", "least_db"),
+    [
+        (Runtime.TFLITE, DType.INT8, 48),
+        (Runtime.ONNX, DType.INT8, 48),
+        (Runtime.TFLITE, DType.INT8_FULL, 45),
+        (Runtime.ONNX, DType.INT8_FULL, 45),
+        (Runtime.TFLITE, DType.FP16, 80),
+        (Runtime.ONNX, DType.FP16, 80),
+    ],
+)
+def test_the_bundled_generator_keeps_its_picture(
+    bundled: tuple[Subject, Graph, Pictures, Pictures, tuple[Array, ...]],
+    runtime: Runtime,
+    dtype: DType,
+    least_db: float,
+    tmp_path: Path,
+) -> None:
+    subject, graph, pictures, calibration, references = bundled
+    built = build(graph, runtime, dtype, subject, calibration)
+    outputs, _, _ = _draw(built, runtime, pictures, tmp_path)
+    assert _worst_db(references, outputs) >= least_db
+    if dtype is DType.INT8:
+        with open_session(tmp_path / f"artifact{runtime.suffix}", runtime, threads=1) as session:
+            assert session.partitions.fully_accelerated
+    if dtype is not DType.FP16:
+        float_file = len(emit_onnx(lower(graph, Runtime.ONNX)[0], DType.FP32, {}))
+        assert len(built.data) <= 0.30 * float_file
+
+
+@pytest.fixture(scope="module")
+def bundled() -> tuple[Subject, Graph, Pictures, Pictures, tuple[Array, ...]]:
+    subject = subject_of(load_checkpoint(bundled_checkpoint()))
+    pictures = read_pictures(bundled_pictures(), 256, 256)
+    calibration = read_pictures(bundled_calibration(), 256, 256)
+    graph = capture(subject.generator, 256, 256)
+    return subject, graph, pictures, calibration, translate(subject.generator, pictures)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "dtype", "least_db"),
+    [
+        (Runtime.TFLITE, DType.INT8_FULL, 32),
+        (Runtime.ONNX, DType.INT8_FULL, 32),
+        (Runtime.TFLITE, DType.INT16X8, 42),
+        (Runtime.ONNX, DType.A16W8, 42),
+        (Runtime.TFLITE, DType.INT8_DYNAMIC, 36),
+        (Runtime.TFLITE, DType.INT8_WEIGHTS, 42),
+    ],
+)
+def test_a_resnet_in_every_scheme(
+    resnet: nn.Module,
+    pictures: Pictures,
+    runtime: Runtime,
+    dtype: DType,
+    least_db: float,
+    tmp_path: Path,
+) -> None:
+    graph, subject = capture(resnet, HEIGHT, WIDTH), _subject(resnet)
+    built = build(graph, runtime, dtype, subject, pictures)
+    assert built.data == build(graph, runtime, dtype, subject, pictures).data
+    outputs, given, made = _draw(built, runtime, pictures, tmp_path)
+    assert _worst_db(translate(resnet, pictures), outputs) >= least_db
+    integer = dtype is DType.INT8_FULL
+    kind = "int8" if runtime is Runtime.TFLITE else "uint8"
+    assert (given.dtype, made.dtype) == ((kind, kind) if integer else ("float32", "float32"))
+    # The manifest says of the tensors what the runtime does.
+    for contract, told in ((given, built.embedded.input), (made, built.embedded.output)):
+        assert told.dtype == contract.dtype
+        assert told.zero_point == contract.zero_point
+        assert told.scale == pytest.approx(contract.scale) if integer else told.scale is None
+
+
+@pytest.mark.parametrize("dtype", [DType.INT8_FULL, DType.INT16X8])
+def test_no_float_is_left_in_an_integer_tflite_file(
+    resnet: nn.Module, pictures: Pictures, dtype: DType
+) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    leaky = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 1, 1), nn.LeakyReLU(0.2), nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Tanh()
+    )
+    for network in (resnet, leaky):
+        built = build(
+            capture(network.eval(), HEIGHT, WIDTH),
+            Runtime.TFLITE,
+            dtype,
+            _subject(network),
+            pictures,
+        )
+        interpreter = Interpreter(model_content=built.data)
+        floats = {t["name"] for t in interpreter.get_tensor_details() if t["dtype"] == np.float32}
+        allowed = set() if dtype is DType.INT8_FULL else {"input", "output"}
+        assert floats == allowed
+
+
+def test_every_operator_of_an_integer_onnx_file_stands_between_pairs(
+    resnet: nn.Module, pictures: Pictures
+) -> None:
+    import onnx
+
+    built = build(
+        capture(resnet, HEIGHT, WIDTH), Runtime.ONNX, DType.INT8_FULL, _subject(resnet), pictures
+    )
+    graph = onnx.load_from_string(built.data).graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear", "Relu"}:
+            continue
+        read = {makers.get(name, "constant") for name in node.input}
+        # An integer initializer may say a shape; a float one may not stand there.
+        assert read <= {"DequantizeLinear", "constant"}, node.name
+    floats = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    assert all(name.endswith("/scale") for name in floats)
+    assert not any(node.op_type == "ConvTranspose" for node in graph.node)
+
+
+def test_pixels_go_in_as_they_are() -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    real = (pixels.astype(np.float32) / np.float32(127.5) - 1).astype(np.float32)
+    contract = TensorContract(
+        "input", "NHWC", pixels.shape, "int8", scale=float(PIXELS_8.scale), zero_point=0
+    )
+    assert np.array_equal(to_stored(real, contract), pixels.astype(int) - 128)
+    unsigned = replace(contract, dtype="uint8", zero_point=128)
+    assert np.array_equal(to_stored(real, unsigned), pixels)
+
+
+def test_channels_of_unlike_size_are_made_alike_exactly() -> None:
+    torch.manual_seed(4)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 1, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(8, 6, 3, 1, 1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(6, 3, 4, 2, 1),
+        nn.Tanh(),
+    ).eval()
+    with torch.no_grad():
+        for layer in (network[0], network[2]):
+            assert isinstance(layer, nn.Conv2d)
+            assert layer.bias is not None
+            factor = torch.exp(2 * torch.randn(layer.out_channels))
+            layer.weight.mul_(factor[:, None, None, None])
+            layer.bias.mul_(factor)
+    picture = smooth_picture(HEIGHT, WIDTH)
+    pictures = Pictures(("a",), (picture,))
+    graph, _ = run_passes(capture(network, HEIGHT, WIDTH), (FoldBatchNorm(),))
+    even = equalize_channels(graph, pictures)
+    before, after = (interpret(g, picture, np.float64) for g in (graph, even))
+    assert np.abs(before - after).max() < 1e-5
+    # And the last convolution's value, which a tanh reads, is left as it was.
+    assert np.array_equal(
+        even.constants[even.nodes[-2].inputs[2]], graph.constants[graph.nodes[-2].inputs[2]]
+    )
+
+
+class _Skip(nn.Module):
+    """Puts the picture beside its features: a value of fixed format joins others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, 1, 1)
+        self.last = nn.Conv2d(7, 3, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.last(torch.cat([x, 5 * self.first(x)], 1)))
+
+
+class _Constant(nn.Module):
+    """Has channels that never change, before a norm and elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dead = nn.Conv2d(3, 1, 3, 1, 1)
+        self.norm = nn.InstanceNorm2d(1)
+        self.last = nn.Conv2d(1, 3, 1)
+        nn.init.zeros_(self.dead.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.last(self.norm(self.dead(x))))
+
+
+@pytest.mark.parametrize("make", [_Skip, _Constant])
+@pytest.mark.parametrize(
+    ("runtime", "dtype"),
+    [
+        (Runtime.TFLITE, DType.INT8_FULL),
+        (Runtime.ONNX, DType.INT8_FULL),
+        (Runtime.TFLITE, DType.INT16X8),
+    ],
+)
+def test_networks_that_no_generator_is(
+    make: type[nn.Module], runtime: Runtime, dtype: DType, pictures: Pictures, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    network = make().eval()
+    built = build(capture(network, HEIGHT, WIDTH), runtime, dtype, _subject(network), pictures)
+    outputs, _, _ = _draw(built, runtime, pictures, tmp_path)
+    assert _worst_db(translate(network, pictures), outputs) >= 34
+
+
+def test_a_bias_beyond_32_bits_widens_its_channel(pictures: Pictures, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Tanh()).eval()
+    first = network[0]
+    assert isinstance(first, nn.Conv2d)
+    assert first.bias is not None
+    with torch.no_grad():
+        first.weight[0] = 1e-9
+        first.bias[0] = 0.5
+    graph = capture(network, HEIGHT, WIDTH)
+    for runtime in Runtime:
+        built = build(graph, runtime, DType.INT8_FULL, _subject(network), pictures)
+        outputs, _, _ = _draw(built, runtime, pictures, tmp_path)
+        assert _worst_db(translate(network, pictures), outputs) >= 34
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_calibration_that_is_not_finite_names_the_picture(bad: float, resnet: nn.Module) -> None:
+    picture = smooth_picture(HEIGHT, WIDTH)
+    picture[0, 3, 4, 1] = bad
+    pictures = Pictures(("good.png", "bad.png"), (smooth_picture(HEIGHT, WIDTH), picture))
+    graph = capture(resnet, HEIGHT, WIDTH)
+    with pytest.raises(ConversionFailed, match=r"bad\.png.*not finite"):
+        plan_integer(graph, Runtime.TFLITE, pictures, 8)
+    with pytest.raises(ConversionFailed, match=r"bad\.png.*not finite"):
+        build(graph, Runtime.ONNX, DType.INT8, _subject(resnet), pictures)
+
+
+def test_formats_hold_zero_and_never_vanish() -> None:
+    assert Format.of(Range(0.0, 1e-30), 8).scale > 0
+    assert Format.of(Range(-1e-30, 0.0), 16).scale > 0
+    stored = Format.of(Range(-2.0, 6.0), 8)
+    values = np.array([0, -2, 6, 100, -100], np.float32)
+    steps = stored.store(values).astype(int)
+    assert (steps[0] - stored.zero_point) * stored.scale == 0
+    assert list(steps[3:]) == [127, -128]
+    assert Format.of(Range(-2.0, 6.0), 16).zero_point == 0
+
+
+def test_what_a_runtime_lacks_is_refused_with_its_reason(
+    resnet: nn.Module, pictures: Pictures
+) -> None:
+    refused = [(r, d) for r in Runtime for d in DType if refusal(r, d)]
+    assert len(refused) == 4
+    graph = capture(resnet, HEIGHT, WIDTH)
+    for runtime, dtype in refused:
+        with pytest.raises(BadInput, match=str(dtype.value)):
+            build(graph, runtime, dtype, _subject(resnet), pictures)
+
+
+def test_the_command_writes_what_a_scheme_has_and_refuses_the_rest(
+    cli: Cli, tmp_path: Path
+) -> None:
+    done = cli("export", "--dtype", "int8-full", "--size", "256x256", "--runtime", "tflite",
+               "--output", tmp_path, "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (artifact,) = json.loads(done.stdout)["artifacts"]
+    assert artifact["psnr_db"] >= 45
+    told = json.loads(Path(f"{artifact['path']}.json").read_text())
+    assert told["input"]["dtype"] == "int8"
+    assert told["quantization"]["int8_macs_share"] == 1
+    done = cli("verify", artifact["path"])
+    assert done.returncode == 0, done.stderr
+    for flags in (("onnx", "int8-dynamic"), ("onnx", "int16x8"), ("tflite", "a16w8")):
+        done = cli("export", "--runtime", flags[0], "--dtype", flags[1], "--output", tmp_path)
+        assert done.returncode == 2
+        assert flags[1] in done.stderr
+        assert done.stderr.count("\n") == 1
