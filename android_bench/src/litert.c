@@ -25,6 +25,7 @@ typedef struct {
 } TensorType;
 
 enum { ACCELERATOR_CPU = 1, ACCELERATOR_GPU = 2, LOCK_READ = 0, LOCK_WRITE = 1 };
+enum { STATUS_COMPILATION = 504 }; /* kLiteRtStatusErrorCompilation: the graph was not taken */
 
 static Handle model, compiled, buffers[2];
 static size_t bytes_of[2];
@@ -116,7 +117,7 @@ static void add_options(void *library, Handle options, const char *name, const c
         "setting options");
 }
 
-/* Tell whether the chosen accelerator runs every operator. LiteRT falls back to the CPU unasked. */
+/* Tell whether the chosen accelerator runs every operator. */
 static int took_everything(void *library, int accelerator) {
   unsigned char all = 0, elsewhere = 1;
   check(
@@ -129,11 +130,58 @@ static int took_everything(void *library, int accelerator) {
   return all && elsewhere;
 }
 
+static Handle make_options(void *library, int accelerators, const Arguments *a) {
+  Handle options = NULL;
+  char threads[64];
+  snprintf(threads, sizeof threads, "num_threads = %d\n", a->threads);
+  check(GET(library, LiteRtCreateOptions, Handle *)(&options), STATUS_RUNTIME, "making options");
+  check(GET(library, LiteRtSetOptionsHardwareAccelerators, Handle, int)(options, accelerators),
+        STATUS_RUNTIME, "choosing the back end");
+  if (accelerators == ACCELERATOR_CPU) {
+    add_options(library, options, "xnnpack", threads, a);
+  } else {
+    add_options(library, options, "gpu_options", "", a);
+  }
+  return options;
+}
+
+/* Tell whether LiteRT found an accelerator of this kind. */
+static int has_accelerator(void *library, Handle environment, int kind) {
+  size_t count = 0;
+  if (optional_symbol(library, "LiteRtGetNumAccelerators") == NULL ||
+      GET(library, LiteRtGetNumAccelerators, Handle, size_t *)(environment, &count))
+    return 0;
+  for (size_t i = 0; i < count; ++i) {
+    Handle found = NULL;
+    int supported = 0;
+    if (GET(library, LiteRtGetAccelerator, Handle, size_t, Handle *)(environment, i, &found) == 0 &&
+        GET(library, LiteRtGetAcceleratorHardwareSupport, Handle, int *)(found, &supported) == 0 &&
+        supported & kind)
+      return 1;
+  }
+  return 0;
+}
+
+/* A GPU that alone does not run the whole graph is compiled for with the CPU beside it, and said
+   not to run all. */
+static int compile_model(void *library, Handle environment, int accelerator, const Arguments *a) {
+  Result (*make)(Handle, Handle, Handle, Handle *) =
+      GET(library, LiteRtCreateCompiledModel, Handle, Handle, Handle, Handle *);
+  Result result = make(environment, model, make_options(library, accelerator, a), &compiled);
+  int shared = result == STATUS_COMPILATION && accelerator != ACCELERATOR_CPU &&
+               has_accelerator(library, environment, accelerator);
+  if (shared)
+    result = make(environment, model, make_options(library, accelerator | ACCELERATOR_CPU, a),
+                  &compiled);
+  check(result, accelerator == ACCELERATOR_CPU ? STATUS_RUNTIME : STATUS_DELEGATE,
+        "compiling the model");
+  return !shared && took_everything(library, accelerator);
+}
+
 void open_litert(const Arguments *a, void *library, Session *session) {
-  Handle environment = NULL, options = NULL, subgraph = NULL, wanted = NULL;
+  Handle environment = NULL, subgraph = NULL, wanted = NULL;
   TensorType types[2] = {{0}};
   size_t count[2] = {0, 0}, operators = 0;
-  char threads[64];
   int accelerator = ACCELERATOR_CPU;
   if (!strcmp(a->backend, "gpu")) {
     accelerator = ACCELERATOR_GPU;
@@ -165,19 +213,7 @@ void open_litert(const Arguments *a, void *library, Session *session) {
   describe(library, subgraph, "LiteRtGetSubgraphInput", &session->input, types);
   describe(library, subgraph, "LiteRtGetSubgraphOutput", &session->output, types + 1);
 
-  check(GET(library, LiteRtCreateOptions, Handle *)(&options), STATUS_RUNTIME, "making options");
-  check(GET(library, LiteRtSetOptionsHardwareAccelerators, Handle, int)(options, accelerator),
-        STATUS_RUNTIME, "choosing the back end");
-  snprintf(threads, sizeof threads, "num_threads = %d\n", a->threads);
-  if (accelerator == ACCELERATOR_CPU) {
-    add_options(library, options, "xnnpack", threads, a);
-  } else {
-    add_options(library, options, "gpu_options", "", a);
-  }
-  check(GET(library, LiteRtCreateCompiledModel, Handle, Handle, Handle, Handle *)(
-            environment, model, options, &compiled),
-        accelerator == ACCELERATOR_CPU ? STATUS_RUNTIME : STATUS_DELEGATE, "compiling the model");
-  session->fully_accelerated = took_everything(library, accelerator);
+  session->fully_accelerated = compile_model(library, environment, accelerator, a);
   session->nodes = (long)operators;
   session->nodes_taken = session->fully_accelerated ? (long)operators : -1;
 

@@ -65,33 +65,74 @@ def with_delegate(native: Path, *options: str) -> list[object]:
     return words
 
 
-@pytest.mark.skipif(
-    not os.environ.get("CI") and not DRIVER.exists(), reason="needs Chromium's Vulkan driver"
-)
-def test_the_gpu_draws_the_cpus_picture_and_a_sample_waits_for_it(
-    runner: Path, tiny: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
+    """Return the arguments that choose a GPU that this process's children can use."""
+    if not os.environ.get("CI") and not DRIVER.exists():
+        pytest.skip("needs Chromium's Vulkan driver")
     monkeypatch.setenv("VK_ICD_FILENAMES", str(DRIVER))
     monkeypatch.setenv("VK_DRIVER_FILES", str(DRIVER))
     monkeypatch.setenv("LD_LIBRARY_PATH", str(DRIVER.parent))  # Vulkan's loader is beside it
+    accelerator = host_library(Runtime.TFLITE).with_name("libLiteRtWebGpuAccelerator.so")
+    precise = ("--backend-option", "precision=2")
+    return ("--backend", "gpu", "--backend-library", accelerator, *precise)
+
+
+def test_the_gpu_draws_the_cpus_picture_and_a_sample_waits_for_it(
+    gpu: tuple[object, ...], runner: Path, tiny: Path, picture: Path, tmp_path: Path
+) -> None:
     common = ("--input", picture, "--runs", 3, "--warmup-runs", 1, "--output")
     artifact = tiny / "tiny.tflite"
-    accelerator = host_library(Runtime.TFLITE).with_name("libLiteRtWebGpuAccelerator.so")
-    backend = ("--backend", "gpu", "--backend-library", accelerator)
-    gpu = run_runner(
-        host_command(
-            runner, artifact, *common, tmp_path / "gpu", *backend, "--backend-option", "precision=2"
-        ),
-        120,
-    )
-    cpu = run_runner(host_command(runner, artifact, *common, tmp_path / "cpu"), 60)
+    on_gpu = run_runner(host_command(runner, artifact, *common, tmp_path / "gpu", *gpu), 120)
+    on_cpu = run_runner(host_command(runner, artifact, *common, tmp_path / "cpu"), 60)
     drawn, expected = (np.fromfile(tmp_path / name, np.float32) for name in ("gpu", "cpu"))
     np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-5)
     assert np.ptp(expected) > 0.1
-    assert (gpu.details["transfers"], cpu.details["transfers"]) == (True, False)
-    assert gpu.details["fully_accelerated"] is True
-    assert gpu.nodes_taken == gpu.nodes
-    assert len(gpu.samples_ms) == 3
+    assert (on_gpu.details["transfers"], on_cpu.details["transfers"]) == (True, False)
+    assert on_gpu.details["fully_accelerated"] is True
+    assert on_gpu.nodes_taken == on_gpu.nodes
+    assert len(on_gpu.samples_ms) == 3
+
+
+def test_a_graph_that_the_gpu_does_not_run_whole_is_said_to_be_split(
+    gpu: tuple[object, ...], runner: Path, picture: Path, tmp_path: Path
+) -> None:
+    artifact = tmp_path / "odd.tflite"
+    artifact.write_bytes(chain("TANH", "LOG_SOFTMAX", "TANH"))  # the middle one is the CPU's
+    more = ("--input", picture, "--runs", 1, "--output", tmp_path / "output")
+    told = run_runner(host_command(runner, artifact, *more, *gpu), 120)
+    assert told.details["fully_accelerated"] is False
+    assert told.nodes_taken is None
+    given = np.tanh(np.fromfile(picture, np.float32).reshape(SHAPE))
+    expected = np.tanh(given - np.log(np.exp(given).sum(-1, keepdims=True)))
+    drawn = np.fromfile(tmp_path / "output", np.float32).reshape(SHAPE)
+    np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-4)
+
+
+def chain(*operators: str) -> bytes:
+    """Return a TFLite file of these operators of one input, one after the other."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    model.version, model.subgraphs, model.buffers = 3, [graph], [schema.BufferT()]
+    model.operatorCodes, graph.operators, graph.tensors = [], [], []
+    for number in range(len(operators) + 1):
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.buffer = f"t{number}".encode(), list(SHAPE), 0
+        tensor.type = schema.TensorType.FLOAT32
+        graph.tensors.append(tensor)
+    for number, name in enumerate(operators):
+        code, operator = schema.OperatorCodeT(), schema.OperatorT()
+        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
+        code.version = 1
+        operator.opcodeIndex, operator.inputs, operator.outputs = number, [number], [number + 1]
+        model.operatorCodes.append(code)
+        graph.operators.append(operator)
+    graph.inputs, graph.outputs = [0], [len(operators)]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def test_without_a_gpu_the_back_end_is_refused(
