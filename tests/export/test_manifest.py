@@ -84,6 +84,20 @@ def test_what_is_written_is_read_back(artifact: Path) -> None:
     assert values["macs"] == {"real": 7, "published": 9}
 
 
+def test_a_manifest_of_the_first_version_is_still_read(artifact: Path) -> None:
+    path = manifest_path(artifact)
+    values = json.loads(path.read_text())
+    for end in ("input", "output"):
+        del values[end]["mean"], values[end]["std"]
+    del values["converter"]
+    path.write_text(json.dumps(values | {"schema_version": 1}))
+    manifest = checked_manifest(artifact)
+    assert manifest.schema_version == 1
+    assert manifest.size == (128, 256)
+    assert (manifest.direction, manifest.converter) == (None, "coronet-deploy")
+    assert manifest.input.value_range == (-1.0, 1.0)
+
+
 def test_the_same_manifest_is_the_same_bytes(artifact: Path) -> None:
     before = manifest_path(artifact).read_bytes()
     write_manifest(artifact, _manifest(artifact))

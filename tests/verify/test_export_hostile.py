@@ -1,0 +1,120 @@
+"""What goes wrong around an export: full disks, interruptions, degenerate networks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from coronet_deploy.errors import BadInput, CoronetError, EnvironmentProblem
+from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.manifest import Source
+from coronet_deploy.export.subject import Subject
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.verify.release import Order, release
+from coronet_deploy.vocabulary import Architecture, DType, Kind
+from lowering import smooth_picture, trained
+from support import COMMAND, Cli, fill
+
+_SOURCE = Source(sha256="0" * 64, kind=Kind.DENSE)
+
+
+def _order(folder: Path, width: int = 4, dtypes: tuple[DType, ...] = (DType.FP32,)) -> Order:
+    torch.manual_seed(0)
+    plan = full_plan(Architecture.RESNET_6, width=width)
+    subject = Subject("small", _SOURCE, trained(build_generator(plan)), 3, plan)
+    given = Pictures(("a",), (smooth_picture(32, 32),))
+    return Order(subject, folder, given, given, dtypes=dtypes)
+
+
+def test_a_disk_that_fills_up_keeps_what_was_there_and_adds_nothing(disk: Path) -> None:
+    out = disk / "out"
+    release(_order(out, width=2))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    blocker = fill(disk)
+    with pytest.raises(EnvironmentProblem, match="cannot write") as caught:
+        release(_order(out, width=3))
+    assert str(out) in str(caught.value)
+    assert ".export-" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    blocker.unlink()
+    release(_order(out, width=3))
+    assert {path.name for path in out.iterdir()} == set(before)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_export_leaves_nothing_behind(
+    checkpoint: Path, tmp_path: Path, end: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    line = [str(COMMAND), "export", str(checkpoint), "--size", "256x256", "--dtype", "int8"]
+    line += ["--output", str(out)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stderr is not None
+        deadline = time.monotonic() + 240
+        for text in process.stderr:
+            if "sensitivity" in text or "building" in text or time.monotonic() > deadline:
+                break
+        process.send_signal(end)
+        told = process.stderr.read()
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "coronet-deploy: interrupted"
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("dtype", [DType.FP32, DType.FP16])
+def test_one_channel_everywhere_is_exported_like_any_other(dtype: DType, tmp_path: Path) -> None:
+    assert len(release(_order(tmp_path, width=1, dtypes=(dtype,)))) == 2
+
+
+def test_activations_that_are_constant_pass_through_a_norm(tmp_path: Path) -> None:
+    order = _order(tmp_path)
+    with torch.no_grad():
+        order.subject.generator.get_parameter("enter.weight").zero_()
+    # torch's norm of a constant is not 0 but the rounding of its mean, made 300 times as large.
+    assert len(release(replace(order, bounds_db={DType.FP32: 45.0}))) == 2
+
+
+def test_a_picture_of_nan_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    order = _order(tmp_path / "out")
+    order.pictures.values[0][0, 3, 3] = float("nan")
+    with pytest.raises(BadInput, match="not finite"):
+        release(order)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_size_that_does_not_fit_is_refused_before_the_first_is_made(
+    cli: Cli, checkpoint: Path, tmp_path: Path
+) -> None:
+    sizes = ("--size", "32x32", "--size", "64x64,30x64")
+    done = cli("export", checkpoint, *sizes, "--output", tmp_path / "out")
+    assert done.returncode == 2
+    assert "30x64" in done.stderr
+    assert "multiples of 4" in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = cli("export", checkpoint, "--size", "99999x64")
+    assert done.returncode == 2
+    assert "at most 4096" in done.stderr
+
+
+def test_what_another_converter_cannot_write_is_refused(cli: Cli, checkpoint: Path) -> None:
+    done = cli("export", checkpoint, "--converter", "litert-torch", "--dtype", "int8")
+    assert done.returncode == 2
+    assert "FP32 TFLite files only" in done.stderr
+
+
+def test_weights_that_half_cannot_hold_fail_the_half_artifact_alone(tmp_path: Path) -> None:
+    order = _order(tmp_path, dtypes=(DType.FP32, DType.FP16))
+    with torch.no_grad():
+        order.subject.generator.get_parameter("tail.weight")[0, 0, 0, 0] = 1e5
+    made = []
+    with pytest.raises(CoronetError, match="float16"):
+        release(order, finished=lambda artifact: made.append(artifact.dtype))
+    assert made == [DType.FP32, DType.FP32]
