@@ -164,9 +164,13 @@ def test_int8_weights_are_a_quarter(plan: Int8Plan) -> None:
     assert set(plan.summary.int8_layers) | set(plan.summary.float_layers) == set(weights)
     emit = emit_onnx if runtime is Runtime.ONNX else emit_tflite
     saved = len(emit(plan.graph, DType.FP32, {})) - len(write_int8(plan, runtime, {}))
-    moved = sum(weights[name] for name in plan.chosen)
+    # Layers that compute in float have their weights in int8 all the same, if these are many.
+    assert not plan.packed & plan.chosen
+    stored = plan.chosen | plan.packed
+    moved = sum(weights[name] for name in stored)
+    assert moved >= 0.95 * sum(weights.values())
     # Scales, zero points and new nodes take a part of it back in a network this small.
-    assert 3 * moved - 1500 * len(plan.chosen) < saved <= 3 * moved
+    assert 3 * moved - 1500 * len(stored) < saved <= 3 * moved
 
 
 def test_the_onnx_file_has_one_pair_around_each_layer(resnet: Graph, pictures: Pictures) -> None:

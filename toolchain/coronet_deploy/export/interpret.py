@@ -6,7 +6,8 @@ the same picture in float64 up to the rounding of its float32 constants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,25 +45,64 @@ def interpret_values(
     `alter(name, value)`, if given, returns what stands for each value made: a simulation of
     number types that torch does not compute in.
     """
-    if x.shape != graph.input_shape:
-        raise ValueError(f"interpret: picture {x.shape}, the graph takes {graph.input_shape}")
-    values = {INPUT: torch.from_numpy(x.astype(dtype))}
-    kept, readers = set(wanted), graph.readers.copy()
-    with torch.inference_mode():
-        for node in graph.nodes:
+    walk = Walk(graph, x, wanted, dtype)
+    walk.finish(alter)
+    return {name: walk.values[name].numpy() for name in set(wanted)}
+
+
+class Walk:
+    """A way through a graph on one picture, node by node; `fork` goes on from a place twice."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        x: npt.NDArray[Any],
+        wanted: Iterable[str],
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        if x.shape != graph.input_shape:
+            raise ValueError(f"interpret: picture {x.shape}, the graph takes {graph.input_shape}")
+        self.graph, self.place = graph, 0
+        self.values = {INPUT: torch.from_numpy(x.astype(dtype))}
+        self._kept, self._dtype = frozenset(wanted), dtype
+        self.unread = graph.readers.copy()
+
+    def fork(self) -> Walk:
+        """Return a walk that stands here too; values are shared, and none is written to."""
+        other = copy.copy(self)
+        other.values, other.unread = dict(self.values), self.unread.copy()
+        return other
+
+    def compute(self, operands: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return what the next node makes; `operands` stand in for what it reads, by name."""
+        node, given = self.graph.nodes[self.place], operands or {}
+        with torch.inference_mode():
             arguments = [
-                values[name]
-                if name in values
-                else torch.from_numpy(graph.constants[name].astype(dtype))
+                given[name]
+                if name in given
+                else self.values[name]
+                if name in self.values
+                else torch.from_numpy(self.graph.constants[name].astype(self._dtype))
                 for name in node.inputs
             ]
-            value = _run(node.op, arguments)
-            values[node.output] = alter(node.output, value) if alter else value
-            for name in node.inputs:
-                readers[name] -= 1
-                if not readers[name] and name not in kept:
-                    values.pop(name, None)
-    return {name: values[name].numpy() for name in kept}
+            return _run(node.op, arguments)
+
+    def step(self, value: Tensor) -> None:
+        """Take `value` for the next node's, and go behind it."""
+        node = self.graph.nodes[self.place]
+        self.values[node.output] = value
+        self.place += 1
+        for name in node.inputs:
+            self.unread[name] -= 1
+            if not self.unread[name] and name not in self._kept:
+                self.values.pop(name, None)
+
+    def finish(self, alter: Callable[[str, Tensor], Tensor] | None = None) -> None:
+        """Go to the end; `alter` as for `interpret_values`."""
+        with torch.inference_mode():
+            for node in self.graph.nodes[self.place :]:
+                value = self.compute()
+                self.step(alter(node.output, value) if alter else value)
 
 
 def _nchw(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ eight bits spoil first; so do the convolutions that a sensitivity search leaves 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export.calibrate import Pictures, with_flips
@@ -18,9 +18,16 @@ from coronet_deploy.export.equalize import equalize
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.manifest import Quantization
 from coronet_deploy.export.native import captured_stderr
+from coronet_deploy.export.operators import Conv2d
 from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.ranges import Range, measure
-from coronet_deploy.export.sensitivity import Layer, float_macs, int8_layers, search
+from coronet_deploy.export.sensitivity import (
+    Layer,
+    float_macs,
+    int8_layers,
+    round_weight,
+    search,
+)
 from coronet_deploy.vocabulary import DType, Runtime
 
 RESNET_BUDGET_DB = 38.0
@@ -31,13 +38,21 @@ A U-Net loses less: its norms are folded into its convolutions, and its skips ca
 """
 
 
+_HEAVY = 0.01  # of all weights
+
+
 @dataclass(frozen=True)
 class Int8Plan:
-    """A lowered float graph, the names of its layers that compute in int8, and their ranges."""
+    """A lowered float graph, the names of its layers that compute in int8, and their ranges.
+
+    `packed` are layers that compute in float with weights stored in int8: what spoils a layer is
+    its activations in eight bits, not its weights, and the file stays a quarter.
+    """
 
     graph: Graph
     passes: tuple[PassReport, ...]
     chosen: frozenset[str]
+    packed: frozenset[str]
     ranges: Mapping[str, Range]
     summary: Quantization
 
@@ -69,7 +84,26 @@ def plan_int8(
             hint="take fp16, or calibrate on pictures that are more like those of the task",
         )
     summary = _summary(layers, chosen, pictures, float_macs(lowered))
-    return Int8Plan(lowered, reports, chosen, ranges, summary)
+    packed = _heavy(lowered, {layer.name for layer in layers} - chosen)
+    return Int8Plan(_rounded(lowered, packed), reports, chosen, packed, ranges, summary)
+
+
+def _rounded(graph: Graph, packed: frozenset[str]) -> Graph:
+    """Return `graph` with the weights of the layers `packed` as int8 has them."""
+    weights = {node.inputs[1] for node in graph.nodes if node.output in packed}
+    rounded = {name: round_weight(graph.constants[name]) for name in weights}
+    return replace(graph, constants={**graph.constants, **rounded})
+
+
+def _heavy(graph: Graph, left: set[str]) -> frozenset[str]:
+    """Return those of `left`, which compute in float, whose weights the file would show."""
+    sizes = {
+        node.output: graph.constants[node.inputs[1]].size
+        for node in graph.nodes
+        if isinstance(node.op, Conv2d)
+    }
+    least = _HEAVY * sum(sizes.values())
+    return frozenset(name for name in left if sizes[name] >= least)
 
 
 def write_int8(plan: Int8Plan, runtime: Runtime, metadata: Mapping[str, str]) -> bytes:
@@ -79,7 +113,7 @@ def write_int8(plan: Int8Plan, runtime: Runtime, metadata: Mapping[str, str]) ->
         from coronet_deploy.export.quantize_onnx import insert_qdq
 
         data = emit_onnx(plan.graph, DType.FP32, metadata)
-        return insert_qdq(data, plan.chosen, plan.ranges)
+        return insert_qdq(data, plan.chosen, plan.ranges, plan.packed)
     from coronet_deploy.export.tflite import emit_tflite
 
     return _quantize_tflite(emit_tflite(plan.graph, DType.FP32, metadata), plan)
@@ -104,6 +138,12 @@ def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
             operation_name=qtyping.TFLOperationName.CONV_2D,
             activation_num_bits=8,
             weight_num_bits=8,
+        )
+    for name in sorted(plan.packed):
+        work.add_weight_only_config(
+            regex=f"^{re.escape(name)};$",
+            operation_name=qtyping.TFLOperationName.CONV_2D,
+            num_bits=8,
         )
     measured = {
         value: {

@@ -15,16 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from coronet_deploy.errors import ConversionFailed, missing_package
+from coronet_deploy.export.graph import FloatArray
 from coronet_deploy.export.ranges import QMAX, QMIN, Range
 from coronet_deploy.export.sensitivity import weight_scales
 
 _WEIGHT, _BIAS = 1, 2  # which inputs of a Conv
 
 
-def insert_qdq(data: bytes, chosen: Collection[str], ranges: Mapping[str, Range]) -> bytes:
+def insert_qdq(
+    data: bytes,
+    chosen: Collection[str],
+    ranges: Mapping[str, Range],
+    packed: Collection[str] = (),
+) -> bytes:
     """Return the ONNX file `data` with the convolutions `chosen`, by value name, in int8.
 
-    `ranges` gives the real values of what goes into each of them and of what it makes.
+    `ranges` gives the real values of what goes into each of them and of what it makes. Those in
+    `packed` compute in float with weights stored in int8.
 
     Raises:
         ConversionFailed: one of `chosen` is no convolution of this file.
@@ -36,7 +43,7 @@ def insert_qdq(data: bytes, chosen: Collection[str], ranges: Mapping[str, Range]
     except ImportError as error:
         raise missing_package("onnx", "export") from error
     model = onnx.load_from_string(data)
-    _Rewriter(onnx, model.graph, ranges).run(sorted(chosen))
+    _Rewriter(onnx, model.graph, ranges).run(sorted(chosen), sorted(packed))
     result: bytes = model.SerializeToString(deterministic=True)
     return result
 
@@ -57,22 +64,18 @@ class _Rewriter:
         self._after: dict[str, list[Any]] = {}
         self._restored: dict[str, str] = {}  # a float value to its rounded twin
 
-    def run(self, chosen: Collection[str]) -> None:
-        """Put the layers `chosen` into int8."""
+    def run(self, chosen: Collection[str], packed: Collection[str]) -> None:
+        """Put the layers `chosen` into int8, and the weights of those in `packed`."""
         order = {id(node): place for place, node in enumerate(self._graph.node)}
-        layers = []
-        for name in chosen:
-            last = self._makers.get(name)
-            # A layer that ends in a ReLU goes by the ReLU's value.
-            conv = last
-            if last is not None and last.op_type == "Relu":
-                conv = self._makers.get(last.input[0])
-            if conv is None or conv.op_type != "Conv":
-                raise ConversionFailed(f"ONNX: {name} is no convolution of this graph")
-            layers.append((name, conv, last))
+        layers = [(name, *self._layer(name)) for name in chosen]
         # In graph order, so that a value is rounded before its first reader.
         for name, conv, last in sorted(layers, key=lambda layer: order[id(layer[1])]):
             self._quantize_layer(name, conv, last)
+        for name in packed:
+            conv, _ = self._layer(name)
+            before: list[Any] = []
+            conv.input[_WEIGHT], _ = self._weight(name, conv, before)
+            self._before[conv.output[0]] = before
         nodes = []
         for node in self._graph.node:
             key = node.output[0]
@@ -84,23 +87,35 @@ class _Rewriter:
         del self._graph.initializer[:]
         self._graph.initializer.extend(kept)
 
+    def _layer(self, name: str) -> tuple[Any, Any]:
+        """Return the Conv of a layer, and the node that makes the layer's value."""
+        last = self._makers.get(name)
+        # A layer that ends in a ReLU goes by the ReLU's value.
+        conv = last
+        if last is not None and last.op_type == "Relu":
+            conv = self._makers.get(last.input[0])
+        if conv is None or conv.op_type != "Conv":
+            raise ConversionFailed(f"ONNX: {name} is no convolution of this graph")
+        return conv, last
+
+    def _weight(self, name: str, conv: Any, before: list[Any]) -> tuple[str, FloatArray]:  # noqa: ANN401 - untyped
+        """Return a convolution's restored int8 weight, by name, and its scales."""
+        weight = self._onnx.numpy_helper.to_array(self._weights[conv.input[_WEIGHT]])
+        scales = weight_scales(weight.transpose(0, 2, 3, 1))
+        steps = np.rint(weight / scales[:, None, None, None])
+        stored = np.clip(steps, -QMAX, QMAX).astype(np.int8)
+        return self._dequantize(f"{name}/int8/weight", stored, scales, before), scales
+
     def _quantize_layer(self, name: str, conv: Any, last: Any) -> None:  # noqa: ANN401 - untyped
         source = conv.input[0]
         before: list[Any] = []
         if source not in self._restored:
             self._restored[source] = f"{source}/rounded"
             before += self._pair(source, self._restored[source], self._ranges[source])
-        to_numpy = self._onnx.numpy_helper.to_array
-        weight = to_numpy(self._weights[conv.input[_WEIGHT]])
-        scales = weight_scales(weight.transpose(0, 2, 3, 1))
-        steps = np.rint(weight / scales[:, None, None, None])
-        stored = np.clip(steps, -QMAX, QMAX).astype(np.int8)
-        inputs = [
-            self._restored[source],
-            self._dequantize(f"{name}/int8/weight", stored, scales, before),
-        ]
+        restored, scales = self._weight(name, conv, before)
+        inputs = [self._restored[source], restored]
         if len(conv.input) > _BIAS:
-            bias = to_numpy(self._weights[conv.input[_BIAS]])
+            bias = self._onnx.numpy_helper.to_array(self._weights[conv.input[_BIAS]])
             unit = scales * self._ranges[source].scale
             whole = np.clip(np.rint(bias / unit), -(2**31), 2**31 - 1).astype(np.int32)
             inputs.append(self._dequantize(f"{name}/int8/bias", whole, unit, before))

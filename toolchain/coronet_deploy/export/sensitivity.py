@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import OUTPUT, Edit, FloatArray, Graph, Node, rewrite
-from coronet_deploy.export.interpret import interpret, interpret_values
+from coronet_deploy.export.interpret import Walk, interpret, interpret_values
 from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, DepthwiseConv2d, Reshape
 from coronet_deploy.export.ranges import QMAX, QMIN, Range
 
@@ -85,16 +86,24 @@ def search(
     chosen = {layer.name for layer in layers}
     if trial.error(chosen) <= budget:
         return frozenset(chosen)
-    alone = {}
-    for place, layer in enumerate(layers, 1):
-        progress(f"int8 sensitivity of layer {place} of {len(layers)}")
-        alone[layer.name] = trial.error({layer.name}, pictures=1)
+    progress(f"int8 sensitivity of {len(layers)} layers")
+    alone = trial.alone()
     order = sorted(layers, key=lambda layer: alone[layer.name] / layer.macs)
-    while order and sum(alone[name] for name in chosen) > budget:
-        chosen.remove(order.pop().name)
-    while order and trial.error(chosen) > budget:
-        chosen.remove(order.pop().name)
-    return frozenset(chosen)
+    # As many as single errors allow, if they simply add up; they add up to less or more.
+    most = _most(len(order), lambda n: sum(alone[x.name] for x in order[:n]) <= budget)
+    kept = _most(most, lambda n: not n or trial.error({x.name for x in order[:n]}) <= budget)
+    return frozenset(layer.name for layer in order[:kept])
+
+
+def _most(total: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number up to `total` that fits, if all below it do; by halving."""
+    if fits(total):
+        return total
+    low, high = 0, total
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 class _Trial:
@@ -106,16 +115,37 @@ class _Trial:
         self._graph, self._pictures, self._ranges = graph, pictures, ranges
         self._references = [interpret(graph, picture) for picture in pictures]
 
-    def error(self, chosen: Collection[str], pictures: int | None = None) -> float:
+    def error(self, chosen: Collection[str]) -> float:
         """Return the mean square error of the worst picture."""
-        worst = 0.0
-        for picture, reference in list(zip(self._pictures, self._references, strict=True))[
-            :pictures
-        ]:
-            output = simulate(self._graph, chosen, self._ranges, picture)
-            difference = output.astype(np.float64) - reference
-            worst = max(worst, float(np.mean(np.square(difference))))
-        return worst
+        outputs = (simulate(self._graph, chosen, self._ranges, x) for x in self._pictures)
+        return max(map(_mean_square, outputs, self._references))
+
+    def alone(self) -> dict[str, float]:
+        """Return the mean square error of each layer alone in int8, on the first picture.
+
+        One walk through the graph forks at each layer, so that only what is behind it is
+        computed anew.
+        """
+        errors = {}
+        layers = {layer.name for layer in int8_layers(self._graph)}
+        walk = Walk(self._graph, self._pictures[0], [OUTPUT])
+        for node in self._graph.nodes:
+            if node.output in layers:
+                source, weight = node.inputs[:2]
+                rounded = {
+                    source: _round(walk.values[source], self._ranges[source]),
+                    weight: torch.from_numpy(round_weight(self._graph.constants[weight])),
+                }
+                fork = walk.fork()
+                fork.step(_round(fork.compute(rounded), self._ranges[node.output]))
+                fork.finish()
+                errors[node.output] = _mean_square(fork.values[OUTPUT].numpy(), self._references[0])
+            walk.step(walk.compute())
+        return errors
+
+
+def _mean_square(output: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
+    return float(np.mean(np.square(output.astype(np.float64) - reference)))
 
 
 def simulate(
@@ -132,7 +162,7 @@ def simulate(
         # A reshape to the same shape is a place where `alter` can round.
         taken = edit.emit(Reshape(edit.shapes[x]), x)
         rounded[taken] = ranges[source]
-        y = edit.emit(node.op, taken, edit.constant(_round_weight(edit.constants[weight])), *bias)
+        y = edit.emit(node.op, taken, edit.constant(round_weight(edit.constants[weight])), *bias)
         edit.scope = f"{node.output}/int8"
         given = edit.emit(Reshape(edit.shapes[y]), y)
         rounded[node.output if node.output != OUTPUT else given] = ranges[node.output]
@@ -148,7 +178,8 @@ def simulate(
     return output
 
 
-def _round_weight(weight: FloatArray) -> FloatArray:
+def round_weight(weight: FloatArray) -> FloatArray:
+    """Return OHWI weights as int8 has them."""
     scales = weight_scales(weight)[:, None, None, None]
     rounded: FloatArray = np.clip(np.rint(weight / scales), -QMAX, QMAX) * scales
     return rounded
