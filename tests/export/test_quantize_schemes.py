@@ -27,6 +27,7 @@ from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.passes import lower, run_passes
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
+from coronet_deploy.export.passes.subpixel import SubpixelConvolution
 from coronet_deploy.export.ranges import Range
 from coronet_deploy.export.schemes import refusal
 from coronet_deploy.export.subject import Subject, subject_of
@@ -36,7 +37,7 @@ from coronet_deploy.verify.gate import translate
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session, to_stored
 from coronet_deploy.vocabulary import Architecture, DType, Kind, Runtime, TensorContract
-from lowering import smooth_picture
+from lowering import run_onnx, smooth_picture
 from support import Cli
 
 HEIGHT, WIDTH = 32, 48
@@ -236,6 +237,25 @@ def test_channels_of_unlike_size_are_made_alike_exactly() -> None:
     assert np.array_equal(
         even.constants[even.nodes[-2].inputs[2]], graph.constants[graph.nodes[-2].inputs[2]]
     )
+
+
+@pytest.mark.parametrize("kernel", [(2, 2, 0, 0), (3, 2, 1, 1), (4, 2, 1, 0), (5, 3, 1, 1)])
+@pytest.mark.parametrize("channels", [2, 24])
+def test_phases_interleaved_by_depth_to_space(
+    kernel: tuple[int, int, int, int], channels: int
+) -> None:
+    size, stride, padding, more = kernel
+    torch.manual_seed(6)
+    network = nn.ConvTranspose2d(3, channels, size, stride, padding, more).eval()
+    before = capture(network, 8, 12)
+    after = SubpixelConvolution(winograd=False, depth_to_space=True).run(before)
+    assert after.count()["depth_to_space"] == 1
+    assert "conv_transpose2d" not in after.count()
+    picture = smooth_picture(8, 12)
+    drawn = [interpret(graph, picture, np.float64) for graph in (before, after)]
+    assert np.abs(drawn[0] - drawn[1]).max() < 1e-12
+    file = emit_onnx(after, DType.FP32, {})
+    assert np.abs(run_onnx(file, picture) - drawn[0]).max() < 1e-5
 
 
 class _Skip(nn.Module):
