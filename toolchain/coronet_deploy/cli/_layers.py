@@ -66,4 +66,6 @@ def show_layers(told: Mapping[Path, Mapping[str, Any]]) -> None:
             if wrong
             else f"No layer is below {one['least_snr_db']:g} dB."
         )
-    console.print("~: up to a scale and a shift of each channel, which the next norm takes out")
+    console.print(
+        "~: up to a scale (before a norm, a shift too) of each channel, which is undone later"
+    )

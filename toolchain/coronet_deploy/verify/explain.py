@@ -43,20 +43,22 @@ def explain(
     whole = dtype in {DType.FP32, DType.FP16}
     steps = [
         _step(name, emit(form, runtime, dtype if whole else DType.FP32, {}), runtime)
-        for name, form in _forms(graph, runtime, prefer if whole else "size")
+        for name, form in _forms(graph, runtime, prefer if whole else "size", integer=not whole)
     ]
     if artifact is not None:
         steps.append(_step(AFTER, artifact.read_bytes(), runtime))
     return tuple(steps)
 
 
-def _forms(graph: Graph, runtime: Runtime, prefer: Preference) -> Iterator[tuple[str, Graph]]:
+def _forms(
+    graph: Graph, runtime: Runtime, prefer: Preference, *, integer: bool
+) -> Iterator[tuple[str, Graph]]:
     def written(form: Graph) -> Graph:
-        # ONNX has an operator for all that is captured.
+        # ONNX has an operator for all that is captured and all that its passes make.
         return form if runtime is Runtime.ONNX else run_passes(form, MINIMAL)[0]
 
     yield BEFORE, written(graph)
-    for step in passes_for(runtime, prefer):
+    for step in passes_for(runtime, prefer, integer=integer):
         after = step.run(graph)
         if after.nodes != graph.nodes:
             yield step.name, written(after)

@@ -6,13 +6,14 @@ torch layer of the same name. What rewrites fold into it (a BatchNorm, a ReLU) i
 the same rewrites in float32 here; values that stand for no layer any more are left out.
 
 A value that only an InstanceNorm reads may be scaled and shifted channel by channel without any
-effect, and rewrites do so: it is compared up to that.
+effect, and rewrites do so: it is compared up to that. Inside a file whose channels were brought to
+like size for integers or float16 ("equalize"), every value is compared up to a scale.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,22 +25,30 @@ from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import OUTPUT, Graph, Node
 from coronet_deploy.export.interpret import interpret_values
-from coronet_deploy.export.manifest import Manifest
+from coronet_deploy.export.manifest import Contract, Manifest
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.operators import InstanceNorm
 from coronet_deploy.export.passes import Preference, passes_for, run_passes
+from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
+from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.images import Array
 from coronet_deploy.verify.parity import CAP_DB
-from coronet_deploy.vocabulary import DType, Runtime
+from coronet_deploy.verify.runtimes import to_real, to_stored
+from coronet_deploy.vocabulary import DType, Runtime, TensorContract
 
 if TYPE_CHECKING:
     from torch import nn
 
     from coronet_deploy.export.subject import Subject
 
-LEAST_SNR_DB: Mapping[DType, float] = {DType.FP32: 60.0, DType.FP16: 30.0, DType.INT8: 10.0}
+LEAST_SNR_DB: Mapping[DType, float] = {
+    **dict.fromkeys(DType, 10.0),
+    DType.FP32: 60.0,
+    DType.FP16: 30.0,
+}
 """Below this a layer is wrong and not merely rounded; a deep one carries all rounding before it."""
 
+_EQUALIZE = "equalize"
 _SAME_DB = 60.0  # two float32 computations of one value agree by this
 _FOLDED = 3  # how many operators a rewrite may have folded into the one before
 
@@ -48,8 +57,8 @@ _FOLDED = 3  # how many operators a rewrite may have folded into the one before
 class LayerFigures:
     """One torch layer beside the artifact: signal to error in dB, and the largest difference.
 
-    `value` is the name inside the file. An `affine` layer is compared up to a scale and a shift
-    of each channel.
+    `value` is the name inside the file. An `affine` layer is compared up to a scale of each
+    channel, and a shift where a norm takes that out.
     """
 
     layer: str
@@ -81,7 +90,7 @@ def compare_layers(
     graph = capture(subject.generator, *manifest.size, subject.channels)
     references = _references(subject.generator, graph, picture)
     names = _stands_for(graph, manifest, picture)
-    given = _inside(path, manifest.runtime, list(names), picture)
+    given = _inside(path, manifest, list(names), picture)
     norms = {n.inputs[0] for n in graph.nodes if isinstance(n.op, InstanceNorm)}
     found = []
     for value, (reference, relu) in names.items():
@@ -89,10 +98,11 @@ def compare_layers(
             continue
         expected = references[reference]
         affine = reference in norms and graph.readers[reference] == 1
+        scaled = _EQUALIZE in manifest.passes and value != OUTPUT
         expected = np.maximum(expected, 0) if relu else expected
-        snr_db, max_abs = _difference(expected, given[value], affine=affine)
+        snr_db, max_abs = _difference(expected, given[value], affine=affine, scaled=scaled)
         layer = reference.rpartition("/")[0] or reference
-        found.append(LayerFigures(layer, value, snr_db, max_abs, affine))
+        found.append(LayerFigures(layer, value, snr_db, max_abs, affine or scaled))
     return tuple(found)
 
 
@@ -128,7 +138,12 @@ def _references(generator: nn.Module, graph: Graph, picture: Array) -> dict[str,
 def _stands_for(graph: Graph, manifest: Manifest, picture: Array) -> dict[str, tuple[str, bool]]:
     """Return which captured value each value of the artifact is, and if a ReLU was put on it."""
     prefer: Preference = "speed" if "winograd" in manifest.passes else "size"
-    ran = [p for p in passes_for(manifest.runtime, prefer) if p.name in manifest.passes]
+    names = set(manifest.passes)
+    if _EQUALIZE in names:  # which folds first
+        names |= {FoldBatchNorm.name, DropDeadBiases.name}
+    integer = manifest.dtype not in {DType.FP32, DType.FP16}
+    passes = passes_for(manifest.runtime, prefer, integer=integer)
+    ran = [step for step in passes if step.name in names]
     lowered, _ = run_passes(graph, tuple(ran))
     captured = {node.output: node for node in graph.nodes}
     shared = [
@@ -168,29 +183,47 @@ def _chain(name: str, captured: Mapping[str, Node], reader: Mapping[str, Node]) 
             return
 
 
-def _difference(expected: Array, given: Array, *, affine: bool) -> tuple[float, float]:
-    """Return signal to error in dB, with the mean taken off, and the largest difference."""
+def _difference(
+    expected: Array, given: Array, *, affine: bool, scaled: bool = False
+) -> tuple[float, float]:
+    """Return signal to error in dB, and the largest difference.
+
+    Each channel is shifted to mean 0 first if `affine`, and scaled to fit if that or `scaled`.
+    """
     x, y = expected.astype(np.float64), given.astype(np.float64)
     if not np.isfinite(y).all():
         return -CAP_DB, float("inf")
+    axes = (0, 1, 2)
     if affine:
-        axes = (0, 1, 2)
-        centred, other = x - x.mean(axes), y - y.mean(axes)
-        power = np.square(other).mean(axes)
-        factor = (centred * other).mean(axes) / np.where(power > 0, power, 1)
-        x, y = centred, other * factor
+        x, y = x - x.mean(axes), y - y.mean(axes)
+    if affine or scaled:
+        power = np.square(y).mean(axes)
+        y = y * ((x * y).mean(axes) / np.where(power > 0, power, 1))
     error = x - y
-    signal, noise = float(np.var(x)), float(np.mean(np.square(error)))
+    signal, noise = float(np.mean(np.square(x))), float(np.mean(np.square(error)))
     if noise == 0:
         return CAP_DB, 0.0
     snr_db = 10 * np.log10(max(signal, 1e-30) / noise)
     return float(np.clip(snr_db, -CAP_DB, CAP_DB)), float(np.abs(error).max())
 
 
-def _inside(path: Path, runtime: Runtime, names: list[str], picture: Array) -> dict[str, Array]:
+def _inside(path: Path, manifest: Manifest, names: list[str], picture: Array) -> dict[str, Array]:
     """Return what the artifact's runtime makes of `names`, as NHWC real values."""
-    open_up = _inside_tflite if runtime is Runtime.TFLITE else _inside_onnx
-    return open_up(path, names, picture)
+    if manifest.runtime is Runtime.TFLITE:
+        return _inside_tflite(path, names, picture)
+    return _inside_onnx(path, manifest, names, picture)
+
+
+def _contract(contract: Contract) -> TensorContract:
+    return TensorContract(
+        contract.name,
+        contract.layout,
+        contract.shape,
+        contract.dtype,
+        contract.value_range,
+        contract.scale,
+        contract.zero_point,
+    )
 
 
 def _inside_tflite(path: Path, names: list[str], picture: Array) -> dict[str, Array]:
@@ -239,7 +272,9 @@ def _real(stored: np.ndarray[Any, Any], details: Mapping[str, Any]) -> Array:
     return (values - np.float32(zero)) * np.float32(scale)
 
 
-def _inside_onnx(path: Path, names: list[str], picture: Array) -> dict[str, Array]:
+def _inside_onnx(
+    path: Path, manifest: Manifest, names: list[str], picture: Array
+) -> dict[str, Array]:
     try:
         import onnx
         import onnxruntime
@@ -258,11 +293,15 @@ def _inside_onnx(path: Path, names: list[str], picture: Array) -> dict[str, Arra
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        feed = {session.get_inputs()[0].name: picture.transpose(0, 3, 1, 2).copy()}
+        feed = {session.get_inputs()[0].name: to_stored(picture, _contract(manifest.input))}
         values = session.run(there, feed)
     except Exception as error:  # its exceptions share no public base class
         raise ConversionFailed(f"{path}, opened up, does not run: {error}") from error
+    # What is stored inside as integers has its float twin behind a DequantizeLinear.
+    whole = _contract(manifest.output)
+    plain = replace(whole, dtype="float32")
     return {
-        name: np.ascontiguousarray(value.astype(np.float32).transpose(0, 2, 3, 1))
+        name: to_real(value, plain if value.dtype.kind == "f" else whole)
         for name, value in zip(there, values, strict=True)
+        if value.dtype.kind == "f" or name == OUTPUT
     }
