@@ -18,6 +18,7 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import INPUT, OUTPUT, FloatArray, Graph, Node
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.passes.zero_padding import same_padding
+from coronet_deploy.export.tflite_file import AlignedBuffer
 from coronet_deploy.vocabulary import DType
 
 try:
@@ -28,7 +29,6 @@ except ImportError as error:
 
 SIGNATURE = "serving_default"
 
-_ALIGNMENT = 16  # XNNPACK and the GPU delegate read constants in place
 _LAST_OLD_CODE = 127  # operator codes used to be one byte; both fields are written
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _CONVOLUTIONS = ops.Conv2d | ops.DepthwiseConv2d | ops.ConvTranspose2d
@@ -50,30 +50,13 @@ def emit_tflite(graph: Graph, dtype: DType, metadata: Mapping[str, str]) -> byte
     return Writer(graph, half=dtype is DType.FP16).file(metadata)
 
 
-class _Buffer(schema.BufferT):  # type: ignore[misc] # the schema ships no types
-    """A buffer whose bytes are aligned and copied whole, unlike the generated one's."""
-
-    def Pack(self, builder: Any) -> Any:  # noqa: ANN401, N802 - overrides a generated method
-        vector = None
-        if self.data is not None:
-            size = len(self.data)
-            builder.StartVector(1, size, _ALIGNMENT)
-            builder.head -= size
-            builder.Bytes[builder.head : builder.head + size] = self.data
-            vector = builder.EndVector()
-        schema.BufferStart(builder)
-        if vector is not None:
-            schema.BufferAddData(builder, vector)
-        return schema.BufferEnd(builder)
-
-
 class Writer:
     """Collects tensors, operators and buffers of one subgraph."""
 
     def __init__(self, graph: Graph, *, half: bool = False) -> None:
         self.graph = graph
         self._half = half
-        self._buffers = [_Buffer()]  # the first one stands for "no data"
+        self._buffers = [AlignedBuffer()]  # the first one stands for "no data"
         self._tensors: list[Any] = []
         self._operators: list[Any] = []
         self._codes: dict[tuple[int, int], int] = {}
@@ -122,7 +105,7 @@ class Writer:
         return signature
 
     def _buffer(self, data: bytes | memoryview) -> int:
-        buffer = _Buffer()
+        buffer = AlignedBuffer()
         buffer.data = data
         self._buffers.append(buffer)
         return len(self._buffers) - 1

@@ -26,7 +26,7 @@ class AlignedBuffer(schema.BufferT):  # type: ignore[misc] # the schema ships no
             size = len(self.data)
             builder.StartVector(1, size, _ALIGNMENT)
             builder.head -= size
-            builder.Bytes[builder.head : builder.head + size] = bytes(self.data)
+            builder.Bytes[builder.head : builder.head + size] = memoryview(self.data)
             vector = builder.EndVector()
         schema.BufferStart(builder)
         if vector is not None:
