@@ -138,7 +138,9 @@ def prepare(plan: ChannelPlan, generator: nn.Module) -> Path:
     convert = [converter, str(_HERE / "convert.py"), plan_file, str(folder)]
     _make(folder, "plain.onnx", convert)
     _make(folder, "least.tflite", [*convert, "--litert-torch"])
-    pnnx = [str(CACHE / "ncnn" / "bin" / "pnnx"), "traced.pt"]
+    # The program itself: the script beside it wants torch in that environment.
+    programs = [*(CACHE / "ncnn").glob("lib/python*/site-packages/pnnx/pnnx"), Path("pnnx")]
+    pnnx = [str(programs[0]), "traced.pt"]
     _make(folder, "traced.ncnn.param", [*pnnx, f"inputshape=[1,3,{_SIZE},{_SIZE}]f32", "fp16=0"])
     mnn = [str(CACHE / "mnn" / "bin" / "mnnconvert"), "-f", "ONNX", "--modelFile", "plain.onnx"]
     _make(folder, "plain.mnn", [*mnn, "--MNNModel", "plain.mnn", "--bizCode", "x"])
