@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +15,7 @@ from torch import nn
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.onnx import OPSET, emit_onnx
-from coronet_deploy.export.passes import lower
+from coronet_deploy.export.passes import Preference, lower
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.vocabulary import Architecture, DType, Norm, Runtime
@@ -72,6 +74,30 @@ def test_transposed_convolutions(
     picture = smooth_picture(*size)
     drawn = run_onnx(emit_onnx(capture(layer, *size), DType.FP32, {}), picture)
     assert np.abs(drawn - run_torch(layer, picture)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("prefer", "wide", "interleaved", "transposed"),
+    [("speed", True, 2, 0), ("size", True, 1, 0), ("speed", False, 0, 1)],
+)
+def test_wide_layers_are_computed_otherwise(
+    prefer: Preference, wide: bool, interleaved: int, transposed: int
+) -> None:
+    inner, deep = (160, 310) if wide else (60, 120)
+    network = nn.Sequential(
+        nn.Conv2d(3, inner, 1),
+        nn.Conv2d(inner, inner, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(inner, deep, 1),
+        nn.ConvTranspose2d(deep, deep, 4, 2, 1),
+        nn.Conv2d(deep, 3, 1),
+    )
+    picture = smooth_picture(22, 26)
+    graph, _ = lower(capture(network, 22, 26), Runtime.ONNX, prefer=prefer)
+    data = emit_onnx(graph, DType.FP32, {})
+    kinds = Counter(node.op_type for node in onnx.load_from_string(data).graph.node)
+    assert (kinds["DepthToSpace"], kinds["ConvTranspose"]) == (interleaved, transposed)
+    assert psnr_db(run_torch(network, picture), run_onnx(data, picture)) >= 100
 
 
 def test_operators_that_no_generator_has() -> None:

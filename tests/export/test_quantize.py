@@ -27,6 +27,7 @@ from coronet_deploy.export.quantize import Int8Plan, plan_int8, write_int8
 from coronet_deploy.export.quantize_onnx import insert_qdq
 from coronet_deploy.export.ranges import QMAX, QMIN, Range, best_range, measure
 from coronet_deploy.export.sensitivity import int8_layers, search, simulate
+from coronet_deploy.export.study import Study
 from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.parity import psnr_db
@@ -128,7 +129,7 @@ def test_a_tighter_budget_leaves_the_costliest_layers_in_float(
 
 @pytest.fixture(scope="module", params=list(Runtime))
 def plan(request: pytest.FixtureRequest, resnet: Graph, pictures: Pictures) -> Int8Plan:
-    return plan_int8(resnet, request.param, pictures, budget_db=36.0)
+    return plan_int8(Study(resnet, pictures), request.param, budget_db=36.0)
 
 
 def test_the_runtime_computes_what_was_simulated(
@@ -193,7 +194,7 @@ def test_the_onnx_file_has_one_pair_around_each_layer(resnet: Graph, pictures: P
 
 def test_no_layer_within_an_impossible_budget(resnet: Graph, pictures: Pictures) -> None:
     with pytest.raises(ConversionFailed, match="no layer can compute in int8"):
-        plan_int8(resnet, Runtime.ONNX, pictures, budget_db=150.0)
+        plan_int8(Study(resnet, pictures), Runtime.ONNX, budget_db=150.0)
 
 
 def test_calibration_pictures_are_the_same_ones_each_time() -> None:

@@ -19,6 +19,7 @@ from coronet_deploy.export.manifest import (
 from coronet_deploy.export.operators import InstanceNorm, Sigmoid, Tanh
 from coronet_deploy.export.passes import PassReport, Preference, lower
 from coronet_deploy.export.schemes import describe_scheme, refusal
+from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.vocabulary import DType, Runtime, TensorContract
 
@@ -42,11 +43,13 @@ def build(
     calibration: Pictures,
     prefer: Preference = "speed",
     progress: Callable[[str], None] = lambda _: None,
+    study: Study | None = None,
 ) -> Built:
     """Return the artifact of `graph`, which is as it was captured.
 
     `calibration` is read where ranges are fixed beforehand (INT8, INT8_FULL, INT16X8, A16W8), and
-    to see that FP16 overflows nowhere.
+    to see that FP16 overflows nowhere. A `study` of both spares what was found for another
+    artifact of theirs.
 
     Raises:
         BadInput: this runtime has no such number type.
@@ -57,7 +60,7 @@ def build(
     if reason := refusal(runtime, dtype):
         raise BadInput(reason)
     if dtype is DType.INT8:
-        return _int8(graph, runtime, subject, calibration, progress)
+        return _int8(study or Study(graph, calibration), runtime, subject, progress)
     if dtype in _INTEGER_BITS:
         return _integer(graph, runtime, dtype, subject, calibration)
     if dtype in {DType.INT8_DYNAMIC, DType.INT8_WEIGHTS}:
@@ -75,21 +78,18 @@ def build(
 
 
 def _int8(
-    graph: Graph,
-    runtime: Runtime,
-    subject: Subject,
-    calibration: Pictures,
-    progress: Callable[[str], None],
+    study: Study, runtime: Runtime, subject: Subject, progress: Callable[[str], None]
 ) -> Built:
     from coronet_deploy.export import quantize
 
+    graph = study.graph
     resnet = (
         subject.plan.architecture.is_resnet
         if subject.plan
         else any(isinstance(node.op, InstanceNorm) for node in graph.nodes)
     )
     budget_db = quantize.RESNET_BUDGET_DB if resnet else quantize.UNET_BUDGET_DB
-    plan = quantize.plan_int8(graph, runtime, calibration, budget_db, progress)
+    plan = quantize.plan_int8(study, runtime, budget_db, progress)
     passes = ("equalize", *_names(plan.passes))
     embedded = describe(graph, runtime, DType.INT8, subject, passes)
     return Built(quantize.write_int8(plan, runtime, embedded.as_metadata()), embedded, plan.summary)

@@ -82,7 +82,7 @@ class Walk:
                 if name in given
                 else self.values[name]
                 if name in self.values
-                else torch.from_numpy(self.graph.constants[name].astype(self._dtype))
+                else torch.from_numpy(self.graph.constants[name].astype(self._dtype, copy=False))
                 for name in node.inputs
             ]
             return _run(node.op, arguments)
@@ -145,8 +145,9 @@ def _batch_norm(
 
 
 def _instance_norm(op: ops.InstanceNorm, x: Tensor, *affine: Tensor) -> Tensor:
-    variance, mean = torch.var_mean(x, (1, 2), correction=0, keepdim=True)
-    y = (x - mean) / torch.sqrt(variance + op.epsilon)
+    # Two sums are a third of torch.var_mean's time in this layout.
+    centred = x - x.mean((1, 2), keepdim=True)
+    y = centred / torch.sqrt((centred * centred).mean((1, 2), keepdim=True) + op.epsilon)
     return y * affine[0] + affine[1] if affine else y
 
 

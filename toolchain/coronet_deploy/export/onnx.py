@@ -1,8 +1,9 @@
-"""Writes a `Graph` as an ONNX file, in NCHW, with the operators that it was captured with.
+"""Writes a `Graph` as an ONNX file, in NCHW, mostly with the operators that it was captured with.
 
 ONNX Runtime has kernels for reflection padding, InstanceNormalization and ConvTranspose, so those
-are kept whole. Picture in and out are float32 tensors named "input" and "output"; in FP16 a Cast
-stands behind the one and before the other, and weights and arithmetic between them are float16.
+are kept whole, but for layers so wide that others are faster (see `passes`). Picture in and out are
+float32 tensors named "input" and "output"; in FP16 a Cast stands behind the one and before the
+other, and weights and arithmetic between them are float16.
 """
 
 from __future__ import annotations

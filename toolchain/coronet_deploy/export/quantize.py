@@ -13,21 +13,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from coronet_deploy.errors import ConversionFailed, missing_package
-from coronet_deploy.export.calibrate import Pictures, with_flips
-from coronet_deploy.export.equalize import equalize
+from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.manifest import Quantization
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.operators import Conv2d
 from coronet_deploy.export.passes import PassReport, lower
-from coronet_deploy.export.ranges import Range, measure
+from coronet_deploy.export.ranges import Range
 from coronet_deploy.export.sensitivity import (
     Layer,
     float_macs,
     int8_layers,
     round_weight,
-    search,
 )
+from coronet_deploy.export.study import Study
 from coronet_deploy.vocabulary import DType, Runtime
 
 RESNET_BUDGET_DB = 38.0
@@ -58,34 +57,29 @@ class Int8Plan:
 
 
 def plan_int8(
-    graph: Graph,
+    study: Study,
     runtime: Runtime,
-    pictures: Pictures,
     budget_db: float,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Int8Plan:
-    """Return how `graph`, as it was captured, is to compute in int8 on `runtime`.
+    """Return how the graph of `study` is to compute in int8 on `runtime`.
 
-    Layers stay float that would take the PSNR on `pictures` below `budget_db`, in a simulation.
+    Layers stay float that would take the PSNR on its pictures below `budget_db`, in a simulation.
 
     Raises:
-        ConversionFailed: within the budget no layer can.
+        ConversionFailed: within the budget no layer can, or a value is not finite on a picture.
 
     """
-    pictures = with_flips(pictures)
-    lowered, reports = lower(equalize(graph, pictures), runtime, integer=True)
-    layers = int8_layers(lowered)
-    values = [name for layer in layers for name in (layer.source, layer.name)]
-    ranges = measure(lowered, values, pictures)
-    chosen = search(lowered, pictures, ranges, budget_db, progress)
-    if not chosen:
+    lowered, reports = lower(study.even, runtime, integer=True)
+    found = study.survey(lowered, budget_db, progress)
+    if not found.chosen:
         raise ConversionFailed(
             f"no layer can compute in int8 with a PSNR of {budget_db:g} dB",
             hint="take fp16, or calibrate on pictures that are more like those of the task",
         )
-    summary = _summary(layers, chosen, pictures, float_macs(lowered))
-    packed = _heavy(lowered, {layer.name for layer in layers} - chosen)
-    return Int8Plan(_rounded(lowered, packed), reports, chosen, packed, ranges, summary)
+    summary = _summary(found.layers, found.chosen, study.shown, float_macs(lowered))
+    packed = _heavy(lowered, {layer.name for layer in found.layers} - found.chosen)
+    return Int8Plan(_rounded(lowered, packed), reports, found.chosen, packed, found.ranges, summary)
 
 
 def _rounded(graph: Graph, packed: frozenset[str]) -> Graph:

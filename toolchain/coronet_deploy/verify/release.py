@@ -28,6 +28,7 @@ from coronet_deploy.errors import (
 from coronet_deploy.export.build import Built, build
 from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.manifest import Manifest, ParityFigures, Split, write_manifest
+from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject, subject_of
 from coronet_deploy.images import Array
 from coronet_deploy.storage import sha256_of, write_bytes
@@ -39,7 +40,6 @@ from coronet_deploy.vocabulary import Artifact, DType, Runtime
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
-    from coronet_deploy.export.graph import Graph
     from coronet_deploy.export.passes import Preference
 
 
@@ -135,13 +135,14 @@ def release(
         order = replace(order, pictures=pictures)
         calibration = with_channels(order.calibration, subject.channels)
         references = translate(subject.generator, pictures)
+        study = Study(graph, calibration)
         for runtime in order.runtimes:
             for dtype in order.dtypes:
                 name = order.name_of(runtime, dtype)
                 progress(f"{name}: building")
                 started = time.monotonic()
                 try:
-                    built = _built(order, graph, runtime, dtype, calibration, progress)
+                    built = _built(order, study, runtime, dtype, progress)
                     artifact = _publish(order, room / name, built, references, started)
                 except (ConversionFailed, GateFailed) as error:
                     progress(f"{name}: failed")
@@ -155,12 +156,7 @@ def release(
 
 
 def _built(
-    order: Order,
-    graph: Graph,
-    runtime: Runtime,
-    dtype: DType,
-    calibration: Pictures,
-    progress: Callable[[str], None],
+    order: Order, study: Study, runtime: Runtime, dtype: DType, progress: Callable[[str], None]
 ) -> Built:
     """Return the bytes of one artifact, by the converter that was asked for."""
     if order.converter is Converter.LITERT_TORCH:
@@ -170,8 +166,11 @@ def _built(
             raise BadInput(
                 f"litert-torch writes FP32 TFLite files here, no {dtype.value} {runtime.value}"
             )
-        return convert(graph, order.subject)
-    return build(graph, runtime, dtype, order.subject, calibration, order.prefer, progress)
+        return convert(study.graph, order.subject)
+    prefer, subject = order.prefer, order.subject
+    return build(
+        study.graph, runtime, dtype, subject, study.pictures, prefer, progress, study=study
+    )
 
 
 def check_fit(subject: Subject, height: int, width: int) -> None:

@@ -16,7 +16,7 @@ from coronet_deploy.export.passes.subexpressions import ShareSubexpressions
 from coronet_deploy.export.passes.subpixel import SubpixelConvolution
 from coronet_deploy.export.passes.tail import PairPixels
 from coronet_deploy.export.passes.trim_taps import TrimTaps
-from coronet_deploy.export.passes.winograd import Winograd
+from coronet_deploy.export.passes.winograd import ONNX_RUNTIME, Winograd
 from coronet_deploy.export.passes.zero_padding import SplitZeroPadding
 from coronet_deploy.vocabulary import Runtime
 
@@ -37,19 +37,27 @@ INTEGER_SUBPIXEL_ONNX = True
 """Whether an integer ONNX file has plain convolutions in the place of transposed ones, for which
 ONNX Runtime has no integer kernel."""
 
+SUBPIXEL_CHANNELS_ONNX = 300
+"""From how many channels ONNX Runtime's transposed convolution is slower, in float."""
+
 
 def passes_for(
     runtime: Runtime, prefer: Preference = "speed", *, integer: bool = False
 ) -> tuple[Pass, ...]:
     """Return the passes that `lower` runs, in order."""
     folding: tuple[Pass, ...] = (FoldBatchNorm(), DropDeadBiases())
+    multiplication: tuple[Pass, ...]
     if runtime is Runtime.ONNX:
         # ONNX Runtime has kernels of its own for all the rest, in float.
-        if not (integer and INTEGER_SUBPIXEL_ONNX):
-            return folding
-        plain = SubpixelConvolution(winograd=False, depth_to_space=True)
-        return (*folding, HoistRelu(), FuseRelu(), plain, TrimTaps())
-    multiplication: tuple[Pass, ...] = (Winograd(),) if prefer == "speed" else ()
+        if integer and INTEGER_SUBPIXEL_ONNX:
+            plain = SubpixelConvolution(winograd=False, depth_to_space=True)
+            return (*folding, HoistRelu(), FuseRelu(), plain, TrimTaps())
+        multiplication = (Winograd(ONNX_RUNTIME, depth_to_space=True),)
+        plain = SubpixelConvolution(
+            winograd=False, depth_to_space=True, least_channels=SUBPIXEL_CHANNELS_ONNX
+        )
+        return (*folding, plain, TrimTaps(), *(multiplication if prefer == "speed" else ()))
+    multiplication = (Winograd(),) if prefer == "speed" else ()
     return (
         *folding,
         HoistRelu(),

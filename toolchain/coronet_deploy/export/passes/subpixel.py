@@ -13,6 +13,7 @@ but where phases differ in their taps it multiplies zeros.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -89,8 +90,12 @@ class SubpixelConvolution(Rewrite):
 
     name: ClassVar[str] = "subpixel_convolution"
 
-    def __init__(self, *, winograd: bool, depth_to_space: bool = False) -> None:
+    def __init__(
+        self, *, winograd: bool, depth_to_space: bool = False, least_channels: float = 0
+    ) -> None:
         self._winograd = winograd  # whether that pass follows
+        # Narrower ones, by the geometric mean of inputs and outputs, stay as they are.
+        self._least_channels = least_channels
         self._depth_to_space = depth_to_space  # whether the runtime is quick at interleaving
 
     def visit(self, edit: Edit, node: Node) -> str | None:
@@ -100,6 +105,8 @@ class SubpixelConvolution(Rewrite):
             return None
         x, weight = node.inputs[:2]
         kernel = edit.constants[weight]
+        if math.sqrt(kernel.shape[0] * kernel.shape[3]) < self._least_channels:
+            return None
         size = op.infer(edit.shapes[x], kernel.shape)[1:3]
         rows, columns = (
             _Axis.of(op, i, edit.shapes[x][1 + i], kernel.shape[1 + i], size[i]) for i in (0, 1)
@@ -123,8 +130,8 @@ class SubpixelConvolution(Rewrite):
         taps = sum(len(a.taps) * len(b.taps) for a in rows.phases for b in columns.phases)
         whole = phases * windows[0] * windows[1]
         if self._winograd and taps == whole and windows[0] == windows[1]:
-            size = (axis.lines for axis in frame)
-            if choose_tiling(windows[0], inputs, phases * outputs, *size):
+            height, width = (axis.lines for axis in frame)
+            if choose_tiling(windows[0], inputs, phases * outputs, height, width):
                 return True
         together = _filled(phases * outputs) / phases * whole
         return together <= _WORTH * _filled(outputs) * taps

@@ -21,7 +21,9 @@ from coronet_deploy.export.graph import Edit, FloatArray, Node
 from coronet_deploy.export.operators import (
     Activation,
     Add,
+    Concat,
     Conv2d,
+    DepthToSpace,
     DepthwiseConv2d,
     Mul,
     Padding,
@@ -34,11 +36,22 @@ from coronet_deploy.export.operators import (
 from coronet_deploy.export.passes.minimal_filter import F32, F43, Matrix, MinimalFilter
 from coronet_deploy.export.passes.rewriting import Rewrite
 
-# Below these geometric means of input and output channels the transforms cost more than they
-# save; measured on single layers beside XNNPACK's own convolutions.
-_CHANNELS_3_LINE = 20
-_CHANNELS_3_SQUARE = 44
-_CHANNELS_2_SQUARE = 64
+
+@dataclass(frozen=True)
+class Widths:
+    """From how many channels each filter pays: the geometric mean of a layer's inputs and outputs.
+
+    Below, the transforms cost more than they save; measured on single layers beside the runtime's
+    own convolutions.
+    """
+
+    square_3: float
+    line_3: float
+    square_2: float
+
+
+XNNPACK = Widths(square_3=44, line_3=20, square_2=64)
+ONNX_RUNTIME = Widths(square_3=150, line_3=math.inf, square_2=math.inf)
 # With fewer tiles in two dimensions, reading the larger weights takes what the products save.
 _FEWEST_TILES = 24
 
@@ -56,7 +69,9 @@ class Tiling:
     columns: int
 
 
-def choose_tiling(taps: int, inputs: int, outputs: int, height: int, width: int) -> Tiling | None:
+def choose_tiling(
+    taps: int, inputs: int, outputs: int, height: int, width: int, widths: Widths = XNNPACK
+) -> Tiling | None:
     """Return how a convolution of taps x taps to (height, width, outputs) pays best, if it does.
 
     Pixels that only fill the last tiles are counted against the saving.
@@ -65,12 +80,12 @@ def choose_tiling(taps: int, inputs: int, outputs: int, height: int, width: int)
     if taps == F43.taps:
         rows, columns = (_whole(n, F43.outputs) for n in (height, width))
         square, line = rows * columns / 4, height * columns / 2
-        wide = channels >= _CHANNELS_3_SQUARE and rows * columns >= _FEWEST_TILES * 16
+        wide = channels >= widths.square_3 and rows * columns >= _FEWEST_TILES * 16
         if wide and square <= min(line, pixels / 2):
             return Tiling(F43, square=True, rows=rows, columns=columns)
-        if channels >= _CHANNELS_3_LINE and line <= pixels * 0.75:
+        if channels >= widths.line_3 and line <= pixels * 0.75:
             return Tiling(F43, square=False, rows=height, columns=columns)
-    if taps == F32.taps and channels >= _CHANNELS_2_SQUARE:
+    if taps == F32.taps and channels >= widths.square_2:
         rows, columns = (_whole(n, F32.outputs) for n in (height, width))
         if rows * columns >= _FEWEST_TILES * 9 and rows * columns * 4 / 9 <= pixels * 0.6:
             return Tiling(F32, square=True, rows=rows, columns=columns)
@@ -86,6 +101,10 @@ class Winograd(Rewrite):
 
     name: ClassVar[str] = "winograd"
 
+    def __init__(self, widths: Widths = XNNPACK, *, depth_to_space: bool = False) -> None:
+        self._widths = widths
+        self._depth_to_space = depth_to_space  # whether the runtime is quick at interleaving
+
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return the same convolution by fewer products."""
         op = node.op
@@ -95,7 +114,9 @@ class Winograd(Rewrite):
         kernel = edit.constants[weight]
         outputs, taps, across, inputs = kernel.shape
         _, height, width, _ = op.infer(edit.shapes[x], kernel.shape)
-        tiling = choose_tiling(taps, inputs, outputs, height, width) if taps == across else None
+        if taps != across:
+            return None
+        tiling = choose_tiling(taps, inputs, outputs, height, width, self._widths)
         if tiling is None:
             return None
         spare = Padding(bottom=tiling.rows - height, right=tiling.columns - width)
@@ -107,7 +128,7 @@ class Winograd(Rewrite):
         if padding:
             x = edit.emit(ZeroPad(padding), x)
         bias = edit.constants[biases[0]] if biases else None
-        layer = _Layer(edit, tiling.filter, kernel, bias, op.activation)
+        layer = _Layer(edit, tiling.filter, kernel, bias, op.activation, self._depth_to_space)
         y = layer.square(x) if tiling.square else layer.line(x)
         if spare:
             y = edit.emit(Slice((0, 0, 0, 0), (1, height, width, outputs)), y)
@@ -123,6 +144,7 @@ class _Layer:
     kernel: FloatArray
     bias: FloatArray | None
     activation: Activation
+    depth_to_space: bool
 
     def line(self, x: str) -> str:
         """Filter along the width: each product a convolution of `taps` rows and one column."""
@@ -155,10 +177,15 @@ class _Layer:
             for q in range(self.filter.products)
         ]
         tile = self.filter.outputs
-        flat, lines = Reshape((1, rows, 1, tile * columns * outputs)), []
-        for a in range(tile):
-            pixels = self._output_transform([phases[a] for phases in by_column], self.activation)
-            lines.append(self.edit.emit(flat, self.edit.concat(pixels, 3)))
+        pixels = [
+            self._output_transform([phases[a] for phases in by_column], self.activation)
+            for a in range(tile)
+        ]
+        if self.depth_to_space:
+            side_by_side = self.edit.emit(Concat(3), *(p for line in pixels for p in line))
+            return self.edit.emit(DepthToSpace(tile), side_by_side)
+        flat = Reshape((1, rows, 1, tile * columns * outputs))
+        lines = [self.edit.emit(flat, self.edit.concat(line, 3)) for line in pixels]
         whole = Reshape((1, tile * rows, tile * columns, outputs))
         return self.edit.emit(whole, self.edit.concat(lines, 2))
 

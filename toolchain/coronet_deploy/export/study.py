@@ -1,0 +1,94 @@
+"""What calibration pictures tell of a captured graph, found once for artifacts of all runtimes.
+
+Ranges and the search for layers that eight bits spoil take most of an INT8 export, and what they
+find does not depend on how a runtime wants its graph written: the same convolutions read and make
+the same values. They are found on the graph as ONNX Runtime wants it, which has the fewest
+operators, and carried over by the layers' names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from coronet_deploy.export.calibrate import Pictures, with_flips
+from coronet_deploy.export.equalize import equalize
+from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.passes import lower
+from coronet_deploy.export.ranges import Range, measure
+from coronet_deploy.export.sensitivity import Layer, int8_layers, search
+from coronet_deploy.vocabulary import Runtime
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The layers `chosen` to compute in int8, by name, and the range of what each reads and makes.
+
+    `ranges` are by the name of a value of the graph that was looked at.
+    """
+
+    layers: tuple[Layer, ...]
+    ranges: Mapping[str, Range]
+    chosen: frozenset[str]
+
+    def carried_to(self, graph: Graph) -> Survey | None:
+        """Return the same of another lowering of the same graph; None if layers do not match."""
+        layers = int8_layers(graph)
+        if not _match(self.layers, layers):
+            return None
+        ranges: dict[str, Range] = {}
+        chosen = set()
+        for mine, its in zip(self.layers, layers, strict=True):
+            ranges |= {its.source: self.ranges[mine.source], its.name: self.ranges[mine.name]}
+            if mine.name in self.chosen:
+                chosen.add(its.name)
+        return Survey(layers, ranges, frozenset(chosen))
+
+
+def _match(layers: Sequence[Layer], others: Sequence[Layer]) -> bool:
+    """Return whether each layer is, in order, what a rewrite made of the other, which it names."""
+    return len(layers) == len(others) and all(
+        other.name == one.name or other.name.startswith(f"{one.name}/")
+        for one, other in zip(layers, others, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Study:
+    """A graph, as it was captured, and calibration pictures; what is found is kept."""
+
+    graph: Graph
+    pictures: Pictures
+    _surveys: dict[float, Survey] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def shown(self) -> Pictures:
+        """The pictures that ranges are measured on: few ones with their mirror images."""
+        return with_flips(self.pictures)
+
+    @cached_property
+    def even(self) -> Graph:
+        """The graph with its channels scaled (see `equalize`)."""
+        return equalize(self.graph, self.shown)
+
+    def survey(
+        self, lowered: Graph, budget_db: float, progress: Callable[[str], None] = lambda _: None
+    ) -> Survey:
+        """Return the layers of `lowered`, a lowering of `even`, that keep the picture in int8.
+
+        Raises:
+            ConversionFailed: a value is not finite on a picture; names it and the picture.
+
+        """
+        if budget_db not in self._surveys:
+            plain, _ = lower(self.even, Runtime.ONNX, integer=True)
+            self._surveys[budget_db] = self._look(plain, budget_db, progress)
+        carried = self._surveys[budget_db].carried_to(lowered)
+        return carried or self._look(lowered, budget_db, progress)
+
+    def _look(self, graph: Graph, budget_db: float, progress: Callable[[str], None]) -> Survey:
+        layers = int8_layers(graph)
+        values = [name for layer in layers for name in (layer.source, layer.name)]
+        ranges = measure(graph, values, self.shown)
+        return Survey(layers, ranges, search(graph, self.shown, ranges, budget_db, progress))
