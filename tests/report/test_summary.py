@@ -92,6 +92,22 @@ def test_caveats_say_what_a_reader_must_know(make_run: MakeRun) -> None:
         assert words in told
 
 
+def test_samples_that_include_transfers_are_said_to(make_run: MakeRun) -> None:
+    def on(backend: str, error: str | None = None) -> Launch:
+        own = {"transfers": backend != "cpu", "settled": True}
+        target = Target("sm8550", backend, 1)
+        return Launch("a.tflite", "ab" * 32, target, 0, (9.0,), details=own, error=error)
+
+    def told(*launches: Launch) -> list[str]:
+        run = make_run(launches=launches)
+        return [one for one in caveats(run, summarize(run)) if "transfers" in one]
+
+    (sentence,) = told(on("cpu"), on("gpu"), on("gpu"), on("qnn+cpu"))
+    assert sentence.startswith("On gpu, qnn+cpu a sample includes the transfers of the picture")
+    assert told(on("cpu"), on("gpu", error="it died")) == []
+    assert told(*make_run().launches) == []
+
+
 @pytest.mark.parametrize(
     ("value", "written"),
     [(0.01234, "0.012"), (0.9996, "1.00"), (9.996, "10.0"), (99.96, "100"), (1234.5, "1234")],

@@ -94,6 +94,7 @@ def caveats(run: Run, rows: tuple[Row, ...]) -> tuple[str, ...]:
         sentences.append(_HOST_ONLY)
     if run.conditions.get("interrupted") is True:
         sentences.append("The bench was interrupted: not every launch was made.")
+    sentences += _transfers(run)
     notes = run.conditions.get("notes")
     sentences += [str(note) for note in notes] if isinstance(notes, list | tuple) else []
     fewest = min((row.launches for row in rows if row.launches), default=LAUNCHES_FOR_95)
@@ -111,3 +112,17 @@ def caveats(run: Run, rows: tuple[Row, ...]) -> tuple[str, ...]:
         total = sum(row.launches for row in rows)
         sentences.append(f"Warm-up had not settled in {unsettled} of {total} launches.")
     return tuple(sentences)
+
+
+def _transfers(run: Run) -> list[str]:
+    """Say which back ends' samples hold more than the inference, if any do."""
+    names = dict.fromkeys(
+        launch.target.backend
+        for launch in run.launches
+        if launch.error is None and launch.details.get("transfers") is True
+    )
+    told = (
+        f"On {', '.join(names)} a sample includes the transfers of the picture in and out; on the "
+        "CPU alone it is the inference only."
+    )
+    return [told] if names else []
