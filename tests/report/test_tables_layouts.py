@@ -20,7 +20,7 @@ from coronet_deploy.report.latex import latex
 from coronet_deploy.report.layouts import Layout, grids_of, legend
 from coronet_deploy.report.lines import Line, json_line, lines_of
 from coronet_deploy.results.files import write_run
-from coronet_deploy.vocabulary import Launch, Run, Target
+from coronet_deploy.vocabulary import DType, Launch, Run, Target
 from support import Cli
 
 MakeRun = Callable[..., Run]
@@ -158,7 +158,7 @@ def test_the_paper_layout_is_chipsets_by_type_against_models(phone_run: MakeRun)
         *lines_of(phone_run("exynos2400", "cpu", number=2, factor=2.0)),
         *lines_of(phone_run("sm8550", "cpu", number=3, factor=1.5)),
     ]
-    latency, cost = grids_of(Layout.PAPER, lines)
+    latency, cost, size = grids_of(Layout.PAPER, lines)
     assert latency.heads == ("Chipset", "Type", "small", "whole")
     assert latency.lines == (
         ("sm8550", "fp32", "30.0", "120"),  # the newest run's
@@ -166,10 +166,29 @@ def test_the_paper_layout_is_chipsets_by_type_against_models(phone_run: MakeRun)
         ("exynos2400", "fp32", "40.0", "160"),
         ("exynos2400", "int8", "20.0", "-"),
     )
-    assert cost.lines[0] == ("small", "600 M", "1.8 G", "4.0", "-", "4.0")
+    assert cost.lines[0] == ("small", "600 M", "1.8 G")
+    assert size.heads == ("Type", "small", "whole")
+    assert size.lines == (("fp32", "4.0", "40.0"), ("int8", "4.0", "-"))
     several = grids_of(Layout.PAPER, lines_of(phone_run("sm8550", "cpu", "gpu")))[0]
     assert several.heads[:3] == ("Chipset", "Type", "Back end")
     assert len(several.lines) == 4
+
+
+def test_every_type_of_numbers_has_its_place_and_none_that_is_not_there(phone_run: MakeRun) -> None:
+    types = [*reversed(DType), "int4"]
+    artifacts = {
+        f"{name}.tflite": ({**manifest("small", name, PRUNED), "bytes": 1_000_000 * size}, 5.0)
+        for size, name in enumerate(types, 1)
+    }
+    latency, _, size = grids_of(
+        Layout.PAPER, lines_of(phone_run("host", "cpu", artifacts=artifacts))
+    )
+    ordered = [*DType, "int4"]
+    assert [line[1] for line in latency.lines] == ordered
+    assert size.lines == tuple((one, f"{types.index(one) + 1}.0") for one in ordered)
+    out = io.StringIO()
+    print_grids([latency, size], out)
+    assert "int8-weights" in out.getvalue()
 
 
 @pytest.mark.parametrize(

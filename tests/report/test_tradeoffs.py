@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -23,10 +24,11 @@ from coronet_deploy.report.tradeoffs import (
     metric_of,
     read_judgements,
     unmatched,
+    without_ideal,
     works,
 )
 from coronet_deploy.results.files import write_run
-from coronet_deploy.vocabulary import Run
+from coronet_deploy.vocabulary import DType, Run
 from support import Cli
 
 MakeRun = Callable[..., Run]
@@ -100,6 +102,63 @@ def test_the_plot_of_multiply_adds_is_drawn_where_the_figures_are(pruned: Run) -
     assert {"1 thread", "2 threads", "host cpu, 1 thread"} & set(texts)
     assert len(re.findall("stroke-dasharray", svg)) == 2
     assert svg == work_svg(works(lines_of(pruned)), "Latency & work", "w")
+
+
+def in_numbers(run: Run, dtypes: Mapping[str, str]) -> Run:
+    """Return `run` with its artifacts' types of numbers changed to `dtypes`."""
+    manifests = {
+        name: {**one, "dtype": dtypes.get(name, one["dtype"])}
+        for name, one in run.artifacts.items()
+    }
+    return replace(run, artifacts=manifests)
+
+
+def test_a_twin_in_other_numbers_gives_no_ideal_and_the_page_says_so(pruned: Run) -> None:
+    run = in_numbers(pruned, {"small.onnx": "int8-full"})
+    found = works(lines_of(run))
+    assert {work.ideal_ms for work in found} == {None}
+    assert without_ideal(found) == ["small in int8-full (onnx)"]
+    svg = work_svg(found, "Latency", "w")
+    assert "stroke-dasharray" not in svg
+    assert "dashed" not in svg
+    page = render_report(run)
+    assert "No unpruned twin in the same numbers was measured beside small in int8-full" in page
+    assert "Over ideal" not in page
+    both = in_numbers(pruned, dict.fromkeys(WIDTHS, "int8-full"))
+    assert without_ideal(works(lines_of(both))) == []
+    assert "Over ideal" in render_report(both)
+
+
+def test_one_network_alone_is_not_set_against_multiply_adds(pruned: Run) -> None:
+    launches = tuple(one for one in pruned.launches if one.artifact == "small.onnx")
+    page = render_report(replace(pruned, launches=launches))
+    assert "Latency against multiply-adds" not in page
+
+
+def test_the_legend_names_every_type_apart_and_in_order(pruned: Run) -> None:
+    types = [*DType, "int4"]
+    artifacts = {
+        f"{name}.onnx": {**pruned.artifacts["small.onnx"], "dtype": name} for name in types
+    }
+    launches = tuple(
+        replace(one, artifact=name)
+        for name in artifacts
+        for one in pruned.launches
+        if one.artifact == "small.onnx"
+    )
+    run = replace(pruned, artifacts=artifacts, launches=launches)
+    svg = work_svg(works(lines_of(run)), "Latency", "w")
+    root = ET.fromstring(svg)  # noqa: S314 - our own
+    places: dict[str, tuple[float, float]] = {}
+    for element in root.iter("{http://www.w3.org/2000/svg}text"):
+        text = "".join(element.itertext()).strip()
+        if text in types:
+            places[text] = float(element.get("x", "")), float(element.get("y", ""))
+    assert list(places) == types
+    # Wide enough for what a browser draws: 9 px high, letters are some 5.5 px wide.
+    for (name, (x, y)), (_, (after, below)) in pairwise(places.items()):
+        assert below > y or after > x + 5.5 * len(name)
+        assert x + 5.5 * len(name) < 375
 
 
 def test_the_unbeaten_rows_are_those_that_no_other_beats_in_both(

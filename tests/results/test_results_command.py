@@ -42,6 +42,12 @@ def test_import_list_show_prune_and_rebuild(cli: Cli, folder: Path, tmp_path: Pa
     assert all(len(line) <= 80 for line in listed.stdout.splitlines())
     assert "The newest 3 of 6 runs" in listed.stdout
     assert "m_fp32.onnx" not in listed.stdout
+    none = cli("results", "list", "--dtype", "int8-full", *store)
+    assert (none.returncode, none.stdout.startswith("No run in ")) == (0, True)
+    misspelt = cli("results", "list", "--dtype", "int8_full", *store)
+    assert (misspelt.returncode, misspelt.stdout) == (2, "")
+    assert "--dtype" in misspelt.stderr
+    assert "int8-full" in misspelt.stderr
     runs = json.loads(cli("results", "list", "--json", "--since", "2026-01-03", *store).stdout)[
         "runs"
     ]

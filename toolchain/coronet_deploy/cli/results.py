@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from coronet_deploy.cli.bench import positive, seconds
 from coronet_deploy.errors import BadInput, missing_package
+from coronet_deploy.vocabulary import DType, Runtime
 
 if TYPE_CHECKING:  # SQLAlchemy, pydantic and numpy come with these, and --help needs none
     from coronet_deploy.results.ingest import Imported
@@ -85,15 +86,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_filters(command: argparse.ArgumentParser) -> None:
-    for flag, metavar, what in (
-        ("--model", "NAME", "of this model"),
-        ("--artifact", "NAME", "of this artifact"),
-        ("--runtime", "NAME", "onnx or tflite"),
-        ("--dtype", "NAME", "fp32, fp16 or int8"),
-        ("--device", "NAME", "measured on this device"),
-        ("--backend", "NAME", "measured on this back end"),
+    for flag, names, what in (
+        ("--model", None, "of this model"),
+        ("--artifact", None, "of this artifact"),
+        ("--runtime", Runtime, "of this runtime"),
+        ("--dtype", DType, "in this type of numbers"),
+        ("--device", None, "measured on this device"),
+        ("--backend", None, "measured on this back end"),
     ):
-        command.add_argument(flag, metavar=metavar, help=f"rows {what}")
+        # A misspelt one of a known set would find nothing, and say so as if nothing were there.
+        choices = [one.value for one in names] if names else None
+        told = f": {', '.join(choices)}" if choices else ""
+        command.add_argument(flag, choices=choices, metavar="NAME", help=f"rows {what}{told}")
     command.add_argument("--threads", type=positive, metavar="N", help="rows with N threads")
     command.add_argument("--since", type=_date, metavar="DATE", help="made then or later")
     command.add_argument("--before", type=_date, metavar="DATE", help="made before then")

@@ -123,7 +123,7 @@ def _tradeoffs(
     lines = {run.id: lines_of(run) for run in runs}
     parts: dict[str, tuple[str, Markup]] = {}
     work = works([line for own in lines.values() for line in own])
-    if any(one.ideal_ms for one in work):
+    if len({one.macs for one in work}) > 1:
         parts["work"] = ("Latency against multiply-adds", work_section(work))
     if lost := unmatched(judgements, runs):
         raise BadInput(f"{lost[0]} judges no artifact of the runs", hint="give the runs' own files")

@@ -9,8 +9,7 @@ from coronet_deploy.report import figures
 from coronet_deploy.report.grid import Grid
 from coronet_deploy.report.lines import Line
 from coronet_deploy.report.tables import shared_start
-
-_ORDER = ("fp32", "fp16", "int8")
+from coronet_deploy.vocabulary import DType
 
 
 class Layout(StrEnum):
@@ -111,7 +110,11 @@ def _artifacts(lines: Sequence[Line], names: dict[str, str]) -> Grid:
 
 
 def _paper(lines: Sequence[Line]) -> list[Grid]:
-    """Rows are chipset by dtype, columns models: the median of the newest run that has it."""
+    """Rows are chipset by dtype, columns models: the median of the newest run that has it.
+
+    Sizes have a table of their own, a line for each type there is: as columns, the types of two
+    runtimes would not fit a terminal.
+    """
     several = len({line.runtime for line in lines}) > 1
     column: Callable[[Line], str] = (
         (lambda line: f"{line.model}, {line.runtime}") if several else (lambda line: line.model)
@@ -140,17 +143,23 @@ def _paper(lines: Sequence[Line]) -> list[Grid]:
             model.removeprefix(start),
             figures.count(one.row.macs),
             figures.count(one.row.macs_published),
-            *(figures.megabytes(_bytes(own, dtype)) for dtype in _ORDER),
         )
         for model in models
-        if (own := [line for line in newest if column(line) == model]) and (one := own[-1])
+        if (one := [line for line in newest if column(line) == model][-1])
     )
+    cost = Grid(("Model", "MACs", "Published"), costs, "Cost")
+    size: dict[str, dict[str, int | None]] = {}
+    for line in newest:
+        size.setdefault(line.dtype or figures.DASH, {})[column(line)] = line.row.bytes
     sizes = Grid(
-        ("Model", "MACs", "Published", *(f"{dtype.upper()} MB" for dtype in _ORDER)),
-        costs,
-        "Cost",
+        ("Type", *(model.removeprefix(start) for model in models)),
+        tuple(
+            (dtype, *(figures.megabytes(size[dtype].get(model)) for model in models))
+            for dtype in sorted(size, key=_place)
+        ),
+        "Size, MB",
     )
-    return [latency, sizes]
+    return [latency, cost, sizes]
 
 
 def _varying(lines: Sequence[Line]) -> list[tuple[str, Callable[[Line], str]]]:
@@ -195,9 +204,7 @@ def _cell(line: Line | None) -> str:
     return figures.milliseconds(line.row.median_ms) if line.row.launches else "failed"
 
 
-def _bytes(own: Sequence[Line], dtype: str) -> int | None:
-    return next((line.row.bytes for line in reversed(own) if line.dtype == dtype), None)
-
-
 def _place(dtype: str) -> tuple[int, str]:
-    return (_ORDER.index(dtype) if dtype in _ORDER else len(_ORDER), dtype)
+    """Order types as the vocabulary does; what it does not know comes last."""
+    known = list(DType)
+    return (known.index(DType(dtype)) if dtype in known else len(known), dtype)

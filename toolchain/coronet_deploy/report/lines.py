@@ -44,6 +44,14 @@ class Line:
     over_fp32: float | None = None
 
     @property
+    def unpruned(self) -> bool | None:
+        """Whether no channel was pruned, as far as the counts tell; None without a channel plan."""
+        if not self.channels:
+            return None
+        narrowest = min(self.channels.values())
+        return {count / narrowest for count in self.channels.values()} <= set(_DOUBLINGS)
+
+    @property
     def device(self) -> str:
         """The device as a table names it: emulated timings are never called a device's alone."""
         return f"{self.row.target.device} (emulated)" if self.emulated else self.row.target.device
@@ -134,8 +142,7 @@ def _is_twin(other: Line, line: Line) -> bool:
     """Tell whether `other` is unpruned, and has every channel of `line` and more."""
     if not other.channels or not line.channels or other.channels.keys() != line.channels.keys():
         return False
-    narrowest = min(other.channels.values())
-    if not {count / narrowest for count in other.channels.values()} <= set(_DOUBLINGS):
+    if not other.unpruned:
         return False
     wider = [other.channels[name] - count for name, count in line.channels.items()]
     return min(wider) >= 0 and max(wider) > 0

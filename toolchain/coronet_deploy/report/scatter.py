@@ -14,18 +14,30 @@ from coronet_deploy.report.lines import Line
 from coronet_deploy.report.plots import short
 from coronet_deploy.report.svg import COLOURS, INK, MUTED, PAPER, calm, draw_svg
 from coronet_deploy.report.tradeoffs import Choice, Metric, Work
-from coronet_deploy.vocabulary import Runtime, Target
+from coronet_deploy.vocabulary import DType, Runtime, Target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-_SHAPES = {"fp32": "o", "fp16": "s", "int8": "^"}
-_OTHER_SHAPE = "D"
+_SHAPES = {
+    DType.FP32: "o",
+    DType.FP16: "s",
+    DType.INT8: "^",
+    DType.INT8_FULL: "v",
+    DType.INT16X8: "D",
+    DType.A16W8: "p",
+    DType.INT8_DYNAMIC: ">",
+    DType.INT8_WEIGHTS: "P",
+}
+_OTHER_SHAPE = "X"
 _HEIGHT = 3.4
 _TICKS_LEAST = 3
 _ENTRY = 0.2  # of the legend, inches
+# Of the legend's width: all of it, a mark, a letter as browsers draw it, and what parts entries.
+_FULL, _MARK, _LETTER, _APART = 100, 3, 1.75, 6
+_NAME_MOST = 16
 
 
 def work_svg(works: Sequence[Work], title: str, key: str) -> str:
@@ -48,7 +60,8 @@ def work_svg(works: Sequence[Work], title: str, key: str) -> str:
         axes.set_xscale("log")
         axes.set_yscale("log")
         _ticks(axes.xaxis, [work.macs / 1e9 for work in works])
-        _ticks(axes.yaxis, [work.median_ms for work in works])
+        ideals = [work.ideal_ms for work in works if work.ideal_ms]
+        _ticks(axes.yaxis, [*(work.median_ms for work in works), *ideals])
         axes.set_xlabel("real multiply-adds of one picture, G", color=MUTED)
         axes.set_title("median latency, ms", color=MUTED, fontsize=10, loc="left")
 
@@ -57,7 +70,7 @@ def work_svg(works: Sequence[Work], title: str, key: str) -> str:
         + ("" if work.ideal_ms is None else f", ideal {milliseconds(work.ideal_ms)} ms")
         for work in works
     )
-    more = ["dashed: time proportional to multiply-adds, from the unpruned twin"]
+    more = ["dashed: in proportion, from the unpruned twin in the same numbers"]
     has_ideal = any(work.ideal_ms for work in works)
     return _plot(
         marks, [work.line for work in works], more if has_ideal else [], key, title, described
@@ -112,9 +125,8 @@ def _plot(
     described: str,
 ) -> str:
     targets = _targets(lines)
-    dtypes = list(dict.fromkeys(line.dtype or "other" for line in lines))
-    runtimes = list(dict.fromkeys(line.runtime for line in lines))
-    entries = len(targets) + 1 + len(more)
+    shapes = _shape_rows(lines)
+    entries = len(targets) + len(shapes) + len(more)
     height = _HEIGHT + _ENTRY * entries
 
     def draw(figure: Figure) -> None:
@@ -124,26 +136,47 @@ def _plot(
         calm(axes)
         legend = figure.add_axes((0.1, 0, 0.87, _ENTRY * entries / height))
         legend.set_axis_off()
-        legend.set_xlim(0, 100)
+        legend.set_xlim(0, _FULL)
         legend.set_ylim(entries, 0)
         for place, target in enumerate(targets):
             legend.plot([1], [place + 0.5], "o", color=_colour(target, targets), markersize=6)
             legend.text(4, place + 0.5, _name(target), color=INK, va="center", fontsize=9)
-        x = 1.0
-        for name in dtypes:
-            shape = _SHAPES.get(name, _OTHER_SHAPE)
-            legend.plot([x], [len(targets) + 0.5], shape, color=MUTED, markersize=6)
-            legend.text(
-                x + 3, len(targets) + 0.5, printable(name), color=INK, va="center", fontsize=9
-            )
-            x += 15
-        if len(runtimes) > 1:
-            hollow = "hollow: ONNX"
-            legend.text(x + 3, len(targets) + 0.5, hollow, color=INK, va="center", fontsize=9)
-        for place, text in enumerate(more, len(targets) + 1):
+        for place, row in enumerate(shapes, len(targets)):
+            for x, shape, name in row:
+                if shape:
+                    legend.plot([x], [place + 0.5], shape, color=MUTED, markersize=6)
+                start = x + _MARK if shape else x - 1
+                legend.text(start, place + 0.5, name, color=INK, va="center", fontsize=9)
+        for place, text in enumerate(more, len(targets) + len(shapes)):
             legend.text(0, place + 0.5, text, color=MUTED, va="center", fontsize=9)
 
     return draw_svg(draw, height, key=key, title=title, description=described)
+
+
+def _shape_rows(lines: Sequence[Line]) -> list[list[tuple[float, str | None, str]]]:
+    """Return what each shape stands for, in rows of the legend: place, shape, name."""
+    told = {line.dtype or "other" for line in lines}
+    entries: list[tuple[str | None, str]] = [
+        (shape, dtype.value) for dtype, shape in _SHAPES.items() if dtype in told
+    ]
+    if others := sorted(told - set(_SHAPES)):
+        entries.append((_OTHER_SHAPE, short(", ".join(others), _NAME_MOST)))
+    if len({line.runtime for line in lines}) > 1:
+        entries.append((None, "hollow: ONNX"))
+    rows: list[list[tuple[float, str | None, str]]] = [[]]
+    x = 1.0
+    for shape, name in entries:
+        width = _MARK + _LETTER * len(name)
+        if rows[-1] and x + width > _FULL:
+            rows.append([])
+            x = 1.0
+        rows[-1].append((x, shape, name))
+        x += width + _APART
+    return rows
+
+
+def _shape(dtype: str | None) -> str:
+    return _SHAPES[DType(dtype)] if dtype in set(DType) else _OTHER_SHAPE
 
 
 def _mark(axes: Axes, x: float, y: float, line: Line, targets: Sequence[Target]) -> None:
@@ -151,7 +184,7 @@ def _mark(axes: Axes, x: float, y: float, line: Line, targets: Sequence[Target])
     axes.plot(
         [x],
         [y],
-        _SHAPES.get(line.dtype or "", _OTHER_SHAPE),
+        _shape(line.dtype),
         markersize=7,
         markeredgecolor=colour,
         markeredgewidth=1.5,

@@ -12,7 +12,7 @@ from coronet_deploy.report.lines import Line
 from coronet_deploy.report.markup import Markup, join, table, tag
 from coronet_deploy.report.scatter import quality_svg, work_svg
 from coronet_deploy.report.timeline import history_svg
-from coronet_deploy.report.tradeoffs import Choice, Metric, Work
+from coronet_deploy.report.tradeoffs import Choice, Metric, Work, without_ideal
 
 _Groups = dict[str, list[list[str]]]
 
@@ -22,34 +22,41 @@ def work_section(works: Sequence[Work]) -> Markup:
     groups: _Groups = {}
     names = figures.target_names(work.line.row.target for work in works)
     for work in works:
-        if work.ideal_ms is None:
+        if work.ideal_ms is None or work.twin_macs is None:
             continue
-        share = work.macs / work.twin_macs if work.twin_macs else None
         groups.setdefault(_name(work.line), []).append(
             [
                 names[work.line.row.target],
                 figures.count(work.macs),
-                figures.DASH if share is None else f"{share:.3f}",
+                f"{work.macs / work.twin_macs:.3f}",
                 figures.milliseconds(work.ideal_ms),
                 figures.milliseconds(work.median_ms),
                 figures.times(work.over_ideal),
             ]
         )
-    told = (
-        "If time were proportional to multiply-adds, a pruned network would take its share of its "
-        "unpruned twin's time (the dashed line, from the twin's own measurement in this run). What "
-        "lies above it is what surrounds the convolutions, and what narrow layers lose."
-    )
+    told = []
+    if any(work.ideal_ms for work in works):
+        told.append(
+            "If time were proportional to multiply-adds, a pruned network would take its share of "
+            "its unpruned twin's time (the dashed line, from the twin's own measurement in this "
+            "run). What lies above it is what surrounds the convolutions, and what narrow layers "
+            "lose."
+        )
+    if alone := without_ideal(works):
+        told.append(
+            f"No unpruned twin in the same numbers was measured beside {'; '.join(alone)}: there "
+            "is no ideal to set against."
+        )
     caption = (
         "Real multiply-adds of one picture; share and ideal are by the unpruned twin with the "
-        "same runtime, on the same target."
+        "same runtime and numbers, on the same target."
     )
     heads = ("Target", "MACs", "Share", "Ideal ms", "Median ms", "Over ideal")
     return join(
         (
-            tag("p", told),
+            *(tag("p", text) for text in told),
             _plot(work_svg(works, "Latency against multiply-adds", "work-plot")),
-            table(caption, heads, groups.items(), "work-table"),
+            *([table(caption, heads, groups.items(), "work-table")] if groups else []),
         )
     )
 

@@ -26,7 +26,11 @@ _LOWER_IS_BETTER = {"L1"}
 
 @dataclass(frozen=True)
 class Work:
-    """A row beside the time that its share of the twin's multiply-adds would take."""
+    """A row beside the time that its share of the twin's multiply-adds would take.
+
+    `ideal_ms` is None where no unpruned twin in the same numbers was measured beside it: against
+    another's time, what the numbers gain would pass for what the multiply-adds do.
+    """
 
     line: Line
     macs: int
@@ -77,20 +81,31 @@ def works(lines: Sequence[Line]) -> list[Work]:
             continue
         twin = next(
             (
-                other.row
+                other
                 for other in lines
                 if other.row.artifact == line.twin
                 and (other.row.target, other.row.run) == (line.row.target, line.row.run)
             ),
             None,
         )
+        macs = twin.row.macs if twin else None
         ideal = None
-        if twin and twin.macs and twin.median_ms:
-            ideal = twin.median_ms * line.row.macs / twin.macs
-        found.append(
-            Work(line, line.row.macs, line.row.median_ms, twin.macs if twin else None, ideal)
-        )
+        if twin and macs and twin.row.median_ms and twin.dtype == line.dtype:
+            ideal = twin.row.median_ms * line.row.macs / macs
+        found.append(Work(line, line.row.macs, line.row.median_ms, macs, ideal))
     return found
+
+
+def without_ideal(works: Sequence[Work]) -> list[str]:
+    """Return, as "model in int8, fp16 (tflite)", what no unpruned twin in its numbers stood by."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for work in works:
+        line = work.line
+        if work.ideal_ms is None and (line.twin or not line.unpruned):
+            found.setdefault((line.model, line.runtime), {})[line.dtype or "unknown numbers"] = None
+    return [
+        f"{model} in {', '.join(dtypes)} ({runtime})" for (model, runtime), dtypes in found.items()
+    ]
 
 
 def read_judgements(paths: Sequence[Path]) -> list[Judgement]:
