@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-export clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP) ## environment, then: inspect, materialize, export, verify, bench, report
@@ -27,6 +27,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	touch $@
+
+bench-export: $(STAMP) ## beside other converters and runtimes; a peer that cannot be installed is left out
+	-$(BIN)/python benchmarks/peers/setup.py
+	$(BIN)/python benchmarks/bench_export.py
 
 clean:
 	rm -rf $(VENV) out runs

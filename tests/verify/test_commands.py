@@ -192,3 +192,38 @@ def test_verify_refuses_what_is_not_the_file_of_the_manifest(
     manifest.unlink()
     done = cli("verify", folder / NAMES[1], "--checkpoint", checkpoint)
     _refused(done, 2, str(manifest), "does not exist")
+
+
+def test_half_pictures_in_and_out(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    import onnx
+
+    command = ("export", checkpoint, "--size", SIZE, "--dtype", "fp16", "--half-io")
+    done = cli(*command, "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "small_32x48_fp16_half-io.onnx"
+    manifest = read_manifest(tmp_path / f"{path.name}.json")
+    assert manifest.input.dtype == manifest.output.dtype == "float16"
+    graph = onnx.load(str(path)).graph
+    ends = {tensor.type.tensor_type.elem_type for tensor in (*graph.input, *graph.output)}
+    assert ends == {onnx.TensorProto.FLOAT16}
+    assert "Cast" not in {node.op_type for node in graph.node}
+    # The other runtime's pictures stay as they are, and so does its name.
+    other = read_manifest(tmp_path / "small_32x48_fp16.tflite.json")
+    assert other.input.dtype == "float32"
+    assert cli("verify", path, "--checkpoint", checkpoint).returncode == 0
+    _refused(cli("export", checkpoint, "--half-io"), 2, "--half-io", "fp32")
+
+
+def test_as_many_calibration_pictures_as_are_wanted(
+    cli: Cli, checkpoint: Path, tmp_path: Path
+) -> None:
+    command = ("export", checkpoint, "--size", SIZE, "--dtype", "int8", "--runtime", "onnx")
+    done = cli(*command, "--calibration-count", "2", "--min-psnr", "10", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    quantization = read_manifest(tmp_path / "small_32x48_int8.onnx.json").quantization
+    assert quantization is not None
+    whole = [name for name in quantization.calibration_pictures if "flipped" not in name]
+    assert len(whole) == 2
+    done = cli(*command, "--calibration-count", "0")
+    assert done.returncode == 2
+    assert "--calibration-count: '0' is not a number of pictures" in done.stderr

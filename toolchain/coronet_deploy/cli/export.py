@@ -78,6 +78,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pictures)",
     )
     parser.add_argument(
+        "--calibration-count",
+        type=_count,
+        metavar="N",
+        help="how many of them at most, the same ones each time (default: 12)",
+    )
+    parser.add_argument(
+        "--half-io",
+        action="store_true",
+        help="FP16 ONNX artifacts take and give float16 pictures (default: float32)",
+    )
+    parser.add_argument(
         "--prefer",
         choices=("speed", "size"),
         default="speed",
@@ -146,6 +157,12 @@ def picture_sizes(text: str) -> list[tuple[int, int]]:
     return [picture_size(part) for part in text.split(",")]
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pictures, such as 12")
+    return int(text)
+
+
 def decibels(text: str) -> float:
     """Return a finite number of dB."""
     try:
@@ -198,7 +215,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _runtimes(args: argparse.Namespace) -> tuple[str, ...]:
-    """Return what was asked for; litert-torch writes one kind of file."""
+    """Return what was asked for; litert-torch writes one kind of file, and so does --half-io."""
+    if args.half_io and (args.dtype not in {"fp16", "all"} or args.runtime == "tflite"):
+        raise BadInput(
+            f"--half-io is for FP16 ONNX artifacts, "
+            f"not --runtime {args.runtime} --dtype {args.dtype}"
+        )
     if args.converter == "direct":
         return _runtimes_with(args.dtype, args.runtime)
     if args.runtime == "onnx" or args.dtype != "fp32":
@@ -245,19 +267,27 @@ def _order(
         else dict.fromkeys(DType, args.min_psnr),
         prefer=args.prefer,
         converter=Converter(args.converter),
+        half_io=args.half_io,
     )
 
 
 def _calibration(args: argparse.Namespace, pictures: Pictures, size: tuple[int, int]) -> Pictures:
     """Return what was given, else what goes with the pictures: bundled ones, or a part of them."""
     from coronet_deploy.coronet.zoo import bundled_calibration
-    from coronet_deploy.export.calibrate import choose, hold_out, read_folder, read_pictures
+    from coronet_deploy.export.calibrate import (
+        DEFAULT_COUNT,
+        choose,
+        hold_out,
+        read_folder,
+        read_pictures,
+    )
 
+    count = args.calibration_count or DEFAULT_COUNT
     if args.calibration:
-        return choose(read_folder(args.calibration, *size))
+        return choose(read_folder(args.calibration, *size), count)
     if args.pictures:
-        return hold_out(pictures)
-    return read_pictures(bundled_calibration(), *size)
+        return hold_out(pictures, count)
+    return choose(read_pictures(bundled_calibration(), *size), count)
 
 
 def _show(artifacts: list[Artifact], told: list[dict[str, Any]], args: argparse.Namespace) -> None:

@@ -44,12 +44,14 @@ def build(
     prefer: Preference = "speed",
     progress: Callable[[str], None] = lambda _: None,
     study: Study | None = None,
+    *,
+    half_io: bool = False,
 ) -> Built:
     """Return the artifact of `graph`, which is as it was captured.
 
     `calibration` is read where ranges are fixed beforehand (INT8, INT8_FULL, INT16X8, A16W8), and
     to see that FP16 overflows nowhere. A `study` of both spares what was found for another
-    artifact of theirs.
+    artifact of theirs. With `half_io` an FP16 ONNX file's pictures are float16; others keep theirs.
 
     Raises:
         BadInput: this runtime has no such number type.
@@ -73,8 +75,15 @@ def build(
     else:
         lowered, reports = lower(graph, runtime, prefer=prefer)
         passes = _names(reports)
-    embedded = describe(graph, runtime, dtype, subject, passes)
-    return Built(emit(lowered, runtime, dtype, embedded.as_metadata()), embedded)
+    half_io = half_io and takes_half_io(runtime, dtype)
+    embedded = describe(graph, runtime, dtype, subject, passes, half_io=half_io)
+    metadata = embedded.as_metadata()
+    return Built(emit(lowered, runtime, dtype, metadata, half_io=half_io), embedded)
+
+
+def takes_half_io(runtime: Runtime, dtype: DType) -> bool:
+    """Return whether an artifact of this kind can have float16 pictures."""
+    return (runtime, dtype) == (Runtime.ONNX, DType.FP16)
 
 
 def _int8(
@@ -137,9 +146,16 @@ def _names(reports: Sequence[PassReport]) -> tuple[str, ...]:
 
 
 def describe(
-    graph: Graph, runtime: Runtime, dtype: DType, subject: Subject, passes: tuple[str, ...]
+    graph: Graph,
+    runtime: Runtime,
+    dtype: DType,
+    subject: Subject,
+    passes: tuple[str, ...],
+    *,
+    half_io: bool = False,
 ) -> Embedded:
     """Return what a manifest says of an artifact before it ran; `passes` are those that did."""
+    stored = "float16" if half_io else "float32"
     return Embedded(
         model=subject.model,
         direction=subject.direction,
@@ -147,8 +163,8 @@ def describe(
         runtime=runtime,
         dtype=dtype,
         scheme=describe_scheme(runtime, dtype),
-        input=_contract(INPUT, runtime, graph.input_shape),
-        output=_contract(OUTPUT, runtime, graph.output_shape, _output_range(graph)),
+        input=_contract(INPUT, runtime, graph.input_shape, stored),
+        output=_contract(OUTPUT, runtime, graph.output_shape, stored, _output_range(graph)),
         macs=Macs(
             real=max(graph_macs(graph), 1), published=max(graph_macs(graph, published=True), 1)
         ),
@@ -157,7 +173,14 @@ def describe(
     )
 
 
-def emit(graph: Graph, runtime: Runtime, dtype: DType, metadata: Mapping[str, str]) -> bytes:
+def emit(
+    graph: Graph,
+    runtime: Runtime,
+    dtype: DType,
+    metadata: Mapping[str, str],
+    *,
+    half_io: bool = False,
+) -> bytes:
     """Return the bytes of a lowered float graph in the format of `runtime`."""
     if runtime is Runtime.TFLITE:
         from coronet_deploy.export.tflite import emit_tflite
@@ -165,19 +188,20 @@ def emit(graph: Graph, runtime: Runtime, dtype: DType, metadata: Mapping[str, st
         return emit_tflite(graph, dtype, metadata)
     from coronet_deploy.export.onnx import emit_onnx
 
-    return emit_onnx(graph, dtype, metadata)
+    return emit_onnx(graph, dtype, metadata, half_io=half_io)
 
 
 def _contract(
     name: str,
     runtime: Runtime,
     nhwc: tuple[int, ...],
+    stored: str,
     value_range: tuple[float, float] | None = (-1.0, 1.0),
 ) -> Contract:
     n, h, w, c = nhwc
     nchw = runtime is Runtime.ONNX
     layout, shape = ("NCHW", (n, c, h, w)) if nchw else ("NHWC", (n, h, w, c))
-    return Contract.of(TensorContract(name, layout, shape, "float32", value_range))
+    return Contract.of(TensorContract(name, layout, shape, stored, value_range))
 
 
 def _output_range(graph: Graph) -> tuple[float, float] | None:

@@ -3,7 +3,8 @@
 ONNX Runtime has kernels for reflection padding, InstanceNormalization and ConvTranspose, so those
 are kept whole, but for layers so wide that others are faster (see `passes`). Picture in and out are
 float32 tensors named "input" and "output"; in FP16 a Cast stands behind the one and before the
-other, and weights and arithmetic between them are float16.
+other, and weights and arithmetic between them are float16. With `half_io` there are no casts, and
+pictures are float16 too.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ _TO_NCHW = (0, 2, 3, 1)  # where an NHWC axis is found in NCHW
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
-def emit_onnx(graph: Graph, dtype: DType, metadata: Mapping[str, str]) -> bytes:
+def emit_onnx(
+    graph: Graph, dtype: DType, metadata: Mapping[str, str], *, half_io: bool = False
+) -> bytes:
     """Return an ONNX file of `graph`, the same bytes for the same arguments, checked by onnx.
 
-    `metadata` becomes the model's metadata properties.
+    `metadata` becomes the model's metadata properties. `half_io` is for FP16: float16 pictures.
 
     Raises:
         ConversionFailed: an operator that has no NCHW form here (one that a TFLite pass made), a
@@ -44,7 +47,7 @@ def emit_onnx(graph: Graph, dtype: DType, metadata: Mapping[str, str]) -> bytes:
     """
     if dtype not in {DType.FP32, DType.FP16}:
         raise ConversionFailed(f"ONNX: {dtype} is not written from a float graph")
-    model = _Writer(graph, half=dtype is DType.FP16).model()
+    model = _Writer(graph, half=dtype is DType.FP16, half_io=half_io).model()
     helper.set_model_props(model, dict(sorted(metadata.items())))
     try:
         onnx.checker.check_model(model)
@@ -57,9 +60,10 @@ def emit_onnx(graph: Graph, dtype: DType, metadata: Mapping[str, str]) -> bytes:
 class _Writer:
     """Collects ONNX nodes and initializers."""
 
-    def __init__(self, graph: Graph, *, half: bool) -> None:
+    def __init__(self, graph: Graph, *, half: bool, half_io: bool) -> None:
         self.graph = graph
         self._half = half
+        self._half_io = half and half_io
         self._nodes: list[Any] = []
         self._initializers: dict[str, Any] = {}
 
@@ -69,7 +73,7 @@ class _Writer:
             if translate is None:
                 raise ConversionFailed(f"ONNX: {node.output} is a {node.op.kind}")
             translate(self, node.op, node)
-        if self._half:
+        if self._half and not self._half_io:
             narrow, widen = TensorProto.FLOAT16, TensorProto.FLOAT
             self._nodes.insert(0, helper.make_node("Cast", [INPUT], [f"{INPUT}/half"], to=narrow))
             self._nodes.append(helper.make_node("Cast", [f"{OUTPUT}/half"], [OUTPUT], to=widen))
@@ -78,7 +82,7 @@ class _Writer:
                 _rename(written.output, OUTPUT, f"{OUTPUT}/half")
         for index, written in enumerate(self._nodes):
             written.name = written.name or f"{written.op_type}_{index}"
-        picture = TensorProto.FLOAT
+        picture = TensorProto.FLOAT16 if self._half_io else TensorProto.FLOAT
         proto = helper.make_graph(
             self._nodes,
             "generator",

@@ -25,7 +25,7 @@ from coronet_deploy.errors import (
     EnvironmentProblem,
     GateFailed,
 )
-from coronet_deploy.export.build import Built, build
+from coronet_deploy.export.build import Built, build, takes_half_io
 from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.manifest import Manifest, ParityFigures, Split, write_manifest
 from coronet_deploy.export.study import Study
@@ -59,7 +59,7 @@ class Order:
     """What to release: every dtype for every runtime, of one generator at one picture size.
 
     `pictures` are what the gate compares on, `calibration` what INT8 ranges come from: of three
-    channels, whatever the generator takes.
+    channels, whatever the generator takes. `half_io` gives FP16 ONNX artifacts float16 pictures.
     """
 
     subject: Subject
@@ -71,6 +71,7 @@ class Order:
     bounds_db: Mapping[DType, float] = field(default_factory=lambda: DEFAULT_BOUNDS_DB)
     prefer: Preference = "speed"
     converter: Converter = Converter.DIRECT
+    half_io: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -78,11 +79,13 @@ class Order:
         return self.pictures.values[0].shape[1], self.pictures.values[0].shape[2]
 
     def name_of(self, runtime: Runtime, dtype: DType) -> str:
-        """Return the file name of one artifact; what another converter made is named for it."""
+        """Return the file name of one artifact; what is unusual about it is in it."""
         height, width = self.size
         name = f"{self.subject.model}_{height}x{width}_{dtype.value}"
         if self.converter is not Converter.DIRECT:
             name = f"{name}_{self.converter.value}"
+        if self.half_io and takes_half_io(runtime, dtype):
+            name = f"{name}_half-io"
         return f"{name}{runtime.suffix}"
 
 
@@ -167,9 +170,16 @@ def _built(
                 f"litert-torch writes FP32 TFLite files here, no {dtype.value} {runtime.value}"
             )
         return convert(study.graph, order.subject)
-    prefer, subject = order.prefer, order.subject
     return build(
-        study.graph, runtime, dtype, subject, study.pictures, prefer, progress, study=study
+        study.graph,
+        runtime,
+        dtype,
+        order.subject,
+        study.pictures,
+        order.prefer,
+        progress,
+        study,
+        half_io=order.half_io,
     )
 
 
