@@ -71,7 +71,11 @@ def make_runs(count: int) -> Iterator[Run]:
     draw = random.Random(1)  # noqa: S311 - figures, no secrets
     start = datetime(2026, 1, 1, tzinfo=UTC)
     manifests = {
-        name: {"model": "model", "runtime": name.rpartition(".")[2], "dtype": name[-9:-5]}
+        name: {
+            "model": "model",
+            "runtime": name.rpartition(".")[2],
+            "dtype": name.partition(".")[0][-4:],
+        }
         for name in ARTIFACTS
     }
     for number in range(count):

@@ -218,49 +218,59 @@ def _entry(path: Path, data: bytes, done: Imported) -> RunEntry | None:
 
 
 def _bring_in(connection: Connection, entries: Sequence[RunEntry], refused: list[str]) -> Imported:
-    """Write the entries of one batch and return the counts."""
+    """Write `entries`, a batch in a few statements, and return the counts."""
     done = Imported()
-    for entry in sorted(entries, key=lambda one: one.id):
-        held = connection.execute(
-            sa.select(runs.c.sha256, runs.c.path).where(runs.c.id == entry.id)
-        ).one_or_none()
-        if held is None:
-            _insert(connection, entry)
-            done.added += 1
-        elif held.sha256 == entry.sha256:
-            if not Path(held.path).exists():
-                connection.execute(
-                    runs.update().where(runs.c.id == entry.id).values(path=str(entry.path))
-                )
-            done.known += 1
-        elif Path(held.path) == entry.path or not Path(held.path).exists():
-            connection.execute(rows.delete().where(rows.c.run_id == entry.id))
-            connection.execute(runs.delete().where(runs.c.id == entry.id))
-            _insert(connection, entry)
-            done.replaced += 1
-        else:
-            refused.append(f"{entry.path}: {held.path} is another run of the same id {entry.id}")
+    for batch in _batches(sorted(entries, key=lambda one: one.id)):
+        chosen = sa.select(runs.c.id, runs.c.sha256, runs.c.path).where(
+            runs.c.id.in_({entry.id for entry in batch})
+        )
+        held = {one.id: (one.sha256, Path(one.path)) for one in connection.execute(chosen)}
+        fresh: dict[str, RunEntry] = {}
+        replaced: list[str] = []
+        for entry in batch:
+            sha256, path = held.get(entry.id, ("", entry.path))
+            if entry.id not in held:
+                done.added += 1
+            elif sha256 == entry.sha256:
+                done.known += 1
+                if path.exists():
+                    continue
+                replaced.append(entry.id)
+            elif path == entry.path or not path.exists():
+                done.replaced += 1
+                replaced.append(entry.id)
+            else:
+                refused.append(f"{entry.path}: {path} is another run of the same id {entry.id}")
+                continue
+            fresh[entry.id] = entry
+            held[entry.id] = entry.sha256, entry.path
+        if replaced:
+            connection.execute(rows.delete().where(rows.c.run_id.in_(replaced)))
+            connection.execute(runs.delete().where(runs.c.id.in_(replaced)))
+        _insert(connection, list(fresh.values()))
     return done
 
 
-def _insert(connection: Connection, entry: RunEntry) -> None:
-    by_hash = {setup_hash(row.setup): dict(row.setup) for row in entry.rows}
-    if by_hash:
-        known = connection.execute(
-            sa.select(setups.c.hash).where(setups.c.hash.in_(list(by_hash)))
-        ).scalars()
-        for digest in set(by_hash) - set(known):
-            connection.execute(setups.insert().values(hash=digest, fields=by_hash[digest]))
-    connection.execute(
-        runs.insert().values(
-            id=entry.id,
-            path=str(entry.path),
-            sha256=entry.sha256,
-            created=entry.created,
-            emulated=entry.emulated,
-        )
-    )
-    lines = [
+def _insert(connection: Connection, entries: Sequence[RunEntry]) -> None:
+    """Insert entries that are not in the store: one statement a table, however many they are."""
+    fields = {setup_hash(row.setup): dict(row.setup) for entry in entries for row in entry.rows}
+    known = connection.execute(
+        sa.select(setups.c.hash).where(setups.c.hash.in_(list(fields)))
+    ).scalars()
+    new_setups = [
+        {"hash": digest, "fields": fields[digest]} for digest in sorted(set(fields) - set(known))
+    ]
+    new_runs = [
+        {
+            "id": entry.id,
+            "path": str(entry.path),
+            "sha256": entry.sha256,
+            "created": entry.created,
+            "emulated": entry.emulated,
+        }
+        for entry in entries
+    ]
+    new_rows = [
         {
             "run_id": entry.id,
             "place": place,
@@ -269,10 +279,12 @@ def _insert(connection: Connection, entry: RunEntry) -> None:
             "setup": setup_hash(row.setup),
             "launch_medians_ms": list(row.launch_medians_ms),
         }
+        for entry in entries
         for place, row in enumerate(entry.rows)
     ]
-    if lines:
-        connection.execute(rows.insert(), lines)
+    for table, lines in ((setups, new_setups), (runs, new_runs), (rows, new_rows)):
+        if lines:
+            connection.execute(table.insert(), lines)
 
 
 def _delete(run: RunEntry) -> str | None:
