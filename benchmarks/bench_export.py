@@ -142,7 +142,10 @@ def prepare(plan: ChannelPlan, generator: nn.Module) -> Path:
     programs = [*(CACHE / "ncnn").glob("lib/python*/site-packages/pnnx/pnnx"), Path("pnnx")]
     pnnx = [str(programs[0]), "traced.pt"]
     _make(folder, "traced.ncnn.param", [*pnnx, f"inputshape=[1,3,{_SIZE},{_SIZE}]f32", "fp16=0"])
-    mnn = [str(CACHE / "mnn" / "bin" / "mnnconvert"), "-f", "ONNX", "--modelFile", "plain.onnx"]
+    # The converter alone: the script around it installs packages wherever it finds a pip, and
+    # tells its maker what was converted.
+    bare = "import sys, MNN, _tools; _tools.mnnconvert(sys.argv)"
+    mnn = [str(python_of("mnn")), "-c", bare, "-f", "ONNX", "--modelFile", "plain.onnx"]
     _make(folder, "plain.mnn", [*mnn, "--MNNModel", "plain.mnn", "--bizCode", "x"])
     return folder
 
