@@ -1,23 +1,24 @@
 """A pool of artifacts measured against themselves, gathered in sittings, and dealt again and again.
 
 A session makes as many launches of each artifact as `compare` makes of both sides. Every session
-is a run file in the pool's folder, so that gathering can stop at any time and go on later. Dealt
-into two sides, a session is a comparison in which nothing changed: whatever is called slower is a
-false alarm. Each turn of two launches is dealt by a coin, as `compare` interleaves its sides.
+is a run file in the pool's folder, so that gathering can stop at any time and go on later, with
+the same files and settings or not at all. Dealt into two sides, a session is a comparison in which
+nothing changed: whatever is called slower is a false alarm. Each turn of two launches is dealt by
+a coin, as `compare` interleaves its sides.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from coronet_deploy.bench.compare import find_subjects
-from coronet_deploy.bench.host import BenchInterrupted, bench_host
+from coronet_deploy.bench.host import BenchInterrupted, bench_host, load_subjects
 from coronet_deploy.errors import INTERRUPTED, BadInput
 from coronet_deploy.report.regression import Verdict
 from coronet_deploy.results.entries import find_run_files
@@ -30,6 +31,8 @@ Side = Sequence[Array]
 Rule = Callable[[Side, Side], Verdict]
 
 _RESAMPLES = 2000
+_SAMPLES = 30
+_ASKED = ("rounds", "samples", "seconds")
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,25 @@ def gather(
     threads: Sequence[int],
     seconds: float,
 ) -> None:
-    """Add sessions to `pool` until it holds `sessions`; Ctrl-C loses the session under way only."""
+    """Add sessions to `pool` until it holds `sessions`; Ctrl-C loses the session under way only.
+
+    Raises:
+        BadInput: the pool's sessions are of other files, threads or settings; says of which.
+
+    """
     subjects = find_subjects(artifacts, "--real")
     paths = [subject.path for subject in subjects if subject.path]
-    done = len(_runs(pool)) if pool.is_dir() else 0
+    held = _runs(pool) if pool.is_dir() else []
+    asked = {
+        "rounds": launches,
+        "samples": _SAMPLES,
+        "seconds": seconds,
+        "threads": sorted(threads),
+        **{one.name: one.sha256 for one in load_subjects(paths, None)},
+    }
+    for run in held:
+        _refuse_other(pool, run, _made_with(run), asked, {*_made_with(run), *asked})
+    done = len(held)
     print(f"{done} of {sessions} sessions are in {pool}", file=sys.stderr)
     for number in range(done, sessions):
         try:
@@ -95,6 +113,7 @@ def gather(
                 paths,
                 threads=threads,
                 rounds=launches,
+                samples=_SAMPLES,
                 seconds=seconds,
                 command=tuple(sys.argv),
                 progress=lambda one, total, _, number=number: print(  # type: ignore[misc] # bound now
@@ -113,11 +132,16 @@ def read_pool(pool: Path, launches: int) -> Mapping[tuple[str, Target], list[Sid
     """Return each row's sessions, those with at least `launches` launches, cut to that many.
 
     Raises:
-        BadInput: there is no such session.
+        BadInput: there is no such session, or sessions are of other files or samples than others.
 
     """
     rows: dict[tuple[str, Target], list[Side]] = {}
+    first: dict[str, object] = {}
     for run in _runs(pool):
+        # A session of other threads has rows of its own, and a short one is left out.
+        made = _made_with(run)
+        _refuse_other(pool, run, made, first, {*made} & {*first} - {"rounds", "threads"})
+        first = {**made, **first}
         own: dict[tuple[str, Target], list[Array]] = {}
         for launch in run.launches:
             if launch.error is None:
@@ -157,6 +181,37 @@ def false_alarms(
         name: Rate(sum(counts), each * len(sessions), tuple(count / each for count in counts))
         for name, counts in alarms.items()
     }
+
+
+def _made_with(run: Run) -> dict[str, object]:
+    """Return what a session was asked for, and its files' hashes by name."""
+    settings = run.conditions.get("settings")
+    asked = settings if isinstance(settings, Mapping) else {}
+    return {
+        **{name: asked[name] for name in _ASKED if name in asked},
+        "threads": sorted({launch.target.threads for launch in run.launches}),
+        **{launch.artifact: launch.artifact_sha256 for launch in run.launches},
+    }
+
+
+def _refuse_other(
+    pool: Path,
+    run: Run,
+    made: Mapping[str, object],
+    asked: Mapping[str, object],
+    names: Collection[str],
+) -> None:
+    for name in sorted(names):
+        if made.get(name) != asked.get(name):
+            raise BadInput(
+                f"{pool}: session {run.id} has {name} {_short(made.get(name))}, not "
+                f"{_short(asked.get(name))}",
+                hint="a pool is of one kind: name another folder",
+            )
+
+
+def _short(value: object) -> str:
+    return "nothing" if value is None else f"{value}"[:12]
 
 
 def _runs(pool: Path) -> list[Run]:

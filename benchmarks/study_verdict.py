@@ -28,6 +28,7 @@ import launch_pool
 import numpy as np
 
 from coronet_deploy.bench.system import host_facts
+from coronet_deploy.errors import CoronetError
 from coronet_deploy.report.regression import (
     Bounds,
     Look,
@@ -275,6 +276,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.real and not args.pool:
         parser.error("--real needs --pool, a folder for its sessions")
+    try:
+        _study(args)
+    except CoronetError as error:
+        parser.exit(error.exit_status, f"{parser.prog}: {error}\n")
+
+
+def _study(args: argparse.Namespace) -> None:
     if args.real:
         launch_pool.gather(
             args.real,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import launch_pool
 import numpy as np
@@ -94,3 +96,49 @@ def test_a_pool_is_read_by_sessions_and_short_ones_are_left_out(
     assert {target.threads: len(own) for (_, target), own in rows.items()} == {1: 2, 2: 2}
     with pytest.raises(BadInput, match="no session of 21 launches"):
         launch_pool.read_pool(tmp_path, 21)
+
+
+def test_a_pool_of_two_kinds_is_refused_by_what_differs(make_run: MakeRun, tmp_path: Path) -> None:
+    def session(name: str, samples: int = 30, digit: str = "a") -> None:
+        run = make_run({"a.onnx": 10.0}, rounds=20, id=name)
+        launches = tuple(replace(one, artifact_sha256=digit * 64) for one in run.launches)
+        conditions = {"settings": {"rounds": 20, "samples": samples, "seconds": 1.0}}
+        write_run(replace(run, launches=launches, conditions=conditions), tmp_path)
+
+    session("r0")
+    session("r1")
+    launch_pool.read_pool(tmp_path, 20)
+    session("r2", samples=5)
+    with pytest.raises(BadInput, match="session r2 has samples 5, not 30"):
+        launch_pool.read_pool(tmp_path, 20)
+    (tmp_path / "r2.json").unlink()
+    session("r3", digit="b")
+    with pytest.raises(BadInput, match=r"session r3 has a\.onnx b{12}, not a{12}"):
+        launch_pool.read_pool(tmp_path, 20)
+
+
+def test_gathering_goes_on_with_the_same_files_and_settings_or_not_at_all(tmp_path: Path) -> None:
+    artifacts, other, pool = tmp_path / "one", tmp_path / "two", tmp_path / "pool"
+    for folder, layers in ((artifacts, 2), (other, 3)):
+        folder.mkdir()
+        slower_twin.build(folder, Runtime.ONNX, layers, channels=8, size=16).rename(
+            folder / "a.onnx"
+        )
+
+    def gather(artifacts: Path, sessions: int, **changes: Any) -> None:
+        settings: dict[str, Any] = {"launches": 2, "threads": [1], "seconds": 0.05}
+        launch_pool.gather(artifacts, pool, sessions=sessions, **(settings | changes))
+
+    gather(artifacts, 1)
+    gather(artifacts, 2)
+    assert len(list(pool.glob("*.json"))) == 2
+    for changes, told in (
+        ({"threads": [2]}, r"threads \[1\], not \[2\]"),
+        ({"seconds": 0.5}, r"seconds 0\.05, not 0\.5"),
+        ({"launches": 4}, "rounds 2, not 4"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            gather(artifacts, 3, **changes)
+    with pytest.raises(BadInput, match=r"has a\.onnx [0-9a-f]{12}, not [0-9a-f]{12}"):
+        gather(other, 3)
+    assert len(list(pool.glob("*.json"))) == 2
