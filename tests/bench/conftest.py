@@ -17,6 +17,7 @@ from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.vocabulary import DType, Runtime
+from phone_bench import Bench, compile_faulty
 from support import Cli
 from virtual_phone import SM8550, AdbServer, VirtualPhone, require_rig
 
@@ -69,3 +70,19 @@ def phone(
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(adb_server.port))
     _booted.connect(adb_server, seconds=20)
     return _booted
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the runner that misbehaves: see rig/faulty_runner.c."""
+    return compile_faulty(tmp_path_factory.mktemp("faulty"))
+
+
+@pytest.fixture
+def bench(
+    phone: VirtualPhone, adb_server: AdbServer, faulty: Path, tiny: Path, tmp_path: Path
+) -> Iterator[Bench]:
+    """Return what runs the command on the shared phone with the runner that misbehaves."""
+    made = Bench(adb_server, phone, faulty, tiny / "tiny.tflite", tmp_path / "runs")
+    yield made
+    made.mode(None)

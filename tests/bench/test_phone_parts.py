@@ -152,6 +152,19 @@ def test_a_lock_dies_with_its_holder_and_is_renewed_after_a_loss(
         assert _raw_lock(device) == "1"
 
 
+def test_a_lock_that_the_phone_still_holds_for_a_lost_connection_is_renewed(
+    device: Device, phone: VirtualPhone
+) -> None:
+    lock = PhoneLock(device)
+    with lock:
+        lost, lock._holder = lock._holder, None
+        assert lost is not None
+        lock.renew()
+        assert lost.wait(10) != 0  # what held it is dead
+        assert _raw_lock(device) == "1"
+    assert not any(ROOT in line for line in phone.processes().values())
+
+
 def _raw_lock(device: Device) -> str:
     end = time.monotonic() + 5
     while time.monotonic() < end:

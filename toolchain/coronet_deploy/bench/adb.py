@@ -47,6 +47,7 @@ _FOREGROUND_TIMEOUT = ("timeout", "--foreground", "-s", "KILL")
 # the command had: only what the phone itself says afterwards is believed.
 _TELL_STATUS = "; s=$?; echo @coronet-deploy $s >&2; exit $s"
 _STATUS_TOLD = re.compile(rb"@coronet-deploy (\d+)\r?\n(?!.*@coronet-deploy )", re.DOTALL)
+_VERSIONS = b"doesn't match this client"
 _PROPERTY = re.compile(r"^\[([^\]]+)\]: \[(.*?)\]$", re.MULTILINE | re.DOTALL)
 _ADVICE = {
     "unauthorized": "unlock the phone and allow USB debugging for this computer",
@@ -367,6 +368,8 @@ def _error(
     hint: str | None = None,
 ) -> AdbError:
     told = what if kind is DeviceLost else f"{what}: {_last(ended)}"
+    if hint is None and _VERSIONS in ended.stderr:
+        hint = "two versions of adb fight for its server: keep one, see `which -a adb`"
     return kind(
         told,
         hint=hint,

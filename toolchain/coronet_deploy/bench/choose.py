@@ -90,7 +90,8 @@ def choose(
         one
         for one in attached
         if (named is None or one.attached.serial == named)
-        and (wanted is None or one.profile == wanted)
+        # One that is named and does not answer cannot tell its chipset: its state is what is wrong.
+        and (wanted is None or one.profile == wanted or (named and one.attached.state != DEVICE))
     ]
     asked = " ".join([f"--device {name}", *([f"--serial {serial}"] if serial else [])])
     if not fitting:

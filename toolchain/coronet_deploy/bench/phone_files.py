@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coronet_deploy.bench.adb import AdbError, Device
-from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.storage import existing_file, sha256_of
 
 ROOT = "/data/local/tmp/coronet-deploy"
@@ -92,8 +91,8 @@ class PhoneFiles:
 
         Raises:
             BadInput: there is no such file.
-            EnvironmentProblem: what arrived is not what was sent, twice.
-            AdbError: there is no room for it, or the phone went away (`DeviceLost`).
+            AdbError: there is no room for it, or what arrived is not what was sent, twice, or the
+                phone went away (`DeviceLost`).
 
         """
         existing_file(path, "file")
@@ -126,9 +125,10 @@ class PhoneFiles:
                 self._shell(f"rm -f {partial}")
             raise
         self._shell(f"rm -f {partial}")
-        raise EnvironmentProblem(
+        raise AdbError(
             f"phone {self._device.serial}: {path.name} arrived damaged, twice",
             hint="try another cable or port",
+            serial=self._device.serial,
         )
 
     def _hash(self, path: str) -> str:

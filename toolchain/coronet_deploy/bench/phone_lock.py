@@ -30,16 +30,32 @@ from coronet_deploy.storage import exclusive
 
 _ANSWER_S = 15.0
 _END_S = 3.0
+_RENEW_S = 15.0
+_AGAIN_S = 0.2
 _HELD, _TAKEN, _UNLOCKABLE = "held", "taken", "unlockable"
 # `9>&9` hands the shell's own descriptor on: Android's shell keeps it from children otherwise, and
 # a lock belongs to the open file, whichever process took it.
 _SCRIPT = f"""mkdir -p {ROOT} && cd {ROOT} && exec 9>>lock || exit 1
 flock -n 9 9>&9
 case $? in
-0) echo "$OWNER" > owner; echo {_HELD}; cat > /dev/null; rm -f owner;;
+0) echo $$ > holder; echo "$OWNER" > owner; echo {_HELD}; cat > /dev/null; rm -f owner holder;;
 1) echo {_TAKEN} "$(cat owner)";;
 *) echo {_UNLOCKABLE};;
 esac"""
+# What holds the lock is the first of a process group of its own.
+_FREE = f"kill -KILL -- -$(cat {ROOT}/holder)"
+
+
+class PhoneTaken(AdbError):
+    """Another bench holds the phone: `owner` says who, "user@host process 12"."""
+
+    def __init__(self, serial: str, owner: str) -> None:
+        super().__init__(
+            f"phone {serial} is in use by another bench: {owner or 'unknown'}",
+            hint="wait for it, or use another phone",
+            serial=serial,
+        )
+        self.owner = owner
 
 
 class PhoneLock:
@@ -50,6 +66,7 @@ class PhoneLock:
 
     def __init__(self, device: Device) -> None:
         self._device = device
+        self._owner = f"{getpass.getuser()}@{socket.gethostname()} process {os.getpid()}"
         self._stack = contextlib.ExitStack()
         self._holder: subprocess.Popen[bytes] | None = None
 
@@ -70,16 +87,27 @@ class PhoneLock:
         self._stack.__exit__(kind, error, trace)
 
     def renew(self) -> None:
-        """Take the phone's lock again after the phone was away, which freed it."""
+        """Take the phone's lock again after the phone was away.
+
+        That freed it, or not yet: where only the connection was lost, the phone may be the last to
+        notice, and what held the lock for us holds it still. It is ended.
+        """
         self._release()
-        self._take()
+        end = time.monotonic() + _RENEW_S
+        while True:
+            try:
+                return self._take()
+            except PhoneTaken as taken:
+                if taken.owner != self._owner or time.monotonic() >= end:
+                    raise
+            self._device.shell(_FREE, seconds=_ANSWER_S)
+            time.sleep(_AGAIN_S)
 
     def _take(self) -> None:
         if self._device.dry:
             self._device.shell(f"flock {ROOT}/lock", seconds=_ANSWER_S)
             return
-        owner = f"{getpass.getuser()}@{socket.gethostname()} process {os.getpid()}"
-        script = f"OWNER={shlex.quote(owner)}\n{_SCRIPT}"
+        script = f"OWNER={shlex.quote(self._owner)}\n{_SCRIPT}"
         self._holder = subprocess.Popen(
             [find_adb(), "-s", self._device.serial, "shell", script],
             stdin=subprocess.PIPE,
@@ -92,10 +120,7 @@ class PhoneLock:
             return
         self._release()
         if word == _TAKEN:
-            raise EnvironmentProblem(
-                f"phone {self._device.serial} is in use by another bench: {rest or 'unknown'}",
-                hint="wait for it, or use another phone",
-            )
+            raise PhoneTaken(self._device.serial, rest)
         raise AdbError(
             f"phone {self._device.serial} cannot be locked: {word} {rest}".strip(),
             hint=f"can the shell user write to {ROOT}?",
