@@ -9,91 +9,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from coronet_deploy.bench.phone_files import ROOT
-from coronet_deploy.results.files import read_run
-from coronet_deploy.vocabulary import Run
-from support import COMMAND
-from virtual_phone import EXYNOS_2400, RIG, SM8550, AdbServer, VirtualPhone, thermal
-
-QUICK = ("--threads", "1", "--rounds", "2", "--no-parity", "--canary-limit", "20")
-Done = subprocess.CompletedProcess[str]
-
-
-@pytest.fixture(scope="session")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile the runner that misbehaves; any library does for it."""
-    folder = tmp_path_factory.mktemp("faulty")
-    source = RIG / "faulty_runner.c"
-    runner = folder / "coronet-runner"
-    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", runner, source], check=True)
-    for name in ("libLiteRt.so", "libonnxruntime.so"):
-        (folder / name).write_bytes(runner.read_bytes())
-    return folder
-
-
-@dataclass
-class Bench:
-    """Runs the command against the virtual phones."""
-
-    server: AdbServer
-    phone: VirtualPhone
-    kit: Path
-    artifact: Path
-    output: Path
-
-    def line(self, *more: object, device: str = "sm8550") -> list[str]:
-        given = [self.artifact, "--device", device, "--serial", self.phone.serial]
-        own = ["--phone-libraries", self.kit, "--output", self.output]
-        return [str(one) for one in (COMMAND, "bench", *given, *own, *QUICK, *more)]
-
-    def __call__(self, *more: object, **options: Any) -> Done:
-        settings = {"capture_output": True, "text": True, "timeout": 120, **options}
-        return subprocess.run(self.line(*more), check=False, env=self.environment, **settings)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**self.server.environment, "PATH": os.environ["PATH"]}
-
-    def mode(self, name: str | None) -> None:
-        """Make the runner misbehave, or not any more."""
-        path = "/data/local/tmp/faulty_mode"
-        script = f"rm -f {path}" if name is None else f"echo {name} > {path}"
-        self.server.adb("-s", self.phone.serial, "shell", script)
-
-    def run_file(self) -> Run:
-        (path,) = self.output.glob("*.json")
-        return read_run(path)
-
-    def check_clean(self) -> None:
-        """See that nothing of a bench runs on the phone and that its work folder is gone."""
-        running = [line for line in self.phone.processes().values() if ROOT in line]
-        assert running == []
-        shell = ("-s", self.phone.serial, "shell")
-        assert self.server.adb(*shell, f"ls {ROOT}").stdout.split() == ["files", "lock"]
-        assert self.server.adb(*shell, "cat /data/local/tmp/.fixed_performance").stdout == "false\n"
-
-
-@pytest.fixture
-def bench(
-    phone: VirtualPhone, adb_server: AdbServer, faulty: Path, tiny: Path, tmp_path: Path
-) -> Iterator[Bench]:
-    made = Bench(adb_server, phone, faulty, tiny / "tiny.tflite", tmp_path / "runs")
-    yield made
-    made.mode(None)
-
-
-def last_line(done: Done) -> str:
-    return done.stderr.splitlines()[-1]
+from phone_bench import Bench, last_line, started, wait_for
+from virtual_phone import EXYNOS_2400, SM8550, AdbServer, VirtualPhone, thermal
 
 
 @pytest.mark.parametrize(
@@ -187,8 +110,8 @@ def test_a_phone_that_is_gone_for_good_ends_the_bench_and_it_can_be_gone_on_with
         bench.mode("slow")
         own.fake("restart_seconds", "600")
         more = ("--rounds", "4", "--reconnect", "3")
-        with _started(bench, *more) as process:
-            _wait_for(process, "launch 3 of 4")
+        with started(bench, *more) as process:
+            wait_for(process, "launch 3 of 4")
             own.kill_daemon()
             _, told = process.communicate(timeout=120)
         assert process.returncode == 3
@@ -217,8 +140,8 @@ def test_ctrl_c_leaves_the_phone_clean_and_keeps_what_had_finished(
     bench: Bench, number: signal.Signals
 ) -> None:
     bench.mode("slow")
-    with _started(bench, "--rounds", "9") as process:
-        _wait_for(process, "launch 2 of 9")
+    with started(bench, "--rounds", "9") as process:
+        wait_for(process, "launch 2 of 9")
         time.sleep(1)
         process.send_signal(number)
         _, told = process.communicate(timeout=60)
@@ -230,11 +153,11 @@ def test_ctrl_c_leaves_the_phone_clean_and_keeps_what_had_finished(
 
 def test_a_launch_that_throttled_is_made_again_and_not_averaged_in(bench: Bench) -> None:
     bench.mode("slow")
-    with _started(bench, "--rounds", "2", "--json", "--canary-limit", "3") as process:
-        _wait_for(process, "launch 1 of 2")
+    with started(bench, "--rounds", "2", "--json", "--canary-limit", "3") as process:
+        wait_for(process, "launch 1 of 2")
         time.sleep(2)
         bench.phone.fake("throttle", "0.5")
-        _wait_for(process, "cooling down")
+        wait_for(process, "cooling down")
         bench.phone.fake("throttle", None)
         out, told = process.communicate(timeout=120)
     assert process.returncode == 0, told
@@ -321,8 +244,8 @@ def test_two_phones_of_one_chipset_need_a_serial(bench: Bench, adb_server: AdbSe
 
 def test_two_benches_at_once_do_not_share_a_phone(bench: Bench) -> None:
     bench.mode("slow")
-    with _started(bench, "--rounds", "3") as process:
-        _wait_for(process, "launch 1 of 3")
+    with started(bench, "--rounds", "3") as process:
+        wait_for(process, "launch 1 of 3")
         second = bench()
         assert second.returncode == 3
         assert "in use by another bench" in last_line(second)
@@ -330,9 +253,9 @@ def test_two_benches_at_once_do_not_share_a_phone(bench: Bench) -> None:
     assert process.returncode == 0
 
 
-def test_a_vendors_program_is_measured_with_in_rows_of_its_own(
-    bench: Bench, tmp_path: Path
-) -> None:
+@pytest.fixture
+def vendors_program(tmp_path: Path) -> Path:
+    """Compile a program that prints what TFLite's benchmark_model does."""
     fixtures = Path(__file__).with_name("fixtures") / "vendor"
     texts = [
         json.dumps((fixtures / f"{one}.txt").read_text()) for one in ("help-tflite", "tflite-cpu")
@@ -346,7 +269,13 @@ def test_a_vendors_program_is_measured_with_in_rows_of_its_own(
     )
     program = tmp_path / "benchmark_model"
     subprocess.run(["gcc", "-O1", "-o", program, source], check=True)
-    done = bench("--vendor-tool", program, "--json")
+    return program
+
+
+def test_a_vendors_program_is_measured_with_in_rows_of_its_own(
+    bench: Bench, vendors_program: Path
+) -> None:
+    done = bench("--vendor-tool", vendors_program, "--json")
     assert done.returncode == 0, done.stderr
     own, theirs = json.loads(done.stdout)["rows"]
     assert (own["backend"], own["samples"]) == ("cpu", 10)
@@ -369,21 +298,17 @@ def test_a_dry_run_says_every_command_and_tells_the_phone_nothing(bench: Bench) 
     assert bench.server.adb("-s", bench.phone.serial, "shell", "find /data").stdout == before
 
 
-def _started(bench: Bench, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        bench.line(*more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=bench.environment,
-    )
-
-
-def _wait_for(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stderr is not None
-    seen = []
-    for line in process.stderr:
-        seen.append(line)
-        if text in line:
-            return
-    raise AssertionError(f"the bench ended before {text!r}: {''.join(seen)}{sys.platform}")
+def test_a_dry_run_says_the_commands_of_a_vendors_program_in_their_turn(
+    bench: Bench, vendors_program: Path
+) -> None:
+    done = bench("--dry-run", "--vendor-tool", vendors_program)
+    assert done.returncode == 0, done.stderr
+    timed = [line for line in done.stdout.splitlines() if " 30 " in line or "_runs=30" in line]
+    theirs = [line for line in timed if "/benchmark_model --graph=" in line]
+    assert [line in theirs for line in timed] == [False, True, True, False]
+    assert all("tiny.tflite" in line and "--use_xnnpack=true" in line for line in theirs)
+    assert f"push {vendors_program} " in done.stdout
+    assert "/benchmark_model --help" in done.stdout
+    other = bench("--dry-run", "--vendor-tool", bench.kit / "libLiteRt.so")
+    assert other.returncode == 2
+    assert "no benchmark program that is known" in last_line(other)

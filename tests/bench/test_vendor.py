@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coronet_deploy.bench import vendor_benchmark_model, vendor_perf_test
-from coronet_deploy.bench.vendor import told_apart
+from coronet_deploy.bench.vendor import told_apart, told_by_file
 from coronet_deploy.bench.vendor_proto import decode_result
 from coronet_deploy.bench.vendor_result import Achieved, Request, Summary, Tool, VendorResult
 from coronet_deploy.errors import BadInput
@@ -42,6 +42,25 @@ def test_programs_are_told_apart_by_their_help(name: str, tool: Tool) -> None:
 def test_other_programs_are_none_of_them() -> None:
     assert told_apart("Usage: ls [-la]") is None
     assert told_apart("") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "tool"),
+    [
+        ("bench", "help-tflite.txt", Tool.TFLITE),
+        ("benchmark_model", "help-litert.txt", Tool.LITERT),
+        ("benchmark_model_plus_flex", None, Tool.TFLITE),
+        ("onnxruntime_perf_test", "help-tflite.txt", Tool.ONNXRUNTIME),
+        ("perf", "help-ort.txt", Tool.ONNXRUNTIME),
+        ("ls", None, None),
+    ],
+)
+def test_programs_are_told_apart_by_their_files(
+    name: str, held: str | None, tool: Tool | None, tmp_path: Path
+) -> None:
+    flags = read(held).encode() if held else b""
+    (tmp_path / name).write_bytes(b"\x7fELF\xff\xfe\0" + flags + b"\0\x80")
+    assert told_by_file(tmp_path / name) is tool
 
 
 def test_statistics_of_the_measured_phase_are_told_from_the_warm_up() -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 from coronet_deploy.bench.canary import Canary
 from coronet_deploy.bench.dryrun import DryDevice
 from coronet_deploy.bench.host import load_subjects
+from coronet_deploy.bench.launch import Labels
 from coronet_deploy.bench.phone_files import PhoneFiles
 from coronet_deploy.bench.phone_kit import Kit, Settings, combinations
-from coronet_deploy.bench.phone_launch import Setup, timing_arguments
+from coronet_deploy.bench.phone_launch import Setup, now, timing_arguments
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_state import fixed_performance, read_state
 from coronet_deploy.bench.phone_trial import ONCE
+from coronet_deploy.bench.phone_vendor import put_tools
 from coronet_deploy.bench.plan import Plan, Subject
 from coronet_deploy.verify.runtimes import runtime_of
 from coronet_deploy.vocabulary import Target
@@ -53,6 +55,7 @@ def say_bench(
         )
         models = {one.name: files.put(one.path) for one in subjects}
         runtimes = {one.name: runtime_of(one.path) for one in subjects}
+        vendors = put_tools(device, files, kit.vendor_tools)
         canary = Canary(device, settings.mask)
         read_state(device)
         for one, backend in pairs:
@@ -68,17 +71,22 @@ def say_bench(
             if not pictures:
                 device.shell(line, seconds=settings.deadline_s)
         canary.measure()
-        targets = [
-            Subject(one.name, Target(name, backend, threads))
-            for one, backend in pairs
-            for threads in settings.threads
-        ]
+        digests = {one.name: one.sha256 for one in subjects}
+        timed: dict[Subject, str] = {}
+        for one, backend in pairs:
+            for threads in settings.threads:
+                others = vendors.targets(name, backend, threads, runtimes[one.name])
+                for target in (Target(name, backend, threads), *others):
+                    timed[Subject(one.name, target)] = backend
         timing = timing_arguments(settings.samples, settings.seconds)
-        for planned in Plan(tuple(targets), settings.rounds).launches(name):
+        for planned in Plan(tuple(timed), settings.rounds).launches(name):
             own, target = planned.subject.artifact, planned.subject.target
-            line = setup.command(
-                models[own], runtimes[own], target.backend, target.threads, *timing
-            )
+            model, backend = models[own], timed[planned.subject]
             read_state(device)
-            device.shell(line, seconds=settings.deadline_s)
+            if tool := vendors.tool_of(name, backend, target):
+                labels = Labels(own, digests[own], target, planned.order)
+                vendors.launch(tool, model, backend, labels, now(), setup, settings)
+            else:
+                line = setup.command(model, runtimes[own], backend, target.threads, *timing)
+                device.shell(line, seconds=settings.deadline_s)
             canary.measure()

@@ -84,5 +84,6 @@ def put_tools(device: Device, files: PhoneFiles, paths: Sequence[Path]) -> Vendo
         DeviceLost: the phone went away.
 
     """
-    there = [files.put(path) for path in paths]
-    return VendorTools(device, files, {identify(device, one): one for one in there})
+    there = {files.put(path): path for path in paths}
+    programs = {identify(device, one, path): one for one, path in there.items()}
+    return VendorTools(device, files, programs)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from coronet_deploy.bench import vendor_benchmark_model, vendor_perf_test
 from coronet_deploy.bench.adb import AdbTimeout, Device, ShellResult
@@ -29,8 +29,10 @@ _SIGNALLED = 128
 _MINUS_ONE = 255
 
 
-def identify(device: Device, program: str) -> Tool:
+def identify(device: Device, program: str, source: Path | None = None) -> Tool:
     """Return which program stands at the path `program` on the phone, by its `--help`.
+
+    On a phone that only says what it would be told, by its file here, `source`.
 
     Raises:
         BadInput: it is none of them, or does not start.
@@ -38,7 +40,7 @@ def identify(device: Device, program: str) -> Tool:
 
     """
     result = device.shell([*_environment(program, None), program, "--help"], seconds=_HELP_S)
-    tool = told_apart(_text(result))
+    tool = told_by_file(source) if device.dry and source else told_apart(_text(result))
     if tool is None:
         raise BadInput(
             f"{program} is no benchmark program that is known: {result.complaint}",
@@ -55,6 +57,17 @@ def told_apart(help_text: str) -> Tool | None:
     if "use_xnnpack" in help_text or "--graph" in help_text:
         return Tool.TFLITE
     return Tool.ONNXRUNTIME if "perf_test" in help_text or "perftest" in help_text else None
+
+
+def told_by_file(source: Path) -> Tool | None:
+    """Return the program that the file `source` is, or None: by its name, and what help it holds.
+
+    A program holds the names of its flags, but ONNX Runtime's may hold many others' too.
+    """
+    if "perf_test" in source.name:
+        return Tool.ONNXRUNTIME
+    held = told_apart(source.read_bytes().decode("latin-1"))
+    return held or (Tool.TFLITE if "benchmark_model" in source.name else None)
 
 
 def run_vendor(
