@@ -89,6 +89,8 @@ def gather(
 ) -> None:
     """Add sessions to `pool` until it holds `sessions`; Ctrl-C loses the session under way only.
 
+    A session in which a launch failed is kept and not counted: called again, it is made up for.
+
     Raises:
         BadInput: the pool's sessions are of other files, threads or settings; says of which.
 
@@ -105,7 +107,7 @@ def gather(
     }
     for run in held:
         _refuse_other(pool, run, _made_with(run), asked, {*_made_with(run), *asked})
-    done = len(held)
+    done = sum(all(launch.error is None for launch in run.launches) for run in held)
     print(f"{done} of {sessions} sessions are in {pool}", file=sys.stderr)
     for number in range(done, sessions):
         try:

@@ -41,10 +41,17 @@ class Job:
     path: str
     failed: str | None
     printed: str
+    used: dict[str, dict[str, str]]
 
 
-def run_action(folder: Path, **inputs: str) -> Job:
-    """Run the action's scripts in `folder` as a runner would; other actions are passed over."""
+CONTEXT = {"github.job": "latency", "strategy.job-index": "0", "github.run_attempt": "1"}
+
+
+def run_action(folder: Path, context: Mapping[str, str] = CONTEXT, /, **inputs: str) -> Job:
+    """Run the action's scripts in `folder` as a runner would.
+
+    Other actions are passed over; what they were given is kept in `used`.
+    """
     action = read(ACTION)
     assert set(inputs) <= set(action["inputs"])
     values = {name: str(one.get("default", "")) for name, one in action["inputs"].items()} | inputs
@@ -56,9 +63,12 @@ def run_action(folder: Path, **inputs: str) -> Job:
     def filled(text: str) -> str:
         known = {f"inputs.{name}": value for name, value in values.items()}
         known |= {f"steps.compare.outputs.{name}": value for name, value in outputs.items()}
-        known["github.action_path"] = str(ROOT)
-        return re.sub(r"\$\{\{ ([a-z_.]+) \}\}", lambda found: known.get(found[1], ""), text)
+        known |= {"github.action_path": str(ROOT), **context}
+        value = re.sub(r"\$\{\{ ([a-z_.-]+) \}\}", lambda found: known.get(found[1], ""), text)
+        assert "${{" not in value, f"{text}: more than a name"
+        return value
 
+    used: dict[str, dict[str, str]] = {}
     failed: str | None = None
     printed = ""
     for step in action["runs"]["steps"]:
@@ -67,7 +77,10 @@ def run_action(folder: Path, **inputs: str) -> Job:
             continue
         if "outputs.status" in condition and "status" not in outputs:
             continue
-        if "uses" in step or (failed and "always()" not in condition):
+        if failed and "always()" not in condition:
+            continue
+        if "uses" in step:
+            used[step["uses"]] = {name: filled(value) for name, value in step["with"].items()}
             continue
         script = folder / "script.sh"
         script.write_text(step["run"])
@@ -88,7 +101,9 @@ def run_action(folder: Path, **inputs: str) -> Job:
         outputs |= dict(line.split("=", 1) for line in files["output"].read_text().splitlines())
         if done.returncode:
             failed = f"{step['name']}: {done.returncode}"
-    return Job(outputs, files["summary"].read_text(), files["path"].read_text(), failed, printed)
+    outputs = {name: value for name, value in outputs.items() if name in action["outputs"]}
+    summary, path = files["summary"].read_text(), files["path"].read_text()
+    return Job(outputs, summary, path, failed, printed, used)
 
 
 @pytest.fixture
@@ -182,6 +197,33 @@ def test_an_equal_candidate_passes(
     assert job.summary.startswith("### Latency: fine")
 
 
+@pytest.mark.parametrize(
+    ("given", "changes", "name"),
+    [
+        ("", {}, "coronet-verdict-latency-0-1"),
+        ("", {"strategy.job-index": "3", "github.run_attempt": "2"}, "coronet-verdict-latency-3-2"),
+        ("pixel 8", {"github.run_attempt": "2"}, "pixel 8-2"),
+        ('a/b\\c:"d"\n<$(touch pwned)>|*?', {}, "a-b-c--d---$(touch pwned)-----1"),
+    ],
+)
+def test_what_is_kept_has_a_name_that_no_other_job_or_attempt_takes(
+    sides: Callable[[float], tuple[str, str]],
+    tmp_path: Path,
+    given: str,
+    changes: Mapping[str, str],
+    name: str,
+) -> None:
+    base, candidate = sides(1.2)
+    job = run_action(
+        tmp_path, {**CONTEXT, **changes}, base=base, candidate=candidate, install="false",
+        artifact=given, output="the out",
+    )  # fmt: skip
+    # A slower candidate's samples are kept too: they are what one looks at then.
+    assert job.failed == "Verdict: 1"
+    assert job.used == {"actions/upload-artifact@v4": {"name": name, "path": "the out"}}
+    assert not (tmp_path / "pwned").exists()
+
+
 @pytest.mark.parametrize(("policy", "failed"), [("fail", "Verdict: 5"), ("pass", None)])
 def test_a_short_history_is_inconclusive_and_the_caller_says_what_that_means(
     sides: Callable[[float], tuple[str, str]], tmp_path: Path, policy: str, failed: str | None
@@ -217,6 +259,7 @@ def test_a_mistake_fails_the_job_and_says_why(
 ) -> None:
     job = run_action(tmp_path, install="false", **inputs)
     assert job.failed == failed
+    assert bool(job.used) == (failed.startswith("Verdict"))
     assert told in job.printed
     assert job.outputs.get("verdict", "error") == "error"
     assert not (tmp_path / "pwned").exists()
