@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,20 @@ class Bench:
         return {**self.server.environment, "PATH": f"{self.first}:{path}" if self.first else path}
 
     def mode(self, name: str | None) -> None:
-        """Make the runner misbehave, or not any more."""
-        path = "/data/local/tmp/faulty_mode"
-        script = f"rm -f {path}" if name is None else f"echo {name} > {path}"
-        self.server.adb("-s", self.phone.serial, "shell", script)
+        """Make the runner misbehave from its next start on, or not any more."""
+        self.phone.fake("faulty_mode", name)
+
+    def wait_for_runner(self) -> None:
+        """Wait until a timed launch goes on and the runner knows how it is to behave."""
+
+        def runs(line: str) -> bool:
+            return line.startswith(f"{ROOT}/files/") and "--runs 30" in line
+
+        end = time.monotonic() + 60
+        while not any(map(runs, self.phone.processes().values())):
+            assert time.monotonic() < end, "no launch began"
+            time.sleep(0.02)
+        time.sleep(0.2)  # it reads that first of all
 
     def run_file(self) -> Run:
         (path,) = self.output.glob("*.json")

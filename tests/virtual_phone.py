@@ -120,7 +120,7 @@ def free_port() -> int:
 def pristine_root(arch: str) -> Path:
     """Return the root that phones of `arch` are copies of, building it if need be."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coronet-deploy-rig"
-    sources = [*RIG.glob("*.[sc]*"), *(RIG / "android").iterdir()]
+    sources = [RIG / "make_root.sh", RIG / "loopback.c", *(RIG / "android").iterdir()]
     stamp = str(max(int(one.stat().st_mtime) for one in sources))
     root = base / arch
     if (root / "fake" / "built").exists() and (root / "fake" / "built").read_text() == stamp:

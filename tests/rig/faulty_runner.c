@@ -1,4 +1,4 @@
-/* A runner that behaves as the file `mode` beside it on the phone says: what a bench must survive.
+/* A runner that behaves as the phone's file fake/faulty_mode says: what a bench must survive.
    Speaks the protocol of android_bench/README.md without loading anything. */
 #include <signal.h>
 #include <stdio.h>
@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MODE "/data/local/tmp/faulty_mode"
+#define MODE "/fake/faulty_mode"
 
 static int taken = 12, sampled;
 
@@ -53,7 +53,7 @@ int main(int argc, char **argv) {
   if (strcmp(mode, "slow") == 0) {
     for (int n = 0; n < 20; ++n) {
       samples("sample", 1);
-      usleep(200000);
+      usleep(75000);
     }
   }
   samples("sample", 5);
