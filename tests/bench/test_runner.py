@@ -36,15 +36,34 @@ from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import Runtime
 from support import Cli
 
+SIZE = 128
+# All operators of a pruned U-Net, and few channels: what is tested runs it, and does not make it.
+_NARROW = """
+import torch
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.vocabulary import Architecture
+
+
+def make():
+    torch.manual_seed(3)
+    return build_generator(full_plan(Architecture.UNET_128, width=8))
+"""
+
 
 @pytest.fixture(scope="module")
 def artifacts(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Export the bundled model, FP32 and INT8, in both formats."""
+    """Export a generator, FP32 and INT8, in both formats."""
     folder = tmp_path_factory.mktemp("artifacts")
-    for dtype in ("fp32", "int8"):
-        result = cli("export", "--dtype", dtype, "--runtime", "all", "--output", folder)
+    (folder / "narrow.py").write_text(_NARROW)
+    line = ("export", "narrow:make", "--size", f"{SIZE}x{SIZE}", "--output", "made")
+    for more in (
+        ("--dtype", "fp32"),
+        ("--dtype", "int8", "--min-psnr", 20, "--calibration-count", 2),
+    ):
+        result = cli(*line, *more, cwd=folder)
         assert result.returncode == 0, result.stderr
-    return {path.name.split("_")[-1]: path for path in folder.iterdir() if path.suffix != ".json"}
+    made = (folder / "made").iterdir()
+    return {path.name.split("_")[-1]: path for path in made if path.suffix != ".json"}
 
 
 def run(runner: Path, model: Path, *more: object) -> subprocess.CompletedProcess[str]:
@@ -58,7 +77,7 @@ def test_it_draws_what_the_python_runtime_draws(
     name: str, runner: Path, artifacts: dict[str, Path], tmp_path: Path
 ) -> None:
     artifact = artifacts[name]
-    picture = read_picture(bundled_pictures()[0], 256, 256)[None]
+    picture = read_picture(bundled_pictures()[0], SIZE, SIZE)[None]
     runtime = Runtime.TFLITE if artifact.suffix == ".tflite" else Runtime.ONNX
     with open_session(artifact, runtime, threads=1) as session:
         expected = session.run(picture)
@@ -69,7 +88,7 @@ def test_it_draws_what_the_python_runtime_draws(
     result = run(runner, artifact, *more, "--runs", 3, "--warmup-runs", 2)
     assert result.returncode == 0, result.stdout + result.stderr
     drawn = np.fromfile(tmp_path / "output", np.float32)
-    shape = (1, 3, 256, 256) if channels_first else (1, 256, 256, 3)
+    shape = (1, 3, SIZE, SIZE) if channels_first else (1, SIZE, SIZE, 3)
     drawn = drawn.reshape(shape)
     drawn = drawn.transpose(0, 2, 3, 1) if channels_first else drawn
     np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-5)
@@ -80,7 +99,7 @@ def test_it_draws_what_the_python_runtime_draws(
     assert told.peak_rss_mb
     assert told.peak_rss_mb > artifact.stat().st_size / 2**21
     header = json.loads(result.stdout.splitlines()[0])
-    assert header["input"]["shape"] == [1, 3, 256, 256] if channels_first else [1, 256, 256, 3]
+    assert header["input"]["shape"] == list(shape)
     assert header["model_bytes"] == artifact.stat().st_size
     if runtime is Runtime.TFLITE:
         assert header["fully_accelerated"] is True
