@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coronet_deploy.bench.runner import Preset, build, host_library
+from coronet_deploy.bench.runner import host_library
 from coronet_deploy.results.files import read_run
 from coronet_deploy.vocabulary import Runtime
 from support import Cli
@@ -24,10 +24,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def native(runner: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the runner and the TFLite runtime for the virtual phone."""
     folder = tmp_path_factory.mktemp("native")
-    build(Preset.HOST, folder)
+    (folder / "coronet-runner").symlink_to(runner)
     (folder / "libLiteRt.so").symlink_to(host_library(Runtime.TFLITE))
     return folder
 
