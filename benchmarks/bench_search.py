@@ -3,8 +3,8 @@
     python benchmarks/bench_search.py [--steps 50] [--targets 0.5 0.25 0.1 0.05] [--threads 1]
 
 A generator of full width learns the bundled pictures by their L1 distance, in the collapsed form,
-with the recipes' settings, sliced fifty times on the way; discriminators are left out: they are the same beside every generator.
-Dense steps are taken on the way, one in ten, so that both meet the same machine. "before the cut"
+with the recipes' settings, sliced up to fifty times on the way; discriminators are left out: they
+are the same beside every generator. Dense steps are taken on the way, one in ten, so that both meet the same machine. "before the cut"
 is the ratio that the proximal steps alone reached; "steps to target" is how many it took to within
 a point of the target; the time is the whole search's over as many dense steps.
 """
