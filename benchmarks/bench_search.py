@@ -4,9 +4,10 @@
 
 A generator of full width learns the bundled pictures by their L1 distance, in the collapsed form,
 with the recipes' settings, sliced up to fifty times on the way; discriminators are left out: they
-are the same beside every generator. Dense steps are taken on the way, one in ten, so that both meet the same machine. "before the cut"
-is the ratio that the proximal steps alone reached; "steps to target" is how many it took to within
-a point of the target; the time is the whole search's over as many dense steps.
+are the same beside every generator. Dense steps are taken on the way, one in ten, so that both meet
+the same machine. "before the cut" is the ratio that the proximal steps alone reached; "steps to
+target" is how many it took to within a point of the target; the time is the whole search's over as
+many dense steps.
 """
 
 from __future__ import annotations
@@ -124,9 +125,8 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()  # as the command does
     torch.set_num_threads(args.threads)
-    print(
-        f"{host_facts()['cpu']}, {args.threads} thread(s), {_SIZE}x{_SIZE}, batch 1, {args.steps} steps\n"
-    )
+    where = f"{host_facts()['cpu']}, {args.threads} thread(s), {_SIZE}x{_SIZE}"
+    print(f"{where}, batch 1, {args.steps} steps\n")
     print("| generator | target | before the cut | achieved | steps to target | time of dense |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for architecture in [args.architecture] if args.architecture else ARCHITECTURES:
