@@ -20,7 +20,7 @@ from coronet_deploy.report.regression import (
     holm,
 )
 from coronet_deploy.report.sessions import SESSIONS_LEAST, compare_sessions, student_quantile
-from coronet_deploy.report.verdict import Comparison, Judged, Method
+from coronet_deploy.report.verdict import Comparison, Judged, Method, rerun_reason
 from coronet_deploy.vocabulary import Run, Target
 
 _SESSIONS_WORTHWHILE = 10
@@ -134,14 +134,9 @@ def _unjudged(case: _Case) -> Judged:
 
 def _explained(case: _Case, row: Judged, look: Look, bounds: Bounds) -> Judged:
     """Return `row` with its reason: what would confirm or decide it."""
-    if row.verdict in {Verdict.SLOWER, Verdict.FASTER} and look.rerun_ratio is None:
-        return replace(row, reason="not confirmed by a re-run")
-    if row.verdict is not Verdict.INCONCLUSIVE:
-        return row
-    beyond = not 1 / (1 + bounds.margin) <= look.shift.ratio <= 1 + bounds.margin
-    contradicted = look.rerun_ratio is not None and (look.rerun_ratio > 1) != (look.shift.ratio > 1)
-    if beyond and contradicted:
-        return replace(row, reason="the re-run did not confirm the difference")
+    reason = rerun_reason(row.verdict, look, bounds)
+    if reason or row.verdict is not Verdict.INCONCLUSIVE:
+        return replace(row, reason=reason)
     needed = _sessions_to_decide(look.shift, bounds)
     if needed is None:
         varied = statistics.stdev(map(math.log, case.current_ms))

@@ -102,6 +102,17 @@ def needs_rerun(pair: Pair, bounds: Bounds) -> bool:
     return not pair.problems and not settled(_look(pair).shift, bounds)
 
 
+def rerun_reason(verdict: Verdict, look: Look, bounds: Bounds) -> str:
+    """Return what a re-run, or the lack of one, has to say to a verdict; empty if nothing."""
+    if verdict in {Verdict.SLOWER, Verdict.FASTER} and look.rerun_ratio is None:
+        return "not confirmed by a re-run"
+    beyond = not 1 / (1 + bounds.margin) <= look.shift.ratio <= 1 + bounds.margin
+    contradicted = look.rerun_ratio is not None and (look.rerun_ratio > 1) != (look.shift.ratio > 1)
+    if verdict is Verdict.INCONCLUSIVE and beyond and contradicted:
+        return "the re-run did not confirm the difference"
+    return ""
+
+
 def exit_status(comparison: Comparison, *, inconclusive_ok: bool = False) -> int:
     """Return 1 if a row is slower, else 3 if one is invalid, else 5 if inconclusive, else 0."""
     verdicts = {row.verdict for row in comparison.rows}
@@ -122,14 +133,9 @@ def _look(pair: Pair) -> Look:
 
 def _explained(row: Judged, look: Look, rows: int, bounds: Bounds) -> Judged:
     """Return `row` with its reason and, if it is inconclusive, the launches it would take."""
-    if row.verdict in {Verdict.SLOWER, Verdict.FASTER} and look.rerun_ratio is None:
-        return replace(row, reason="not confirmed by a re-run")
-    if row.verdict is not Verdict.INCONCLUSIVE:
-        return row
-    beyond = not 1 / (1 + bounds.margin) <= look.shift.ratio <= 1 + bounds.margin
-    contradicted = look.rerun_ratio is not None and (look.rerun_ratio > 1) != (look.shift.ratio > 1)
-    if beyond and contradicted:
-        return replace(row, reason="the re-run did not confirm the difference")
+    reason = rerun_reason(row.verdict, look, bounds)
+    if reason or row.verdict is not Verdict.INCONCLUSIVE:
+        return replace(row, reason=reason)
     needed = launches_to_decide(look.shift, rows, bounds)
     if needed is None:
         return replace(row, reason="too few launches to bound the difference")
