@@ -192,6 +192,23 @@ def test_the_onnx_file_has_one_pair_around_each_layer(resnet: Graph, pictures: P
         insert_qdq(emit_onnx(lowered, DType.FP32, {}), {"nowhere"}, ranges)
 
 
+def test_what_one_lowering_taught_serves_the_other_and_no_other_graph(
+    resnet: Graph, pictures: Pictures
+) -> None:
+    study = Study(resnet, pictures)
+    plain, fine = (lower(study.even, runtime, integer=True)[0] for runtime in Runtime)
+    found = study.survey(plain, 36.0)
+    carried = found.carried_to(fine)
+    assert carried is not None
+    assert carried.layers == int8_layers(fine)
+    assert len(carried.chosen) == len(found.chosen)
+    for one, other in zip(found.layers, carried.layers, strict=True):
+        assert carried.ranges[other.name] == found.ranges[one.name]
+        assert carried.ranges[other.source] == found.ranges[one.source]
+    another = build_generator(full_plan(Architecture.UNET_128, width=2))
+    assert found.carried_to(lower(capture(another, 128, 128), Runtime.ONNX)[0]) is None
+
+
 def test_no_layer_within_an_impossible_budget(resnet: Graph, pictures: Pictures) -> None:
     with pytest.raises(ConversionFailed, match="no layer can compute in int8"):
         plan_int8(Study(resnet, pictures), Runtime.ONNX, budget_db=150.0)
