@@ -95,7 +95,7 @@ class HyperConv(nn.Module):
 
     def masked_weight(self) -> Tensor:
         """Return the weight, dead channels zero: (c, n, k, k), or (n, c, k, k) if transposed."""
-        return made_kernel(self._pairs(), self._numbers(), self._dead(), self.geometry)
+        return made_kernel(self.pairs(), self.numbers(), self._dead(), self.geometry)
 
     def masked_bias(self) -> Tensor | None:
         """Return the bias, dead channels zero: (c,), or nothing if the layer has none."""
@@ -104,11 +104,11 @@ class HyperConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (N, n, H, W) with the weight of this moment."""
         made: Tensor = MadeConvolution.apply(  # type: ignore[no-untyped-call] # torch's own
-            x, self.masked_bias(), self._pairs(), self._dead(), self.geometry, *self._numbers()
+            x, self.masked_bias(), self.pairs(), self._dead(), self.geometry, *self.numbers()
         )
         return made
 
-    def _pairs(self) -> Tensor:
+    def pairs(self) -> Tensor:
         """Return Z, (n, c)."""
         z_out, z_in = self.latents.vectors[self.target], self.latents.concatenated(self.sources)
         b0 = self.get_parameter("b0")
@@ -117,7 +117,17 @@ class HyperConv(nn.Module):
         # The same, laid out as `b0` is.
         return (torch.outer(z_out, z_in) + b0.transpose(0, 1)).transpose(0, 1)
 
-    def _numbers(self) -> list[nn.Parameter]:
+    def pass_on(self, grad_pairs: Tensor) -> None:
+        """Add to the latents' gradients what the gradient of Z, (n, c), gives them."""
+        vectors = self.latents.vectors
+        into_sources = grad_pairs.mv(vectors[self.target])
+        parts = torch.split(into_sources, [vectors[group].numel() for group in self.sources])
+        into_target = grad_pairs.t().mv(self.latents.concatenated(self.sources))
+        for group, part in [(self.target, into_target), *zip(self.sources, parts, strict=True)]:
+            held = vectors[group].grad
+            vectors[group].grad = part.clone() if held is None else held.add_(part)
+
+    def numbers(self) -> list[nn.Parameter]:
         """Return what `making` calls the numbers."""
         names = ("w1", "b1", "w2", "b2") if self.form is Form.PUBLISHED else ("a", "c")
         return [self.get_parameter(name) for name in names]

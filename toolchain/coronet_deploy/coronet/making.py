@@ -1,9 +1,8 @@
 """Making a convolution's weight from latents, and convolving with it without keeping it.
 
 What autograd would keep and copy of weights that are made anew in every step is most of what a
-search costs, so the gradients are written out here: the weight is made again in the backward
-pass, and each number's gradient is computed once, from the weight's. For a pair of channels with
-Z = z_in z_out + B0, a weight K of k*k and its gradient G:
+search costs, so the gradients are written out here, each from the weight's. For a pair of
+channels with Z = z_in z_out + B0, a weight K of k*k and its gradient G:
 
     collapsed   K = A Z + C              dA = G Z,    dC = G,   dZ = <G, A>
     published   E = W1 Z + B1            dE = W2^T G, dW1 = dE Z,  dB1 = dE,  dZ = <dE, W1>
@@ -11,7 +10,8 @@ Z = z_in z_out + B0, a weight K of k*k and its gradient G:
 
 For n input and c output channels, Z and the numbers are (n, c, ...). What is computed is in the
 order of torch's kernels, (c, n, ...), or (n, c, ...) if the convolution is transposed; (p, q, ...)
-stands for either.
+stands for either. The last of the numbers, C or B2, has the weight's own gradient: where only
+that one asks for a gradient, nothing else is computed (see `stepping`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_CHUNK = 1 << 19  # numbers that a CPU's caches hold from one operation to the next
+_CHUNK = 1 << 18  # numbers that a CPU's caches hold from one operation to the next
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ class MadeConvolution(torch.autograd.Function):
         *numbers: Tensor,
     ) -> Tensor:
         """Return (N, c, H', W')."""
-        ctx.save_for_backward(x, z, *numbers)
         ctx.dead, ctx.geometry, ctx.biased = dead, geometry, bias is not None
         g = geometry
         with torch.autocast(x.device.type, enabled=False):
             weight = made_kernel(z, numbers, dead, g)
+        ctx.save_for_backward(x, z, *numbers)
         if not g.transposed:
             return F.conv2d(x, weight, bias, g.stride, g.padding)
         return F.conv_transpose2d(x, weight, bias, g.stride, g.padding, g.output_padding)
@@ -114,6 +114,7 @@ class MadeConvolution(torch.autograd.Function):
         """Return the gradients of `forward`'s arguments."""
         x, z, *numbers = ctx.saved_tensors
         g = ctx.geometry
+        # Kept since the forward pass, the weights would be a quarter of what a search holds.
         weight = made_kernel(z, numbers, ctx.dead, g)
         grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad,
@@ -131,35 +132,41 @@ class MadeConvolution(torch.autograd.Function):
         del weight
         grad_weight = grad_weight.to(z.dtype).flatten(2).contiguous()
         ctx.dead.silence(grad_weight)
-        made_of = [g.turned(number) for number in numbers]
-        grads = [g.turned(grad) for grad in _gradients(grad_weight, g.turned(z), made_of)]
         if grad_x is not None:
             grad_x = grad_x.to(x.dtype)
         if grad_bias is not None:
             grad_bias = grad_bias.to(z.dtype)
+        others = ctx.needs_input_grad[2], *ctx.needs_input_grad[5:-1]
+        if not any(others):
+            nothing = [None] * (len(numbers) - 1)
+            return grad_x, grad_bias, None, None, None, *nothing, g.turned(grad_weight)
+        made_of = [g.turned(number) for number in numbers]
+        grads = [g.turned(grad) for grad in _gradients(grad_weight, g.turned(z), made_of)]
         return grad_x, grad_bias, grads[0], None, None, *grads[1:]
 
 
 def _gradients(grad_weight: Tensor, z: Tensor, numbers: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return the gradients of Z and of the numbers, from the weight's, (p, q, k*k)."""
-    grad_z = torch.empty_like(z)
-    grads = (*(torch.empty_like(number) for number in numbers[:-1]), grad_weight)
-    for rows in _chunks(grad_weight):
-        here, g = z[rows].unsqueeze(-1), grad_weight[rows]
-        if len(numbers) == 2:  # noqa: PLR2004 - the collapsed form's
-            grad_z[rows] = (g * numbers[0][rows]).sum(-1)
-            torch.mul(g, here, out=grads[0][rows])
-            continue
-        w1, b1, w2 = (number[rows] for number in numbers[:3])
-        e = torch.addcmul(b1, here, w1)
-        torch.mul(g.unsqueeze(-1), e.unsqueeze(-2), out=grads[2][rows])
-        grad_e = grads[1][rows].copy_(torch.matmul(g.unsqueeze(-2), w2).squeeze(-2))
-        grad_z[rows] = (grad_e * w1).sum(-1)
-        torch.mul(grad_e, here, out=grads[0][rows])
-    return grad_z, *grads
+    whole = [torch.empty_like(tensor) for tensor in (z, *numbers[:-1])]
+    for rows in chunks(grad_weight):
+        parts = gradients(grad_weight[rows], z[rows], [number[rows] for number in numbers])
+        for tensor, part in zip(whole, parts, strict=True):
+            tensor[rows] = part
+    return (*whole, grad_weight)
 
 
-def _chunks(weight: Tensor) -> Iterator[slice]:
+def gradients(g: Tensor, z: Tensor, numbers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients of Z and of all numbers but the last, whose gradient `g` itself is."""
+    here = z.unsqueeze(-1)
+    if len(numbers) == 2:  # noqa: PLR2004 - the collapsed form's
+        return (g * numbers[0]).sum(-1), g * here
+    w1, b1, w2, _ = numbers
+    e = torch.addcmul(b1, here, w1)
+    grad_e = torch.matmul(g.unsqueeze(-2), w2).squeeze(-2)
+    return (grad_e * w1).sum(-1), grad_e * here, grad_e, g.unsqueeze(-1) * e.unsqueeze(-2)
+
+
+def chunks(weight: Tensor) -> Iterator[slice]:
     """Yield slices of the first axis, small enough for a CPU's caches; elsewhere one slice."""
     length = weight.shape[0]
     step = max(_CHUNK * length // weight.numel(), 1) if weight.device.type == "cpu" else length

@@ -20,6 +20,7 @@ from coronet_deploy.coronet.data import Direction
 from coronet_deploy.coronet.generator import CoroNetGenerator, kept_channels, slice_dead
 from coronet_deploy.coronet.materialize import materialize
 from coronet_deploy.coronet.recipe import Recipe
+from coronet_deploy.coronet.stepping import step_from_weights
 from coronet_deploy.networks.generator import build_generator
 from coronet_deploy.networks.layers import INPUT, OUTPUT
 from coronet_deploy.networks.patchgan import normal_init
@@ -73,14 +74,10 @@ class Pupil:
         return dense.to(self.device, self.recipe.machine.dtype)
 
     def _adam(self) -> torch.optim.Adam:
-        """Return the network's optimiser, which steps during the backward pass of a search.
-
-        A search has several numbers for each weight: their gradients are not all kept until the
-        backward pass ends.
-        """
+        """Return the network's optimiser; in a search, steps are taken as `stepping` does."""
         optimizer = adam(self.recipe, self.network)
-        if self.searching and self.alone:
-            step_in_backward(optimizer)
+        if isinstance(self.network, CoroNetGenerator):
+            step_from_weights(self.network, optimizer, early=self.alone)
         return optimizer
 
     @property
@@ -205,34 +202,6 @@ def _direction(recipe: Recipe, *, reverse: bool) -> Direction:
 def _narrow(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return real tensors in float32, as checkpoints hold them."""
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-
-
-def step_in_backward(optimizer: torch.optim.Adam) -> None:
-    """Let each parameter take its step as soon as its gradient is whole, and drop the gradient.
-
-    The steps are those that `optimizer.step` after the backward pass would take: by the time that
-    a parameter's gradient is whole, all that needed its value has been computed.
-    """
-
-    def let_step(place: int, parameter: Tensor) -> None:
-        def step(parameter: Tensor) -> None:
-            whole = optimizer.param_groups
-            optimizer.param_groups = [{**whole[place], "params": [parameter]}]
-            optimizer.step()
-            optimizer.param_groups = whole
-            parameter.grad = None
-
-        parameter.register_post_accumulate_grad_hook(step)  # type: ignore[no-untyped-call] # torch
-
-    for place, group in enumerate(optimizer.param_groups):
-        for parameter in group["params"]:
-            # Moments made between a backward pass's gradients would leave holes in memory.
-            optimizer.state[parameter] = {
-                "step": torch.zeros((), device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-            let_step(place, parameter)
 
 
 def adam(recipe: Recipe, module: nn.Module) -> torch.optim.Adam:
