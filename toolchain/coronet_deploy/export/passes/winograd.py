@@ -12,6 +12,7 @@ pays from some 20 channels on. The weights grow: by 4 in two dimensions, by 2 al
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -41,8 +42,8 @@ from coronet_deploy.export.passes.rewriting import Rewrite
 class Widths:
     """From how many channels each filter pays: the geometric mean of a layer's inputs and outputs.
 
-    Below, the transforms cost more than they save; measured on single layers beside the runtime's
-    own convolutions.
+    Below, the transforms cost more than they save; measured on one and two threads. In two
+    dimensions a layer is nearly 200 small operations, at each of which threads wait for each other.
     """
 
     square_3: float
@@ -50,7 +51,7 @@ class Widths:
     square_2: float
 
 
-XNNPACK = Widths(square_3=44, line_3=20, square_2=64)
+XNNPACK = Widths(square_3=72, line_3=20, square_2=64)
 ONNX_RUNTIME = Widths(square_3=150, line_3=math.inf, square_2=math.inf)
 # With fewer tiles in two dimensions, reading the larger weights takes what the products save.
 _FEWEST_TILES = 24
@@ -163,31 +164,27 @@ class _Layer:
         g, shares = self.filter.kernel_matrix, self.filter.bias_shares
         rows_done = np.tensordot(g, self.kernel.astype(np.float64), (1, 1))  # (p, o, x, i)
         weights = np.tensordot(g, rows_done, (1, 2))  # (q, p, o, i)
-        products = [
-            [
-                self._product(v, weights[q, p][:, None, None], shares[p] * shares[q])
-                for q, v in enumerate(self._input_transform(line, axis=2))
-            ]
+        # Each line of products is summed at once, while it is still in the cache.
+        by_line = [
+            self._output_transform(
+                [
+                    self._product(v, weights[q, p][:, None, None], shares[p] * shares[q])
+                    for q, v in enumerate(self._input_transform(line, axis=2))
+                ],
+                Activation.NONE,
+            )
             for p, line in enumerate(self._input_transform(x, axis=1))
         ]
-        _, rows, columns, outputs = self.edit.shapes[products[0][0]]
-        # Down the columns first: by_column[q][a] holds output row a of each tile.
-        by_column = [
-            self._output_transform([line[q] for line in products], Activation.NONE)
-            for q in range(self.filter.products)
-        ]
+        _, rows, columns, outputs = self.edit.shapes[by_line[0][0]]
         tile = self.filter.outputs
-        pixels = [
-            self._output_transform([phases[a] for phases in by_column], self.activation)
-            for a in range(tile)
-        ]
+        # Pixels side by side are a line of the tile; down the tile, whole lines are summed.
+        across = [self.edit.concat(line, 3) for line in by_line]
+        lines = self._output_transform(across, self.activation)
         if self.depth_to_space:
-            side_by_side = self.edit.emit(Concat(3), *(p for line in pixels for p in line))
-            return self.edit.emit(DepthToSpace(tile), side_by_side)
-        flat = Reshape((1, rows, 1, tile * columns * outputs))
-        lines = [self.edit.emit(flat, self.edit.concat(line, 3)) for line in pixels]
+            return self.edit.emit(DepthToSpace(tile), self.edit.emit(Concat(3), *lines))
+        flat = [self.edit.emit(Reshape((1, rows, 1, tile * columns * outputs)), y) for y in lines]
         whole = Reshape((1, tile * rows, tile * columns, outputs))
-        return self.edit.emit(whole, self.edit.concat(lines, 2))
+        return self.edit.emit(whole, self.edit.concat(flat, 2))
 
     def _product(self, x: str, weights: Matrix, share: float) -> str:
         constants = [self.edit.constant(weights, "weight")]
@@ -195,7 +192,7 @@ class _Layer:
             constants.append(self.edit.constant(self.bias.astype(np.float64) * share, "bias"))
         return self.edit.emit(Conv2d(), x, *constants)
 
-    def _input_transform(self, x: str, *, axis: int) -> list[str]:
+    def _input_transform(self, x: str, *, axis: int) -> Iterator[str]:
         """Return B^T x along an axis of overlapping windows: `products` values a tile.
 
         A row's taps lie two apart at 0 and infinity, and next to each other between; they start
@@ -219,11 +216,10 @@ class _Layer:
             return self.edit.emit(op, source, self.edit.constant(kernel, "transform"))
 
         first, *middle, last = self.filter.input_matrix
-        return [
-            row(x, first[0:end:2], 2),
-            *(row(shifted, taps[1:end], 1) for taps in middle),
-            row(shifted, last[1 : end + 1 : 2], 2),
-        ]
+        yield row(x, first[0:end:2], 2)
+        for taps in middle:
+            yield row(shifted, taps[1:end], 1)
+        yield row(shifted, last[1 : end + 1 : 2], 2)
 
     def _output_transform(self, m: list[str], activation: Activation) -> list[str]:
         """Return A^T m; a pair of points +-a contributes its sum or its difference.
