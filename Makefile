@@ -10,8 +10,8 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP) ## environment, then: inspect, materialize, export, verify, bench, report
 	$(BIN)/coronet-deploy demo --output out
 
-test: $(STAMP) lint ## environment, then everything CI runs
-	$(BIN)/python -m pytest
+test: $(STAMP) lint ## environment, then everything CI runs, a process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

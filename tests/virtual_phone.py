@@ -11,6 +11,7 @@ folder.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -123,16 +124,29 @@ def pristine_root(arch: str) -> Path:
     sources = [RIG / "make_root.sh", RIG / "loopback.c", *(RIG / "android").iterdir()]
     stamp = str(max(int(one.stat().st_mtime) for one in sources))
     root = base / arch
-    if (root / "fake" / "built").exists() and (root / "fake" / "built").read_text() == stamp:
+    if _built(root, stamp):
         return root
     base.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=base) as folder:
+    with (base / f"{arch}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side build it once
+        _build_root(root, arch, stamp)
+    return root
+
+
+def _built(root: Path, stamp: str) -> bool:
+    mark = root / "fake" / "built"
+    return mark.exists() and mark.read_text() == stamp
+
+
+def _build_root(root: Path, arch: str, stamp: str) -> None:
+    if _built(root, stamp):
+        return
+    with tempfile.TemporaryDirectory(dir=root.parent) as folder:
         made = Path(folder) / "root"
         subprocess.run([str(RIG / "make_root.sh"), str(made), arch], check=True, timeout=240)
         (made / "fake" / "built").write_text(stamp)
         shutil.rmtree(root, ignore_errors=True)
         made.rename(root)
-    return root
 
 
 @dataclass

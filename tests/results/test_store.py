@@ -303,7 +303,7 @@ def test_a_read_only_store_is_read_and_refuses_writing_in_one_line(
     place = tmp_path / "kept"
     with open_store(place / "s.sqlite", make=True) as store:
         import_runs(store, [folder])
-    for above in (tmp_path, *list(tmp_path.parents)[:2]):
+    for above in (tmp_path, *list(tmp_path.parents)[:3]):
         above.chmod(above.stat().st_mode | 0o055)
     place.chmod(0o555)
     (place / "s.sqlite").chmod(0o444)
