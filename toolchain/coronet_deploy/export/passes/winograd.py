@@ -51,7 +51,7 @@ class Widths:
     square_2: float
 
 
-XNNPACK = Widths(square_3=72, line_3=20, square_2=64)
+XNNPACK = Widths(square_3=56, line_3=20, square_2=64)
 ONNX_RUNTIME = Widths(square_3=150, line_3=math.inf, square_2=math.inf)
 # With fewer tiles in two dimensions, reading the larger weights takes what the products save.
 _FEWEST_TILES = 24
