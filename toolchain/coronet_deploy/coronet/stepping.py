@@ -49,7 +49,7 @@ def step_from_weights(
         parameter.requires_grad = False
 
     def move_what_is_left(*_: object) -> None:
-        for layer in layers:
+        for layer in reversed(layers):  # as the backward pass comes by, so that sums are the same
             _step(layer, optimizer)
 
     optimizer.register_step_pre_hook(move_what_is_left)
