@@ -1,34 +1,47 @@
 """Measures the C runner beside the Python runtimes on this host, in turns; a Markdown table.
 
     python benchmarks/bench_runner.py                      the bundled model, FP32 and INT8
-    python benchmarks/bench_runner.py --rounds 2 --seconds 1 MODEL.tflite
+    python benchmarks/bench_runner.py --rounds 2 --samples 50 MODEL.tflite
 
-The same library runs the same file in both, on the same noise; each launch is a process of its
-own, and the two take turns (A B A B). A figure is the median of launch medians. What the runner
-measures stands for what a bench on this host does if they agree: within 5 %, or the exit status
-is 1.
+Every launch is a process of its own. A launch of each is alive at a time, and while one infers the
+others are stopped: turns of `--turn` seconds (A B A B), because a neighbour on the machine comes
+and goes within a second, and would decide the ratio of launches that ran one after the other. The
+inference that a stop cuts in two counts as a long one, for all alike. A figure is the median of
+launch medians. What the runner measures stands for what a bench on this host does if it agrees with
+the same library called from Python: within 5 %, or the exit status is 1.
+
+"Package" is the runtime as its Python package runs it. ONNX Runtime's is the same code; LiteRT's
+is another build of its kernels (see peers/run_litert_c.py), so for .tflite files that column has
+no bar.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from coronet_deploy.bench.launch import WORKER
-from coronet_deploy.bench.runner import Preset, build, host_command, run_runner
+from coronet_deploy.bench.runner import Preset, build, host_command, parse_lines
+from coronet_deploy.verify.runtimes import runtime_of
+from coronet_deploy.vocabulary import Runtime
 
 BAR_PERCENT = 5.0
 DTYPES = ("fp32", "int8")
+RUNNER, PACKAGE, SAME = "runner", "package", "same"
+LITERT_C = Path(__file__).parent / "peers" / "run_litert_c.py"
 DEADLINE_S = 300.0
+# What a launch is let run before the turns begin: loading and warm-up.
+LOAD_S = 1.5
 
 
 @dataclass(frozen=True)
@@ -40,17 +53,61 @@ class Figures:
     peak_mb: float
 
 
-def by_runner(command: Sequence[str]) -> Figures:
-    """Launch the runner once."""
-    told = run_runner(command, DEADLINE_S)
-    return Figures(statistics.median(told.samples_ms), told.load_ms or 0.0, told.peak_rss_mb or 0.0)
+def median_of(launches: Iterable[Figures]) -> Figures:
+    """Return the median of each figure over launches."""
+    columns = zip(*map(astuple, launches), strict=True)
+    return Figures(*map(statistics.median, columns))
 
 
-def by_python(command: Sequence[str]) -> Figures:
-    """Launch the host bench's worker once."""
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    told = json.loads(ended.stdout)
-    return Figures(statistics.median(told["samples_ms"]), told["load_ms"], told["peak_rss_mb"])
+class Launch:
+    """A process that measures, while it may run; what it prints goes into a file."""
+
+    def __init__(self, command: Sequence[str], printed: Path) -> None:
+        """Start it, and stop it once it has had the time to load and to warm up."""
+        self._printed = printed
+        with printed.open("wb") as file:
+            self._process = subprocess.Popen(command, stdout=file)
+        self.run(LOAD_S)
+
+    def run(self, seconds: float) -> bool:
+        """Let it run for so long, or until it ends; tell whether it is still there."""
+        self._process.send_signal(signal.SIGCONT)
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGSTOP)
+            return True
+        return False
+
+    def lines(self) -> list[str]:
+        """Return what it printed; subprocess.CalledProcessError if it did not end well."""
+        if self._process.returncode:
+            raise subprocess.CalledProcessError(self._process.returncode, self._process.args)
+        return self._printed.read_text().splitlines()
+
+
+def in_turns(
+    commands: Mapping[str, Sequence[str]], turn_s: float, folder: Path
+) -> Mapping[str, Figures]:
+    """Launch each, and let them infer in turns; what RUNNER prints is the runner's protocol."""
+    launches = {name: Launch(command, folder / name) for name, command in commands.items()}
+    there = list(launches.values())
+    while there:
+        there = [launch for launch in there if launch.run(turn_s)]
+    return {name: figures(name, launch.lines()) for name, launch in launches.items()}
+
+
+def figures(name: str, lines: Sequence[str]) -> Figures:
+    """Return what one launch printed."""
+    if name == RUNNER:
+        told = parse_lines(lines)
+        return Figures(
+            statistics.median(told.samples_ms), told.load_ms or 0.0, told.peak_rss_mb or 0.0
+        )
+    worker = json.loads(lines[-1])
+    return Figures(
+        statistics.median(worker["samples_ms"]), worker["load_ms"], worker["peak_rss_mb"]
+    )
 
 
 def noise(runner: Path, artifact: Path, folder: Path) -> Path:
@@ -71,25 +128,22 @@ def noise(runner: Path, artifact: Path, folder: Path) -> Path:
     return path
 
 
-def take_turns(
+def measure(
     runner: Path, artifact: Path, threads: int, args: argparse.Namespace, folder: Path
-) -> Mapping[str, list[Figures]]:
-    """Return every launch of both, in order."""
-    bounds = ("--samples", str(args.samples), "--seconds", str(args.seconds))
-    python = [*WORKER, str(artifact), "--threads", str(threads), *bounds]
-    own = ("--runs", args.samples, "--seconds", args.seconds, "--warmup-seconds", 3)
-    warmup = ("--warmup-runs", 30, "--input", noise(runner, artifact, folder))
-    native = host_command(runner, artifact, "--threads", threads, *own, *warmup)
-    taken: dict[str, list[Figures]] = {"runner": [], "python": []}
-    for _ in range(args.rounds):
-        taken["runner"].append(by_runner(native))
-        taken["python"].append(by_python(python))
-    return taken
-
-
-def middle(launches: Sequence[Figures], figure: str) -> float:
-    """Return the median of one figure over launches."""
-    return float(statistics.median(getattr(launch, figure) for launch in launches))
+) -> list[Mapping[str, Figures]]:
+    """Return every round: a launch of each."""
+    given = noise(runner, artifact, folder)
+    bounds = ("--samples", str(args.samples), "--seconds", str(DEADLINE_S))
+    own = ("--runs", args.samples, "--seconds", DEADLINE_S, "--warmup-seconds", 3)
+    more = ("--threads", threads, *own, "--warmup-runs", 30, "--input", given)
+    commands: dict[str, Sequence[str]] = {
+        RUNNER: host_command(runner, artifact, *more),
+        PACKAGE: [*WORKER, str(artifact), "--threads", str(threads), *bounds],
+    }
+    if runtime_of(artifact) is Runtime.TFLITE:
+        words = (sys.executable, LITERT_C, artifact, threads, args.samples, given)
+        commands[SAME] = [str(word) for word in words]
+    return [in_turns(commands, args.turn, folder) for _ in range(args.rounds)]
 
 
 def export(folder: Path) -> list[Path]:
@@ -104,9 +158,9 @@ def main() -> int:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("artifacts", nargs="*", type=Path, help="default: the bundled model's")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--samples", type=int, default=50, help="most samples of a launch")
-    parser.add_argument("--seconds", type=float, default=5.0, help="most seconds of a launch")
+    parser.add_argument("--rounds", type=int, default=6, help="launches of each")
+    parser.add_argument("--samples", type=int, default=200, help="samples of a launch")
+    parser.add_argument("--turn", type=float, default=0.12, help="seconds of a turn")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args()
     worst = 0.0
@@ -115,23 +169,27 @@ def main() -> int:
         runner = build(Preset.HOST, folder)
         artifacts = args.artifacts or export(folder / "artifacts")
         print(
-            "| Artifact | Threads | Runner, ms | Python, ms | Ratio | Ratios of rounds "
-            "| Load, ms (runner, Python) | Peak MB (runner, Python) |\n"
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+            "| Artifact | Threads | Runner, ms | Same library, ms | Ratio | Ratios of rounds "
+            "| Package, ms | Ratio | Load, ms | Peak MB |\n"
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
         )
         for artifact in artifacts:
             for threads in args.threads:
-                taken = take_turns(runner, artifact, threads, args, folder)
-                native, python = taken["runner"], taken["python"]
-                ratio = middle(native, "median_ms") / middle(python, "median_ms")
-                ratios = [a.median_ms / b.median_ms for a, b in zip(native, python, strict=True)]
+                rounds = measure(runner, artifact, threads, args, folder)
+                same = SAME if SAME in rounds[0] else PACKAGE
+                native, twin, package = (
+                    median_of(launch[name] for launch in rounds) for name in (RUNNER, same, PACKAGE)
+                )
+                ratio = native.median_ms / twin.median_ms
+                ratios = [launch[RUNNER].median_ms / launch[same].median_ms for launch in rounds]
                 worst = max(worst, abs(ratio - 1) * 100)
                 print(
-                    f"| {artifact.name} | {threads} | {middle(native, 'median_ms'):.2f} "
-                    f"| {middle(python, 'median_ms'):.2f} | {ratio:.3f} "
-                    f"| {min(ratios):.3f} to {max(ratios):.3f} "
-                    f"| {middle(native, 'load_ms'):.0f}, {middle(python, 'load_ms'):.0f} "
-                    f"| {middle(native, 'peak_mb'):.0f}, {middle(python, 'peak_mb'):.0f} |",
+                    f"| {artifact.name} | {threads} | {native.median_ms:.2f} "
+                    f"| {twin.median_ms:.2f} | {ratio:.3f} "
+                    f"| {min(ratios):.3f} to {max(ratios):.3f} | {package.median_ms:.2f} "
+                    f"| {native.median_ms / package.median_ms:.3f} "
+                    f"| {native.load_ms:.0f}, {package.load_ms:.0f} "
+                    f"| {native.peak_mb:.0f}, {package.peak_mb:.0f} |",
                     flush=True,
                 )
     print(f"\nFarthest apart: {worst:.1f} %, bar {BAR_PERCENT:g} %.")
