@@ -250,6 +250,28 @@ def test_winograd_of_any_height_and_width(
     assert _difference(before, after) < _ROUNDING
 
 
+@pytest.mark.parametrize(
+    ("size", "taken_in"),
+    [((24, 16), True), ((48, 8), True), ((96, 4), False), ((21, 24), False), ((24, 22), False)],
+)
+def test_winograd_reads_mirrored_lines_only_at_the_edges(
+    size: tuple[int, int], taken_in: bool
+) -> None:
+    layers = nn.ReflectionPad2d(1), nn.Conv2d(64, 60, 3), nn.ReLU()
+    before = FuseRelu().run(capture(nn.Sequential(*layers), *size, 64))
+    after = Winograd().run(before)
+    assert _difference(before, after) < _ROUNDING
+    assert after.count()["depthwise_conv2d"] > 36
+    assert ("reflect_pad" not in _kinds(after)) == taken_in
+    assert "zero_pad" not in _kinds(after)
+
+
+def test_winograd_copies_no_line_where_zeros_are_around() -> None:
+    before = capture(nn.Conv2d(64, 64, 3, padding=1), 24, 24, 64)
+    after = Winograd().run(before)
+    assert _kinds(after).isdisjoint({"zero_pad", "slice"})
+
+
 @given(inputs=st.integers(90, 100), size=st.tuples(st.integers(5, 14), st.integers(5, 14)))
 @settings(max_examples=10, deadline=None)
 def test_winograd_of_the_phases_of_a_transposed_convolution(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -25,17 +25,17 @@ from coronet_deploy.export.operators import (
     Concat,
     Conv2d,
     DepthToSpace,
-    DepthwiseConv2d,
     Mul,
     Padding,
+    ReflectPad,
     Relu,
     Reshape,
     Slice,
     Sub,
-    ZeroPad,
 )
 from coronet_deploy.export.passes.minimal_filter import F32, F43, Matrix, MinimalFilter
 from coronet_deploy.export.passes.rewriting import Rewrite
+from coronet_deploy.export.passes.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -120,20 +120,33 @@ class Winograd(Rewrite):
         tiling = choose_tiling(taps, inputs, outputs, height, width, self._widths)
         if tiling is None:
             return None
-        spare = Padding(bottom=tiling.rows - height, right=tiling.columns - width)
-        padding = replace(
-            op.padding,
-            bottom=op.padding.bottom + spare.bottom,
-            right=op.padding.right + spare.right,
-        )
-        if padding:
-            x = edit.emit(ZeroPad(padding), x)
+        x, padding, mirrored = _without_mirrors(edit, x, op.padding, tiling)
         bias = edit.constants[biases[0]] if biases else None
-        layer = _Layer(edit, tiling.filter, kernel, bias, op.activation, self._depth_to_space)
-        y = layer.square(x) if tiling.square else layer.line(x)
-        if spare:
+        layer = _Layer(edit, tiling, kernel, bias, op.activation, self._depth_to_space)
+        draw = layer.square if tiling.square else layer.line
+        y = draw(x, padding, mirrored=mirrored)
+        if (tiling.rows, tiling.columns) != (height, width):
             y = edit.emit(Slice((0, 0, 0, 0), (1, height, width, outputs)), y)
         return y
+
+
+def _without_mirrors(
+    edit: Edit, x: str, padding: Padding, tiling: Tiling
+) -> tuple[str, Padding, bool]:
+    """Return what is convolved, its padding, and whether that is the value mirrored.
+
+    The reflection padding before a convolution is taken into it where tiles are whole, so that
+    only the first tile and the last one of an axis read mirrored lines.
+    """
+    maker = edit.producer(x)
+    if padding or not tiling.square or maker is None or not isinstance(maker.op, ReflectPad):
+        return x, padding, False
+    source, tile, around = maker.inputs[0], tiling.filter.outputs, maker.op.padding
+    _, height, width, _ = edit.shapes[source]
+    whole = (height, width) == (tiling.rows, tiling.columns) and min(height, width) > tile
+    if whole and around == Padding(1, 1, 1, 1) and tiling.filter.taps == F43.taps:
+        return source, around, True
+    return x, padding, False
 
 
 @dataclass(frozen=True)
@@ -141,85 +154,84 @@ class _Layer:
     """Emits one convolution; `kernel` is OHWI."""
 
     edit: Edit
-    filter: MinimalFilter
+    tiling: Tiling
     kernel: FloatArray
     bias: FloatArray | None
     activation: Activation
     depth_to_space: bool
 
-    def line(self, x: str) -> str:
+    @property
+    def filter(self) -> MinimalFilter:
+        """The filter along an axis."""
+        return self.tiling.filter
+
+    def line(self, x: str, padding: Padding, *, mirrored: bool) -> str:
         """Filter along the width: each product a convolution of `taps` rows and one column."""
         g, shares = self.filter.kernel_matrix, self.filter.bias_shares
         weights = np.tensordot(g, self.kernel.astype(np.float64), (1, 2))  # (p, o, y, i)
+        columns = self._windows(2, padding.left, mirrored=mirrored)
+        above = Padding(padding.top, padding.bottom)
         products = [
-            self._product(v, weights[p][:, :, None], shares[p])
-            for p, v in enumerate(self._input_transform(x, axis=2))
+            self._product(v, weights[p][:, :, None], shares[p], above)
+            for p, v in enumerate(self._input_transform(x, columns))
         ]
-        _, height, columns, outputs = self.edit.shapes[products[0]]
         y = self.edit.concat(self._output_transform(products, self.activation), 3)
-        return self.edit.emit(Reshape((1, height, self.filter.outputs * columns, outputs)), y)
+        whole = (1, self.tiling.rows, self.tiling.columns, self.kernel.shape[0])
+        return self.edit.emit(Reshape(whole), y)
 
-    def square(self, x: str) -> str:
+    def square(self, x: str, padding: Padding, *, mirrored: bool) -> str:
         """Filter along both axes: each product a convolution of one pixel."""
         g, shares = self.filter.kernel_matrix, self.filter.bias_shares
         rows_done = np.tensordot(g, self.kernel.astype(np.float64), (1, 1))  # (p, o, x, i)
         weights = np.tensordot(g, rows_done, (1, 2))  # (q, p, o, i)
+        rows = self._windows(1, padding.top, mirrored=mirrored)
+        columns = self._windows(2, padding.left, mirrored=mirrored)
         # Each line of products is summed at once, while it is still in the cache.
         by_line = [
             self._output_transform(
                 [
                     self._product(v, weights[q, p][:, None, None], shares[p] * shares[q])
-                    for q, v in enumerate(self._input_transform(line, axis=2))
+                    for q, v in enumerate(self._input_transform(line, columns))
                 ],
                 Activation.NONE,
             )
-            for p, line in enumerate(self._input_transform(x, axis=1))
+            for p, line in enumerate(self._input_transform(x, rows))
         ]
-        _, rows, columns, outputs = self.edit.shapes[by_line[0][0]]
-        tile = self.filter.outputs
+        outputs, tile = self.kernel.shape[0], self.filter.outputs
         # Pixels side by side are a line of the tile; down the tile, whole lines are summed.
         across = [self.edit.concat(line, 3) for line in by_line]
         lines = self._output_transform(across, self.activation)
         if self.depth_to_space:
             return self.edit.emit(DepthToSpace(tile), self.edit.emit(Concat(3), *lines))
-        flat = [self.edit.emit(Reshape((1, rows, 1, tile * columns * outputs)), y) for y in lines]
-        whole = Reshape((1, tile * rows, tile * columns, outputs))
+        height, width = self.tiling.rows, self.tiling.columns
+        flat = [self.edit.emit(Reshape((1, rows.count, 1, width * outputs)), y) for y in lines]
+        whole = Reshape((1, height, width, outputs))
         return self.edit.emit(whole, self.edit.concat(flat, 2))
 
-    def _product(self, x: str, weights: Matrix, share: float) -> str:
+    def _windows(self, axis: int, before: int, *, mirrored: bool) -> Windows:
+        tile, size = self.filter.outputs, (self.tiling.rows, self.tiling.columns)[axis - 1]
+        return Windows(axis, tile, size // tile, before, mirrored)
+
+    def _product(
+        self, x: str, weights: Matrix, share: float, padding: Padding | None = None
+    ) -> str:
         constants = [self.edit.constant(weights, "weight")]
         if self.bias is not None:
             constants.append(self.edit.constant(self.bias.astype(np.float64) * share, "bias"))
-        return self.edit.emit(Conv2d(), x, *constants)
+        return self.edit.emit(Conv2d(padding=padding or Padding()), x, *constants)
 
-    def _input_transform(self, x: str, *, axis: int) -> Iterator[str]:
+    def _input_transform(self, x: str, windows: Windows) -> Iterator[str]:
         """Return B^T x along an axis of overlapping windows: `products` values a tile.
 
         A row's taps lie two apart at 0 and infinity, and next to each other between; they start
-        at the window's first line in the first row only, at its second in the others. Short
-        kernels are the fastest that XNNPACK has, so the input is cut once by a line and the
-        kernels start where their taps do.
+        at the window's first line in the first row only, at its second in the others.
         """
-        shape = self.edit.shapes[x]
-        begin, size = [0, 0, 0, 0], list(shape)
-        begin[axis], size[axis] = 1, shape[axis] - 1
-        shifted = self.edit.emit(Slice(tuple(begin), tuple(size)), x)
         end = self.filter.products - 1
-
-        def row(source: str, taps: Matrix, apart: int) -> str:
-            lengths = (1, -1, 1, 1) if axis == 1 else (1, 1, -1, 1)
-            stride, dilation = (
-                (n, 1) if axis == 1 else (1, n) for n in (self.filter.outputs, apart)
-            )
-            kernel = np.repeat(taps.reshape(lengths), shape[3], axis=3)
-            op = DepthwiseConv2d(stride, dilation=dilation)
-            return self.edit.emit(op, source, self.edit.constant(kernel, "transform"))
-
         first, *middle, last = self.filter.input_matrix
-        yield row(x, first[0:end:2], 2)
+        yield windows.sums(self.edit, x, first[0:end:2], 0, 2)
         for taps in middle:
-            yield row(shifted, taps[1:end], 1)
-        yield row(shifted, last[1 : end + 1 : 2], 2)
+            yield windows.sums(self.edit, x, taps[1:end], 1, 1)
+        yield windows.sums(self.edit, x, last[1 : end + 1 : 2], 1, 2)
 
     def _output_transform(self, m: list[str], activation: Activation) -> list[str]:
         """Return A^T m; a pair of points +-a contributes its sum or its difference.
