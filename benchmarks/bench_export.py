@@ -7,8 +7,9 @@
     python benchmarks/bench_export.py --time      how long six artifacts take, their peak memory
     python benchmarks/bench_export.py --prepare   convert only; what is converted is kept
 
-FP32, 256x256, one picture. Every launch is a process of its own with one runtime; launches take
-turns, forwards and backwards (ABBA). A figure is the median of the launches' medians. Each peer's
+FP32, 256x256, one picture. Every launch is a process of its own with one runtime; a launch of each
+is alive at a time, and they infer in turns, one inference each (see turns.py). A figure is the
+median of the launches' medians. Each peer's
 picture is compared with torch's first: below 60 dB its latency says nothing, and the row says so.
 """
 
@@ -34,6 +35,7 @@ import torch
 from bench_lowering import networks
 from peers.setup import CACHE, python_of
 from torch import nn
+from turns import Played, play
 
 from coronet_deploy.bench.system import host_facts
 from coronet_deploy.coronet.checkpoint import Header, Stage, load_checkpoint, save_checkpoint
@@ -168,30 +170,22 @@ def _make(folder: Path, file: str, command: list[str]) -> None:
         print(f"{file}: not made: {told[-1][:300]}", file=sys.stderr)
 
 
-def launch(one: Contender, folder: Path, threads: int, args: argparse.Namespace, row: Row) -> None:
-    """Run one process of one contender and keep what it tells."""
+def command_of(one: Contender, folder: Path, threads: int) -> list[str]:
+    """Return the command line of one contender's process."""
     python = python_of(one.environment) if one.environment else Path(sys.executable)
-    command = [str(python), str(_HERE / one.script), str(folder / one.file)]
-    numbers = [str(threads), str(args.warmup), str(args.samples)]
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    try:
-        done = subprocess.run(
-            command + numbers, capture_output=True, text=True, check=False, env=env
-        )
-    except OSError as error:
-        row.failed = f"not installed: {error.strerror}"
+    return [str(python), str(_HERE / one.script), str(folder / one.file), str(threads)]
+
+
+def keep(row: Row, told: Played | str, threads: int) -> None:
+    """Add what one launch told to its row."""
+    if isinstance(told, str):
+        row.failed = told
         return
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        told = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        row.failed = told[-1][:80]
-        return
-    told_json = json.loads(lines[-1])
-    row.psnr_db, row.peak_mb = told_json["psnr_db"], max(row.peak_mb, told_json["peak_mb"])
+    row.psnr_db, row.peak_mb = told.last["psnr_db"], max(row.peak_mb, told.last["peak_mb"])
     if row.psnr_db < _SAME_DB:
         row.failed = f"another picture: {row.psnr_db:.1f} dB"
-        return
-    row.medians.setdefault(threads, []).append(statistics.median(told_json["samples_ms"]))
+    else:
+        row.medians.setdefault(threads, []).append(told.median_ms)
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Row]:
@@ -201,10 +195,15 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Row]:
         if one.file and not (folder / one.file).exists():
             rows[one.name].failed = "not converted"
     for threads in args.threads:
-        for turn in range(args.rounds):
-            for one in CONTENDERS if turn % 2 == 0 else reversed(CONTENDERS):
-                if rows[one.name].failed is None:
-                    launch(one, folder, threads, args, rows[one.name])
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        for _ in range(args.rounds):
+            commands = {
+                one.name: command_of(one, folder, threads)
+                for one in CONTENDERS
+                if rows[one.name].failed is None
+            }
+            for name, told in play(commands, args.warmup, args.samples, env).items():
+                keep(rows[name], told, threads)
     return rows
 
 
@@ -327,9 +326,9 @@ def main() -> None:
     )
     parser.add_argument("--network", default="", help="only networks whose name contains this")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=6, help="launches of each contender")
-    parser.add_argument("--warmup", type=int, default=3, help="inferences before the measured ones")
-    parser.add_argument("--samples", type=int, default=7, help="measured inferences of a launch")
+    parser.add_argument("--rounds", type=int, default=3, help="launches of each contender")
+    parser.add_argument("--warmup", type=int, default=3, help="inferences before the turns")
+    parser.add_argument("--samples", type=int, default=8, help="measured inferences of a launch")
     parser.add_argument("--plans", type=int, default=0, help="random pruned ResNet-9 plans")
     parser.add_argument("--prepare", action="store_true", help="convert, measure nothing")
     parser.add_argument("--time", action="store_true", help="time of export, and its peak memory")

@@ -4,9 +4,10 @@
     python benchmarks/bench_lowering.py --ablation         the same lowering with one pass left out
     python benchmarks/bench_lowering.py --network resnet --threads 1 --rounds 3 --samples 3
 
-Every launch is a process of its own with one runtime; the files take turns, forwards and
-backwards (ABBA), so that a slow drift of the machine meets them all. A figure is the median over
-the launches of the median over a launch's inferences. Compare ratios, not milliseconds.
+Every launch is a process of its own with one runtime; a launch of every file is alive at a time,
+and they infer in turns, one inference each (see turns.py), so that whatever happens on the machine
+meets them all. A figure is the median over the launches of the median over a launch's inferences.
+Compare ratios, not milliseconds.
 
 The files of a network: "onnx, as captured" and "onnx, lowered" on ONNX Runtime; "tflite, minimal",
 the least that TFLite can express (mirror padding, transposed convolutions cropped); "tflite, size"
@@ -16,18 +17,17 @@ and "tflite, speed", lowered. Weights are random: they do not change the work.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from peers.launch import serve
+from turns import play
 
 from coronet_deploy.bench.system import host_facts
 from coronet_deploy.export.capture import capture
@@ -92,36 +92,24 @@ def ablations(graph: Graph) -> Iterator[tuple[str, str, bytes]]:
             yield f"without {left_out.name}", ".tflite", emit_tflite(lowered, DType.FP32, {})
 
 
-def launch(path: Path, threads: int, warmup: int, samples: int) -> list[float]:
-    """Return the latencies of one process that runs the file at `path`, in ms."""
-    command = [sys.executable, __file__, "--launch", str(path)]
-    numbers = ["--threads", str(threads), "--warmup", str(warmup), "--samples", str(samples)]
-    done = subprocess.run(command + numbers, check=True, stdout=subprocess.PIPE, text=True)
-    measured: list[float] = json.loads(done.stdout.splitlines()[-1])
-    return measured
-
-
-def run_launch(path: Path, threads: int, warmup: int, samples: int) -> None:
-    """Be that process: print the latencies as JSON."""
+def run_launch(path: Path, threads: int) -> None:
+    """Be a process that infers when told."""
     with open_session(path, runtime_of(path), threads) as session:
         shape = session.input_shape
-        picture = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-        session.prepare(picture)
-        measured = []
-        for _ in range(warmup + samples):
-            start = time.perf_counter()
-            session.invoke()
-            measured.append((time.perf_counter() - start) * 1e3)
-    print(json.dumps(measured[warmup:]))
+        session.prepare(np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32))
+        serve(session.invoke)
 
 
 def measure(paths: list[Path], args: argparse.Namespace, threads: int) -> list[float]:
     """Return the latency of each file in ms: the median of its launches' medians."""
-    medians: dict[Path, list[float]] = {path: [] for path in paths}
-    for turn in range(args.rounds):
-        for path in paths if turn % 2 == 0 else reversed(paths):
-            latencies = launch(path, threads, args.warmup, args.samples)
-            medians[path].append(statistics.median(latencies))
+    own = [sys.executable, __file__, "--threads", str(threads), "--launch"]
+    medians: dict[str, list[float]] = {path.name: [] for path in paths}
+    for _ in range(args.rounds):
+        commands = {path.name: [*own, str(path)] for path in paths}
+        for name, told in play(commands, args.warmup, args.samples).items():
+            if isinstance(told, str):
+                raise SystemExit(f"{name}: {told}")
+            medians[name].append(told.median_ms)
     return [statistics.median(launches) for launches in medians.values()]
 
 
@@ -156,14 +144,14 @@ def main() -> None:
     )
     parser.add_argument("--network", default="", help="only networks whose name contains this")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=5, help="launches of each file")
-    parser.add_argument("--warmup", type=int, default=3, help="inferences before the measured ones")
-    parser.add_argument("--samples", type=int, default=7, help="measured inferences of a launch")
+    parser.add_argument("--rounds", type=int, default=3, help="launches of each file")
+    parser.add_argument("--warmup", type=int, default=3, help="inferences before the turns")
+    parser.add_argument("--samples", type=int, default=8, help="measured inferences of a launch")
     parser.add_argument("--ablation", action="store_true", help="leave out one pass at a time")
     parser.add_argument("--launch", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.launch:
-        run_launch(args.launch, args.threads[0], args.warmup, args.samples)
+        run_launch(args.launch, args.threads[0])
         return
     print(f"FP32, {_SIZE}x{_SIZE}, {host_facts()['cpu']}")
     for name, plan in networks().items():

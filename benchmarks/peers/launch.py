@@ -1,18 +1,19 @@
-"""What every peer's runner shares: one process, one runtime, timed inferences, a picture to check.
+"""What every peer's runner shares: one process, one runtime, inferences when told, a picture.
 
-    NETWORK THREADS WARMUP SAMPLES
+    NETWORK THREADS
 
 NETWORK is a folder that holds the network, or its file in one; the folder holds `picture.npy`,
-(1, 3, H, W), and `reference.npy`. Prints one line of JSON: "samples_ms", "peak_mb" of resident
-memory, and "psnr_db" of the picture against the reference, with a peak-to-peak of 2.
+(1, 3, H, W), and `reference.npy`. See `serve` for what it is told and answers; its last line has
+"psnr_db" of the picture against the reference, with a peak-to-peak of 2.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,22 +39,37 @@ def peak_mb() -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
+def serve(
+    invoke: Callable[[], None],
+    prepare: Callable[[], None] = lambda: None,
+    last: Callable[[], Mapping[str, float]] = dict,
+) -> None:
+    """Infer whenever a line comes in, and answer "ms" as a line of JSON.
+
+    The line is a number: of inferences before the one that is timed, so that it finds its caches
+    as it left them. At the end of input the answer is "peak_mb" of resident memory and what `last`
+    tells.
+    """
+    for line in sys.stdin:
+        for _ in range(int(line) + 1):
+            prepare()
+            start = time.perf_counter()
+            invoke()
+            taken = time.perf_counter() - start
+        print(json.dumps({"ms": taken * 1e3}), flush=True)
+    print(json.dumps({"peak_mb": peak_mb(), **last()}), flush=True)
+
+
 def main(load: Callable[[Path, int], Network], arguments: Sequence[str]) -> None:
-    """Load, run, print."""
-    path, (threads, warmup, samples) = Path(arguments[0]), map(int, arguments[1:])
+    """Load, infer when told, compare the picture."""
+    path, threads = Path(arguments[0]), int(arguments[1])
     folder = path if path.is_dir() else path.parent
     network, picture = load(path, threads), np.load(folder / "picture.npy")
-    measured = []
-    for _ in range(warmup + samples):
-        network.prepare(picture)  # each time: MNN computes in the memory of its input
-        start = time.perf_counter()
-        network.invoke()
-        measured.append((time.perf_counter() - start) * 1e3)
-    error = network.fetch().astype(np.float64) - np.load(folder / "reference.npy")
-    mean = float(np.mean(np.square(error)))
-    told = {
-        "samples_ms": measured[warmup:],
-        "peak_mb": peak_mb(),
-        "psnr_db": 200.0 if mean == 0 else min(200.0, float(10 * np.log10(4 / mean))),
-    }
-    print(json.dumps(told))
+
+    def psnr() -> dict[str, float]:
+        error = network.fetch().astype(np.float64) - np.load(folder / "reference.npy")
+        mean = float(np.mean(np.square(error)))
+        return {"psnr_db": 200.0 if mean == 0 else min(200.0, float(10 * np.log10(4 / mean)))}
+
+    # The picture each time: MNN computes in the memory of its input.
+    serve(network.invoke, lambda: network.prepare(picture), psnr)

@@ -1,4 +1,4 @@
-"""Run a network in MNN: `python run_mnn.py FOLDER THREADS WARMUP SAMPLES`; see `launch.py`."""
+"""Run a network in MNN: `python run_mnn.py FOLDER THREADS`; see `launch.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run an .onnx or .tflite file: `python run_session.py FILE THREADS WARMUP SAMPLES`."""
+"""Run an .onnx or .tflite file: `python run_session.py FILE THREADS`."""
 
 from __future__ import annotations
 
