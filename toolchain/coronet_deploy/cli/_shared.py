@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coronet_deploy.errors import BadInput, missing_package
+from coronet_deploy.storage import existing_file
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -20,6 +21,8 @@ def read_checkpoint(path: Path | None) -> Checkpoint:
         EnvironmentProblem: torch is not installed, or nothing is bundled.
 
     """
+    if path is not None:  # before torch is imported, which takes seconds
+        existing_file(path, "checkpoint")
     try:
         from coronet_deploy.coronet.checkpoint import load_checkpoint
         from coronet_deploy.coronet.zoo import bundled_checkpoint
@@ -36,6 +39,10 @@ def read_subject(given: str | None, weights: Path | None, channels: int | None) 
         EnvironmentProblem: torch is not installed, or nothing is bundled.
 
     """
+    if given is not None and ":" not in given:  # before torch is imported, as above
+        existing_file(Path(given), "checkpoint")
+    elif given is not None and weights is not None:
+        existing_file(weights, "weights file")
     try:
         from coronet_deploy.export.own import is_own, load_own
         from coronet_deploy.export.subject import subject_of

@@ -186,7 +186,12 @@ def read_pictures(folder: Path | None, height: int, width: int) -> Pictures:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from coronet_deploy.images import list_pictures
+
     runtimes = _runtimes(args)
+    for folder in (args.pictures, args.calibration):
+        if folder is not None:
+            list_pictures(folder)
     subject = read_subject(args.generator, args.weights, args.channels)
     from coronet_deploy.verify.release import check_fit, joined, release
 
