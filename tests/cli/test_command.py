@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -52,21 +53,22 @@ def test_wrong_usage_is_status_2(line: tuple[str, ...], cli: Cli) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", ["inspect", "materialize", "export", "demo"])
-def test_without_torch_the_line_says_what_to_install(command: str, tmp_path: Path) -> None:
+def _without_torch(line: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command where torch is not installed."""
     program = (
         "import sys\n"
         "sys.modules['torch'] = None\n"
         "from coronet_deploy.cli import main\n"
-        f"sys.exit(main([{command!r}]))\n"
+        f"sys.exit(main({list(line)!r}))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=folder
     )
+
+
+@pytest.mark.parametrize("command", ["inspect", "materialize", "export", "demo"])
+def test_without_torch_the_line_says_what_to_install(command: str, tmp_path: Path) -> None:
+    result = _without_torch([command], tmp_path)
     assert result.returncode == 3
     assert "the package 'torch' is not installed" in result.stderr
     assert "coronet-deploy[torch]" in result.stderr
@@ -82,3 +84,24 @@ def test_inspect_describes_the_bundled_checkpoint(cli: Cli, tmp_path: Path) -> N
     assert said["architecture"] == "unet_256"
     assert said["total_macs"] == 6_048_186_368
     assert 0.095 <= said["macs_ratio"] <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (("export", "lost.safetensors"), "checkpoint lost.safetensors does not exist"),
+        (("export", "nets:g", "--weights", "lost.pt"), "weights file lost.pt does not exist"),
+        (("export", "--pictures", "lost"), "lost is not a folder of pictures"),
+        (("export", "--calibration", "lost"), "lost is not a folder of pictures"),
+        (("inspect", "lost.safetensors"), "checkpoint lost.safetensors does not exist"),
+        (("materialize", "lost.safetensors"), "checkpoint lost.safetensors does not exist"),
+    ],
+)
+def test_what_is_missing_is_said_before_torch_is_loaded(
+    line: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    result = _without_torch(line, tmp_path)
+    assert (result.returncode, result.stderr.splitlines()) == (
+        2,
+        [f"coronet-deploy: error: {said}"],
+    )
