@@ -272,6 +272,31 @@ def test_winograd_copies_no_line_where_zeros_are_around() -> None:
     assert _kinds(after).isdisjoint({"zero_pad", "slice"})
 
 
+@given(
+    size=st.tuples(st.integers(50, 60), st.integers(25, 30)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    outputs=st.sampled_from([60, 71]),
+    bias=st.booleans(),
+)
+@example(size=(54, 27), padding=(1, 1), outputs=60, bias=True)
+@settings(max_examples=25, deadline=None)
+def test_winograd_of_stride_2_by_its_phases(
+    size: tuple[int, int], padding: tuple[int, int], outputs: int, bias: bool
+) -> None:
+    convolution = nn.Conv2d(97, outputs, 4, 2, padding, bias=bias)
+    height, width = size[0], 2 * size[1]
+    before = FuseRelu().run(capture(nn.Sequential(convolution, nn.ReLU()), height, width, 97))
+    after = Winograd().run(before)
+    assert "depthwise_conv2d" in _kinds(after)
+    assert _difference(before, after) < _ROUNDING
+
+
+def test_winograd_leaves_narrow_small_and_odd_layers_of_stride_2() -> None:
+    for inputs, height, width in ((32, 64, 64), (256, 16, 16), (97, 54, 55)):
+        before = capture(nn.Conv2d(inputs, 128, 4, 2, 1), height, width, inputs)
+        assert Winograd().run(before).nodes == before.nodes
+
+
 @given(inputs=st.integers(90, 100), size=st.tuples(st.integers(5, 14), st.integers(5, 14)))
 @settings(max_examples=10, deadline=None)
 def test_winograd_of_the_phases_of_a_transposed_convolution(

@@ -8,7 +8,7 @@ first window and the last one know, each a small convolution with two taps on on
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,81 +17,91 @@ from coronet_deploy.export.graph import Edit
 from coronet_deploy.export.operators import DepthwiseConv2d, Padding, Slice
 from coronet_deploy.export.passes.minimal_filter import Matrix
 
-# XNNPACK has depthwise kernels of 3, 4, 9 and 25 taps: up to 4, one more that is zero costs little.
-_FEW_TAPS = 4
+# XNNPACK has depthwise kernels of 3, 4, 9 and 25 taps. Up to 4, one more that is zero costs little;
+# up to 9, less than a copy of the whole value, which no other window shares.
+_FEW_TAPS, _MORE_TAPS = 4, 9
 
 
 @dataclass(frozen=True)
 class Windows:
-    """`count` windows along `axis`, 1 for rows or 2 for columns, of a (1, H, W, C) value."""
+    """`count` windows along `axis`, 1 for rows or 2 for columns, of a (1, H, W, C) value.
+
+    Windows that reach over an end are computed apart where lines are mirrored, or if `apart`:
+    XNNPACK takes no padding into a kernel whose stride is longer than its taps.
+    """
 
     axis: int
     stride: int
     count: int
     before: int = 0
     mirrored: bool = False
+    apart: bool = False
 
-    def sums(self, edit: Edit, x: str, taps: Matrix, start: int, apart: int) -> str:
-        """Return, of each window, the sum of lines start, start + apart, ... times `taps`."""
-        first, span = start - self.before, apart * (len(taps) - 1) + 1
+    def sums(self, edit: Edit, x: str, taps: Matrix, start: int, step: int) -> str:
+        """Return, of each window, the sum of lines start, start + step, ... times `taps`.
+
+        `taps` are (n,), or (n, C) if each channel has its own.
+        """
+        first, span = start - self.before, step * (len(taps) - 1) + 1
         size = edit.shapes[x][self.axis]
-        if not self.mirrored:
-            return self._padded(edit, x, taps, first, apart, self.count)
-        parts, inner = [], range(self.count)
-        if first < 0:
-            parts.append(self._mirrored(edit, x, taps, first, apart))
-            inner = inner[1:]
-        last = first + self.stride * (self.count - 1)
-        reaches_over = last + span > size
-        inner = inner[:-1] if reaches_over else inner
+        if not self.mirrored and not self.apart:
+            return self._inside(edit, x, taps, first, step, self.count)
+        begins = [first + self.stride * i for i in range(self.count)]
+        head = [begin for begin in begins if begin < 0]
+        inner = [begin for begin in begins if 0 <= begin <= size - span]
+        tail = begins[len(head) + len(inner) :]
+        parts = [self._edge(edit, x, taps, begin, step) for begin in head]
         if inner:
-            begin = first + self.stride * inner[0]
-            parts.append(self._padded(edit, x, taps, begin, apart, len(inner)))
-        if reaches_over:
-            parts.append(self._mirrored(edit, x, taps, last, apart))
+            parts.append(self._inside(edit, x, taps, inner[0], step, len(inner)))
+        parts += [self._edge(edit, x, taps, begin, step) for begin in tail]
         return edit.concat(parts, self.axis)
 
-    def _padded(self, edit: Edit, x: str, taps: Matrix, first: int, apart: int, count: int) -> str:
+    def _inside(self, edit: Edit, x: str, taps: Matrix, first: int, step: int, count: int) -> str:
         """Return the sums of `count` windows whose first taps lie on line `first` and on."""
         size = edit.shapes[x][self.axis]
         if first > 0:
-            dense = np.zeros((len(taps) - 1) * apart + 1)
-            dense[::apart] = taps
-            if first + len(dense) <= _FEW_TAPS or self.mirrored:
-                taps, apart = np.concatenate([np.zeros(first), dense]), 1
+            finer = math.gcd(first, step)
+            length = (first + step * (len(taps) - 1)) // finer + 1
+            if length <= (_MORE_TAPS if self.mirrored or self.apart else _FEW_TAPS):
+                dense = np.zeros((length, *taps.shape[1:]))
+                dense[first // finer :: step // finer] = taps
+                taps, step = dense, finer
             else:
                 x = self._lines(edit, x, first, size - first)
                 size -= first
             first = 0
-        over = first + self.stride * (count - 1) + apart * (len(taps) - 1) + 1 - size
-        ends = -first, max(over, 0)
-        return self._convolution(edit, x, taps, apart, ends)
+        over = first + self.stride * (count - 1) + step * (len(taps) - 1) + 1 - size
+        return self._convolution(edit, x, taps, step, (-first, max(over, 0)))
 
-    def _mirrored(self, edit: Edit, x: str, taps: Matrix, first: int, apart: int) -> str:
-        """Return the sum of the one window whose first tap lies on line `first`."""
+    def _edge(self, edit: Edit, x: str, taps: Matrix, first: int, step: int) -> str:
+        """Return the sum of one window, whose first tap lies on line `first`, over an end."""
         size = edit.shapes[x][self.axis]
-        weights: Counter[int] = Counter()
+        weights: dict[int, Matrix] = {}
         for i, tap in enumerate(taps):
-            line = abs(first + apart * i)
-            weights[min(line, 2 * (size - 1) - line)] += tap
+            line = first + step * i
+            if self.mirrored:
+                line = min(abs(line), 2 * (size - 1) - abs(line))
+            if 0 <= line < size:
+                weights[line] = weights.get(line, 0) + tap
+        weights = weights or {size - 1: np.zeros(taps.shape[1:])}
         begin, end = min(weights), max(weights) + 1
-        dense = np.array([weights[line] for line in range(begin, end)], np.float64)
+        step = step if len(weights) == len(range(begin, end, step)) else 1
+        none = np.zeros(taps.shape[1:])
+        kept = np.array([weights.get(line, none) for line in range(begin, end, step)])
         lines = self._lines(edit, x, begin, end - begin)
-        step = apart if len(weights) == len(range(begin, end, apart)) else 1
-        return self._convolution(edit, lines, dense[::step], step, (0, 0))
+        return self._convolution(edit, lines, kept, step, (0, 0))
 
     def _convolution(
-        self, edit: Edit, x: str, taps: Matrix, apart: int, ends: tuple[int, int]
+        self, edit: Edit, x: str, taps: Matrix, step: int, ends: tuple[int, int]
     ) -> str:
-        rows = self.axis == 1
-        kernel = np.repeat(
-            taps.reshape((1, -1, 1, 1) if rows else (1, 1, -1, 1)), edit.shapes[x][3], axis=3
-        )
+        rows, channels = self.axis == 1, edit.shapes[x][3]
+        each = np.broadcast_to(taps.reshape(len(taps), -1), (len(taps), channels))
         op = DepthwiseConv2d(
             (self.stride, 1) if rows else (1, self.stride),
             Padding(*ends) if rows else Padding(0, 0, *ends),
-            dilation=(apart, 1) if rows else (1, apart),
+            dilation=(step, 1) if rows else (1, step),
         )
+        kernel = each[None, :, None] if rows else each[None, None]
         return edit.emit(op, x, edit.constant(kernel, "transform"))
 
     def _lines(self, edit: Edit, x: str, first: int, count: int) -> str:

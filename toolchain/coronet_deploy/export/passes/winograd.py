@@ -1,7 +1,8 @@
-"""Winograd's minimal filtering for convolutions of 3x3 and 2x2 taps, as operators of the graph.
+"""Winograd's minimal filtering for convolutions as operators of the graph.
 
 Along both axes, F(4x4, 3x3) needs 36 products instead of 144 and F(3x3, 2x2) 16 instead of 36;
-along the width alone, F(4, 3) needs 6 instead of 12. See `minimal_filter` for the algebra.
+along the width alone, F(4, 3) needs 6 instead of 12. See `minimal_filter` for the algebra. A
+convolution of 4x4 taps and stride 2 is one of 2x2 taps over the four phases of its input.
 
 In operators: rows of B^T are depthwise convolutions with constant kernels, whose stride is the
 number of outputs; each product is a convolution with weights G w, computed here in float64; A^T is
@@ -42,6 +43,8 @@ from coronet_deploy.export.passes.windows import Windows
 class Widths:
     """From how many channels each filter pays: the geometric mean of a layer's inputs and outputs.
 
+    Of stride 2, all four phases of the inputs count.
+
     Below, the transforms cost more than they save; measured on one and two threads. In two
     dimensions a layer is nearly 200 small operations, at each of which threads wait for each other.
     """
@@ -49,12 +52,15 @@ class Widths:
     square_3: float
     line_3: float
     square_2: float
+    stride_2: float
 
 
-XNNPACK = Widths(square_3=56, line_3=20, square_2=64)
-ONNX_RUNTIME = Widths(square_3=150, line_3=math.inf, square_2=math.inf)
-# With fewer tiles in two dimensions, reading the larger weights takes what the products save.
-_FEWEST_TILES = 24
+XNNPACK = Widths(square_3=56, line_3=20, square_2=64, stride_2=150)
+ONNX_RUNTIME = Widths(square_3=150, line_3=math.inf, square_2=math.inf, stride_2=math.inf)
+_ANY_WIDTH = Widths(square_3=0, line_3=0, square_2=0, stride_2=0)
+# With fewer tiles in two dimensions, reading the larger weights takes what the products save;
+# of stride 2, where the weights are four times as many beforehand, sooner.
+_FEWEST_TILES, _FEWEST_TILES_OF_STRIDE_2 = 24, 64
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,11 @@ class Tiling:
     square: bool
     rows: int
     columns: int
+
+    @property
+    def count(self) -> int:
+        """Tiles in two dimensions."""
+        return self.rows * self.columns // self.filter.outputs**2
 
 
 def choose_tiling(
@@ -98,7 +109,7 @@ def _whole(lines: int, tile: int) -> int:
 
 
 class Winograd(Rewrite):
-    """Replaces square convolutions of stride 1 that are wide enough (see `choose_tiling`)."""
+    """Replaces square convolutions that are wide enough (see `choose_tiling`)."""
 
     name: ClassVar[str] = "winograd"
 
@@ -109,7 +120,11 @@ class Winograd(Rewrite):
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return the same convolution by fewer products."""
         op = node.op
-        if not isinstance(op, Conv2d) or op.stride != (1, 1):
+        if not isinstance(op, Conv2d):
+            return None
+        if op.stride == (2, 2):
+            return self._of_stride_2(edit, node, op)
+        if op.stride != (1, 1):
             return None
         x, weight, *biases = node.inputs
         kernel = edit.constants[weight]
@@ -129,6 +144,48 @@ class Winograd(Rewrite):
             y = edit.emit(Slice((0, 0, 0, 0), (1, height, width, outputs)), y)
         return y
 
+    def _of_stride_2(self, edit: Edit, node: Node, op: Conv2d) -> str | None:
+        """Return a convolution of 4x4 taps as one of 2x2 over the phases of its input."""
+        x, weight, *biases = node.inputs
+        kernel = edit.constants[weight]
+        outputs, taps, across, inputs = kernel.shape
+        _, height, width, _ = op.infer(edit.shapes[x], kernel.shape)
+        if taps != across or taps != 2 * F32.taps or edit.shapes[x][2] % 2:
+            return None
+        if math.sqrt(4 * inputs * outputs) < self._widths.stride_2:
+            return None
+        tiling = choose_tiling(F32.taps, 4 * inputs, outputs, height, width, _ANY_WIDTH)
+        if tiling is None or tiling.count < _FEWEST_TILES_OF_STRIDE_2:
+            return None
+        bias = edit.constants[biases[0]] if biases else None
+        layer = _Layer(edit, tiling, kernel, bias, op.activation, self._depth_to_space)
+        y = layer.of_stride_2(x, op.padding)
+        if (tiling.rows, tiling.columns) != (height, width):
+            y = edit.emit(Slice((0, 0, 0, 0), (1, height, width, outputs)), y)
+        return y
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Every second line of an axis, from line `offset` on; a kernel's taps on it.
+
+    Output line y reads phase lines y + `first` and on, through the kernel's lines `taps`.
+    """
+
+    offset: int
+    first: int
+    taps: slice
+
+    @classmethod
+    def both(cls, padding: int) -> tuple[_Phase, _Phase]:
+        """Return the phases of a convolution of stride 2, with `padding` lines before."""
+
+        def phase(offset: int) -> _Phase:
+            tap = (offset + padding) % 2
+            return cls(offset, (tap - padding - offset) // 2, slice(tap, None, 2))
+
+        return phase(0), phase(1)
+
 
 def _without_mirrors(
     edit: Edit, x: str, padding: Padding, tiling: Tiling
@@ -147,6 +204,18 @@ def _without_mirrors(
     if whole and around == Padding(1, 1, 1, 1) and tiling.filter.taps == F43.taps:
         return source, around, True
     return x, padding, False
+
+
+def _of_each(
+    row: tuple[Matrix, int, int], shifts: list[int], channels: int
+) -> tuple[Matrix, int, int]:
+    """Return a row of B^T for phases that lie side by side as channels, each shifted by lines."""
+    taps, start, apart = row
+    begin, end = min(shifts), max(shifts) + apart * (len(taps) - 1) + 1
+    dense = np.zeros((end - begin, len(shifts), channels))
+    for phase, shift in enumerate(shifts):
+        dense[shift - begin :: apart, phase][: len(taps)] = taps[:, None]
+    return dense.reshape(len(dense), -1), start + begin, 1
 
 
 @dataclass(frozen=True)
@@ -181,32 +250,68 @@ class _Layer:
 
     def square(self, x: str, padding: Padding, *, mirrored: bool) -> str:
         """Filter along both axes: each product a convolution of one pixel."""
-        g, shares = self.filter.kernel_matrix, self.filter.bias_shares
-        rows_done = np.tensordot(g, self.kernel.astype(np.float64), (1, 1))  # (p, o, x, i)
-        weights = np.tensordot(g, rows_done, (1, 2))  # (q, p, o, i)
         rows = self._windows(1, padding.top, mirrored=mirrored)
         columns = self._windows(2, padding.left, mirrored=mirrored)
+        lines = self._input_transform(x, rows)
+        return self._tiles((self._input_transform(line, columns) for line in lines), self.kernel)
+
+    def of_stride_2(self, x: str, padding: Padding) -> str:
+        """Filter every second line and the ones between, whose products are summed as channels.
+
+        Rows of a phase are read where they lie, by a larger stride. Columns side by side are read
+        as channels of one pixel: of half as many, in the same memory.
+        """
+        above, left = _Phase.both(padding.top), _Phase.both(padding.left)
+        tile, step = self.filter.outputs, 2 * self.filter.outputs
+        kernel = np.concatenate(
+            [self.kernel[:, a.taps][:, :, b.taps] for a in above for b in left], axis=3
+        )
+        rows = [
+            Windows(1, step, self.tiling.rows // tile, -(2 * a.first + a.offset), apart=True)
+            for a in above
+        ]
+        first = min(b.first for b in left)
+        columns = Windows(2, tile, self.tiling.columns // tile, -first)
+        _, _, width, channels = self.edit.shapes[x]
+
+        def line(taps: Matrix, start: int, apart: int) -> Iterator[str]:
+            sums = [phase.sums(self.edit, x, taps, 2 * start, 2 * apart) for phase in rows]
+            pairs = Reshape((1, rows[0].count, width // 2, 2 * channels))
+            paired = [self.edit.emit(pairs, value) for value in sums]
+            for across in self._sums():
+                side_by_side = _of_each(across, [b.first - first for b in left], channels)
+                yield self.edit.emit(
+                    Concat(3), *(columns.sums(self.edit, v, *side_by_side) for v in paired)
+                )
+
+        return self._tiles((line(*down) for down in self._sums()), kernel)
+
+    def _tiles(self, lines: Iterator[Iterator[str]], kernel: FloatArray) -> str:
+        """Return the picture whose transformed inputs are given, line by line of the tile."""
+        g, shares = self.filter.kernel_matrix, self.filter.bias_shares
+        rows_done = np.tensordot(g, kernel.astype(np.float64), (1, 1))  # (p, o, x, i)
+        weights = np.tensordot(g, rows_done, (1, 2))  # (q, p, o, i)
         # Each line of products is summed at once, while it is still in the cache.
         by_line = [
             self._output_transform(
                 [
                     self._product(v, weights[q, p][:, None, None], shares[p] * shares[q])
-                    for q, v in enumerate(self._input_transform(line, columns))
+                    for q, v in enumerate(line)
                 ],
                 Activation.NONE,
             )
-            for p, line in enumerate(self._input_transform(x, rows))
+            for p, line in enumerate(lines)
         ]
-        outputs, tile = self.kernel.shape[0], self.filter.outputs
+        outputs, tile = kernel.shape[0], self.filter.outputs
         # Pixels side by side are a line of the tile; down the tile, whole lines are summed.
         across = [self.edit.concat(line, 3) for line in by_line]
-        lines = self._output_transform(across, self.activation)
+        summed = self._output_transform(across, self.activation)
         if self.depth_to_space:
-            return self.edit.emit(DepthToSpace(tile), self.edit.emit(Concat(3), *lines))
+            return self.edit.emit(DepthToSpace(tile), self.edit.emit(Concat(3), *summed))
         height, width = self.tiling.rows, self.tiling.columns
-        flat = [self.edit.emit(Reshape((1, rows.count, 1, width * outputs)), y) for y in lines]
-        whole = Reshape((1, height, width, outputs))
-        return self.edit.emit(whole, self.edit.concat(flat, 2))
+        flat = Reshape((1, height // tile, 1, width * outputs))
+        joined = self.edit.concat([self.edit.emit(flat, line) for line in summed], 2)
+        return self.edit.emit(Reshape((1, height, width, outputs)), joined)
 
     def _windows(self, axis: int, before: int, *, mirrored: bool) -> Windows:
         tile, size = self.filter.outputs, (self.tiling.rows, self.tiling.columns)[axis - 1]
@@ -221,17 +326,22 @@ class _Layer:
         return self.edit.emit(Conv2d(padding=padding or Padding()), x, *constants)
 
     def _input_transform(self, x: str, windows: Windows) -> Iterator[str]:
-        """Return B^T x along an axis of overlapping windows: `products` values a tile.
+        """Return B^T x along an axis of overlapping windows: `products` values a tile."""
+        for taps, start, apart in self._sums():
+            yield windows.sums(self.edit, x, taps, start, apart)
 
-        A row's taps lie two apart at 0 and infinity, and next to each other between; they start
-        at the window's first line in the first row only, at its second in the others.
+    def _sums(self) -> Iterator[tuple[Matrix, int, int]]:
+        """Return the rows of B^T: their taps, the first one's line, and how far they are apart.
+
+        Two lines apart at 0 and infinity, next to each other between; from the window's first line
+        on in the first row only, from its second in the others.
         """
         end = self.filter.products - 1
         first, *middle, last = self.filter.input_matrix
-        yield windows.sums(self.edit, x, first[0:end:2], 0, 2)
+        yield first[0:end:2], 0, 2
         for taps in middle:
-            yield windows.sums(self.edit, x, taps[1:end], 1, 1)
-        yield windows.sums(self.edit, x, last[1 : end + 1 : 2], 1, 2)
+            yield taps[1:end], 1, 1
+        yield last[1 : end + 1 : 2], 1, 2
 
     def _output_transform(self, m: list[str], activation: Activation) -> list[str]:
         """Return A^T m; a pair of points +-a contributes its sum or its difference.
