@@ -138,8 +138,7 @@ class Winograd(Rewrite):
         x, padding, mirrored = _without_mirrors(edit, x, op.padding, tiling)
         bias = edit.constants[biases[0]] if biases else None
         layer = _Layer(edit, tiling, kernel, bias, op.activation, self._depth_to_space)
-        draw = layer.square if tiling.square else layer.line
-        y = draw(x, padding, mirrored=mirrored)
+        y = layer.square(x, padding, mirrored=mirrored) if tiling.square else layer.line(x, padding)
         if (tiling.rows, tiling.columns) != (height, width):
             y = edit.emit(Slice((0, 0, 0, 0), (1, height, width, outputs)), y)
         return y
@@ -234,11 +233,11 @@ class _Layer:
         """The filter along an axis."""
         return self.tiling.filter
 
-    def line(self, x: str, padding: Padding, *, mirrored: bool) -> str:
+    def line(self, x: str, padding: Padding) -> str:
         """Filter along the width: each product a convolution of `taps` rows and one column."""
         g, shares = self.filter.kernel_matrix, self.filter.bias_shares
         weights = np.tensordot(g, self.kernel.astype(np.float64), (1, 2))  # (p, o, y, i)
-        columns = self._windows(2, padding.left, mirrored=mirrored)
+        columns = self._windows(2, padding.left)
         above = Padding(padding.top, padding.bottom)
         products = [
             self._product(v, weights[p][:, :, None], shares[p], above)
@@ -313,7 +312,7 @@ class _Layer:
         joined = self.edit.concat([self.edit.emit(flat, line) for line in summed], 2)
         return self.edit.emit(Reshape((1, height, width, outputs)), joined)
 
-    def _windows(self, axis: int, before: int, *, mirrored: bool) -> Windows:
+    def _windows(self, axis: int, before: int, *, mirrored: bool = False) -> Windows:
         tile, size = self.filter.outputs, (self.tiling.rows, self.tiling.columns)[axis - 1]
         return Windows(axis, tile, size // tile, before, mirrored)
 
