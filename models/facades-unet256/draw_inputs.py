@@ -18,15 +18,17 @@ from PIL import Image, ImageDraw
 BACKGROUND, FACADE, WINDOW, DOOR = (0, 0, 221), (0, 51, 255), (0, 136, 255), (0, 204, 255)
 CORNICE, SILL, BALCONY = (34, 255, 221), (119, 255, 144), (187, 255, 68)
 BLIND, DECORATION, MOLDING = (255, 238, 0), (255, 157, 0), (255, 81, 0)
-SHOP = (170, 0, 0)
+PILLAR, SHOP = (255, 0, 0), (170, 0, 0)
 SIZE = 256
 
 
-def canvas(left: int, top: int, right: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+def canvas(
+    left: int, top: int, right: int, bottom: int = SIZE
+) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """Return a sheet of background with the facade's rectangle on it."""
     sheet = Image.new("RGB", (SIZE, SIZE), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.rectangle((left, top, right, SIZE), FACADE)
+    draw.rectangle((left, top, right, bottom), FACADE)
     return sheet, draw
 
 
@@ -80,32 +82,44 @@ def office() -> Image.Image:
 
 
 def imagined(seed: int) -> Image.Image:
-    """Return a facade of random floors, windows and ornaments."""
+    """Return a facade of random floors, windows and ornaments.
+
+    Every other one is small on its sheet: where so much is background, values reach further.
+    """
     rng = random.Random(seed)  # noqa: S311 - no secret
-    left, top = rng.randrange(0, 40), rng.randrange(0, 50)
-    right = SIZE - rng.randrange(0, 40)
-    sheet, draw = canvas(left, top, right)
-    floors, columns = rng.randrange(2, 6), rng.randrange(2, 7)
-    row, column = (SIZE - top - 30) // floors, (right - left - 10) // columns
+    small = seed % 2 == 1
+    left, top = (
+        (rng.randrange(50, 90), rng.randrange(60, 110))
+        if small
+        else (rng.randrange(0, 40), rng.randrange(0, 50))
+    )
+    right = SIZE - (rng.randrange(40, 80) if small else rng.randrange(0, 40))
+    bottom = SIZE - (rng.randrange(0, 50) if small else 0)
+    sheet, draw = canvas(left, top, right, bottom)
+    floors, columns = rng.randrange(2, 8), rng.randrange(2, 8)
+    row, column = (bottom - top - 30) // floors, (right - left - 10) // columns
     width, height = column * rng.randrange(35, 65) // 100, row * rng.randrange(40, 65) // 100
-    ornament = rng.choice([BLIND, BALCONY, DECORATION, None])
+    ornaments = rng.sample([BLIND, BALCONY, DECORATION, PILLAR, None], 2)
     if rng.random() < 0.8:  # noqa: PLR2004 - most of them
-        draw.rectangle((left, top, right, top + rng.randrange(6, 16)), MOLDING)
+        draw.rectangle((left, top, right, top + rng.randrange(6, 28)), MOLDING)
     for i in range(floors):
         y = top + 26 + i * row
         for j in range(columns):
             x = left + 10 + j * column
+            ornament = ornaments[(i + j) % 2]
             window(draw, x, y, width, height)
             if ornament is BLIND:
                 draw.rectangle((x - width // 3, y, x - 1, y + height), BLIND)
+            elif ornament is PILLAR:
+                draw.rectangle((x + width + 4, y - 9, x + width + 7, y + row - 12), PILLAR)
             elif ornament and rng.random() < 0.4:  # noqa: PLR2004 - some windows
                 draw.rectangle((x - 5, y + height - 8, x + width + 5, y + height + 8), ornament)
         if rng.random() < 0.5:  # noqa: PLR2004 - every other floor
             draw.rectangle((left, y + row - 10, right, y + row - 5), MOLDING)
     if rng.random() < 0.6:  # noqa: PLR2004 - more than half
-        draw.rectangle((left + 8, SIZE - 44, right - 8, SIZE - 6), SHOP)
+        draw.rectangle((left + 8, bottom - 44, right - 8, bottom - 6), SHOP)
     middle = rng.randrange(left + 20, right - 50)
-    draw.rectangle((middle, SIZE - 56, middle + 30, SIZE), DOOR)
+    draw.rectangle((middle, bottom - 56, middle + 30, bottom), DOOR)
     return sheet
 
 

@@ -25,7 +25,7 @@ from coronet_deploy.export.operators import Conv2d
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.quantize import Int8Plan, plan_int8, write_int8
 from coronet_deploy.export.quantize_onnx import insert_qdq
-from coronet_deploy.export.ranges import QMAX, QMIN, Range, best_range, measure
+from coronet_deploy.export.ranges import QMAX, QMIN, Range, Seen, best_range, fitted, measure
 from coronet_deploy.export.sensitivity import int8_layers, search, simulate
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.tflite import emit_tflite
@@ -92,6 +92,13 @@ def test_one_stray_value_does_not_coarsen_the_range() -> None:
     stray = best_range(values, float(values.min()), float(values.max()))
     assert stray.high < 8
     assert stray.scale < 1.5 * plain.scale
+
+
+def test_values_a_third_larger_than_those_seen_are_not_clipped() -> None:
+    values = np.random.default_rng(0).uniform(-2, 6, 50_000).astype(np.float32)
+    r = fitted(Seen(float(values.min()), float(values.max()), values))
+    assert r.low <= 4 / 3 * values.min()
+    assert r.high >= 4 / 3 * values.max()
 
 
 def test_equalising_keeps_the_picture_and_helps_int8(resnet: Graph, pictures: Pictures) -> None:

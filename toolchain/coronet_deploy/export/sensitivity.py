@@ -84,14 +84,14 @@ def search(
     budget = 4 / 10 ** (budget_db / 10)
     layers = int8_layers(graph)
     chosen = {layer.name for layer in layers}
-    if trial.error(chosen) <= budget:
+    if trial.keeps(chosen, budget):
         return frozenset(chosen)
     progress(f"int8 sensitivity of {len(layers)} layers")
     alone = trial.alone()
     order = sorted(layers, key=lambda layer: alone[layer.name] / layer.macs)
     # As many as single errors allow, if they simply add up; they add up to less or more.
     most = _most(len(order), lambda n: sum(alone[x.name] for x in order[:n]) <= budget)
-    kept = _most(most, lambda n: not n or trial.error({x.name for x in order[:n]}) <= budget)
+    kept = _most(most, lambda n: not n or trial.keeps({x.name for x in order[:n]}, budget))
     return frozenset(layer.name for layer in order[:kept])
 
 
@@ -107,7 +107,7 @@ def _most(total: int, fits: Callable[[int], bool]) -> int:
 
 
 class _Trial:
-    """Simulates a choice of layers and tells its error against the float graph."""
+    """Simulates a choice of layers and compares it with the float graph."""
 
     def __init__(
         self, graph: Graph, pictures: tuple[FloatArray, ...], ranges: Mapping[str, Range]
@@ -115,10 +115,13 @@ class _Trial:
         self._graph, self._pictures, self._ranges = graph, pictures, ranges
         self._references = [interpret(graph, picture) for picture in pictures]
 
-    def error(self, chosen: Collection[str]) -> float:
-        """Return the mean square error of the worst picture."""
+    def keeps(self, chosen: Collection[str], budget: float) -> bool:
+        """Return whether the mean square error of every picture is within `budget`."""
         outputs = (simulate(self._graph, chosen, self._ranges, x) for x in self._pictures)
-        return max(map(_mean_square, outputs, self._references))
+        return all(
+            _mean_square(output, reference) <= budget
+            for output, reference in zip(outputs, self._references, strict=True)
+        )
 
     def alone(self) -> dict[str, float]:
         """Return the mean square error of each layer alone in int8, on the first picture.

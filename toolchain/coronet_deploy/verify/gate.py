@@ -19,8 +19,8 @@ from coronet_deploy.vocabulary import Parity, Runtime
 if TYPE_CHECKING:
     from torch import nn
 
-# One thread: the figures then do not depend on how many cores the host has.
-_THREADS = 1
+# A fixed number: the figures then do not depend on how many cores the host has.
+_THREADS = 2
 
 
 @dataclass(frozen=True)

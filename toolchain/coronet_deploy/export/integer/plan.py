@@ -48,6 +48,8 @@ _ARITHMETIC = (
 _MOVING = ops.Slice | ops.Concat | ops.Reshape | ops.ZeroPad | ops.ReflectPad | ops.DepthToSpace
 _CONVOLUTIONS = ops.Conv2d | ops.DepthwiseConv2d | ops.ConvTranspose2d
 _HEADROOM = 2.0  # of 16-bit values over what was seen; it costs one bit
+# Less than where only convolutions round: here every operator does.
+_MARGIN = 1.25
 _ROOT_HEADROOM = 4.0  # a channel flatter than any seen has a larger reciprocal deviation
 
 
@@ -259,7 +261,7 @@ def _measured(seen: Seen, bits: int, readers: list[ops.Operator], *, reciprocal:
         room = _ROOT_HEADROOM if reciprocal else _HEADROOM
         return Format.of(Range(seen.low * room, max(seen.high * room, 1e-6)), bits)
     through = np.tanh if readers and all(isinstance(op, ops.Tanh) for op in readers) else None
-    return Format.of(fitted(seen, through), bits)
+    return Format.of(fitted(seen, through, _MARGIN), bits)
 
 
 def _above_zero(graph: Graph, formats: Mapping[str, Format]) -> Graph:
