@@ -224,6 +224,8 @@ def test_as_many_calibration_pictures_as_are_wanted(
     assert quantization is not None
     whole = [name for name in quantization.calibration_pictures if "flipped" not in name]
     assert len(whole) == 2
+    # Of label maps, which are another task's: that is said.
+    assert "--calibration DIR takes pictures of your task" in done.stderr
     done = cli(*command, "--calibration-count", "0")
     assert done.returncode == 2
     assert "--calibration-count: '0' is not a number of pictures" in done.stderr

@@ -198,6 +198,12 @@ def run(args: argparse.Namespace) -> int:
     sizes = list(dict.fromkeys(args.size or [(256, 256)]))
     for size in sizes:  # before anything is made
         check_fit(subject, *size)
+    if _calibrates_on_others(args, subject.model):
+        print(
+            "INT8 ranges come from the bundled label maps: --calibration DIR takes pictures of "
+            "your task, which draw better",
+            file=sys.stderr,
+        )
     artifacts: list[Artifact] = []
     failures: list[CoronetError] = []
     orders: list[Order] = []
@@ -217,6 +223,15 @@ def run(args: argparse.Namespace) -> int:
     if failures:
         raise joined(failures)
     return 0
+
+
+def _calibrates_on_others(args: argparse.Namespace, model: str) -> bool:
+    """Return whether ranges are to be measured on pictures of another task than the model's."""
+    from coronet_deploy.coronet.zoo import DEFAULT_MODEL
+    from coronet_deploy.export.schemes import CALIBRATED
+
+    measured = args.dtype == "all" or args.dtype in CALIBRATED
+    return measured and model != DEFAULT_MODEL and not (args.calibration or args.pictures)
 
 
 def _runtimes(args: argparse.Namespace) -> tuple[str, ...]:

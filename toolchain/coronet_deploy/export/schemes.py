@@ -35,6 +35,9 @@ _REFUSALS: Mapping[tuple[Runtime, DType], str] = {
     "unpacks the weights on every inference; int8 is as small and faster",
 }
 
+CALIBRATED = frozenset({DType.INT8, DType.INT8_FULL, DType.INT16X8, DType.A16W8})
+"""The number types whose ranges are measured beforehand, on calibration pictures."""
+
 BOUNDS_DB: Mapping[DType, float] = MappingProxyType(
     {
         DType.FP32: 100.0,
