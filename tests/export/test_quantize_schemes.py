@@ -125,7 +125,7 @@ def bundled() -> tuple[Subject, Graph, Pictures, Pictures, tuple[Array, ...]]:
     ("runtime", "dtype", "least_db"),
     [
         (Runtime.TFLITE, DType.INT8_FULL, 32),
-        (Runtime.ONNX, DType.INT8_FULL, 31),
+        (Runtime.ONNX, DType.INT8_FULL, 32),
         (Runtime.TFLITE, DType.INT16X8, 42),
         (Runtime.ONNX, DType.A16W8, 42),
         (Runtime.TFLITE, DType.INT8_DYNAMIC, 36),
