@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from coronet_deploy.bench.phone_files import ROOT
 from phone_bench import Bench, last_line, started, wait_for
 from virtual_phone import EXYNOS_2400, SM8550, AdbServer, VirtualPhone, thermal
 
@@ -100,6 +101,27 @@ def test_a_phone_whose_daemon_dies_is_waited_for_and_the_bench_goes_on(bench: Be
     assert (answer["rows"][0]["launches"], answer["rows"][0]["samples"]) == (3, 25 + 5 + 5)
     assert any("came back" in note for note in answer["notes"])
     assert "went away: waiting for it" in told
+    bench.check_clean()
+
+
+def test_a_lock_that_the_phone_let_go_of_between_two_calls_is_taken_again(bench: Bench) -> None:
+    shell = ("-s", bench.phone.serial, "shell")
+    bench.mode("slow")
+    with started(bench, "--json", "--rounds", "3") as process:
+        wait_for(process, "launch 1 of 3")
+        bench.wait_for_runner()
+        # What a daemon or a server that starts anew would end, and nothing else.
+        bench.server.adb(*shell, f"kill -KILL -- -$(cat {ROOT}/holder)")
+        wait_for(process, "launch 2 of 3")
+        bench.wait_for_runner()
+        taken = bench.server.adb(*shell, f"flock -n {ROOT}/lock true", check=False)
+        bench.mode(None)
+        out, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert taken.returncode == 1
+    answer = json.loads(out)
+    assert answer["rows"][0]["launches"] == 3
+    assert any("came back" in note for note in answer["notes"])
     bench.check_clean()
 
 

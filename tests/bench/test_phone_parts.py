@@ -142,13 +142,16 @@ def test_a_lock_dies_with_its_holder_and_is_renewed_after_a_loss(
     lock = PhoneLock(device)
     with lock:
         assert lock._holder is not None
+        assert not lock.lost
         lock._holder.kill()  # as when our process is killed
         other = _raw_lock(device)
         assert other == "0"
+        assert lock.lost
         phone.kill_daemon()
         device.wait(30)
         phone.connect(adb_server, seconds=30)
         lock.renew()
+        assert not lock.lost
         assert _raw_lock(device) == "1"
 
 

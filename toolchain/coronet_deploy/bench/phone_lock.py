@@ -86,6 +86,11 @@ class PhoneLock:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the phone let go of its lock meanwhile, as when its daemon started anew."""
+        return self._holder is not None and self._holder.poll() is not None
+
     def renew(self) -> None:
         """Take the phone's lock again after the phone was away.
 
@@ -116,9 +121,11 @@ class PhoneLock:
             start_new_session=True,
         )
         word, _, rest = self._answer().partition(" ")
-        if word in {_HELD, _UNLOCKABLE}:  # a phone without flock has this computer's lock alone
+        if word == _HELD:
             return
         self._release()
+        if word == _UNLOCKABLE:  # a phone without flock has this computer's lock alone
+            return
         if word == _TAKEN:
             raise PhoneTaken(self._device.serial, rest)
         raise AdbError(
