@@ -18,12 +18,10 @@ from coronet_deploy.export.manifest import (
 )
 from coronet_deploy.export.operators import InstanceNorm, Sigmoid, Tanh
 from coronet_deploy.export.passes import PassReport, Preference, lower
-from coronet_deploy.export.schemes import describe_scheme, refusal
+from coronet_deploy.export.schemes import INTEGER_BITS, describe_scheme, refusal
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.vocabulary import DType, Runtime, TensorContract
-
-_INTEGER_BITS: Mapping[DType, int] = {DType.INT8_FULL: 8, DType.INT16X8: 16, DType.A16W8: 16}
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,9 @@ def build(
 ) -> Built:
     """Return the artifact of `graph`, which is as it was captured.
 
-    `calibration` is read where ranges are fixed beforehand (INT8, INT8_FULL, INT16X8, A16W8), and
-    to see that FP16 overflows nowhere. A `study` of both spares what was found for another
-    artifact of theirs. With `half_io` an FP16 ONNX file's pictures are float16; others keep theirs.
+    `calibration` is read where ranges are fixed beforehand (`CALIBRATED`), and to see that FP16
+    overflows nowhere. A `study` of both spares what was found for another artifact of theirs. With
+    `half_io` an FP16 ONNX file's pictures are float16; others keep theirs.
 
     Raises:
         BadInput: this runtime has no such number type.
@@ -63,7 +61,7 @@ def build(
         raise BadInput(reason)
     if dtype is DType.INT8:
         return _int8(study or Study(graph, calibration), runtime, subject, progress)
-    if dtype in _INTEGER_BITS:
+    if dtype in INTEGER_BITS:
         return _integer(graph, runtime, dtype, subject, calibration)
     if dtype in {DType.INT8_DYNAMIC, DType.INT8_WEIGHTS}:
         return _int8_weights(graph, runtime, dtype, subject)
@@ -109,7 +107,7 @@ def _integer(
 ) -> Built:
     from coronet_deploy.export.integer.plan import plan_integer, summary
 
-    plan = plan_integer(graph, runtime, calibration, _INTEGER_BITS[dtype])
+    plan = plan_integer(graph, runtime, calibration, INTEGER_BITS[dtype])
     passes = ("equalize", *_names(plan.passes))
     embedded = describe(graph, runtime, dtype, subject, passes)
     tensors = {}

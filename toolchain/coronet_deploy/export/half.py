@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from coronet_deploy.errors import ConversionFailed
@@ -25,6 +26,16 @@ FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 _TRIED_ON = 3  # pictures, for a forward pass of each is what the check costs
 _ROOM = 2.0  # other pictures may give larger values
+# What is no larger than what it is made of, which was looked at.
+_NO_LARGER = (
+    ops.Slice
+    | ops.Concat
+    | ops.Reshape
+    | ops.ZeroPad
+    | ops.ReflectPad
+    | ops.DepthToSpace
+    | ops.Relu
+)
 
 
 @dataclass(frozen=True)
@@ -64,16 +75,20 @@ def find_overflow(graph: Graph, pictures: Pictures) -> Overflow | None:
     found: dict[str, Overflow] = {}
 
     def look(name: str, value: Tensor) -> Tensor:
-        magnitude = float(value.abs().max())
-        if not magnitude * _ROOM < FLOAT16_MAX:  # also what is not a number
-            found.setdefault(name, Overflow(name, makers[name].op.kind, magnitude))
+        if not isinstance(makers[name].op, _NO_LARGER):
+            largest(name, value)
         if name in normed:
             centred = value - value.mean((1, 2), keepdim=True)
-            square = float(centred.abs().max()) ** 2
+            square = _magnitude(centred) ** 2
             if not square * _ROOM < FLOAT16_MAX:
                 norm = normed[name]
                 found.setdefault(norm.output, Overflow(norm.output, norm.op.kind, square))
         return value
+
+    def largest(name: str, value: Tensor) -> None:
+        magnitude = _magnitude(value)
+        if not magnitude * _ROOM < FLOAT16_MAX:  # also what is not a number
+            found.setdefault(name, Overflow(name, makers[name].op.kind, magnitude))
 
     for picture in pictures.values[:_TRIED_ON]:
         interpret_values(graph, picture, (), alter=look)
@@ -83,6 +98,11 @@ def find_overflow(graph: Graph, pictures: Pictures) -> Overflow | None:
         if array.size and not np.abs(array).max() < FLOAT16_MAX
     ]
     return next(iter([*found.values(), *weights]), None)
+
+
+def _magnitude(value: Tensor) -> float:
+    low, high = torch.aminmax(value)
+    return float(torch.maximum(-low, high))
 
 
 def lower_to_half(

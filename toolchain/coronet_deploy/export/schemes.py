@@ -35,7 +35,12 @@ _REFUSALS: Mapping[tuple[Runtime, DType], str] = {
     "unpacks the weights on every inference; int8 is as small and faster",
 }
 
-CALIBRATED = frozenset({DType.INT8, DType.INT8_FULL, DType.INT16X8, DType.A16W8})
+INTEGER_BITS: Mapping[DType, int] = MappingProxyType(
+    {DType.INT8_FULL: 8, DType.INT16X8: 16, DType.A16W8: 16}
+)
+"""The number types in which every operator computes in integers, and the bits of its values."""
+
+CALIBRATED = frozenset({DType.INT8, *INTEGER_BITS})
 """The number types whose ranges are measured beforehand, on calibration pictures."""
 
 BOUNDS_DB: Mapping[DType, float] = MappingProxyType(
