@@ -32,5 +32,5 @@ bench-export: $(STAMP) ## beside other converters and runtimes; a peer that cann
 	-$(BIN)/python benchmarks/peers/setup.py
 	$(BIN)/python benchmarks/bench_export.py
 
-clean:
-	rm -rf $(VENV) out runs
+clean: ## the environment and the demo's output; what was trained or measured into runs/ stays
+	rm -rf $(VENV) out

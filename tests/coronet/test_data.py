@@ -198,7 +198,7 @@ def test_training_on_a_bomb_costs_one_line(cli: Cli, piles: Path, tmp_path: Path
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         '[model]\nid = "t"\ntitle = "t"\ntask = "cyclegan"\narchitecture = "resnet_6blocks"\n'
-        'norm = "instance"\nwidth = 8\n[data]\nload = 12\ncrop = 8\n'
+        'norm = "instance"\nwidth = 8\n[data]\nload = 28\ncrop = 24\n'
         "[search]\nsteps = 2\ntarget = 0.5\n[finetune]\nsteps = 1\n"
     )
     result = cli("train", recipe, "--data", piles, "--output", tmp_path / "out")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from coronet_deploy.coronet.checkpoint import Stage, load_checkpoint
@@ -106,7 +107,51 @@ def test_another_recipe_is_not_resumed(cli: Cli, recipe: Path, data: Path, tmp_p
     assert first.returncode == 0, first.stderr
     second = cli("train", recipe, *common, "--resume")
     assert second.returncode == 2
-    assert "another recipe" in second.stderr
+    assert "another recipe: search.steps was 2 and is 12" in second.stderr
+
+
+def test_an_earlier_training_is_not_replaced(
+    cli: Cli, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    steps = ("--set", "search.steps=2", "--set", "finetune.steps=0")
+    common = ("--data", data, "--threads", 1, "--output", tmp_path / "out")
+    line = ("train", recipe, *common, *steps)
+    first = cli(*line)
+    assert first.returncode == 0, first.stderr
+    held = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    second = cli(*line)
+    assert second.returncode == 2
+    assert "state.pt is of an earlier training" in second.stderr
+    assert "--resume" in second.stderr
+    # A finished one that is gone on with gives what it gave: its dropout, too, is drawn anew.
+    third = cli(*line, "--resume")
+    assert third.returncode == 0, third.stderr
+    (result,) = (path for path in held if path.name == "tiny.safetensors")
+    assert result.read_bytes() == held[result]
+
+
+@pytest.mark.parametrize("harm", ["empty", "cut short", "a flipped byte", "another file"])
+def test_a_broken_state_is_not_resumed(
+    harm: str, cli: Cli, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    values = ["search.steps=1", "finetune.steps=0"]
+    common = ("--data", data, "--threads", 1, "--output", tmp_path / "out")
+    line = ("train", recipe, *common, *(one for value in values for one in ("--set", value)))
+    first = cli(*line)
+    assert first.returncode == 0, first.stderr
+    state = tmp_path / "out" / "state.pt"
+    whole = state.read_bytes()
+    middle = len(whole) // 2
+    if harm == "a flipped byte":
+        state.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    elif harm == "another file":
+        torch.save({"recipe": read_recipe(recipe, values).model_dump_json()}, state)
+    else:
+        state.write_bytes(whole[: middle if harm == "cut short" else 0])
+    second = cli(*line, "--resume")
+    assert second.returncode == 2
+    assert f"{state} is not a whole training state" in second.stderr
+    assert second.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -115,15 +160,21 @@ def test_another_recipe_is_not_resumed(cli: Cli, recipe: Path, data: Path, tmp_p
         (("width = 8\n[data]", "widht = 8\n[data]"), "model.widht: Extra inputs"),
         (("target = 0.3", "target = -1"), "search.target"),
         (("steps = 12", 'steps = "many"'), "search.steps"),
-        (("crop = 128", "crop = 133"), "data: Value error, crop 133 is larger than load 132"),
+        (("crop = 128", "crop = 133"), "data: crop 133 is larger than load 132"),
         (("[model]", "[model"), "recipe.toml"),
         (('norm = "batch"', 'norm = "layer"'), "model.norm"),
+        (("crop = 128", "crop = 100"), "data.crop 100: pictures of unet_128 are multiples of 128"),
+        (("target = 0.3", "target = 2"), "search.target 2, a number of MACs, is"),
+        (("channel_multiple = 2", "channel_multiple = 64"), "channel_multiple 64 leave no channel"),
+        (("steps = 12", "steps = 0"), "search.steps"),
+        (("[model]", "seed = 4294967296\n[model]"), "seed: Input should be less than"),
+        (("[model]", f"seed = {'[' * 3000}\n[model]"), "recipe.toml"),
     ],
 )
 def test_a_wrong_recipe_names_file_and_key(
     change: tuple[str, str], said: str, recipe: Path
 ) -> None:
-    recipe.write_text(RECIPE.replace(*change))
+    recipe.write_text(RECIPE.replace(*change).replace("steps = 8", "steps = 0"))
     with pytest.raises(BadInput) as caught:
         read_recipe(recipe)
     assert said in str(caught.value)
@@ -142,6 +193,8 @@ def test_a_target_can_be_a_number_of_macs_or_of_parameters(
         assert result.returncode == 0, result.stderr
         plan = load_checkpoint(tmp_path / measure / "tiny.safetensors").plan
         assert 0.9 * wanted < cost(plan) <= wanted
+        shown = {"macs": "MACs"}.get(measure, measure)
+        assert f"{cost(plan) / cost(full):.4f} of the {shown}" in result.stdout
     refused = cli(*line, "--set", f"search.target={parameters(full) + 1}")
     assert refused.returncode == 2
     assert "of the parameters" in refused.stderr
@@ -157,7 +210,7 @@ def test_values_can_be_overridden(recipe: Path) -> None:
         read_recipe(recipe, ["search.target"])
 
 
-@pytest.mark.parametrize("kind", ["no folder", "empty", "broken", "narrow"])
+@pytest.mark.parametrize("kind", ["no folder", "empty", "broken", "narrow", "square"])
 def test_bad_data_is_named(kind: str, cli: Cli, recipe: Path, data: Path, tmp_path: Path) -> None:
     bad = data / "train" / "3.png"
     if kind == "no folder":
@@ -170,8 +223,9 @@ def test_bad_data_is_named(kind: str, cli: Cli, recipe: Path, data: Path, tmp_pa
         bad.write_bytes(bad.read_bytes()[:40])
         said = f"{bad} is not a readable picture"
     else:
-        Image.new("RGB", (101, 128)).save(bad)
-        said = f"{bad} is 101x128"
+        width = 101 if kind == "narrow" else 128
+        Image.new("RGB", (width, 128)).save(bad)
+        said = f"{bad} is {width}x128: not two pictures"
     result = cli("train", recipe, "--data", data, "--output", tmp_path / "out")
     assert result.returncode == 2
     assert said in result.stderr
@@ -180,10 +234,11 @@ def test_bad_data_is_named(kind: str, cli: Cli, recipe: Path, data: Path, tmp_pa
 
 
 def test_a_device_that_is_not_there_is_named(cli: Cli, recipe: Path, data: Path) -> None:
-    result = cli("train", recipe, "--data", data, "--device", "meta:7x")
-    assert result.returncode == 2
-    assert "--device meta:7x: torch cannot use it here" in result.stderr
-    assert result.stderr.count("\n") == 1
+    for name in ("meta:7x", "meta"):
+        result = cli("train", recipe, "--data", data, "--device", name)
+        assert result.returncode == 2
+        assert f"--device {name}: torch cannot use it here" in result.stderr
+        assert result.stderr.count("\n") == 1
 
 
 def test_a_full_disk_costs_one_line_and_not_the_last_state(
@@ -212,6 +267,27 @@ def test_losses_that_explode_stop_the_training(
     assert result.returncode == 1
     assert "not all finite" in result.stderr
     assert not (tmp_path / "out" / "tiny.safetensors").exists()
+
+
+def test_weights_that_explode_in_the_last_step_are_no_result(
+    cli: Cli, data: Path, tmp_path: Path
+) -> None:
+    # CycleGAN's generators step before its discriminators: no loss tells of it any more.
+    (tmp_path / "recipe.toml").write_text(
+        '[model]\nid = "tiny"\ntitle = "t"\ntask = "cyclegan"\narchitecture = "resnet_6blocks"\n'
+        'norm = "instance"\nwidth = 8\n[data]\nload = 36\ncrop = 32\n[search]\nsteps = 1\n'
+        "target = 0.5\n[finetune]\nsteps = 0\n[discriminator]\nwidth = 8\n[optimiser]\nlr = 1e30\n"
+    )
+    piles = tmp_path / "piles"
+    for name in ("trainA", "trainB"):
+        (piles / name).mkdir(parents=True)
+        (piles / name / "0.png").write_bytes((data / "train" / "0.png").read_bytes())
+    output = tmp_path / "out"
+    result = cli("train", tmp_path / "recipe.toml", "--data", piles, "--output", output)
+    assert result.returncode == 1
+    assert "is not finite" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(output.glob("*.safetensors"))
 
 
 def test_two_trainings_do_not_share_an_output(

@@ -77,12 +77,13 @@ def open_pair(path: Path) -> tuple[Image, Image]:
     """Return the left and the right half of a picture that is a pair side by side, as RGB.
 
     Raises:
-        BadInput: the file is no picture, or too narrow to be two of one size.
+        BadInput: the file is no picture, or too narrow to be two of one size: a square one is
+            taken for one picture.
 
     """
     picture = open_rgb(path)
     width, height = picture.size
-    if width % 2 or width < height:
+    if width % 2 or width <= height:
         raise BadInput(f"{path} is {width}x{height}: not two pictures of one size side by side")
     half = width // 2
     return picture.crop((0, 0, half, height)), picture.crop((half, 0, width, height))

@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         required=True,
-        help="folder with train/ (pairs side by side), or trainA/ and trainB/; for samples "
-        "val/ or test/, or testA/ and testB/",
+        help="folder with train/ (pairs side by side), or trainA/ and trainB/ (CycleGAN, or "
+        "pairs of equal names); for samples val/ or test/, or testA/ and testB/",
     )
     parser.add_argument(
         "--output", type=Path, help="folder for state, samples and result (default runs/<id>)"
@@ -42,10 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="override a value of the recipe, such as search.target=0.25",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the output's state")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the output's state; without it, a folder that has one is refused",
+    )
     parser.add_argument("--device", default="cpu", help="torch device (default cpu)")
     parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's)")
-    parser.add_argument("--save-every", type=positive, default=500, metavar="STEPS")
+    parser.add_argument(
+        "--save-every",
+        type=positive,
+        default=500,
+        metavar="STEPS",
+        help="keep the state and draw samples every so many steps (default 500)",
+    )
     parser.add_argument(
         "--tensorboard", action="store_true", help="log to <output>/tensorboard as well"
     )
@@ -75,11 +85,13 @@ def run(args: argparse.Namespace) -> int:
             if team.leader:
                 stack.enter_context(exclusive(output))
                 reports = [
-                    _Progress(),
+                    _Progress(recipe.search.measure.label),
                     *([_tensorboard(output, stack)] if args.tensorboard else []),
                 ]
             if args.resume:
                 trainer.resume()
+            elif team.leader:
+                trainer.require_new()
 
             def report(row: StepReport) -> None:
                 for tell in reports:
@@ -98,7 +110,7 @@ def _device(name: str, place: int) -> str:
 
     device = f"cuda:{place}" if name == "cuda" else name
     try:
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()  # which "meta" has not
     except (RuntimeError, AssertionError) as error:
         raise BadInput(
             f"--device {name}: torch cannot use it here: {str(error).splitlines()[0]}"
@@ -117,14 +129,20 @@ def _plot(trainer: Trainer) -> None:
 
 
 def _print_results(trainer: Trainer, *, as_json: bool) -> None:
-    last = trainer.rows[-1]
+    from coronet_deploy.networks.cost import Measure
+
+    recipe, plans = trainer.recipe, [pupil.plan for pupil in trainer.pupils]
     if as_json:
         results = [str(result) for result in trainer.results]
-        summary = {"checkpoint": results[0], "checkpoints": results, "steps": last.steps}
-        print(json.dumps(summary | {"macs_ratio": last.ratio}))
+        summary = {"checkpoint": results[0], "checkpoints": results, "steps": recipe.steps}
+        for measure in Measure:
+            shares = [measure.of(plan) / measure.of(recipe.full) for plan in plans]
+            summary[f"{measure}_ratio"] = sum(shares) / len(shares)
+        print(json.dumps(summary))
         return
+    counted = recipe.search.measure.label
     for result, pupil in zip(trainer.results, trainer.pupils, strict=True):
-        print(f"{result}: {pupil.ratio:.4f} of the multiply-adds after {last.steps} steps")
+        print(f"{result}: {pupil.ratio:.4f} of the {counted} after {recipe.steps} steps")
 
 
 def _tensorboard(output: Path, stack: contextlib.ExitStack) -> Callable[[StepReport], None]:
@@ -147,9 +165,13 @@ def _tensorboard(output: Path, stack: contextlib.ExitStack) -> Callable[[StepRep
 
 
 class _Progress:
-    """A line on stderr: rewritten on a terminal, one in a hundred steps elsewhere."""
+    """A line on stderr: rewritten on a terminal, one in a hundred steps elsewhere.
 
-    def __init__(self) -> None:
+    `counted` is what the ratio is of.
+    """
+
+    def __init__(self, counted: str) -> None:
+        self._counted = counted
         self._terminal = sys.stderr.isatty()
         self._recent: list[StepReport] = []
         self._shown = 0.0
@@ -171,7 +193,7 @@ class _Progress:
             if not name.endswith("_back")  # the way back does alike; metrics.csv has it
         )
         line = (
-            f"{row.phase} {row.step + 1}/{row.steps}  MACs {row.ratio:.3f}  {losses}  "
+            f"{row.phase} {row.step + 1}/{row.steps}  {self._counted} {row.ratio:.3f}  {losses}  "
             f"{row.pictures / seconds:.1f} images/s  {left:.0f} min left"
         )
         end = "\r" if self._terminal and row.step + 1 < row.steps else "\n"

@@ -46,9 +46,14 @@ class Controller:
         least = {k: min(n, self._least()) for k, n in self.full.groups.items()}
         floor = self.ratio(replace(self.full, groups=least))
         if not floor < self.target <= 1:
+            if floor >= 1:
+                raise BadInput(
+                    f"min_channels {self.min_channels} and channel_multiple {self.multiple} leave "
+                    "no channel to prune"
+                )
             raise BadInput(
-                f"target {self.target:.6g} is not in ({floor:.4f}, 1] of the {self.measure}: "
-                f"{self._least()} channels a group is the least"
+                f"target {self.target:.6g} is not in ({floor:.4f}, 1] of the "
+                f"{self.measure.label}: {self._least()} channels a group is the least"
             )
 
     def _least(self) -> int:

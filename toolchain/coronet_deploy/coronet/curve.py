@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coronet_deploy.coronet.controller import Controller
-from coronet_deploy.networks.cost import Measure
 from coronet_deploy.storage import atomic_path
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.train import StepReport
 
-_SHOWN = {Measure.MACS: "MACs", Measure.PARAMETERS: "parameters"}
 _SMOOTHED = 50  # steps of a loss's running mean
 
 
@@ -35,7 +33,7 @@ def plot_curve(path: Path, rows: Sequence[StepReport], controller: Controller) -
         wanted = [controller.path(step) for step in searched]
         upper.plot([s + 1 for s in searched], wanted, "--", label="path", color="tab:gray")
     upper.axhline(controller.target, label="target", color="tab:red", linewidth=1)
-    upper.set(ylabel=f"share of the {_SHOWN[controller.measure]}", ylim=(0, 1.02))
+    upper.set(ylabel=f"share of the {controller.measure.label}", ylim=(0, 1.02))
     upper.legend()
     for name in rows[0].losses:
         values = [row.losses[name] for row in rows]

@@ -202,11 +202,10 @@ def matching(a: Path, b: Path, direction: Direction, load: int) -> PairedPicture
     """Return the pairs of files of the same names, up to the suffix, in two folders.
 
     Raises:
-        BadInput: a file of the one has none in the other.
+        BadInput: a file of the one has none in the other, or two are called alike.
 
     """
-    lefts = {path.stem: path for path in list_pictures(a)}
-    rights = {path.stem: path for path in list_pictures(b)}
+    lefts, rights = _by_stem(a), _by_stem(b)
     if odd := sorted(lefts.keys() ^ rights.keys()):
         there, absent = (lefts, b) if odd[0] in lefts else (rights, a)
         raise BadInput(
@@ -218,6 +217,15 @@ def matching(a: Path, b: Path, direction: Direction, load: int) -> PairedPicture
         return _ordered([_square(one, load) for one in (path, rights[path.stem])], direction)
 
     return PairedPictures(_Files(list(lefts.values()), read, _budget()))
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for path in list_pictures(folder):
+        if other := named.get(path.stem):
+            raise BadInput(f"{other} and {path.name} have one name: which is the pair's?")
+        named[path.stem] = path
+    return named
 
 
 def unpaired(a: Path, b: Path, direction: Direction, load: int) -> UnpairedPictures:

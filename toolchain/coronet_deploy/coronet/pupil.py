@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from coronet_deploy.coronet.checkpoint import FORMAT_VERSION, Header, Stage, finetuned_tensors
-from coronet_deploy.coronet.controller import Controller
 from coronet_deploy.coronet.data import Direction
 from coronet_deploy.coronet.generator import CoroNetGenerator, kept_channels, slice_dead
 from coronet_deploy.coronet.materialize import materialize
@@ -40,14 +39,7 @@ class Pupil:
         self, recipe: Recipe, name: str, device: torch.device, *, alone: bool = True
     ) -> None:
         self.recipe, self.name, self.device, self.alone = recipe, name, device, alone
-        self.controller = Controller(
-            recipe.full,
-            recipe.target_ratio,
-            int(recipe.search.steps * recipe.search.reach),
-            recipe.search.min_channels,
-            recipe.search.channel_multiple,
-            recipe.search.measure,
-        )
+        self.controller = recipe.controller()
         # Which of the first channels live, and once the search is over the full-length latents,
         # dead entries zero.
         self.alive = {k: torch.arange(n) for k, n in recipe.full.groups.items()}

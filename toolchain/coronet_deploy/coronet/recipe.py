@@ -10,19 +10,23 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from coronet_deploy.coronet.controller import Controller
 from coronet_deploy.coronet.data import Direction
 from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
 from coronet_deploy.coronet.latents import MIN_CHANNELS, THRESHOLD
 from coronet_deploy.coronet.losses import GANLoss
 from coronet_deploy.errors import BadInput
 from coronet_deploy.networks.cost import Measure
-from coronet_deploy.networks.generator import full_plan
+from coronet_deploy.networks.generator import full_plan, size_multiple
 from coronet_deploy.storage import existing_file
 from coronet_deploy.vocabulary import Architecture, ChannelPlan, Norm
 
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+
+LEAST_CROP = 24
+"""The least side of a picture that the PatchGAN has a logit for."""
 
 
 class Task(StrEnum):
@@ -159,7 +163,7 @@ class MachineTable(_Table):
 class Recipe(_Table):
     """A training run of generators that are pruned while they train."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     model: ModelTable
     data: DataTable = DataTable()
     search: SearchTable
@@ -168,6 +172,45 @@ class Recipe(_Table):
     optimiser: OptimiserTable = OptimiserTable()
     discriminator: DiscriminatorTable = DiscriminatorTable()
     machine: MachineTable = MachineTable()
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Recipe:
+        if not self.steps:
+            raise ValueError("search.steps and finetune.steps are both 0: nothing to train")
+        crop, architecture = self.data.crop, self.model.architecture
+        multiple = size_multiple(architecture)
+        if crop % multiple or crop < LEAST_CROP:
+            least = -(-LEAST_CROP // multiple) * multiple
+            raise ValueError(
+                f"data.crop {crop}: pictures of {architecture} are multiples of {multiple}, "
+                f"at least {least}"
+            )
+        try:
+            self.controller()
+        except BadInput as error:
+            s = self.search
+            given = f"search.target {s.target:.10g}"
+            if s.target > 1:
+                given += f", a number of {s.measure.label}, is {self.target_ratio:.4g} of all"
+            raise ValueError(f"{given}: {error.what}") from error
+        return self
+
+    def controller(self) -> Controller:
+        """Return what steers each generator's latents to the target.
+
+        Raises:
+            BadInput: the target cannot be reached.
+
+        """
+        s = self.search
+        return Controller(
+            self.full,
+            self.target_ratio,
+            int(s.steps * s.reach),
+            s.min_channels,
+            s.channel_multiple,
+            s.measure,
+        )
 
     @property
     def steps(self) -> int:
@@ -200,7 +243,7 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """
     try:
         table = tomllib.loads(existing_file(path, "recipe").read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"recipe {path}: {error}") from error
     for override in overrides or []:
         _override(table, override)
@@ -209,7 +252,8 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"recipe {path}: {key}: {first['msg']}") from error
+        told = first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"recipe {path}: {f'{key}: ' if key else ''}{told}") from error
 
 
 def _override(table: dict[str, Any], override: str) -> None:
@@ -219,7 +263,7 @@ def _override(table: dict[str, Any], override: str) -> None:
         raise BadInput(f"--set {override}: not KEY=VALUE")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text
     *tables, last = key.split(".")
     for name in tables:

@@ -12,7 +12,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from coronet_deploy.storage import atomic_path, write_text
 
 _RECALIBRATION_BATCHES = 200
 _SAMPLES = 6
+_CALMER = "train anew with a lower optimiser.lr"
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,17 @@ class Trainer:
         """Where each generator's checkpoint goes."""
         return [self.output / f"{pupil.name}.safetensors" for pupil in self.pupils]
 
+    @property
+    def _state(self) -> Path:
+        return self.output / "state.pt"
+
     def run(self, report: Callable[[StepReport], None], save_every: int = 500) -> Path:
         """Train to the end and return the checkpoint's path: the recipe's direction's.
 
         Ctrl-C and SIGTERM end the step in hand, save the state and raise `KeyboardInterrupt`.
 
         Raises:
-            GateFailed: a loss is no longer finite; the last state stays on disk.
+            GateFailed: a loss or a weight is no longer finite; the last state stays on disk.
 
         """
         with _stop_requests() as asked:
@@ -115,6 +121,7 @@ class Trainer:
         self._end_search()
         if self._freeze_at() >= self.recipe.steps:
             self._recalibrate_norms()
+        self._require_finite()
         if self.team.leader:
             for pupil, path in zip(self.pupils, self.results, strict=True):
                 save_checkpoint(path, *pupil.result())
@@ -144,8 +151,7 @@ class Trainer:
         if not all(map(math.isfinite, losses)):
             shown = ", ".join(f"{name} {value}" for name, value in named.items())
             raise GateFailed(
-                f"training step {step}: losses {shown} are not all finite",
-                hint="lower optimiser.lr, and resume from the last state",
+                f"training step {step}: losses {shown} are not all finite", hint=_CALMER
             )
         phase = "search" if self.searching else "finetune"
         shrinkage = sum(pupil.prune(step) for pupil in self.pupils) / len(self.pupils)
@@ -202,6 +208,8 @@ class Trainer:
             norms = _batch_norms(pupil.network)
             if not norms:
                 return
+            # Dropout as on a run that was never stopped, here too.
+            torch.manual_seed(self.recipe.seed + place)
             pupil.network.train()
             for norm in norms:
                 norm.reset_running_stats()
@@ -216,16 +224,31 @@ class Trainer:
 
     def _end_search(self) -> None:
         """Cut to the target, keep the searches' checkpoints, go on with the plain networks."""
+        if not self.searching:
+            return
+        self._require_finite()
         self.game.regroup()
-        for pupil in self.pupils:
-            searched = pupil.cut()
+        searches = [pupil.cut() for pupil in self.pupils]
+        self._require_finite()  # what finite hypernetworks make may not be
+        for pupil, searched in zip(self.pupils, searches, strict=True):
             if searched and self.team.leader:
                 save_checkpoint(self.output / f"{pupil.name}.search.safetensors", *searched)
+
+    def _require_finite(self) -> None:
+        """Raise GateFailed if a weight is no number: losses tell that a step later only."""
+        for pupil in self.pupils:
+            for name, tensor in pupil.network.state_dict().items():
+                if not torch.isfinite(tensor).all():
+                    raise GateFailed(
+                        f"training step {self.step}: {name} of {pupil.name} is not finite",
+                        hint=_CALMER,
+                    )
 
     # What is kept -------------------------------------------------------------------------
 
     def _save_state(self) -> None:
         """Write `state.pt` and `metrics.csv`, each whole or not at all."""
+        self._require_finite()
         if not self.team.leader:
             return
         state = {
@@ -234,7 +257,7 @@ class Trainer:
             "game": self.game.state(),
             "rows": [tuple(vars(row).values()) for row in self.rows],
         }
-        path = self.output / "state.pt"
+        path = self._state
         with atomic_path(path) as temporary:
             try:
                 torch.save(state, temporary)
@@ -260,19 +283,37 @@ class Trainer:
             BadInput: there is none, it is broken, or it is of another recipe.
 
         """
-        path = self.output / "state.pt"
+        path = self._state
         if not path.is_file():
             raise BadInput(f"{path} does not exist: there is nothing to resume")
         try:
+            with zipfile.ZipFile(path) as archive:  # torch reads past a wrong checksum
+                damaged = archive.testzip()
             state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-            recipe = state["recipe"]
+            recipe = Recipe.model_validate_json(state["recipe"])
         except Exception as error:  # what torch raises on broken files is not told
-            raise BadInput(f"{path} is not a whole state: {str(error).splitlines()[0]}") from error
-        if recipe != self.recipe.model_dump_json():
-            raise BadInput(f"{path} was written with another recipe")
-        self.step = state["step"]
-        self.rows = [StepReport(*row) for row in state["rows"]]
-        self.game.load(state["game"])
+            raise _broken(path) from error
+        if damaged:
+            raise _broken(path)
+        if recipe != self.recipe:
+            raise BadInput(
+                f"{path} was written with another recipe: {_difference(recipe, self.recipe)}"
+            )
+        try:
+            self.step = state["step"]
+            self.rows = [StepReport(*row) for row in state["rows"]]
+            self.game.load(state["game"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise _broken(path) from error
+
+    def require_new(self) -> None:
+        """Raise BadInput if the output folder holds a training, which this one would replace."""
+        for path in (self._state, *self.results):
+            if path.exists():
+                raise BadInput(
+                    f"{path} is of an earlier training",
+                    hint="go on with it by --resume, or choose another --output",
+                )
 
     def _samples(self) -> None:
         """Write a grid of held-out pictures, as the game lays them out."""
@@ -293,6 +334,27 @@ class Trainer:
             ]
         columns = [torch.cat(column) for column in zip(*rows, strict=True)]
         save_samples(self.output / "samples" / f"{self.step:06d}.png", columns)
+
+
+def _broken(path: Path) -> BadInput:
+    return BadInput(
+        f"{path} is not a whole training state", hint="train anew, with another --output"
+    )
+
+
+def _difference(held: Recipe, asked: Recipe) -> str:
+    """Return the first key in which two recipes differ, and what both say."""
+    before, now = (_flat(recipe.model_dump(mode="json")) for recipe in (held, asked))
+    key = next(key for key in before if before[key] != now[key])
+    return f"{key} was {before[key]} and is {now[key]}"
+
+
+def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tables.items():
+        keys = value if isinstance(value, dict) else {}
+        flat |= {f"{name}.{key}": one for key, one in keys.items()} or {name: value}
+    return flat
 
 
 def _batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:

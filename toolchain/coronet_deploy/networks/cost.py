@@ -26,6 +26,11 @@ class Measure(StrEnum):
     MACS = "macs"
     PARAMETERS = "parameters"
 
+    @property
+    def label(self) -> str:
+        """What it is called where it is shown."""
+        return "MACs" if self is Measure.MACS else "parameters"
+
     def of(self, plan: ChannelPlan) -> int:
         """Return how much of it the dense generator of `plan` has."""
         return macs(plan) if self is Measure.MACS else parameters(plan)
