@@ -117,6 +117,7 @@ def test_two_processes_train_as_one_with_their_pictures(
     team += ["--no-python", str(COMMAND), *shared, "--output", str(tmp_path / "two")]
     two = subprocess.run(team, capture_output=True, text=True, timeout=300, check=False)
     assert two.returncode == 0, two.stderr
+    assert "FutureWarning" not in two.stderr
     alone = cli(*shared, "--output", tmp_path / "alone")
     assert alone.returncode == 0, alone.stderr
     first, second, half = (

@@ -104,6 +104,9 @@ def test_pairs_in_two_folders_are_matched_by_name(tmp_path: Path) -> None:
     (tmp_path / "trainB" / "01.bmp").rename(tmp_path / "trainB" / "x.bmp")
     with pytest.raises(BadInput, match=r"01\.png has no picture of the same name in .*trainB"):
         open_training(tmp_path, Direction.A_TO_B, SIDE, 8, paired=True)
+    (tmp_path / "trainB" / "x.bmp").rename(tmp_path / "trainB" / "02.png")
+    with pytest.raises(BadInput, match=r"02\.bmp and 02\.png have one name"):
+        open_training(tmp_path, Direction.A_TO_B, SIDE, 8, paired=True)
 
 
 def test_sets_that_do_not_fit_into_memory_train_alike(
