@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -115,13 +116,34 @@ def test_a_lock_that_the_phone_let_go_of_between_two_calls_is_taken_again(bench:
         wait_for(process, "launch 2 of 3")
         bench.wait_for_runner()
         taken = bench.server.adb(*shell, f"flock -n {ROOT}/lock true", check=False)
+        fixed = bench.server.adb(*shell, "cat /data/local/tmp/.fixed_performance").stdout
         bench.mode(None)
         out, told = process.communicate(timeout=120)
     assert process.returncode == 0, told
-    assert taken.returncode == 1
+    assert (taken.returncode, fixed) == (1, "true\n")
     answer = json.loads(out)
     assert answer["rows"][0]["launches"] == 3
     assert any("came back" in note for note in answer["notes"])
+    bench.check_clean()
+
+
+def test_a_phone_whose_bench_is_killed_leaves_fixed_performance_mode_by_itself(
+    bench: Bench,
+) -> None:
+    shell = ("-s", bench.phone.serial, "shell", "cat /data/local/tmp/.fixed_performance")
+    bench.mode("slow")
+    with started(bench, "--rounds", "9") as process:
+        wait_for(process, "launch 1 of 9")
+        bench.wait_for_runner()
+        assert bench.server.adb(*shell).stdout == "true\n"
+        process.kill()
+    end = time.monotonic() + 20
+    while bench.server.adb(*shell).stdout != "false\n":
+        assert time.monotonic() < end, "the mode stayed on"
+        time.sleep(0.2)
+    bench.mode(None)
+    done = bench()
+    assert done.returncode == 0, done.stderr
     bench.check_clean()
 
 

@@ -37,7 +37,12 @@ from coronet_deploy.bench.phone_launch import (
 )
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_parity import Reference, bound_db, make_reference
-from coronet_deploy.bench.phone_state import fixed_performance, read_facts, read_state
+from coronet_deploy.bench.phone_state import (
+    fixed_performance,
+    read_facts,
+    read_state,
+    set_fixed_performance,
+)
 from coronet_deploy.bench.phone_timing import PhoneTimer
 from coronet_deploy.bench.phone_trial import Trial, Trials
 from coronet_deploy.bench.phone_vendor import VendorTools, put_tools
@@ -397,6 +402,8 @@ class _Bench:
         self.notes.append("The phone went away during the bench, and came back.")
         try:
             self.lock.renew()
+            if self.conditions.get("fixed_performance") == "on":
+                set_fixed_performance(self.device)
             self.files.put_again()
         except AdbError as error:
             if isinstance(error, DeviceLost):

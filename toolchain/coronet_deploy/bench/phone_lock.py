@@ -32,13 +32,17 @@ _ANSWER_S = 15.0
 _END_S = 3.0
 _RENEW_S = 15.0
 _AGAIN_S = 0.2
+UNDO = f"{ROOT}/undo"
+"""What the phone runs once the bench that holds it is gone, if the bench left it behind."""
+
 _HELD, _TAKEN, _UNLOCKABLE = "held", "taken", "unlockable"
 # `9>&9` hands the shell's own descriptor on: Android's shell keeps it from children otherwise, and
 # a lock belongs to the open file, whichever process took it.
 _SCRIPT = f"""mkdir -p {ROOT} && cd {ROOT} && exec 9>>lock || exit 1
 flock -n 9 9>&9
 case $? in
-0) echo $$ > holder; echo "$OWNER" > owner; echo {_HELD}; cat > /dev/null; rm -f owner holder;;
+0) echo $$ > holder; echo "$OWNER" > owner; echo {_HELD}; cat > /dev/null
+   test -f undo && sh undo; rm -f undo owner holder;;
 1) echo {_TAKEN} "$(cat owner)";;
 *) echo {_UNLOCKABLE};;
 esac"""

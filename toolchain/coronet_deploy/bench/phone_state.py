@@ -14,9 +14,12 @@ from coronet_deploy.bench import dumpsys
 from coronet_deploy.bench.adb import AdbError, AdbTimeout, Device, ShellResult
 from coronet_deploy.bench.clusters import read_files, whole
 from coronet_deploy.bench.conditions import Policy, State
+from coronet_deploy.bench.phone_files import ROOT
+from coronet_deploy.bench.phone_lock import UNDO
 from coronet_deploy.profiles import cpu_list
 
 _QUICK_S = 20.0
+_FIX = ("cmd", "power", "set-fixed-performance-mode-enabled")
 _POLICY = "/sys/devices/system/cpu/cpufreq/policy*"
 _ZONE = "/sys/class/thermal/thermal_zone*"
 _POLICY_FILES = (
@@ -114,20 +117,28 @@ def fixed_performance(device: Device) -> Iterator[str | None]:
     """Have Android's fixed-performance mode (Android 11 and later, no root) until the end.
 
     Yields None if it is on, or why it is not; a phone without it is measured all the same. It does
-    not keep a phone from overheating. Undone on every way out but a phone's loss.
+    not keep a phone from overheating. Undone on every way out, by the phone itself if it is lost or
+    we are killed (see `phone_lock.UNDO`).
     """
-    command = ["cmd", "power", "set-fixed-performance-mode-enabled"]
-    try:
-        result: ShellResult = device.shell([*command, "true"], seconds=_QUICK_S)
-        refused = result.complaint if result.status else None
-    except AdbTimeout:
-        refused = "it did not answer"
+    refused = set_fixed_performance(device)
     try:
         yield refused
     finally:
         if refused is None:
             with contextlib.suppress(AdbError):  # a phone that restarted has forgotten it
-                device.shell([*command, "false"], seconds=_QUICK_S)
+                device.shell([*_FIX, "false"], seconds=_QUICK_S)
+                device.shell(["rm", "-f", UNDO], seconds=_QUICK_S)
+
+
+def set_fixed_performance(device: Device) -> str | None:
+    """Set the mode, to be undone by the phone if we do not; return why it cannot be."""
+    fix = " ".join(_FIX)
+    command = f"{fix} true && mkdir -p {ROOT} && echo '{fix} false' > {UNDO}"
+    try:
+        result: ShellResult = device.shell(command, seconds=_QUICK_S)
+    except AdbTimeout:
+        return "it did not answer"
+    return result.complaint if result.status else None
 
 
 def _ask(device: Device, command: list[str] | str, missing: dict[str, str]) -> str:
