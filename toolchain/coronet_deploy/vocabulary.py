@@ -95,6 +95,10 @@ class Kind(StrEnum):
     MODULE = "module"
 
 
+MOST_CHANNELS = 1 << 16
+"""Of a channel group: dozens of times the widest that anyone trains."""
+
+
 @dataclass(frozen=True)
 class ChannelPlan:
     """The ordered channel counts that make a generator.
@@ -110,12 +114,15 @@ class ChannelPlan:
     output_channels: int = 3
 
     def __post_init__(self) -> None:
-        for name, channels in self.groups.items():
-            if channels < 1:
-                raise BadInput(f"channel plan: group {name!r} has {channels} channels, at least 1")
-        for name, channels in (("input", self.input_channels), ("output", self.output_channels)):
+        counts = {f"group {name!r}": channels for name, channels in self.groups.items()}
+        counts |= {"input": self.input_channels, "output": self.output_channels}
+        for name, channels in counts.items():
             if channels < 1:
                 raise BadInput(f"channel plan: {name} has {channels} channels, at least 1")
+            if channels > MOST_CHANNELS:
+                raise BadInput(
+                    f"channel plan: {name} has {channels} channels, at most {MOST_CHANNELS}"
+                )
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON values; `from_json` is the inverse."""

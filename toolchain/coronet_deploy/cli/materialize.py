@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 from coronet_deploy.cli._shared import read_checkpoint
+from coronet_deploy.errors import BadInput
 
 HELP = "write the dense, pruned generator of a checkpoint"
 
 _SIZE = 256
+_SUFFIX = ".safetensors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,14 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.output is not None and args.output.suffix != _SUFFIX:
+        raise BadInput(f"--output {args.output} does not end in {_SUFFIX}, the format it has")
     checkpoint = read_checkpoint(args.checkpoint)
     from coronet_deploy.coronet.checkpoint import save_dense
     from coronet_deploy.coronet.zoo import bundled_pictures
-    from coronet_deploy.images import read_picture
+    from coronet_deploy.export.calibrate import read_pictures
+    from coronet_deploy.export.subject import MOST_CHANNELS, file_name
+    from coronet_deploy.verify.channels import with_channels
 
-    output = args.output or Path("out") / f"{checkpoint.id}-dense.safetensors"
-    pictures = [read_picture(path, _SIZE, _SIZE) for path in bundled_pictures()]
-    parity = save_dense(checkpoint, output, pictures)
+    channels = checkpoint.plan.input_channels
+    if channels > MOST_CHANNELS:
+        raise BadInput(f"{checkpoint.path}: {channels} input channels, from 1 to {MOST_CHANNELS}")
+    output = args.output or Path("out") / f"{file_name(checkpoint.id)}-dense{_SUFFIX}"
+    pictures = with_channels(read_pictures(bundled_pictures(), _SIZE, _SIZE), channels)
+    parity = save_dense(checkpoint, output, [values[0] for values in pictures.values])
     if args.json:
         print(
             json.dumps(

@@ -9,32 +9,35 @@ nothing in a file is ever executed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from coronet_deploy.coronet.foreign import read_foreign
+from coronet_deploy.coronet.foreign import read_foreign, refuse_pointer
 from coronet_deploy.coronet.generator import CoroNetGenerator
 from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
 from coronet_deploy.coronet.latents import MIN_CHANNELS, THRESHOLD, LatentVectors
 from coronet_deploy.coronet.materialize import materialize
 from coronet_deploy.errors import BadInput, GateFailed
 from coronet_deploy.images import Array
-from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.networks.generator import build_generator
 from coronet_deploy.storage import existing_file, sha256_of, write_bytes
-from coronet_deploy.vocabulary import ChannelPlan, Kind
+from coronet_deploy.vocabulary import MOST_CHANNELS, ChannelPlan, Kind
 
 METADATA_KEY = "coronet_deploy"
 FORMAT_VERSION = 1
 MATERIALIZE_BOUND = 1e-4
 _LATENTS = "latents.vectors."
 _SHOWN = 4  # names that an error lists
+_LONGEST_ID = 200
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 class Stage(StrEnum):
@@ -45,6 +48,18 @@ class Stage(StrEnum):
     DENSE = "dense"
 
 
+def _printable(text: str) -> str:
+    """Return `text` on one line, without what a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _one_name(value: str) -> str:
+    """Return an id, which goes into file names, if it leads to no other folder."""
+    if not value.isprintable() or set(value) & set("/\\"):
+        raise ValueError("holds a path separator or a control character")
+    return value
+
+
 class Header(BaseModel):
     """What a checkpoint's metadata say.
 
@@ -52,21 +67,21 @@ class Header(BaseModel):
     generator; `target` is the MACs ratio that was asked for.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     format_version: int
     stage: Stage
-    id: str
-    title: str
+    id: Annotated[str, Field(min_length=1, max_length=_LONGEST_ID), AfterValidator(_one_name)]
+    title: Annotated[str, AfterValidator(_printable)]
     task: str
     direction: str | None = None
     plan: dict[str, Any]
-    total: dict[str, int]
+    total: dict[str, Annotated[int, Field(ge=1, le=MOST_CHANNELS)]]
     target: float | None = None
     form: Form = Form.PUBLISHED
-    embedding: int = EMBEDDING
-    threshold: float = THRESHOLD
-    min_channels: int = MIN_CHANNELS
+    embedding: Annotated[int, Field(ge=1, le=1024)] = EMBEDDING
+    threshold: Annotated[float, Field(gt=0, le=1e6)] = THRESHOLD
+    min_channels: Annotated[int, Field(ge=1)] = MIN_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -117,11 +132,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if path.suffix in {".pt", ".pth"}:
         return _foreign_checkpoint(path)
     header, tensors = _read_safetensors(path)
-    held = ChannelPlan.from_json(header.plan)
-    full = replace(held, groups=header.total)
     try:
-        build_generator(held)
-        build_generator(full)
+        held = ChannelPlan.from_json(header.plan)
+        full = replace(held, groups=header.total)
+        with torch.device("meta"):  # for the names of its groups alone
+            build_generator(held)
+            if list(full.groups) != list(held.groups):
+                build_generator(full)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error
     for group, channels in held.groups.items():
@@ -202,7 +219,8 @@ def _network(
 ) -> nn.Module:
     """Return the generator of the file's tensors, in eval."""
     if header.stage is Stage.SEARCH:
-        generator = CoroNetGenerator(
+        make = partial(
+            CoroNetGenerator,
             held,
             header.total,
             form=header.form,
@@ -210,15 +228,26 @@ def _network(
             threshold=header.threshold,
             min_channels=header.min_channels,
         )
-        load_strictly(path, generator, tensors)
-        return generator.eval()
+        return _filled(path, make, tensors)
     if header.stage is Stage.FINETUNED:
         latents = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_LATENTS)}
         _check_latents(path, header, held, latents)
-    dense = build_generator(held)
     prefix = "network."
-    load_strictly(path, dense, {k.removeprefix(prefix): v for k, v in tensors.items()})
-    return dense.eval()
+    dense = {k.removeprefix(prefix): v for k, v in tensors.items()}
+    return _filled(path, partial(build_generator, held), dense)
+
+
+def _filled(path: Path, make: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return the network that `make` makes with the file's tensors, in eval.
+
+    It takes memory only once a file is known to hold all of its numbers: what a few bytes of
+    metadata say may be any size.
+    """
+    with torch.device("meta"):
+        _check_shapes(path, make().state_dict(), tensors)
+    network = make()
+    load_strictly(path, network, tensors)
+    return network.eval()
 
 
 def _check_latents(
@@ -246,6 +275,17 @@ def load_strictly(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) 
 
     """
     expected = module.state_dict()
+    _check_shapes(path, expected, tensors)
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise BadInput(f"{path}: tensor {name!r} holds numbers that are not finite")
+    module.load_state_dict(dict(tensors))
+
+
+def _check_shapes(
+    path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> None:
+    """Check that `tensors` have the names, shapes and kinds of number that are expected."""
     missing = [name for name in expected if name not in tensors]
     extra = [name for name in tensors if name not in expected]
     if missing or extra:
@@ -260,22 +300,27 @@ def load_strictly(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) 
                 f"{path}: tensor {name!r} is {list(tensor.shape)}, "
                 f"the network needs {list(wanted.shape)}"
             )
-        if tensor.is_floating_point() != wanted.is_floating_point():
+        if _number(tensor) != _number(wanted):
             raise BadInput(f"{path}: tensor {name!r} is {tensor.dtype}, not {wanted.dtype}")
-        if not bool(torch.isfinite(tensor).all()):
-            raise BadInput(f"{path}: tensor {name!r} holds numbers that are not finite")
-    module.load_state_dict(dict(tensors))
+
+
+def _number(tensor: Tensor) -> str:
+    """Return what kind of number a tensor holds; one float of a size can stand for another."""
+    if tensor.dtype in _FLOATS:
+        return "float"
+    return str(tensor.dtype) if tensor.is_floating_point() or tensor.is_complex() else "integer"
 
 
 def _some(names: list[str]) -> str:
     """Return a few of `names` for an error message."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}" if names else "nothing"
+    return f"{', '.join(map(_printable, names[:_SHOWN]))}{more}" if names else "nothing"
 
 
 def _read_safetensors(path: Path) -> tuple[Header, dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
+    refuse_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -288,7 +333,7 @@ def _read_safetensors(path: Path) -> tuple[Header, dict[str, Tensor]]:
         header = Header.model_validate_json(metadata[METADATA_KEY])
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = _printable(".".join(str(part) for part in first["loc"]))
         raise BadInput(f"{path}: metadata: {key}: {first['msg']}") from error
     if header.format_version != FORMAT_VERSION:
         raise BadInput(
@@ -301,16 +346,15 @@ def _read_safetensors(path: Path) -> tuple[Header, dict[str, Tensor]]:
 def _foreign_checkpoint(path: Path) -> Checkpoint:
     """Return the checkpoint in a `.pt` or `.pth` file of pytorch-CycleGAN-and-pix2pix."""
     plan, tensors = read_foreign(path)
-    dense = build_generator(plan)
-    load_strictly(path, dense, tensors)
-    full = full_plan(plan.architecture, plan.norm, next(iter(plan.groups.values())))
+    dense = _filled(path, partial(build_generator, plan), tensors)
+    name = path.stem.lower().replace(" ", "-").replace("\\", "-")
     header = Header(
         format_version=FORMAT_VERSION,
         stage=Stage.DENSE,
-        id=path.stem.lower().replace(" ", "-"),
-        title=path.stem,
+        id="".join(filter(str.isprintable, name))[:_LONGEST_ID] or "generator",
+        title=_printable(path.stem),
         task="unknown",
         plan=plan.as_json(),
-        total=dict(full.groups),
+        total=dict(plan.groups),
     )
-    return Checkpoint(path, sha256_of(path), Kind.DENSE, header, plan, plan, dense.eval())
+    return Checkpoint(path, sha256_of(path), Kind.DENSE, header, plan, plan, dense)

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from coronet_deploy.errors import BadInput
-from coronet_deploy.vocabulary import Architecture, ChannelPlan, Norm
+from coronet_deploy.vocabulary import MOST_CHANNELS, Architecture, ChannelPlan, Norm
 
 _RESNET_FIXED = {1: "stem", 2: "stem_norm", 4: "down", 5: "down_norm", 7: "enter", 8: "enter_norm"}
 _FIRST_BLOCK = 10
+_POINTER = b"version https://git-lfs"
+_PICKLED = (b"PK", b"\x80")  # how a torch file begins: a zip archive, or a bare pickle
+# What torch's readers let through when bytes are cut off or changed, beside their own errors.
+_BROKEN = (
+    RuntimeError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError,
+    EOFError, ArithmeticError, MemoryError, struct.error,
+)  # fmt: skip
 
 
 def read_foreign(path: Path) -> tuple[ChannelPlan, dict[str, Tensor]]:
@@ -28,6 +37,10 @@ def read_foreign(path: Path) -> tuple[ChannelPlan, dict[str, Tensor]]:
 
     """
     tensors = read_tensors(path)
+    for name, tensor in tensors.items():
+        # One number may stand for all of a tensor of any size, which would become as many.
+        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            raise BadInput(f"{path}: tensor {name!r} has more elements than the file has numbers")
     names = set(tensors)
     if "model.model.0.weight" in names:
         architecture, renamed = _unet(path, tensors)
@@ -48,23 +61,53 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a state dict in a torch file, names as without DataParallel.
 
     Raises:
-        BadInput: it is not a whole torch file, or holds anything but tensors by name.
+        BadInput: it is not a whole torch file, or holds anything but plain tensors by name.
 
     """
+    refuse_pointer(path)
+    with path.open("rb") as file:
+        head = file.read(2)
+    if not head:
+        raise BadInput(f"{path} is not a torch file: it is empty")
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of kinds of tensors refused below
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not head.startswith(_PICKLED):
+            raise BadInput(f"{path} is not a torch file") from error
         raise BadInput(
             f"{path} holds more than tensors, and is not opened: it could run code",
             hint="save the generator's state_dict() alone",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise BadInput(f"{path} is not a whole torch file: {error}") from error
+    except _BROKEN as error:
+        reason = str(error) or type(error).__name__
+        raise BadInput(f"{path} is not a whole torch file: {reason}") from error
     if not isinstance(tensors, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
     ):
         raise BadInput(f"{path} is not a state_dict of tensors")
+    for name, tensor in tensors.items():
+        if fault := _not_plain(tensor):
+            raise BadInput(f"{path}: tensor {name!r} {fault}")
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise `BadInput` if the file is Git LFS's pointer to weights and not the weights."""
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise BadInput(f"{path} is a Git LFS pointer, not the file itself", hint="git lfs pull")
+
+
+def _not_plain(tensor: Tensor) -> str | None:
+    """Return why a tensor is not a plain array of numbers, if it is not."""
+    if tensor.is_meta:
+        return "is on the meta device: its numbers were not saved"
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return "is sparse or nested, not dense"
+    if tensor.is_quantized:
+        return f"is quantised ({tensor.dtype}), not real numbers"
+    return None
 
 
 def _rename(path: Path, tensors: dict[str, Tensor], layers: dict[str, str]) -> dict[str, Tensor]:
@@ -129,6 +172,11 @@ def _plan(
         weight = tensors.get(f"{name}.weight")
         if weight is None or weight.ndim != 4:  # noqa: PLR2004 - a kernel has four axes
             raise BadInput(f"{path}: tensor '{name}.weight' is missing or not a kernel")
+        if not 1 <= weight.shape[axis] <= MOST_CHANNELS:
+            raise BadInput(
+                f"{path}: tensor '{name}.weight' has {weight.shape[axis]} channels, "
+                f"not 1 to {MOST_CHANNELS}"
+            )
         return weight.shape[axis]
 
     if architecture.is_resnet:

@@ -63,9 +63,8 @@ class HyperConv(nn.Module):
         self.sources, self.target = tuple(sources), target
         self.geometry = Geometry(kernel, stride, padding, transposed, output_padding)
         self.form = form
-        with torch.no_grad():
-            n = latents.concatenated(self.sources).numel()
-            c = latents.vectors[target].numel()
+        n = sum(latents.vectors[source].numel() for source in self.sources)
+        c = latents.vectors[target].numel()
         area = kernel * kernel
         # W1 ~ U(-sqrt 3, sqrt 3) has unit variance; W2's bound gives weights of variance 1/(n k^2).
         w1 = torch.empty(n, c, embedding).uniform_(-math.sqrt(3), math.sqrt(3))

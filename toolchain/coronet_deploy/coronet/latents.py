@@ -42,10 +42,7 @@ class LatentVectors(nn.Module):
         self.threshold = threshold
         self.min_channels = min_channels
         widths = {INPUT: plan.input_channels, OUTPUT: plan.output_channels, **plan.groups}
-        # z ~ N(0, 1), as in DHP.
-        self.vectors = nn.ParameterDict(
-            {k: nn.Parameter(torch.randn(n)) for k, n in widths.items()}
-        )
+        self.vectors = nn.ParameterDict({k: nn.Parameter(_drawn(n)) for k, n in widths.items()})
 
     def concatenated(self, groups: Iterable[str]) -> Tensor:
         """Return the latents of `groups` one after another, (C,)."""
@@ -89,3 +86,10 @@ class LatentVectors(nn.Module):
     def kill(self, group: str, channels: Tensor) -> None:
         """Set the latent entries of `channels` (indices) of `group` to zero."""
         self.vectors[group][channels] = 0
+
+
+def _drawn(length: int) -> Tensor:
+    """Return z ~ N(0, 1), (`length`,), as in DHP."""
+    vector = torch.empty(length)
+    # Drawing nothing on the meta device takes torch seconds of imports.
+    return vector if vector.is_meta else vector.normal_()
