@@ -53,6 +53,11 @@ def _manifest(artifact: Path) -> Manifest:
     )
 
 
+def _input(height: int) -> dict[str, Any]:
+    shape = [1, height, 256, 3]
+    return {"name": "input", "layout": "NHWC", "shape": shape, "dtype": "float32"}
+
+
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
     path = tmp_path / "small_128x256_fp32.tflite"
@@ -121,6 +126,7 @@ def test_a_misspelt_key_is_named_with_its_file(artifact: Path) -> None:
         ({"dtype": "fp8"}, "'dtype'"),
         ({"schema_version": 3}, "'schema_version'"),
         ({"sha256": "abc"}, "'sha256'"),
+        ({"input": _input(2**40)}, "'input.shape.1'"),
         ({"macs": {"real": 7, "published": 9, "mac": 1}}, "unknown key 'macs.mac'"),
         ({"source": {"sha256": "0" * 64, "kind": "dense", "plan": {}}}, "'source.plan'"),
     ],

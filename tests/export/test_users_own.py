@@ -22,8 +22,10 @@ from coronet_deploy.export.manifest import read_manifest
 from coronet_deploy.export.own import is_own, load_own
 from coronet_deploy.storage import sha256_of
 from coronet_deploy.verify.channels import to_show, with_channels
+from coronet_deploy.verify.gate import translate
+from coronet_deploy.verify.layers import compare_layers
 from coronet_deploy.verify.release import Order, release
-from coronet_deploy.vocabulary import DType, Kind
+from coronet_deploy.vocabulary import DType, Kind, Runtime
 from lowering import smooth_picture
 from support import Cli
 
@@ -68,6 +70,39 @@ def spoilt():
     sketch = seeded()
     sketch.enter.weight.data[0] = float("nan")
     return sketch
+
+
+class Noting(Sketch):
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.only = nn.LazyConv2d(3, 3, padding=1)
+
+    def forward(self, x):
+        return self.only(x)
+
+
+class Tuple(Sketch):
+    def forward(self, x):
+        return (super().forward(x),)
+
+
+class Dict(Sketch):
+    def forward(self, x):
+        print("a line that their forward prints")
+        return {"y": super().forward(x)}
+
+
+class Branching(Sketch):
+    def forward(self, x):
+        return super().forward(x) if x.mean() > 0 else x * 2
 
 
 class Overflowing(Sketch):
@@ -142,6 +177,8 @@ def test_without_a_file_the_hash_is_of_the_weights(theirs: Path) -> None:
         ("sketches:broken", "RuntimeError: no weights here"),
         ("sketches:leaving", "SystemExit"),
         ("sketches:spoilt", "'enter.weight' holds numbers that are not finite"),
+        ("sketches:Noting", "'_extra_state', a dict and not a tensor"),
+        ("sketches:Lazy", "'only.weight' has no shape yet"),
         ("sketches", "names no generator"),
     ],
 )
@@ -175,6 +212,9 @@ def test_weights_that_do_not_fit_are_refused(
             load_own("sketches:seeded", path)
         assert words in str(caught.value)
         assert str(path) in str(caught.value)
+        assert ("does not fit sketches:seeded" in str(caught.value)) is (
+            name in {"missing", "extra"}
+        )
     (theirs / "cut.safetensors").write_bytes((theirs / "nan.safetensors").read_bytes()[:200])
     (theirs / "code.pt").write_bytes(pickle.dumps(_Code(), protocol=2))
     for name in ("cut.safetensors", "code.pt", "none.pt"):
@@ -219,6 +259,47 @@ def test_artifacts_of_any_channels_draw_what_torch_draws(
         assert manifest.partitions is not None
         if manifest.dtype is not DType.INT8:
             assert manifest.partitions.parts == 1
+
+
+@pytest.mark.parametrize("name", ["Tuple", "Dict"])
+def test_one_picture_alone_in_a_tuple_or_a_dict_is_taken(
+    theirs: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    subject = load_own(f"sketches:{name}")
+    order = Order(subject, theirs / "out", _pictures(16, 16), _pictures(16, 16), [Runtime.ONNX])
+    (artifact,) = release(order)
+    manifest = read_manifest(artifact.path.with_name(f"{artifact.path.name}.json"))
+    compare_layers(artifact.path, manifest, subject, order.pictures.values[0])
+    assert artifact.parity.passed
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert ("their forward prints" in told.err) is (name == "Dict")
+
+
+def test_two_pictures_are_not_one() -> None:
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return x, x
+
+    with pytest.raises(BadInput, match="Two gives a tuple, not one picture"):
+        translate(Two(), _pictures(16, 16))
+
+
+def test_torchs_dump_of_a_branch_is_kept_off_stderr(
+    theirs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    del theirs
+    subject = load_own("sketches:Branching")
+    capfd.readouterr()
+    with pytest.raises(ConversionFailed, match="data-dependent"):
+        capture(subject.generator, 16, 16)
+    assert "def forward" not in capfd.readouterr().err
+
+
+def test_channels_out_of_bounds_name_the_flag(theirs: Path) -> None:
+    del theirs
+    with pytest.raises(BadInput, match="--channels 0: from 1 to 32"):
+        load_own("sketches:seeded", channels=0)
 
 
 def test_torch_that_overflows_is_said_before_anything_is_made(theirs: Path) -> None:

@@ -146,7 +146,7 @@ def test_pictures_that_are_not_there_or_not_whole(
     _refused(cli(*command, "--pictures", folder), 2, str(folder), "holds no picture")
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "a.png")
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:60])
-    done = cli(*command, "--calibration", folder)
+    done = cli(*command, "--dtype", "int8", "--calibration", folder)
     _refused(done, 2, str(folder / "b.png"), "not a readable picture")
     assert not out.exists()
 

@@ -17,8 +17,9 @@ from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.storage import write_bytes
 from coronet_deploy.verify.release import Order, release
-from coronet_deploy.vocabulary import Architecture, DType, Kind
+from coronet_deploy.vocabulary import Architecture, DType, Kind, Runtime
 from lowering import smooth_picture, trained
 from support import COMMAND, Cli, fill
 
@@ -48,7 +49,7 @@ def test_a_disk_that_fills_up_keeps_what_was_there_and_adds_nothing(disk: Path) 
     assert {path.name for path in out.iterdir()} == set(before)
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_export_leaves_nothing_behind(
     checkpoint: Path, tmp_path: Path, end: signal.Signals
 ) -> None:
@@ -67,6 +68,41 @@ def test_an_interrupted_export_leaves_nothing_behind(
     assert process.returncode == 130
     assert told.splitlines()[-1] == "coronet-deploy: interrupted"
     assert not out.exists()
+
+
+@pytest.mark.parametrize("end", ["", ".json", ".png", ".rejected"])
+def test_a_folder_that_has_an_artifacts_name_is_said_before_anything_is_made(
+    tmp_path: Path, end: str
+) -> None:
+    order = _order(tmp_path / "out")
+    folder = order.output_dir / f"{order.name_of(Runtime.TFLITE, DType.FP32)}{end}"
+    folder.mkdir(parents=True)
+    with pytest.raises(EnvironmentProblem, match="a folder has that name") as caught:
+        release(order)
+    assert str(folder) in str(caught.value)
+    assert list(order.output_dir.iterdir()) == [folder]
+
+
+def test_an_output_of_a_name_too_long_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"cannot write into .*File name too long"):
+        release(_order(tmp_path / ("x" * 300)))
+
+
+@pytest.mark.parametrize("name", [".", "/"])
+def test_a_file_without_a_name_cannot_be_written(name: str) -> None:
+    with pytest.raises(EnvironmentProblem, match="it is a folder"):
+        write_bytes(Path(name), b"a grid")
+
+
+@pytest.mark.parametrize(
+    "line", [("verify", "a.onnx"), ("evaluate", "a.onnx", "--data", "pictures")]
+)
+def test_a_grid_that_is_a_folder_is_said_at_once(
+    cli: Cli, tmp_path: Path, line: tuple[str, ...]
+) -> None:
+    done = cli(*line, "--grid", ".", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "coronet-deploy: error: --grid . is a folder (name a file)\n"
 
 
 @pytest.mark.parametrize("dtype", [DType.FP32, DType.FP16])

@@ -53,6 +53,15 @@ def test_the_direction_says_which_half_is_the_input(tmp_path: Path) -> None:
         assert given.shape == truth.shape == (*SIZE, 3)
 
 
+def test_pictures_of_another_size_cannot_be_judged(tmp_path: Path) -> None:
+    def doubled(picture: Array) -> Array:
+        return picture.repeat(2, axis=1).repeat(2, axis=2)
+
+    examples = find_examples(write_pairs(tmp_path, 2), "AtoB")
+    with pytest.raises(BadInput, match=r"a\.onnx makes pictures of shape \(64, 96, 3\)"):
+        judge("a.onnx", doubled, SIZE, examples)
+
+
 def test_figures_of_a_generator_that_is_off_by_a_constant(tmp_path: Path) -> None:
     # Input black, truth at 0.1 (and 0.3) above: the identity is off by just that.
     for name, level in (("a.png", 26), ("b.png", 77)):

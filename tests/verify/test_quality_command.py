@@ -91,6 +91,22 @@ def test_without_a_direction_it_asks(cli: Cli, checkpoint: Path, data: Path) -> 
     _refused(cli("evaluate", checkpoint, "--data", data, *SIZE), 2, "--direction")
 
 
+def test_an_artifact_knows_its_direction(
+    cli: Cli, exported: Exported, data: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported[0], tmp_path / "artifacts")
+    path = next(folder.glob("*.onnx"))
+    beside = path.with_name(f"{path.name}.json")
+    said = json.loads(beside.read_text())
+    assert "direction" not in said
+    beside.write_text(json.dumps(said | {"direction": "BtoA"}))
+    done = cli("evaluate", path, "--data", data, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["direction"] == "BtoA"
+    done = cli("evaluate", path, "--data", data, "--direction", "AtoB", "--json")
+    assert json.loads(done.stdout)["direction"] == "AtoB"
+
+
 def test_an_artifact_has_the_size_it_has(cli: Cli, exported: Exported, data: Path) -> None:
     path = next(exported[0].glob("*.tflite"))
     done = cli("evaluate", path, "--data", data, "--direction", "AtoB", "--size", "64x64")

@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
+# What sets a picture of each EXIF orientation upright, as Pillow's `Transpose` numbers it.
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
 
 def open_rgb(path: Path) -> Image:
     """Return the picture at `path` as RGB of 8 bits, upright.
 
-    A camera's note of how it was held is followed. Greyscale and palette pictures are converted,
-    16 bits are scaled down, and what is transparent shows white.
+    A camera's note of how it was held is followed, if it can be read. Greyscale and palette
+    pictures are converted, 16 bits are scaled down, and what is transparent shows white.
 
     Raises:
         BadInput: the file is missing, is not a picture that can be read whole, or is one of more
@@ -31,12 +33,13 @@ def open_rgb(path: Path) -> Image:
 
     """
     from PIL import Image as PillowImage
-    from PIL.ImageOps import exif_transpose
 
     warnings.simplefilter("error", PillowImage.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of broken notes
     try:
         with PillowImage.open(path) as picture:
-            return _as_rgb(exif_transpose(picture))
+            picture.load()
+            return _as_rgb(_upright(picture))
     except (
         OSError,
         EOFError,
@@ -46,6 +49,20 @@ def open_rgb(path: Path) -> Image:
         PillowImage.DecompressionBombWarning,
     ) as error:
         raise BadInput(f"{path} is not a readable picture: {error}") from error
+
+
+def _upright(picture: Image) -> Image:
+    """Return a picture turned as its camera was held; as it is, where that cannot be read."""
+    from PIL.ExifTags import Base
+    from PIL.Image import Transpose
+
+    try:
+        # Not `exif_transpose`, which writes all other notes again and fails where one is odd.
+        orientation: object = picture.getexif().get(Base.Orientation)
+    except Exception:  # noqa: BLE001 - whatever Pillow raises over a broken note
+        return picture
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else picture.transpose(Transpose(turn))
 
 
 def _as_rgb(picture: Image) -> Image:

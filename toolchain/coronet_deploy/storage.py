@@ -22,9 +22,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     On any exception, Ctrl-C included, the temporary file is removed and `path` is as it was.
 
     Raises:
-        EnvironmentProblem: the folder cannot be made, or the disk refuses the bytes.
+        EnvironmentProblem: the folder cannot be made, `path` is a folder, or the disk refuses the
+            bytes.
 
     """
+    if not path.name:  # as of "." and "/"
+        raise EnvironmentProblem(f"cannot write {path}: it is a folder", hint="name a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +81,17 @@ def exclusive(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by another run", hint="wait for it, or choose another folder"
             ) from error
         yield
+
+
+def require_file_name(path: Path, flag: str) -> None:
+    """Let an output through that can be a file, before there is anything to write.
+
+    Raises:
+        BadInput: it is a folder; names the flag.
+
+    """
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises of a name that is too long
+        raise BadInput(f"{flag} {path} is a folder", hint="name a file")
 
 
 def sha256_of(path: Path) -> str:

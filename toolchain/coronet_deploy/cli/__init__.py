@@ -8,14 +8,17 @@ and imports nothing heavy before `run`, so that `--help` answers at once. Result
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from coronet_deploy import __version__
-from coronet_deploy.errors import INTERRUPTED, CoronetError
+from coronet_deploy.errors import INTERRUPTED, CoronetError, EnvironmentProblem
 
 COMMANDS = (
     "demo",
@@ -33,6 +36,8 @@ COMMANDS = (
     "doctor",
     "runner",
 )
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 _EPILOG = """exit statuses: 0 fine, 1 a gate failed (parity or latency), 2 usage or bad input,
 3 environment or device, 4 conversion, 5 nothing was measured or inconclusive, 130 interrupted"""
@@ -63,24 +68,72 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (see `errors`)."""
-    # A polite kill takes the same way out as Ctrl-C, so that nothing is left half-written.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    args = _parser().parse_args(arguments)
+    debug = False
     try:
+        _set_up()
+        args = _parser().parse_args(arguments)
+        debug = args.debug
         status: int = args.run(args)
         sys.stdout.flush()
     except CoronetError as error:
-        if args.debug:
+        if debug:
             raise
         print(f"coronet-deploy: error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        if args.debug:
+        if debug:
             raise
         print("coronet-deploy: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone; say nothing more, not even at interpreter exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        # A file has a name, and `storage` says what became of it: this is what was printed to.
+        if debug or error.filename is not None or error.errno not in _UNWRITABLE:
+            raise
+        # What is still to be flushed, at interpreter exit too, goes nowhere.
+        _silence(sys.stdout.fileno())
+        print(f"coronet-deploy: error: cannot write to stdout: {error.strerror}", file=sys.stderr)
+        return EnvironmentProblem.exit_status
     return status
+
+
+def _set_up() -> None:
+    """Make the ways out of the process safe: its signals and its streams."""
+    # A polite kill takes the same way out as Ctrl-C, so that nothing is left half-written; so
+    # does a session that is closed, unless `nohup` has us outlive it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell, >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - open to the end
+        elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+            setattr(sys, name, _patient(stream))
+
+
+def _patient(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Return a stream that fails neither without a reader nor over what it cannot show.
+
+    A command whose reader has gone (`| head`) goes on to its own status: a gate's verdict.
+    """
+    raw = _Patient(stream.fileno(), "wb", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        stream.encoding,
+        "replace" if stream.errors == "strict" else stream.errors,
+        line_buffering=stream.line_buffering,
+    )
+
+
+class _Patient(io.FileIO):
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 - any buffer
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            _silence(self.fileno())
+            return len(data)
+
+
+def _silence(descriptor: int) -> None:
+    """Let nothing more come out of a file descriptor."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

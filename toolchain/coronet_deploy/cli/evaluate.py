@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from coronet_deploy.cli._shared import read_checkpoint
 from coronet_deploy.cli.export import picture_size
 from coronet_deploy.errors import BadInput, missing_package
+from coronet_deploy.storage import require_file_name
 
 if TYPE_CHECKING:  # numpy and torch come with these, and --help needs neither
     from coronet_deploy.images import Array
@@ -25,6 +26,7 @@ HELP = "judge a generator's pictures by the true ones: PSNR, SSIM, L1, distances
 
 _WIDTH = 80
 _SIZE = (256, 256)
+_COLOURS = 3
 _DIRECTIONS = ("AtoB", "BtoA")
 _EVERY = 25  # pictures between two lines of progress
 _FEWEST = 2
@@ -105,6 +107,8 @@ class _Model:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.grid:
+        require_file_name(args.grid, "--grid")
     with _opened(args.model, args.size) as model:
         examples = _examples(args, model)
         networks = _networks(args)
@@ -139,6 +143,7 @@ def _opened(path: Path | None, size: tuple[int, int] | None) -> Iterator[_Model]
         fixed = session.input_shape[1], session.input_shape[2]
         if size not in {None, fixed}:
             raise BadInput(f"--size: {path} takes pictures of {fixed[0]}x{fixed[1]} only")
+        _require_colours(path, session.input_shape[3])
         direction = _trained_direction(path)
         yield _Model(path, runtime.value, sha256_of(path), fixed, direction, session.run)
 
@@ -151,6 +156,7 @@ def _checkpoint_model(path: Path | None, size: tuple[int, int]) -> _Model:
 
     architecture = checkpoint.plan.architecture
     check_size(*size, size_multiple(architecture), architecture)
+    _require_colours(checkpoint.path, checkpoint.plan.input_channels)
     generator = checkpoint.generator()
 
     def run_torch(picture: Array) -> Array:
@@ -160,8 +166,16 @@ def _checkpoint_model(path: Path | None, size: tuple[int, int]) -> _Model:
     return _Model(checkpoint.path, "checkpoint", checkpoint.sha256, size, direction, run_torch)
 
 
+def _require_colours(path: Path, channels: int) -> None:
+    if channels != _COLOURS:
+        raise BadInput(f"{path} takes pictures of {channels} channels: only RGB can be judged")
+
+
 def _trained_direction(artifact: Path) -> str | None:
-    """Return the direction of an artifact of the bundled checkpoint; of others it is not known."""
+    """Return the direction in an artifact's manifest; None if it is not known.
+
+    A manifest of the first version has none: the bundled checkpoint is asked, if it was of that.
+    """
     from coronet_deploy.coronet.zoo import bundled_checkpoint
     from coronet_deploy.export.manifest import checked_manifest, manifest_path
     from coronet_deploy.storage import sha256_of
@@ -169,6 +183,8 @@ def _trained_direction(artifact: Path) -> str | None:
     if not manifest_path(artifact).exists():
         return None
     manifest = checked_manifest(artifact)
+    if manifest.direction is not None:
+        return manifest.direction
     bundled = bundled_checkpoint()
     if not bundled.is_file() or sha256_of(bundled) != manifest.source.sha256:
         return None

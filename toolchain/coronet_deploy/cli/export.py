@@ -292,22 +292,37 @@ def _order(
 
 
 def _calibration(args: argparse.Namespace, pictures: Pictures, size: tuple[int, int]) -> Pictures:
-    """Return what was given, else what goes with the pictures: bundled ones, or a part of them."""
+    """Return what was given, else what goes with the pictures: bundled ones, or a part of them.
+
+    Only what is used is read: the pictures chosen, and none where nothing looks at them.
+    """
     from coronet_deploy.coronet.zoo import bundled_calibration
-    from coronet_deploy.export.calibrate import (
-        DEFAULT_COUNT,
-        choose,
-        hold_out,
-        read_folder,
-        read_pictures,
-    )
+    from coronet_deploy.export.calibrate import DEFAULT_COUNT, hold_out, read_pictures
+    from coronet_deploy.images import list_pictures
 
     count = args.calibration_count or DEFAULT_COUNT
-    if args.calibration:
-        return choose(read_folder(args.calibration, *size), count)
-    if args.pictures:
+    if not _looks_at_calibration(args.dtype) or (args.pictures and not args.calibration):
         return hold_out(pictures, count)
-    return choose(read_pictures(bundled_calibration(), *size), count)
+    paths = list_pictures(args.calibration) if args.calibration else bundled_calibration()
+    return read_pictures(_chosen(paths, count), *size)
+
+
+def _looks_at_calibration(dtype: str) -> bool:
+    """Return whether ranges are measured on the pictures, or float16 is tried on them."""
+    from coronet_deploy.export.schemes import CALIBRATED
+
+    return dtype in {"all", "fp16", *CALIBRATED}
+
+
+def _chosen(paths: Sequence[Path], count: int) -> list[Path]:
+    """Return the paths of those pictures that `choose` takes, before any is read."""
+    import numpy as np
+
+    from coronet_deploy.export.calibrate import Pictures, choose
+
+    unread = np.empty(0, np.float32)
+    named = Pictures(tuple(map(str, paths)), (unread,) * len(paths))
+    return [Path(name) for name in choose(named, count).names]
 
 
 def _show(artifacts: list[Artifact], told: list[dict[str, Any]], args: argparse.Namespace) -> None:

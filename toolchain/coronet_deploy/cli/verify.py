@@ -12,6 +12,7 @@ from coronet_deploy.cli._layers import layers_of, show_layers
 from coronet_deploy.cli._shared import read_subject
 from coronet_deploy.cli.export import add_generator, decibels, read_pictures
 from coronet_deploy.errors import BadInput, GateFailed
+from coronet_deploy.storage import require_file_name
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.export.calibrate import Pictures
@@ -64,9 +65,14 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.grid and len(args.artifacts) > 1:
         raise BadInput("--grid takes one artifact at a time")
+    if args.grid:
+        require_file_name(args.grid, "--grid")
     from coronet_deploy.export.manifest import checked_manifest
+    from coronet_deploy.verify.described import require_described
 
     manifests = {path: checked_manifest(path) for path in args.artifacts}
+    for path, manifest in manifests.items():
+        require_described(path, manifest)
     subject = _source(manifests, args)
     found, failures = _check_all(manifests, subject, args)
     told = {path: _layers(path, manifest, subject, args) for path, manifest in manifests.items()}

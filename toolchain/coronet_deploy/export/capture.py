@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from torch import Tensor, fx, nn
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import INPUT, Builder, FloatArray, Graph
+from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.operators import Padding
 
 _NCHW_TO_NHWC = (0, 3, 1, 2)  # where an NCHW axis is found in NHWC
@@ -32,7 +36,7 @@ def capture(module: nn.Module, height: int, width: int, channels: int = 3) -> Gr
     try:
         module.eval()
         example = torch.zeros(1, channels, height, width)
-        with torch.no_grad():
+        with _quiet(), torch.no_grad():
             program = torch.export.export(module, (example,))
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -44,6 +48,17 @@ def capture(module: nn.Module, height: int, width: int, channels: int = 3) -> Gr
         for m, mode in training.items():
             m.training = mode  # not m.train(), which would set the layers below as well
     return _Translation(program, (1, height, width, channels)).graph()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the module prints off stdout, and torch's dumps off stderr if tracing fails."""
+    said = io.StringIO()
+    with captured_stderr() as printed:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            yield
+        told = printed()
+    sys.stderr.write(told + said.getvalue())
 
 
 class _Refused(Exception):

@@ -33,6 +33,7 @@ _TOOLS = {
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
 class _Table(BaseModel):
@@ -71,7 +72,7 @@ class Contract(_Table):
 
     name: str
     layout: Literal["NCHW", "NHWC"]
-    shape: tuple[Count, Count, Count, Count]
+    shape: tuple[Side, Side, Side, Side]
     dtype: Literal["float32", "float16", "int8", "uint8"]
     colours: Literal["RGB", "grey", "none"] = "RGB"
     value_range: tuple[float, float] | None = None
@@ -168,6 +169,14 @@ class Embedded(_Table):
     passes: tuple[str, ...]
     tools: dict[str, str]
 
+    @classmethod
+    def of_metadata(cls, text: str) -> Embedded | None:
+        """Return what the entry `METADATA_KEY` of an artifact says; None if it is not ours."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError:
+            return None
+
     def as_metadata(self) -> dict[str, str]:
         """Return the entry to write inside the artifact."""
         return {METADATA_KEY: json.dumps(_fields(self), sort_keys=True, separators=(",", ":"))}
@@ -244,6 +253,23 @@ def _first_reason(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"key {key!r} is missing"
     return f"key {key!r}: {first['msg']}" if key else str(first["msg"])
+
+
+def first_difference(manifest: Manifest, embedded: Embedded) -> str | None:
+    """Return the first field, as "input.shape", that a manifest has unlike its embedded part."""
+    beside = _fields(Embedded(**{name: getattr(manifest, name) for name in Embedded.model_fields}))
+    return _differs(_fields(embedded), beside)
+
+
+def _differs(inside: Mapping[str, Any], beside: Mapping[str, Any]) -> str | None:
+    for key in {**inside, **beside}:
+        one, other = inside.get(key), beside.get(key)
+        if one == other:
+            continue
+        if isinstance(one, dict) and isinstance(other, dict):
+            return f"{key}.{_differs(one, other)}"
+        return key
+    return None
 
 
 def checked_manifest(artifact: Path) -> Manifest:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from coronet_deploy.coronet.checkpoint import load_strictly
 from coronet_deploy.coronet.foreign import read_tensors
@@ -47,10 +48,13 @@ def load_own(name: str, weights: Path | None = None, channels: int = 3) -> Subje
 
     """
     if not 1 <= channels <= MOST_CHANNELS:
-        raise BadInput(f"{channels} channels: from 1 to {MOST_CHANNELS}")
-    module = _made(name).cpu().float().eval()
+        raise BadInput(f"--channels {channels}: from 1 to {MOST_CHANNELS}")
+    module = _made(name)
+    with _their_code(f"{name}: taking it as float32"):
+        module = module.cpu().float().eval()
+    _require_tensors(name, module)
     if weights is not None:
-        load_strictly(weights, module, _read(weights))
+        _load(name, module, weights)
         digest = sha256_of(weights)
     else:
         digest = _digest(name, module)
@@ -98,6 +102,36 @@ def _their_code(doing: str) -> Iterator[None]:
     finally:
         if added:
             sys.path.remove(here)
+
+
+def _require_tensors(name: str, module: nn.Module) -> None:
+    """Let a module through whose state is tensors that have their shapes.
+
+    Raises:
+        BadInput: it has a lazy layer, or state of another kind; names it.
+
+    """
+    for key, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise BadInput(
+                f"{name}: its state dict holds {key!r}, a {type(value).__name__} and not a tensor",
+                hint="leave get_extra_state out of what is exported",
+            )
+        if is_lazy(value):
+            raise BadInput(
+                f"{name}: tensor {key!r} has no shape yet",
+                hint="run a lazy layer once, on a picture, in a function that makes the module",
+            )
+
+
+def _load(name: str, module: nn.Module, weights: Path) -> None:
+    """Load a file of weights into a module, strictly."""
+    try:
+        load_strictly(weights, module, _read(weights))
+    except BadInput as error:
+        # Of a checkpoint, which says what it is; this file says nothing.
+        what = error.what.replace("is not the generator that it says", f"does not fit {name}")
+        raise BadInput(what, hint=error.hint) from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,19 +41,38 @@ def translate(generator: nn.Module, pictures: Pictures) -> tuple[Array, ...]:
         BadInput: torch itself gives what is not finite, which nothing can be compared with.
 
     """
+    outputs = []
+    for picture in pictures.values:
+        outputs.append(drawn(generator, picture))
+        if not np.isfinite(outputs[-1]).all():
+            raise BadInput(
+                f"torch itself gives {_not_finite(outputs[-1])} values that are not finite",
+                hint="look at the weights, and at the pictures",
+            )
+    return tuple(outputs)
+
+
+def drawn(generator: nn.Module, picture: Array) -> Array:
+    """Return torch's (1, H, W, C) picture of one; what the generator prints goes to stderr.
+
+    Raises:
+        BadInput: it gives no picture, nor one alone in a tuple, a list or a dict.
+
+    """
     import torch
 
-    outputs = []
-    with torch.inference_mode():
-        for picture in pictures.values:
-            output = generator(torch.from_numpy(picture.transpose(0, 3, 1, 2).copy()))
-            outputs.append(np.ascontiguousarray(output.numpy().transpose(0, 2, 3, 1)))
-            if not np.isfinite(outputs[-1]).all():
-                raise BadInput(
-                    f"torch itself gives {_not_finite(outputs[-1])} values that are not finite",
-                    hint="look at the weights, and at the pictures",
-                )
-    return tuple(outputs)
+    with torch.inference_mode(), contextlib.redirect_stdout(sys.stderr):
+        output: object = generator(torch.from_numpy(picture.transpose(0, 3, 1, 2).copy()))
+    while isinstance(output, tuple | list | dict) and len(output) == 1:  # as capture takes them
+        (output,) = output.values() if isinstance(output, dict) else output
+    if not isinstance(output, torch.Tensor) or output.ndim != picture.ndim:
+        raise BadInput(f"{type(generator).__name__} gives a {_kind(output)}, not one picture")
+    return np.ascontiguousarray(output.numpy().transpose(0, 2, 3, 1))
+
+
+def _kind(output: object) -> str:
+    shape = getattr(output, "shape", None)
+    return type(output).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
 
 
 def _not_finite(values: Array) -> int:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from coronet_deploy.errors import ConversionFailed, missing_package
@@ -32,6 +31,7 @@ from coronet_deploy.export.passes import Preference, passes_for, run_passes
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.images import Array
+from coronet_deploy.verify.gate import drawn
 from coronet_deploy.verify.parity import CAP_DB
 from coronet_deploy.verify.runtimes import to_real, to_stored
 from coronet_deploy.vocabulary import DType, Runtime, TensorContract
@@ -126,12 +126,10 @@ def _references(generator: nn.Module, graph: Graph, picture: Array) -> dict[str,
         if name in last and name:
             hooks.append(layer.register_forward_hook(keep(name)))
     try:
-        with torch.inference_mode():
-            drawn = generator(torch.from_numpy(picture.transpose(0, 3, 1, 2).copy()))
+        values[OUTPUT] = drawn(generator, picture)
     finally:
         for hook in hooks:
             hook.remove()
-    values[OUTPUT] = drawn.numpy().transpose(0, 2, 3, 1)
     return values
 
 

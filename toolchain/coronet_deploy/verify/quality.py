@@ -135,7 +135,8 @@ def judge(
     done.
 
     Raises:
-        BadInput: a picture cannot be read, or nothing is paired and no network was given.
+        BadInput: a picture cannot be read, a generated one is of another shape, or nothing is
+            paired and no network was given.
         GateFailed: a generated picture holds NaN or infinity, which no figure can describe.
 
     """
@@ -151,6 +152,11 @@ def judge(
         output = translate(from_pixels(given)[None])[0]
         if bad := int(output.size - np.count_nonzero(np.isfinite(output))):
             raise GateFailed(f"{what}: picture {place + 1} has {bad} values that are not finite")
+        if output.shape != given.shape:
+            raise BadInput(
+                f"{what} makes pictures of shape {output.shape} of {given.shape}: only those of "
+                "the input's size and colours can be judged"
+            )
         pixels = to_pixels(output)
         tally.add(pixels, tally.generated)
         tally.add(given, tally.given)

@@ -122,7 +122,8 @@ def release(
         BadInput: the picture size does not fit the generator.
         ConversionFailed: a network, or an artifact of it, cannot be made or loaded.
         GateFailed: an artifact does not draw the same picture; names it, the figure, the bound.
-        EnvironmentProblem: the output folder cannot be written, or a package is missing.
+        EnvironmentProblem: the output folder cannot be written, a folder has an artifact's name,
+            or a package is missing.
 
     """
     from coronet_deploy.export.capture import capture
@@ -133,6 +134,7 @@ def release(
     failures: list[CoronetError] = []
     graph = capture(subject.generator, height, width, subject.channels)
     with _workshop(order.output_dir) as room:
+        _require_free_names(order)
         progress(f"torch: {len(order.pictures)} pictures of {height}x{width}")
         pictures = with_channels(order.pictures, subject.channels)
         order = replace(order, pictures=pictures)
@@ -156,6 +158,24 @@ def release(
     if failures:
         raise joined(failures)
     return artifacts
+
+
+def _require_free_names(order: Order) -> None:
+    """Let an order through whose files can take their names, before any is made.
+
+    Raises:
+        EnvironmentProblem: a folder has the name of one.
+
+    """
+    names = [order.name_of(r, d) for r in order.runtimes for d in order.dtypes]
+    for name in names:
+        for end in ("", ".json", ".png", ".rejected", ".rejected.png"):
+            path = order.output_dir / f"{name}{end}"
+            if path.is_dir():
+                raise EnvironmentProblem(
+                    f"cannot write {path}: a folder has that name",
+                    hint="move it, or choose another folder",
+                )
 
 
 def _built(
@@ -260,8 +280,9 @@ def _workshop(output_dir: Path) -> Iterator[Path]:
 
     So is an output folder that was made and got nothing.
     """
-    made = not output_dir.exists()
+    made = False
     try:
+        made = not output_dir.exists()
         output_dir.mkdir(parents=True, exist_ok=True)
         room = tempfile.TemporaryDirectory(prefix=".export-", dir=output_dir)
     except OSError as error:

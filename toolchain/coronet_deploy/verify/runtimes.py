@@ -84,6 +84,11 @@ class Session(ABC):
     def partitions(self) -> Partitions:
         """What the fast path took of the graph."""
 
+    @property
+    @abstractmethod
+    def metadata(self) -> str | None:
+        """What our exporter wrote into the file about itself, as JSON; None in other files."""
+
     @abstractmethod
     def close(self) -> None:
         """Free what the runtime holds."""
@@ -121,8 +126,10 @@ def runtime_of(path: Path) -> Runtime:
     raise BadInput(f"{path} is not an artifact: its name does not end in {known}")
 
 
-def open_session(path: Path, runtime: Runtime, threads: int) -> Session:
+def open_session(path: Path, runtime: Runtime, threads: int, *, optimize: bool = True) -> Session:
     """Return the artifact loaded into its runtime on the CPU, with `threads` threads.
+
+    Without `optimize` it loads sooner and runs slower: for a look at what the file says.
 
     Raises:
         BadInput: there is no such file.
@@ -133,7 +140,8 @@ def open_session(path: Path, runtime: Runtime, threads: int) -> Session:
     existing_file(path, "artifact")
     if threads < 1:
         raise BadInput(f"{threads} threads: at least 1")
-    return (_LiteRT if runtime is Runtime.TFLITE else _OnnxRuntime)(path, threads)
+    kind = _LiteRT if runtime is Runtime.TFLITE else _OnnxRuntime
+    return kind(path, threads, optimize=optimize)
 
 
 def to_stored(values: Array, contract: TensorContract) -> np.ndarray[Any, Any]:
@@ -169,16 +177,21 @@ class _LiteRT(Session):
 
     runtime = Runtime.TFLITE
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, *, optimize: bool) -> None:
         try:
-            from ai_edge_litert.interpreter import Interpreter
+            from ai_edge_litert.interpreter import Interpreter, OpResolverType
         except ImportError as error:
             raise missing_package("ai-edge-litert", "runtimes") from error
         self.path, self.threads = path, threads
+        kernels = (
+            OpResolverType.AUTO if optimize else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        )
         with captured_stderr() as messages:
             try:
                 # The delegate is applied when the graph's memory is laid out.
-                self._interpreter = Interpreter(str(path), num_threads=threads)
+                self._interpreter = Interpreter(
+                    str(path), num_threads=threads, experimental_op_resolver_type=kernels
+                )
                 self._interpreter.allocate_tensors()
             except (RuntimeError, ValueError) as error:
                 raise _unloadable(path, "LiteRT", error, messages()) from error
@@ -208,6 +221,18 @@ class _LiteRT(Session):
         plain = [node for node in nodes if node["op_name"] != "DELEGATE"]
         taken = _nodes_inside(delegates, plain)
         return Partitions(("XNNPACK",), len(delegates), taken, len(plain))
+
+    @property
+    def metadata(self) -> str | None:
+        # The interpreter does not give it out.
+        from ai_edge_litert import schema_py_generated as schema
+
+        model = schema.Model.GetRootAs(self.path.read_bytes())
+        for entry in map(model.Metadata, range(model.MetadataLength())):
+            if entry.Name() == METADATA_KEY.encode():
+                data = model.Buffers(entry.Buffer())
+                return bytes(data.DataAsNumpy()).decode(errors="replace") if data else None
+        return None
 
     def close(self) -> None:
         self._interpreter = None
@@ -249,7 +274,7 @@ class _OnnxRuntime(Session):
 
     runtime = Runtime.ONNX
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, *, optimize: bool) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -260,6 +285,8 @@ class _OnnxRuntime(Session):
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 4
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Int8 as phones compute it: by default an x86-64 host without VNNI adds pairs of products
         # in 16 bits that overflow, which cost a ResNet 10 dB.
         options.add_session_config_entry("session.x64quantprecision", "1")
@@ -304,6 +331,10 @@ class _OnnxRuntime(Session):
         nodes = _onnx_nodes(self.path)
         return Partitions(providers, 1, nodes, nodes)
 
+    @property
+    def metadata(self) -> str | None:
+        return _metadata(self._session)
+
     def close(self) -> None:
         self._binding = self._session = None
 
@@ -317,11 +348,15 @@ def _onnx_nodes(path: Path) -> int:
     return len(onnx.load(str(path), load_external_data=False).graph.node)
 
 
+def _metadata(session: Any) -> str | None:  # noqa: ANN401 - a class with no public type
+    text: str | None = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    return text
+
+
 def _embedded_tensors(session: Any) -> Mapping[str, Any]:  # noqa: ANN401 - a class with no public type
     """Return what our own metadata says of a file's tensors, by name; empty for other files."""
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")
     try:
-        told = json.loads(text)
+        told = json.loads(_metadata(session) or "{}")
         return {told[role]["name"]: told[role] for role in ("input", "output") if role in told}
     except (ValueError, TypeError, KeyError):
         return {}

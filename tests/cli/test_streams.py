@@ -1,0 +1,107 @@
+"""Where output goes: closed, full, another encoding, nobody reading; and interruptions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from support import COMMAND
+
+
+def _shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell's line of `coronet-deploy`."""
+    return subprocess.run(
+        ["bash", "-c", line.replace("coronet-deploy", str(COMMAND))],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+def _main(setup: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `main` after some lines of set-up."""
+    program = f"import sys\nfrom coronet_deploy import cli\n{setup}\n"
+    program += f"sys.exit(cli.main({list(arguments)!r}))"
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+# Prints as `inspect` does, by rich, but without torch, which takes seconds to import.
+_PRINTS = """
+from coronet_deploy.cli import inspect
+from rich.console import Console
+def run(args):
+    Console().print("a bar", "\u2588")
+    return STATUS
+inspect.run = run
+"""
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_command_that_nobody_reads_has_its_own_status(status: int) -> None:
+    program = f"import sys\nfrom coronet_deploy import cli\nSTATUS = {status}\n{_PRINTS}\n"
+    program += "sys.exit(cli.main(['inspect']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+@pytest.mark.parametrize("line", ["devices >&-", "devices --json >&-", "devices 2>&- >/dev/null"])
+def test_a_closed_stream_is_no_error(line: str) -> None:
+    done = _shell(f"coronet-deploy {line}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("line", ["devices", "devices --json"])
+def test_a_full_device_is_one_line(line: str) -> None:
+    done = _shell(f"coronet-deploy {line} >/dev/full")
+    assert done.returncode == 3
+    assert done.stderr == (
+        "coronet-deploy: error: cannot write to stdout: No space left on device\n"
+    )
+
+
+def test_an_encoding_without_the_characters_is_no_error() -> None:
+    ascii_only = "sys.stdout.reconfigure(encoding='ascii', errors='strict')\nSTATUS = 0"
+    done = _main(f"{ascii_only}\n{_PRINTS}", "inspect")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.rstrip().endswith("?")
+
+
+def test_an_interruption_while_the_line_is_parsed_is_said() -> None:
+    done = _main("def parser():\n    raise KeyboardInterrupt\ncli._parser = parser", "inspect")
+    assert (done.returncode, done.stderr) == (130, "coronet-deploy: interrupted\n")
+
+
+def test_an_error_that_is_not_of_stdout_is_not_hidden() -> None:
+    setup = "def parser():\n    open('/none')\ncli._parser = parser"
+    done = _main(setup, "inspect")
+    assert done.returncode == 1
+    assert "No such file or directory: '/none'" in done.stderr
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_closed_session_interrupts_unless_nohup_is_asked_for(ignored: bool) -> None:
+    setup = "import os, signal\nfrom coronet_deploy.cli import inspect\n"
+    setup += "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" if ignored else ""
+    setup += "inspect.run = lambda args: os.kill(os.getpid(), signal.SIGHUP) or 0"
+    done = _main(setup, "inspect")
+    expected = (0, "") if ignored else (130, "coronet-deploy: interrupted\n")
+    assert (done.returncode, done.stderr) == expected
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
