@@ -133,6 +133,8 @@ def test_other_channels_than_rgb_materialize(
     x = torch.rand(1, inputs, 64, 64) * 2 - 1
     with torch.no_grad():
         assert torch.equal(dense.generator()(x), load_checkpoint(path).generator()(x))
+    assert main(["evaluate", str(path), "--data", str(tmp_path)]) == 2
+    assert f"net.pth takes pictures of {inputs} channels" in capfd.readouterr().err
 
 
 def test_a_picture_of_very_many_channels_is_refused(
