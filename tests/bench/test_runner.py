@@ -269,7 +269,7 @@ def test_a_run_on_this_host_gives_samples_or_a_named_error(
 def test_building_for_android_without_its_ndk_says_what_to_do(
     revision: str | None, said: str, cli: Cli, tmp_path: Path
 ) -> None:
-    settings = {key: value for key, value in os.environ.items() if key != "ANDROID_NDK_HOME"}
+    settings = {key: value for key, value in os.environ.items() if not key.startswith("ANDROID_")}
     if revision is not None:
         settings["ANDROID_NDK_HOME"] = str(tmp_path / "ndk")
     if revision:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coronet_deploy.bench.adb import Device
 from coronet_deploy.bench.checkup import Verdict, check_phones
+from coronet_deploy.bench.runner import Preset, build
+from coronet_deploy.errors import EnvironmentProblem
 from support import Cli
 from virtual_phone import SM8550, AdbServer, VirtualPhone, require_rig
 
@@ -37,9 +41,15 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def ndk(tmp_path: Path) -> Path:
-    folder = tmp_path / "ndk"
-    folder.mkdir()
-    (folder / "source.properties").write_text("Pkg.Desc = Android NDK\nPkg.Revision = 27.2.1\n")
+    return install_ndk(tmp_path / "ndk", "27.2.1")
+
+
+def install_ndk(folder: Path, release: str) -> Path:
+    toolchain = folder / "build" / "cmake" / "android.toolchain.cmake"
+    toolchain.parent.mkdir(parents=True)
+    toolchain.touch()
+    text = f"Pkg.Desc = Android NDK\nPkg.Revision = {release}\n"
+    (folder / "source.properties").write_text(text)
     return folder
 
 
@@ -130,16 +140,17 @@ def test_without_adb_or_an_ndk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_an_old_ndk_and_the_newest_of_several(scripted: Path, ndk: Path) -> None:
     (ndk / "source.properties").write_text("Pkg.Revision = 25.1.8937393\n")
     check = found(scripted, ANDROID_NDK_HOME=ndk)["Android NDK"]
-    assert (check.verdict, check.found) == (Verdict.MISSING, f"{ndk} is 25.1.8937393")
+    assert (check.verdict, check.found) == (
+        Verdict.MISSING,
+        f"the NDK in {ndk} is r25 (25.1.8937393)",
+    )
     for release in ("9.0.1", "26.3.11579264"):
-        folder = scripted / "sdk" / "ndk" / release
-        folder.mkdir(parents=True)
-        (folder / "source.properties").write_text(f"Pkg.Revision = {release}\n")
+        install_ndk(scripted / "sdk" / "ndk" / release, release)
     check = found(scripted, ANDROID_HOME=scripted / "sdk")["Android NDK"]
     assert check.verdict is Verdict.OK
     assert "26.3.11579264" in check.found
     check = found(scripted, ANDROID_NDK_HOME=scripted / "nowhere")["Android NDK"]
-    assert "holds none" in check.found
+    assert "holds no NDK" in check.found
 
 
 def test_a_runner_that_is_built_needs_nothing_to_build_it(scripted: Path) -> None:
@@ -168,6 +179,82 @@ def test_native_files_in_their_folder_are_found(scripted: Path) -> None:
     assert checks["ONNX Runtime for phones"].verdict is Verdict.OK
     # One runtime is enough to measure, if only its files.
     assert checks["LiteRT for phones"].verdict is Verdict.NOTE
+
+
+@pytest.mark.parametrize("name", ["ANDROID_NDK_HOME", "ANDROID_NDK_ROOT", "ANDROID_HOME"])
+def test_what_the_doctor_finds_is_what_a_build_takes(
+    scripted: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for variable in ("ANDROID_NDK_HOME", "ANDROID_NDK_ROOT", "ANDROID_HOME", "ANDROID_SDK_ROOT"):
+        monkeypatch.delenv(variable, raising=False)
+    folder = scripted / "ndk" / "27.2.1"
+    monkeypatch.setenv(name, str(scripted if name == "ANDROID_HOME" else folder))
+    cmake = scripted / "bin" / "cmake"
+    cmake.write_text(
+        "#!/bin/sh\n"
+        'test -f "$ANDROID_NDK_HOME/build/cmake/android.toolchain.cmake" || exit 1\n'
+        'if [ "$1" = --build ]; then echo > "$2/coronet-runner"; fi\n'
+    )
+    cmake.chmod(0o755)
+
+    def doctors() -> Verdict:
+        checks = check_phones(scripted, environment=os.environ, usb=scripted / "usb")
+        return next(check.verdict for check in checks if check.name == "Android NDK")
+
+    with pytest.raises(EnvironmentProblem, match="cannot build for Android"):
+        build(Preset.ANDROID, scripted / "out")
+    assert doctors() is Verdict.MISSING
+    install_ndk(folder, "27.2.1")
+    assert doctors() is Verdict.OK
+    assert build(Preset.ANDROID, scripted / "out").is_file()
+
+
+def elf(path: Path, machine: int) -> None:
+    """Write the start of a 64-bit ELF file: 183 is aarch64, 62 is x86_64."""
+    path.write_bytes(b"\x7fELF\x02\x01" + bytes(10) + struct.pack("<HH", 3, machine) + bytes(44))
+
+
+@pytest.mark.parametrize("name", ["coronet-runner", "libLiteRt.so", "libonnxruntime.so"])
+@pytest.mark.parametrize("kind", ["text", "folder", "x86_64", "aarch64"])
+def test_native_files_are_those_that_the_phone_can_run(
+    scripted: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    monkeypatch.setenv("LISTED", "R5\\tdevice\\n")
+    monkeypatch.setattr(Device, "properties", lambda _: {"ro.product.cpu.abi": "arm64-v8a"})
+    folder = scripted / "phone"
+    folder.mkdir()
+    for one in ("coronet-runner", "libLiteRt.so", "libonnxruntime.so"):
+        elf(folder / one, 183)
+    path = folder / name
+    if kind == "text":
+        path.write_text("not a library, but as long as one's header")
+    elif kind == "folder":
+        path.unlink()
+        path.mkdir()
+    elif kind == "x86_64":
+        elf(path, 62)
+    native = {
+        check.name: check
+        for check in found(scripted).values()
+        if check.name == "runner" or "for phones" in check.name
+    }
+    bad = [check for check in native.values() if check.verdict is Verdict.MISSING]
+    assert len(native) == 3
+    assert len(bad) == (kind != "aarch64")
+    for check in bad:
+        told = {"text": "no ELF file", "folder": "is not a file", "x86_64": "is for x86_64, and"}
+        assert str(path) in check.found
+        assert told[kind] in check.found
+        assert check.fix
+
+
+def test_a_folder_in_place_of_a_library_does_not_end_the_command(cli: Cli, scripted: Path) -> None:
+    folder = scripted / "phone"
+    (folder / "libonnxruntime.so").mkdir(parents=True)
+    ended = cli("doctor", "--json", "--phone-libraries", folder)
+    assert (ended.returncode, ended.stderr) == (3, "")
+    checks = {one["name"]: one for one in json.loads(ended.stdout)["checks"]}
+    assert checks["ONNX Runtime for phones"]["verdict"] == "missing"
 
 
 def test_the_command_ends_with_3_if_something_is_missing(cli: Cli, scripted: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from coronet_deploy.bench.adb import DEVICE, Attached
+from coronet_deploy.bench.choose import Candidate, choose
 from coronet_deploy.errors import BadInput
 from coronet_deploy.profiles import (
     SOURCES_FILE,
@@ -183,6 +185,62 @@ def test_own_profiles_stand_beside_and_before_the_shipped(tmp_path: Path) -> Non
     found = match({"ro.soc.model": "SM8635", "ro.soc.manufacturer": "QTI"}, profiles)
     assert found is not None
     assert found.name == "Snapdragon 8s Gen 3"
+
+
+SM8550 = {"ro.soc.model": "SM8550", "ro.soc.manufacturer": "QTI", "ro.hardware": "qcom"}
+OLD_SM8550 = {"ro.board.platform": "kalama", "ro.hardware": "qcom"}
+
+
+def own(folder: Path, name: str, *changes: tuple[str, str]) -> None:
+    """Write a copy of the shipped sm8550 under another id and name, without aliases."""
+    text = (data_dir("device_profiles") / "sm8550.toml").read_text()
+    aliases = 'aliases = ["8 Gen 2", "SM8550-AB", "SM8550-AC", "kalama"]\n'
+    named = (('id = "sm8550"', f'id = "{name}"'), ('"Snapdragon 8 Gen 2"', f'"My {name}"'))
+    for old, new in (*named, (aliases, ""), *changes):
+        assert old in text
+        text = text.replace(old, new)
+    (folder / f"{name}.toml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (),
+        (("'^SM8550(?![0-9])'", "'^SM8550'"),),  # matches the same phones in other words
+        (('"QTI", "Qualcomm"', '"QTI"'),),
+    ],
+)
+@pytest.mark.parametrize("properties", [SM8550, OLD_SM8550])
+def test_ones_own_profile_goes_before_a_shipped_one_of_the_same_phone(
+    tmp_path: Path, change: tuple[tuple[str, str], ...], properties: dict[str, str]
+) -> None:
+    own(tmp_path, "mine", *change)
+    profiles = load_profiles(tmp_path)
+    phone = Candidate(Attached("R5", DEVICE), properties, match(properties, profiles))
+    assert phone.chipset == "My mine"
+    assert choose("mine", [phone], profiles=profiles) == phone
+    if not change:  # the shipped one can be no phone any more: its names are one's own's
+        for name in ("sm8550", "Snapdragon 8 Gen 2", "kalama"):
+            assert choose(name, [phone], profiles=profiles) == phone
+    other = match({"ro.soc.model": "SM8650"}, profiles)
+    assert other is not None
+    assert other.id == "sm8650"
+
+
+def test_ones_own_does_not_take_a_board_that_chipsets_share(tmp_path: Path) -> None:
+    own(tmp_path, "mine")
+    assert match({"ro.hardware": "qcom"}, load_profiles(tmp_path)) is None
+
+
+def test_two_of_ones_own_that_are_one_phone_are_refused(tmp_path: Path) -> None:
+    own(tmp_path, "mine")
+    own(tmp_path, "yours", ("'^SM8550(?![0-9])'", "'^SM8550'"))
+    profiles = load_profiles(tmp_path)
+    with pytest.raises(BadInput, match=r"mine and yours both match .*'SM8550'"):
+        match(SM8550, profiles)
+    own(tmp_path, "yours")
+    with pytest.raises(BadInput, match="mine and yours have one identity"):
+        load_profiles(tmp_path)
 
 
 @pytest.mark.parametrize(

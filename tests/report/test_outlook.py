@@ -220,6 +220,49 @@ def test_spoilt_sessions_are_no_part_of_the_history(session: MakeSession, tmp_pa
     assert verdicts(spoilt) == {Verdict.INVALID}
 
 
+def resumed(run: Run, earlier: Run) -> Run:
+    """Return `run` as the one that went on with `earlier`: it holds its launches too."""
+    kept = earlier.launches[: len(earlier.launches) // 2]
+    launches = (*kept, *run.launches[len(kept) :])
+    return replace(run, launches=launches, conditions={**run.conditions, "resumed": earlier.id})
+
+
+def test_a_run_that_another_went_on_with_is_no_session_beside_it(
+    session: MakeSession, tmp_path: Path
+) -> None:
+    cut, again = session(12), session(13)
+    chain = [cut, resumed(again, cut), resumed(session(14), again)]
+    past = kept(tmp_path, *(session(day) for day in range(11)), *chain)
+    assert judged(past, session(30)).rows[0].sessions == (12, 1)
+    # Nor is it one beside the candidate that went on with it.
+    candidate = resumed(session(30, 1.2), session(29, 1.2))
+    kept(tmp_path, session(29, 1.2))
+    assert judged(past, candidate).rows[0].sessions == (12, 1)
+    # Where what it was part of does not count, it does.
+    hot = replace(resumed(session(28), session(27)), id="hot")
+    hot = replace(hot, conditions={**hot.conditions, "throttled": True})
+    kept(tmp_path, session(27), hot)
+    assert judged(past, candidate).rows[0].sessions == (13, 1)
+
+
+def test_a_copy_of_a_run_file_is_no_other_session(session: MakeSession, tmp_path: Path) -> None:
+    past = kept(tmp_path, *(session(day) for day in range(10)))
+    kept(tmp_path / "copies", *(session(day) for day in range(5)))
+    assert judged(past, session(30)).rows[0].sessions == (10, 1)
+
+
+def test_a_run_is_no_rerun_of_itself(cli: Cli, session: MakeSession, tmp_path: Path) -> None:
+    past = kept(tmp_path / "runs", *(session(day) for day in range(12)))
+    first = session(30, 1.2)
+    with pytest.raises(BadInput, match="run day031 went on with day030"):
+        judged(past, first, resumed(session(31, 1.2), first))
+    path = write_run(first, tmp_path)
+    done = cli("compare", "--history", past, path, path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "run day030 is given twice" in line
+
+
 def test_a_rerun_must_be_of_the_same_files(session: MakeSession, tmp_path: Path) -> None:
     past = kept(tmp_path, *(session(day) for day in range(12)))
     run = session(30)

@@ -52,6 +52,8 @@ def test_rows_are_matched_by_target_and_judged(make_run: MakeRun) -> None:
         ),
         ({"emulated": True}, "emulated: False and True"),
         ({"created": "2026-01-04T03:04:05+00:00"}, "48 hours apart"),
+        ({"created": "2026-01-04T03:04:05"}, "48 hours apart"),  # UTC, where it says no zone
+        ({"created": "0001-01-01T00:00:00+14:00"}, "is not a date"),
         ({"created": "yesterday"}, "yesterday"),
     ],
 )

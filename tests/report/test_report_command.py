@@ -10,14 +10,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
+from coronet_deploy.report.lines import lines_of
 from coronet_deploy.results.files import write_run
 from coronet_deploy.vocabulary import Run
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 MakeRun = Callable[..., Run]
+MEDIANS = {"slow.onnx": 100.0, "fast.tflite": 25.0}
 
 
 def test_each_format_tells_the_same_medians(cli: Cli, make_run: MakeRun, tmp_path: Path) -> None:
@@ -69,6 +72,7 @@ def test_several_runs_stand_one_after_another(cli: Cli, make_run: MakeRun, tmp_p
         ("whole", ["--format", "xml"], 2, "--format"),
         ("whole", ["--json", "--format", "csv"], 2, "contradict"),
         ("empty", [], 5, "no launch gave a sample"),
+        ("endless", ["--format", "html"], 2, "slow.onnx.bytes: inf is not a finite number"),
     ],
 )
 def test_a_mistake_is_one_clear_line(
@@ -78,6 +82,9 @@ def test_a_mistake_is_one_clear_line(
     path = tmp_path / "run.json"
     if content == "whole":
         path = write_run(make_run(), tmp_path)
+    elif content == "endless":
+        path = write_run(make_run(), tmp_path)
+        path.write_text(path.read_text().replace('"bytes": 7300000', '"bytes": 1e999', 1))
     elif content == "empty":
         path = write_run(make_run(launches=()), tmp_path)
     elif content is not None:
@@ -87,6 +94,35 @@ def test_a_mistake_is_one_clear_line(
     assert told in done.stderr.splitlines()[-1]
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+
+
+def test_counts_of_channels_that_are_none_end_no_report(make_run: MakeRun) -> None:
+    for groups in ({"a": "x", "b": 2}, {"a": 0}, {"a": [1]}, {}):
+        manifest = {"source": {"plan": {"groups": groups}}, "input": {"shape": [1, "x", None]}}
+        for line in lines_of(make_run(artifacts=dict.fromkeys(MEDIANS, manifest))):
+            assert (line.channels, line.unpruned, line.over_twin) == (None, None, None)
+
+
+def test_names_in_any_script_leave_stderr_empty(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    path = write_run(make_run({"马到斑马.onnx": 10.0}), tmp_path)
+    done = cli("report", path, "--format", "html")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "马到斑马" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_full_disk_behind_stdout_is_one_clear_line(
+    cli: Cli, make_run: MakeRun, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    path = write_run(make_run(), tmp_path)
+    with Path("/dev/full").open("w") as full:
+        done = cli("report", path, *more, capture_output=False, stdout=full, stderr=PIPE)
+    assert done.returncode == 3
+    assert "cannot write to stdout" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from coronet_deploy.vocabulary import Run
 from support import Cli, fill
 
 MakeRun = Callable[..., Run]
+NO_SUMMARY = {"samples": "none", "summary": 5}
 
 
 @pytest.fixture
@@ -102,6 +104,7 @@ def test_the_store_is_found_without_naming_it(cli: Cli, folder: Path, tmp_path: 
         (["list"], 2, "does not exist (`coronet-deploy results import runs` makes it)"),
         (["list", "--since", "Tuesday"], 2, "'Tuesday' is not a date"),
         (["show", "x", "--store", "mysql://u:secret@h/d"], 2, "neither a file nor a postgresql"),
+        (["list", "--store", "~nobody-at-all/s"], 2, "--store ~nobody-at-all/s: there is no such"),
         (["import", "nowhere"], 2, "run file nowhere does not exist"),
         (
             ["import", "runs/r0001.json", "--store", "runs/r0001.json/x"],
@@ -129,6 +132,59 @@ def test_a_mistake_is_one_clear_line(
     assert told in done.stderr.splitlines()[-1]
     assert "secret" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda run: run["artifacts"]["m_fp32.onnx"].update(bytes=float("inf")), "bytes: inf"),
+        (lambda run: run["launches"][0].update(samples_ms=[], details=NO_SUMMARY), "summary"),
+        (lambda run: run["launches"][0]["samples_ms"].append(1e308), "samples_ms.5"),
+        (lambda run: run["launches"][0]["target"].update(threads=1 << 70), "threads"),
+        (lambda run: run.update(created="0001-01-01T00:00:00+14:00"), "created"),
+        (lambda run: run["launches"][0]["target"].update(device="a\0b"), "zero byte"),
+        (None, "nested too deep"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_by_itself(
+    folder: Path, where: str, change: Callable[[dict[str, Any]], object] | None, told: str
+) -> None:
+    bad = folder / "r0002.json"
+    if change is None:
+        bad.write_text("[" * 5000 + "]" * 5000)
+    else:
+        plain = json.loads(bad.read_text())
+        change(plain)
+        bad.write_text(json.dumps(plain))
+    with open_store(where, make=True) as store:
+        done = import_runs(store, [folder])
+    assert (done.added, done.total) == (5, 6)
+    (reason,) = done.refused
+    assert str(bad) in reason
+    assert told in reason
+
+
+def test_without_a_home_folder_it_says_what_decides_the_place(tmp_path: Path) -> None:
+    # A user without an entry in the user database, and with nothing that tells a folder.
+    code = (
+        "import pwd, sys\n"
+        "def none(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = none\n"
+        "from coronet_deploy.cli import main\n"
+        "sys.exit(main(['results', 'list']))"
+    )
+    bare = ("HOME", "CORONET_STORE", "XDG_DATA_HOME")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if key not in bare},
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    (line,) = done.stderr.splitlines()
+    assert "--store FILE, or set CORONET_STORE or HOME" in line
 
 
 def test_a_server_that_goes_away_mid_import_is_told_and_gone_on_with(

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coronet_deploy.errors import BadInput, EnvironmentProblem
+from coronet_deploy.results.entries import find_run_files
 from coronet_deploy.results.files import read_run, write_run
 from coronet_deploy.results.schema import json_schema, run_from_json, run_to_json
 from coronet_deploy.vocabulary import Launch, Run, Target
@@ -75,6 +76,11 @@ def altered(change: Callable[[dict[str, Any]], object]) -> bytes:
     return json.dumps(plain).encode()
 
 
+def summary(run: dict[str, Any], value: object) -> None:
+    """Make the first launch one of a program that keeps no samples."""
+    run["launches"][0].update(samples_ms=[], details={"samples": "none", "summary": value})
+
+
 @given(run=runs)
 def test_every_run_comes_back_as_it_was(run: Run) -> None:
     data = run_to_json(run)
@@ -116,6 +122,27 @@ def test_a_truncated_file_is_named(tmp_path: Path, part: float) -> None:
         (lambda run: run["launches"][1].update(error=None), "must say its error"),
         (lambda run: run["artifacts"].clear(), "lacks 'a.onnx'"),
         (lambda run: run.update(id="../r1"), "id: "),
+        (
+            lambda run: run["artifacts"]["a.onnx"].update(bytes=float("inf")),
+            "artifacts.a.onnx.bytes: inf is not",
+        ),
+        (
+            lambda run: run["artifacts"]["a.onnx"].update(macs={"real": float("nan")}),
+            "artifacts.a.onnx.macs.real: nan is not",
+        ),
+        (lambda run: run["conditions"].update({"\x1b": [10**40]}), "conditions.\ufffd.0: "),
+        (lambda run: run["launches"][0]["samples_ms"].append(1e308), "launches.0.samples_ms.2: "),
+        (lambda run: run["launches"][0]["warmup_ms"].append(1e-308), "launches.0.warmup_ms.0: "),
+        (lambda run: run["launches"][0].update(load_ms=1e9), "launches.0.load_ms: "),
+        (lambda run: run["launches"][0].update(peak_rss_mb=1e300), "launches.0.peak_rss_mb: "),
+        (
+            lambda run: run["launches"][0]["target"].update(threads=10**9),
+            "launches.0.target.threads: ",
+        ),
+        (lambda run: summary(run, 5), "launches.0: details.summary is not a table"),
+        (lambda run: summary(run, {"median_ms": "x"}), "details.summary.median_ms: 'x' is not"),
+        (lambda run: summary(run, {"mean_ms": True}), "details.summary.mean_ms: True is not"),
+        (lambda run: summary(run, {"median_ms": -1}), "details.summary.median_ms: -1 ms is no"),
     ],
 )
 def test_a_wrong_key_is_named_with_its_file(
@@ -131,6 +158,21 @@ def test_a_wrong_key_is_named_with_its_file(
 def test_other_json_is_not_a_run_file(data: bytes) -> None:
     with pytest.raises(BadInput, match="is not a run file"):
         run_from_json(data, "x.json")
+
+
+def test_what_is_nested_without_end_is_not_a_run_file(tmp_path: Path) -> None:
+    deep = b"[" * 5000 + b"]" * 5000
+    for data in (deep, altered(lambda _: None).replace(b'"cpu": "x"', b'"cpu": ' + deep)):
+        with pytest.raises(BadInput, match=r"^x\.json is not a run file: .*nested too deep"):
+            run_from_json(data, "x.json")
+    (tmp_path / "deep.json").write_bytes(deep)
+    assert find_run_files([tmp_path]).paths == (tmp_path / "deep.json",)
+
+
+def test_a_summary_stands_for_samples_that_were_not_kept() -> None:
+    told = {"median_ms": 0, "mean_ms": 3}
+    run = run_from_json(altered(lambda run: summary(run, told)), "x.json")
+    assert run.launches[0].median_ms == 3
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

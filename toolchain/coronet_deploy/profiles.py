@@ -11,7 +11,7 @@ import difflib
 import functools
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -175,9 +175,12 @@ def mask_of(cpus: Iterable[int]) -> str:
 def load_profiles(folder: Path | None = None) -> tuple[Profile, ...]:
     """Return the shipped profiles by id, those of `folder` (`--profiles`) in place or beside them.
 
+    One's own with the identity of a shipped one (`soc_model` and makers), under whatever id, stands
+    in its place and answers to its names as well.
+
     Raises:
-        BadInput: a file is not a profile (names file and key), two share a name, or `folder` holds
-            none.
+        BadInput: a file is not a profile (names file and key), two share a name, two of one's own
+            share an identity, or `folder` holds none.
 
     """
     shipped = _shipped()
@@ -188,7 +191,7 @@ def load_profiles(folder: Path | None = None) -> tuple[Profile, ...]:
     own = _read_folder(folder)
     if not own:
         raise BadInput(f"--profiles {folder} holds no .toml file")
-    merged = {profile.id: profile for profile in (*shipped, *own)}
+    merged = {profile.id: profile for profile in _in_place(own, shipped)}
     return _without_clashes(tuple(merged[key] for key in sorted(merged)))
 
 
@@ -216,7 +219,12 @@ def match(
 
     `ro.soc.model` decides where there is one (Android 12 and later): a chipset that it names and
     no profile knows is unknown. Otherwise the board or the hardware do, if they are a single
-    profile's own; several chipsets may share a board's name.
+    profile's own; several chipsets may share a board's name. A profile of one's own (`--profiles`)
+    goes before a shipped one.
+
+    Raises:
+        BadInput: two of one's own match what `ro.soc.model` names.
+
     """
     known = load_profiles() if profiles is None else profiles
     model = properties.get("ro.soc.model", "").strip()
@@ -227,6 +235,14 @@ def match(
             if re.search(profile.identity.soc_model, model, re.IGNORECASE)
             and not _other_maker(profile, properties, known)
         ]
+        own = [profile for profile in matching if profile not in _shipped()]
+        if len(own) > 1:
+            raise BadInput(
+                f"device profiles {own[0].id} and {own[1].id} both match a phone that says "
+                f"{model!r}",
+                hint="make one's soc_model narrower, or keep only one in --profiles",
+            )
+        matching = own or matching
         return matching[0] if len(matching) == 1 else None
     for key, field in (("ro.board.platform", "board_platform"), ("ro.hardware", "hardware")):
         value = properties.get(key, "").strip().casefold()
@@ -235,8 +251,11 @@ def match(
             for profile in known
             if value and value in {one.casefold() for one in getattr(profile.identity, field)}
         ]
-        if len(matching) == 1:
-            return matching[0]
+        shipped = [profile for profile in matching if profile in _shipped()]
+        own = [profile for profile in matching if profile not in shipped]
+        # Beside several shipped ones, one's own says no more of which chipset it is.
+        if len(own) <= 1 and len(shipped) <= 1 and matching:
+            return (own or shipped)[0]
     return None
 
 
@@ -270,6 +289,38 @@ def _read(path: Path) -> Profile:
     if profile.id != path.stem:
         raise BadInput(f"device profile {path}: id is {profile.id!r}, not the file's name")
     return profile
+
+
+def _in_place(own: Sequence[Profile], shipped: Sequence[Profile]) -> Iterator[Profile]:
+    """Yield all profiles; one's own has the names of a shipped one of its identity, which goes."""
+    owners: dict[tuple[object, ...], Profile] = {}
+    for profile in own:
+        other = owners.setdefault(_identity(profile), profile)
+        if other is not profile:
+            raise BadInput(
+                f"device profiles {other.id} and {profile.id} have one identity: no phone could "
+                "be told from the other",
+                hint="keep only one in --profiles, or make one's soc_model narrower",
+            )
+    left = {profile.id: profile for profile in shipped}
+    for profile in own:
+        left.pop(profile.id, None)
+    taken: dict[str, tuple[str, ...]] = {}
+    for profile in left.values():
+        if heir := owners.get(_identity(profile)):
+            taken[heir.id] = (*taken.get(heir.id, ()), *profile.names)
+        else:
+            yield profile
+    for profile in own:
+        names = {*map(_plain, profile.names)}
+        more = tuple(name for name in taken.get(profile.id, ()) if _plain(name) not in names)
+        yield profile.model_copy(update={"aliases": (*profile.aliases, *more)})
+
+
+def _identity(profile: Profile) -> tuple[object, ...]:
+    """Return what decides which phones a profile is for."""
+    makers = frozenset(one.casefold() for one in profile.identity.soc_manufacturer)
+    return profile.identity.soc_model, makers
 
 
 def _without_clashes(profiles: tuple[Profile, ...]) -> tuple[Profile, ...]:

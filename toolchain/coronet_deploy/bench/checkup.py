@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib import metadata
@@ -24,11 +24,9 @@ from coronet_deploy.bench.adb import (
     find_adb,
     list_devices,
 )
-from coronet_deploy.bench.elf import machine_of
-from coronet_deploy.errors import CoronetError
-
-NDK_OLDEST = 26
-"""The oldest release of Android's NDK that builds the runner."""
+from coronet_deploy.bench.elf import abi_of, machine_of
+from coronet_deploy.bench.runner import NDK_OLDEST, find_ndk
+from coronet_deploy.errors import CoronetError, EnvironmentProblem
 
 RUNNER = "coronet-runner"
 """The file name of the program that measures on a phone."""
@@ -92,20 +90,21 @@ def check_phones(
     `folder` holds the native files for phones; `runner` is one that stands elsewhere.
     `environment` and `usb` (where Linux lists USB devices) are this machine's if not given.
     """
-    yield from _adb(usb or Path("/sys/bus/usb/devices"))
+    abis = yield from _adb(usb or Path("/sys/bus/usb/devices"))
     own = folder / RUNNER
-    built = runner or (own if own.exists() else None)
-    yield from _runner(built, os.environ if environment is None else environment)
-    yield from _libraries(folder)
+    built = runner or (own if _is_there(own) else None)
+    yield from _runner(built, os.environ if environment is None else environment, abis)
+    yield from _libraries(folder, abis)
 
 
-def _adb(usb: Path) -> Iterator[Check]:
+def _adb(usb: Path) -> Generator[Check, None, tuple[str, ...]]:
+    """Check adb and what is attached; returns what the phones' native files must be for."""
     try:
         program = find_adb()
         version = call_adb(["version"], seconds=_QUICK_S).stdout.decode(errors="replace")
     except CoronetError as error:
         yield Check("adb", Verdict.MISSING, error.what, error.hint)
-        return
+        return ()
     told = re.search(r"^Version (\S+)", version, re.MULTILINE)
     yield Check("adb", Verdict.OK, f"{program}, version {told[1] if told else 'unknown'}")
     try:
@@ -115,15 +114,20 @@ def _adb(usb: Path) -> Iterator[Check]:
     except CoronetError as error:
         fix = "`adb kill-server`, then again; is another program on its port (5037)?"
         yield Check("adb server", Verdict.MISSING, error.what, fix)
-        return
+        return ()
     if "doesn't match" in said:
         fix = "keep one adb on this machine: `which -a adb`"
         yield Check("adb server", Verdict.NOTE, "replaced one of another adb's version", fix)
     else:
         yield Check("adb server", Verdict.OK, "answers")
     yield from _usb(usb, phones)
+    abis: dict[str, None] = {}
     for phone in phones:
-        yield _phone(phone)
+        check, abi = _phone(phone)
+        yield check
+        if abi is not None:
+            abis[abi] = None
+    return tuple(abis)
 
 
 def _usb(usb: Path, phones: tuple[Attached, ...]) -> Iterator[Check]:
@@ -154,16 +158,18 @@ def _adb_interfaces(usb: Path) -> int:
     return count
 
 
-def _phone(phone: Attached) -> Check:
-    """Check that a phone is ready and can do what a bench asks of it."""
+def _phone(phone: Attached) -> tuple[Check, str | None]:
+    """Check that a phone is ready and can do what a bench asks of it; also returns its ABI."""
     name = f"phone {phone.serial}"
     if phone.state != DEVICE:
-        return Check(name, Verdict.MISSING, phone.state, phone.advice)
+        return Check(name, Verdict.MISSING, phone.state, phone.advice), None
     device = Device(phone.serial)
+    abi = None
     try:
-        return _tools(name, device) or _folder(name, device) or _abi(name, device)
+        abi = device.properties().get("ro.product.cpu.abi")
+        return _tools(name, device) or _folder(name, device) or _abi(name, device, abi), abi
     except AdbError as error:
-        return Check(name, Verdict.MISSING, error.what, error.hint or "plug it in again")
+        return Check(name, Verdict.MISSING, error.what, error.hint or "plug it in again"), abi
 
 
 def _tools(name: str, device: Device) -> Check | None:
@@ -187,12 +193,11 @@ def _folder(name: str, device: Device) -> Check | None:
     return Check(name, Verdict.MISSING, f"{room} MB are free", fix)
 
 
-def _abi(name: str, device: Device) -> Check:
+def _abi(name: str, device: Device, abi: str | None) -> Check:
     """Return what the phone runs and how much room it has."""
-    abi = device.properties().get("ro.product.cpu.abi", "unknown")
     room = _free_mb(device)
-    told = f"{abi}, {'unknown room' if room is None else f'{room} MB free'}"
-    if abi == "unknown" or abi.startswith("arm64"):
+    told = f"{abi or 'unknown'}, {'unknown room' if room is None else f'{room} MB free'}"
+    if abi is None or abi.startswith("arm64"):
         return Check(name, Verdict.OK, told)
     return Check(name, Verdict.NOTE, told, f"build the runner and take libraries for {abi}")
 
@@ -204,18 +209,12 @@ def _free_mb(device: Device) -> int | None:
     return int(found[1]) // 1024 if found else None
 
 
-def _runner(runner: Path | None, environment: Mapping[str, str]) -> Iterator[Check]:
+def _runner(
+    runner: Path | None, environment: Mapping[str, str], abis: Collection[str]
+) -> Iterator[Check]:
     """Check the runner, or whether it can be built."""
     if runner is not None:
-        try:
-            machine = machine_of(runner)
-        except CoronetError as error:
-            yield Check("runner", Verdict.MISSING, error.what, _BUILD)
-            return
-        if machine is None:
-            yield Check("runner", Verdict.MISSING, f"{runner} is no native program", _BUILD)
-        else:
-            yield Check("runner", Verdict.OK, f"{runner}, for {machine}")
+        yield _native("runner", runner, abis, _BUILD)
         return
     cmake, ndk = shutil.which("cmake"), _ndk(environment)
     yield (
@@ -232,51 +231,50 @@ def _runner(runner: Path | None, environment: Mapping[str, str]) -> Iterator[Che
     )
 
 
-def _libraries(folder: Path) -> Iterator[Check]:
+def _libraries(folder: Path, abis: Collection[str]) -> Iterator[Check]:
     """Check that there is a runtime's library for phones; one is enough to measure its format."""
     found = {
-        what: next((folder / name for name in names if (folder / name).exists()), None)
+        what: next((folder / name for name in names if _is_there(folder / name)), None)
         for what, names in _LIBRARIES.items()
     }
     for what, path in found.items():
         name = f"{what} for phones"
+        fix = f"put {' or '.join(_LIBRARIES[what])} from its Android package there"
         if path is not None:
-            yield Check(name, Verdict.OK, f"{path}, for {machine_of(path) or 'no machine'}")
+            yield _native(name, path, abis, fix)
             continue
         verdict = Verdict.NOTE if any(found.values()) else Verdict.MISSING
-        fix = f"put {' or '.join(_LIBRARIES[what])} from its Android package there"
         yield Check(name, verdict, f"not in {folder}", fix)
+
+
+def _native(name: str, path: Path, abis: Collection[str], fix: str) -> Check:
+    """Check that `path` is a native file that one of the attached phones, if any, can run."""
+    try:
+        machine = machine_of(path)
+    except (CoronetError, OSError) as error:
+        told = error.what if isinstance(error, CoronetError) else f"{path}: {error.strerror}"
+        return Check(name, Verdict.MISSING, told, fix)
+    if machine is None:
+        told = f"{path} is no native program or library (no ELF file)"
+        return Check(name, Verdict.MISSING, told, fix)
+    if abis and abi_of(machine) not in abis:
+        told = f"{path} is for {machine}, and what is attached is {', '.join(abis)}"
+        return Check(name, Verdict.MISSING, told, fix)
+    return Check(name, Verdict.OK, f"{path}, for {machine}")
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises of folders that are closed to us
 
 
 def _ndk(environment: Mapping[str, str]) -> Check:
     """Check that there is an NDK that is new enough; the runner for phones is built with it."""
     name = "Android NDK"
     fix = f"install release {NDK_OLDEST} or later and set ANDROID_NDK_HOME, or give --runner"
-    root = _ndk_folder(environment)
-    if root is None:
-        return Check(name, Verdict.MISSING, "ANDROID_NDK_HOME is not set", fix)
     try:
-        told = (root / "source.properties").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return Check(name, Verdict.MISSING, f"{root} holds none", fix)
-    found = re.search(r"^Pkg\.Revision\s*=\s*(([0-9]+)\S*)", told, re.MULTILINE)
-    if found is None or int(found[2]) < NDK_OLDEST:
-        release = found[1] if found else "of an unknown release"
-        return Check(name, Verdict.MISSING, f"{root} is {release}", fix)
-    return Check(name, Verdict.OK, f"{root}, {found[1]}: {_BUILD} makes the runner")
-
-
-def _ndk_folder(environment: Mapping[str, str]) -> Path | None:
-    for variable in ("ANDROID_NDK_HOME", "ANDROID_NDK_ROOT"):
-        if folder := environment.get(variable):
-            return Path(folder)
-    for variable in ("ANDROID_HOME", "ANDROID_SDK_ROOT"):
-        if folder := environment.get(variable):
-            releases = sorted((Path(folder) / "ndk").glob("[0-9]*"), key=_by_number)
-            if releases:
-                return releases[-1]
-    return None
-
-
-def _by_number(path: Path) -> list[int]:
-    return [int(part) for part in re.findall(r"[0-9]+", path.name)]
+        ndk = find_ndk(environment)
+    except (EnvironmentProblem, OSError) as error:
+        told = error.what if isinstance(error, EnvironmentProblem) else str(error)
+        return Check(name, Verdict.MISSING, told.removeprefix("cannot build for Android: "), fix)
+    release = ndk.revision or "of an unknown release"
+    return Check(name, Verdict.OK, f"{ndk.folder}, {release}: {_BUILD} makes the runner")

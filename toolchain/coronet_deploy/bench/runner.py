@@ -27,7 +27,11 @@ NAME = "coronet-runner"
 PROTOCOL = 1
 """Of the lines that are read here; `android_bench/README.md` describes them."""
 
-_NDK_OLDEST = 26
+NDK_OLDEST = 26
+"""The oldest release of Android's NDK that builds the runner."""
+
+_NDK_VARIABLES = ("ANDROID_NDK_HOME", "ANDROID_NDK_ROOT")
+_SDK_VARIABLES = ("ANDROID_HOME", "ANDROID_SDK_ROOT")
 _LINES_TOLD = 80
 _KB_PER_MB = 1024
 _NS_PER_MS = 1e6
@@ -222,48 +226,82 @@ def build(preset: Preset, output: Path) -> Path:
         raise EnvironmentProblem(
             "cmake is not installed", hint="apt-get install cmake, or your system's way"
         )
+    environment = dict(os.environ)
     if preset is Preset.ANDROID:
-        _check_ndk()
+        environment["ANDROID_NDK_HOME"] = str(find_ndk(environment).folder)
     source = data_dir("android_bench")
     with tempfile.TemporaryDirectory(prefix="coronet-runner-") as folder:
-        _step([cmake, "-S", str(source), "--preset", preset.value, "-B", folder], source)
-        _step([cmake, "--build", folder], source)
+        configure = [cmake, "-S", str(source), "--preset", preset.value, "-B", folder]
+        _step(configure, source, environment)
+        _step([cmake, "--build", folder], source, environment)
         result = output / NAME
         with atomic_path(result) as temporary:
             shutil.copy2(Path(folder) / NAME, temporary)
     return result
 
 
-def _check_ndk() -> None:
-    root = os.environ.get("ANDROID_NDK_HOME")
-    folder = Path(root or "")
-    reason = None
-    if not root:
-        reason = "ANDROID_NDK_HOME is not set"
-    elif not (folder / "build" / "cmake" / "android.toolchain.cmake").is_file():
-        reason = f"{root} holds no NDK"
-    elif (release := _ndk_release(folder)) is not None and release < _NDK_OLDEST:
-        reason = f"the NDK in {root} is r{release}"
-    if reason:
-        raise EnvironmentProblem(
-            f"cannot build for Android: {reason}",
-            hint=f"install the NDK, r{_NDK_OLDEST} or later, "
-            "and set ANDROID_NDK_HOME to its folder",
-        )
+@dataclass(frozen=True)
+class Ndk:
+    """Android's NDK on this machine; `revision` ("27.2.1") is None if it says none as NDKs do."""
+
+    folder: Path
+    revision: str | None
 
 
-def _ndk_release(folder: Path) -> int | None:
-    """Return the number of the NDK's release, if it says one as NDKs do."""
+def find_ndk(environment: Mapping[str, str]) -> Ndk:
+    """Return the NDK that `environment` names, or else the newest of the SDK that it names.
+
+    Raises:
+        EnvironmentProblem: there is none, or it is too old to build the runner.
+
+    """
+    folder = _ndk_folder(environment)
+    revision = None
+    if folder is None:
+        reason = f"{_NDK_VARIABLES[0]} is not set"
+    elif not os.path.isfile(folder / "build" / "cmake" / "android.toolchain.cmake"):  # noqa: PTH113 - Path.is_file raises
+        reason = f"{folder} holds no NDK"
+    else:
+        revision = _ndk_revision(folder)
+        if revision is None or int(revision.split(".")[0]) >= NDK_OLDEST:
+            return Ndk(folder, revision)
+        reason = f"the NDK in {folder} is r{revision.split('.')[0]} ({revision})"
+    raise EnvironmentProblem(
+        f"cannot build for Android: {reason}",
+        hint=f"install the NDK, r{NDK_OLDEST} or later, and set ANDROID_NDK_HOME to its folder",
+    )
+
+
+def _ndk_folder(environment: Mapping[str, str]) -> Path | None:
+    for variable in _NDK_VARIABLES:
+        if folder := environment.get(variable):
+            return Path(folder).absolute()  # CMake starts in another folder
+    for variable in _SDK_VARIABLES:
+        if folder := environment.get(variable):
+            releases = (Path(folder) / "ndk").absolute().glob("[0-9]*")
+            if newest := max(releases, key=_by_number, default=None):
+                return newest
+    return None
+
+
+def _by_number(path: Path) -> list[int]:
+    return [int(part) for part in re.findall(r"[0-9]{1,9}", path.name)]
+
+
+def _ndk_revision(folder: Path) -> str | None:
+    """Return the NDK's release, if it says one as NDKs do."""
     try:
-        text = (folder / "source.properties").read_text(errors="replace")
+        text = (folder / "source.properties").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    found = re.search(r"^Pkg\.Revision\s*=\s*(\d+)", text, re.MULTILINE)
-    return int(found[1]) if found else None
+    found = re.search(r"^Pkg\.Revision\s*=\s*([0-9]{1,9}(?![0-9])\S*)", text, re.MULTILINE)
+    return found[1] if found else None
 
 
-def _step(command: list[str], folder: Path) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+def _step(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder, env=environment
+    )
     if result.returncode:
         told = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
         errors = [line for line in told if "rror" in line]

@@ -5,8 +5,9 @@
         line.current  # the sessions that count
 
 A row's earlier sessions count only where the machine, its software and what was asked of it agree
-(`results.keys`), the network was the same, and nothing spoilt the session. What else bears the
-row's name is told, by what differs.
+(`results.keys`), the network was the same, and nothing spoilt the session. A run that another one
+went on with (`bench --resume`) is part of that one. What else bears the row's name is told, by what
+differs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from coronet_deploy.results.entries import (
     RunEntry,
     find_run_files,
     history_of,
+    moment_of,
     read_entry,
     row_entries,
 )
@@ -100,10 +102,12 @@ class Past:
         ]
         others = _differing(entries, row)
         points: list[HistoryPoint] = []
+        part_of = {run.id: resumed_of(run)}
         spoilt = 0
         own = checkpoint_of(run.artifacts.get(artifact, {}))
         for point in history_of(entries, row.key)[-SESSIONS_MOST:]:
             earlier = self._run(point.path)
+            part_of[point.run_id] = resumed_of(earlier) if earlier else None
             theirs = checkpoint_of(earlier.artifacts.get(artifact, {})) if earlier else None
             if own and theirs and own != theirs and not self._across_models:
                 others.append(f"checkpoint: {theirs[:12]} and {own[:12]}")
@@ -113,6 +117,8 @@ class Past:
                 spoilt += 1
             else:
                 points.append(point)
+        parts = _parts([run.id, *(point.run_id for point in points)], part_of)
+        points = [point for point in points if point.run_id not in parts]
         told = sorted(set(others), key=lambda phrase: (-others.count(phrase), phrase))
         return Line(artifact, target, tuple(points), _changes(points), tuple(told), spoilt)
 
@@ -124,6 +130,23 @@ class Past:
             except BadInput:
                 self._read[path] = None
         return self._read[path]
+
+
+def resumed_of(run: Run) -> str | None:
+    """Return the id of the run that `run` went on with, and whose launches it holds, if any."""
+    told = run.conditions.get("resumed")
+    return told if isinstance(told, str) else None
+
+
+def _parts(whole: Iterable[str], part_of: Mapping[str, str | None]) -> set[str]:
+    """Return the ids of the runs that those of the ids `whole` went on with, however often."""
+    parts: set[str] = set()
+    for one in whole:
+        part = part_of.get(one)
+        while part is not None and part not in parts:
+            parts.add(part)
+            part = part_of.get(part)
+    return parts
 
 
 @contextlib.contextmanager
@@ -138,7 +161,9 @@ def open_past(place: str, *, across_models: bool = False) -> Iterator[Past]:
     if Path(place).is_file() and place.endswith(".json"):
         raise BadInput(f"--history {place} is one run file", hint="give its folder, or a store")
     if Path(place).is_dir():
-        read = [read_entry(path) for path in find_run_files([Path(place)]).paths]
+        # A copy of a run file is no other session.
+        by_id = {one.id: one for one in map(read_entry, find_run_files([Path(place)]).paths)}
+        read = list(by_id.values())
         yield Past(lambda _row: read, across_models=across_models)
         return
     with _store_entries(place) as entries:
@@ -173,14 +198,10 @@ def _row(run: Run, artifact: str, target: Target) -> RowEntry:
 
 
 def _created(run: Run) -> str:
-    from datetime import UTC, datetime
-
     try:
-        moment = datetime.fromisoformat(run.created)
+        return moment_of(run.created).isoformat(timespec="seconds")
     except ValueError as error:
         raise BadInput(f"run {run.id}: created {run.created!r} is not a date") from error
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return aware.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _differing(entries: Sequence[RunEntry], row: RowEntry) -> list[str]:

@@ -102,7 +102,7 @@ def _line(run: Run, row: Row) -> Line:
     on_device = _table(details, "parity").get("psnr_db")
     runtime = manifest.get("runtime") or Path(row.artifact).suffix.removeprefix(".")
     shape = contract.get("shape")
-    size = tuple(sorted(shape)) if isinstance(shape, list | tuple) else None
+    size = tuple(sorted(shape, key=repr)) if isinstance(shape, list | tuple) else None
     return Line(
         row=row,
         created=run.created,
@@ -111,7 +111,7 @@ def _line(run: Run, row: Row) -> Line:
         runtime=str(runtime),
         dtype=None if manifest.get("dtype") is None else str(manifest["dtype"]),
         kind=(str(runtime), plan.get("architecture"), plan.get("norm"), size),
-        channels={str(name): int(count) for name, count in groups.items()} or None,
+        channels=_channels(groups),
         psnr_db=float(on_device) if isinstance(on_device, int | float) else row.psnr_db,
         nodes_taken=_count(details.get("nodes_taken")),
         nodes=_count(details.get("nodes")),
@@ -157,6 +157,13 @@ def _ratio(base: Line, line: Line) -> float | None:
 def _table(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = table.get(key)
     return value if isinstance(value, Mapping) else {}
+
+
+def _channels(groups: Mapping[str, Any]) -> Mapping[str, int] | None:
+    """Return the channels of a plan's groups, or None if a count of them is none."""
+    counts = {name: _count(value) for name, value in groups.items()}
+    known = {name: count for name, count in counts.items() if count is not None and count > 0}
+    return known if known and len(known) == len(counts) else None
 
 
 def _count(value: object) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from coronet_deploy.errors import BadInput
-from coronet_deploy.report.history import Line, Past, changes_note
+from coronet_deploy.report.history import Line, Past, changes_note, resumed_of
 from coronet_deploy.report.pairs import Pair, check_setups, row_problems
 from coronet_deploy.report.regression import (
     LAUNCHES_LEAST,
@@ -47,10 +47,11 @@ def judge_by_history(
     """Return the verdicts on the rows of `runs`: the candidate's session, and perhaps re-runs.
 
     Raises:
-        BadInput: the runs are not of one candidate, have fewer than four launches a row, or no
-            row has an earlier session; says how those of other set-ups differ.
+        BadInput: the runs are not of one candidate, share launches, have fewer than four launches
+            a row, or no row has an earlier session; says how those of other set-ups differ.
 
     """
+    _check_apart(runs)
     for again in runs[1:]:
         check_setups(runs[0], again)
         _check_files(runs[0], again)
@@ -223,6 +224,24 @@ def _check_files(run: Run, again: Run) -> None:
             raise BadInput(
                 f"run {again.id} is no re-run of {run.id}: {artifact} with {target.threads} "
                 f"threads on {target.backend} {told}"
+            )
+
+
+def _check_apart(runs: Sequence[Run]) -> None:
+    """Refuse a re-run that holds the launches of another: nothing confirms itself."""
+    seen: set[str] = set()
+    for run in runs:
+        if run.id in seen:
+            raise BadInput(
+                f"run {run.id} is given twice: a run cannot be its own re-run",
+                hint="give each run file once",
+            )
+        seen.add(run.id)
+    for run in runs:
+        if (earlier := resumed_of(run)) in seen:
+            raise BadInput(
+                f"run {run.id} went on with {earlier} and holds its launches: it is no re-run",
+                hint=f"leave {earlier} out",
             )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from coronet_deploy.bench.compare import BASE, CANDIDATE, Subject
 from coronet_deploy.errors import BadInput
 from coronet_deploy.report.regression import LAUNCHES_LEAST
+from coronet_deploy.results.entries import moment_of
 from coronet_deploy.results.keys import SAME_CONDITIONS, SAME_SETTINGS
 from coronet_deploy.vocabulary import Launch, Run, Target
 
@@ -276,6 +277,6 @@ def _is(launch: Launch, name: str, target: Target) -> bool:
 
 def _created(run: Run) -> datetime:
     try:
-        return datetime.fromisoformat(run.created)
+        return moment_of(run.created)
     except ValueError as error:
         raise BadInput(f"run {run.id}: created {run.created!r} is not a date") from error

@@ -60,7 +60,7 @@ def _draw(axes: Axes, rows: Sequence[Row]) -> None:
         axes.barh(place, width, height=0.34, color=colour, alpha=0.75, linewidth=0)
         axes.scatter(
             row.launch_medians_ms,
-            [place + _BELOW] * row.launches,
+            [place + _BELOW] * len(row.launch_medians_ms),
             s=12,
             facecolors="none",
             edgecolors=INK,

@@ -144,7 +144,7 @@ def _number(table: Mapping[str, Any], *keys: str) -> float | None:
     value: Any = table
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _whole(table: Mapping[str, Any], *keys: str) -> int | None:

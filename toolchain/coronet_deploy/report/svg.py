@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Literal
@@ -68,7 +69,10 @@ def draw_svg(
         figure = Figure(figsize=(WIDTH, height))
         draw(figure)
         empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=empty)
+        with warnings.catch_warnings():
+            # Text stays text: the reader's fonts draw it, not matplotlib's.
+            warnings.filterwarnings("ignore", r"Glyph .* missing from")
+            figure.savefig(out, format="svg", transparent=True, metadata=empty)
     return _inline(out.getvalue(), key, title, description)
 
 

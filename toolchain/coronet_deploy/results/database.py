@@ -177,11 +177,24 @@ def default_store() -> str:
     """Return where the store is unless told: $CORONET_STORE, or a file in the user's data folder.
 
     The folder is $XDG_DATA_HOME, or ~/.local/share (XDG Base Directory Specification).
+
+    Raises:
+        EnvironmentProblem: nothing says where, and the user has no home folder.
+
     """
     if named := os.environ.get("CORONET_STORE"):
         return named
     home = os.environ.get("XDG_DATA_HOME", "")
-    data = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "share"
+    if Path(home).is_absolute():
+        data = Path(home)
+    else:
+        try:
+            data = Path.home() / ".local" / "share"
+        except RuntimeError as error:
+            raise EnvironmentProblem(
+                "there is no place for the result store: this user has no home folder",
+                hint="--store FILE, or set CORONET_STORE or HOME",
+            ) from error
     return str(data / "coronet-deploy" / "results.sqlite")
 
 
@@ -197,7 +210,11 @@ def open_database(where: str | Path | None, *, make: bool, patience_s: float) ->
     """
     place = str(where or default_store())
     if "://" not in place:
-        path = Path(place).expanduser().absolute()
+        try:
+            path = Path(place).expanduser().absolute()
+        except RuntimeError as error:
+            said = "--store" if where else "$CORONET_STORE"
+            raise BadInput(f"{said} {place}: there is no such home folder") from error
         return Database(_sqlite(path, make=make, patience_s=patience_s), str(path), patience_s)
     try:
         url = make_url(place)

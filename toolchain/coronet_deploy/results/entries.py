@@ -166,6 +166,20 @@ def history_of(entries: Iterable[RunEntry], key: Key) -> list[HistoryPoint]:
     return sorted(points, key=lambda point: (point.created, point.run_id))
 
 
+def moment_of(created: str) -> datetime:
+    """Return when a run was made, in UTC; that is what a date without a zone is taken for.
+
+    Raises:
+        ValueError: it is no ISO 8601 date.
+
+    """
+    moment = datetime.fromisoformat(created)
+    try:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError as error:  # of the first or the last day that there is
+        raise ValueError(str(error)) from error
+
+
 def _row(run: Run, name: str, target: Target, launches: Sequence[Launch]) -> RowEntry:
     measured = [launch for launch in launches if launch.error is None]
     medians = tuple(one for launch in measured if (one := launch.median_ms) is not None)
@@ -196,12 +210,9 @@ def _text(manifest: Mapping[str, object], name: str) -> str | None:
 def _utc(created: str, path: Path) -> str:
     """Return `created` in UTC to the second, so that text order is time's order."""
     try:
-        moment = datetime.fromisoformat(created)
+        return moment_of(created).isoformat(timespec="seconds")
     except ValueError as error:
         raise BadInput(f"{path}: created: {created!r} is not an ISO 8601 date") from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _is_other_json(path: Path) -> bool:
@@ -211,6 +222,6 @@ def _is_other_json(path: Path) -> bool:
         if b'"launches"' in data:
             return False
         json.loads(data)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return True

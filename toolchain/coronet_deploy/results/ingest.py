@@ -211,10 +211,19 @@ def _content(path: Path, done: Imported) -> bytes | None:
 
 def _entry(path: Path, data: bytes, done: Imported) -> RunEntry | None:
     try:
-        return entry_of(data, path)
+        entry = entry_of(data, path)
     except BadInput as error:
         done.refused.append(str(error))
         return None
+    # PostgreSQL's text holds none, and one row that it refuses would end the whole import.
+    names = (
+        (one.artifact, one.model, one.runtime, one.dtype, one.target.device, one.target.backend)
+        for one in entry.rows
+    )
+    if any("\0" in name for some in names for name in some if name):
+        done.refused.append(f"{path}: a name with a zero byte cannot be kept in a store")
+        return None
+    return entry
 
 
 def _bring_in(connection: Connection, entries: Sequence[RunEntry], refused: list[str]) -> Imported:

@@ -175,7 +175,7 @@ def read_journal(path: Path) -> Run:
     for number, line in enumerate(lines):
         try:
             plain.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines) - 1 and number:
                 break
             raise BadInput(f"{path} is not a journal: line {number + 1}: {error}") from error

@@ -9,9 +9,19 @@ it is shipped as `run.schema.json`.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 from coronet_deploy.errors import BadInput
 from coronet_deploy.results.migrate import migrated
@@ -19,8 +29,35 @@ from coronet_deploy.vocabulary import Launch, Run, Target
 
 SCHEMA_VERSION = 1
 
+# What no clock tells of an inference, and what no figure, plot or ratio is made for.
+_MS_LEAST = 1e-9
+_MS_MOST = 24 * 3_600_000.0
+_MB_MOST = 1e9
+_WHOLE_MOST = 1 << 128
+_THREADS_MOST = 1 << 16
+
+
+def _is_a_time(value: float) -> float:
+    if not _MS_LEAST <= value <= _MS_MOST:
+        raise ValueError(f"{value:g} ms is no time of an inference, a picosecond to a day")
+    return value
+
+
+def _is_a_size(value: float) -> float:
+    if value > _MB_MOST:
+        raise ValueError(f"{value:g} MB is more than any device has")
+    return value
+
+
+def _is_a_count(value: int) -> int:
+    if value > _THREADS_MOST:
+        raise ValueError(f"more than {_THREADS_MOST}")
+    return value
+
+
 Name = Annotated[str, Field(min_length=1)]
-Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_is_a_time)]
+Megabytes = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_is_a_size)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 Table = dict[str, JsonValue]
@@ -35,7 +72,7 @@ class TargetRecord(_Strict):
 
     device: Name
     backend: Name
-    threads: Annotated[int, Field(ge=1)]
+    threads: Annotated[int, Field(ge=1), AfterValidator(_is_a_count)]
 
 
 class LaunchRecord(_Strict):
@@ -48,16 +85,19 @@ class LaunchRecord(_Strict):
     samples_ms: tuple[Milliseconds, ...]
     warmup_ms: tuple[Milliseconds, ...]
     load_ms: Milliseconds | None
-    peak_rss_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    peak_rss_mb: Megabytes | None
     started: str | None
     details: Table
     error: Name | None
 
     @model_validator(mode="after")
     def _measured_or_failed(self) -> LaunchRecord:
+        if self.samples_ms or self.error is not None:
+            return self
         told = self.details.get("samples") == "none" and self.details.get("summary")
-        if not self.samples_ms and self.error is None and not told:
+        if not told:
             raise ValueError("a launch without samples must say its error, or have a summary")
+        _check_summary(told)
         return self
 
 
@@ -123,6 +163,8 @@ def run_from_json(data: bytes, source: str) -> Run:
     """
     try:
         plain = json.loads(data)
+    except RecursionError as error:
+        raise BadInput(f"{source} is not a run file: its tables are nested too deep") from error
     except ValueError as error:
         raise BadInput(
             f"{source} is not a run file: not whole JSON: {error}", hint="was it cut short?"
@@ -136,6 +178,8 @@ def run_from_json(data: bytes, source: str) -> Run:
             "the newest this version reads",
             hint="upgrade coronet-deploy",
         )
+    for key, told in _no_figures(plain):
+        raise BadInput(f"{source} is not a run file: {_shown(key)}: {told}")
     try:
         if type(version) is int and version < SCHEMA_VERSION:
             data = json.dumps(migrated(plain, SCHEMA_VERSION)).encode()
@@ -186,6 +230,42 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
 
 
+def _check_summary(summary: JsonValue) -> None:
+    """Refuse what a vendor's program that keeps no samples cannot have told in their place."""
+    if not isinstance(summary, Mapping):
+        raise ValueError("details.summary is not a table")  # noqa: TRY004 - pydantic reads these
+    for name in ("median_ms", "mean_ms"):
+        value = summary.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError(f"details.summary.{name}: {value!r} is not a number of ms")  # noqa: TRY004
+        if value:  # a build that does not tell it may say 0
+            try:
+                _is_a_time(value)
+            except ValueError as error:
+                raise ValueError(f"details.summary.{name}: {error}") from error
+
+
+def _no_figures(plain: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - any JSON
+    """Yield the keys, dotted, of numbers that no figure can be made of, and what is wrong.
+
+    Python's `json` reads NaN and Infinity, which are no JSON, and 1e999 as the latter.
+    """
+    left: list[tuple[str, Any]] = [("", plain)]
+    while left:
+        where, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{where}.{key}", one) for key, one in value.items()]
+        elif isinstance(value, list):
+            left += [(f"{where}.{place}", one) for place, one in enumerate(value)]
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                yield where[1:], f"{value} is not a finite number"
+        elif isinstance(value, int) and abs(value) > _WHOLE_MOST:
+            yield where[1:], f"a whole number of {value.bit_length()} bits is too large"
+
+
 def _launch_from_record(record: LaunchRecord) -> Launch:
     target = Target(record.target.device, record.target.backend, record.target.threads)
     return Launch(
@@ -211,4 +291,10 @@ def _first(error: ValidationError) -> str:
     kinds = {"extra_forbidden": "unknown key", "missing": "missing key"}
     if problem["type"] in kinds:
         return f"{kinds[problem['type']]} {where!r}"
-    return f"{where}: {problem['msg']}" if where else problem["msg"]
+    told = problem["msg"].removeprefix("Value error, ")
+    return f"{_shown(where)}: {told}" if where else told
+
+
+def _shown(key: str) -> str:
+    """Return a key, which is a name of anybody's, without what could drive a terminal."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in key)
