@@ -120,7 +120,7 @@ def test_ctrl_c_keeps_the_launches_that_had_finished(
 
 
 def test_ctrl_c_before_the_first_launch_ends_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
-    slow = ("--rounds", "2", "--samples", "100000000", "--seconds", "60")
+    slow = ("--rounds", "2", "--samples", "1000000", "--seconds", "60")
     with _bench(tiny / "tiny.onnx", tmp_path, *slow) as process:
         _wait_for(process, "launch 1 of")
         worker = _worker_of(process.pid)
@@ -132,7 +132,7 @@ def test_ctrl_c_before_the_first_launch_ends_leaves_nothing(tiny: Path, tmp_path
 
 
 def test_a_killed_worker_is_a_failed_launch(tiny: Path, tmp_path: Path) -> None:
-    slow = ("--rounds", "1", "--samples", "100000000", "--seconds", "60", "--json")
+    slow = ("--rounds", "1", "--samples", "1000000", "--seconds", "60", "--json")
     with _bench(tiny / "tiny.onnx", tmp_path, *slow) as process:
         _wait_for(process, "launch 1 of")
         os.kill(_worker_of(process.pid), signal.SIGKILL)
@@ -144,7 +144,7 @@ def test_a_killed_worker_is_a_failed_launch(tiny: Path, tmp_path: Path) -> None:
 
 def test_a_worker_past_the_deadline_is_stopped(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli(
-        "bench", tiny / "tiny.onnx", *QUICK, "--samples", 100_000_000, "--seconds", 60,
+        "bench", tiny / "tiny.onnx", *QUICK, "--samples", 1_000_000, "--seconds", 60,
         "--deadline", 1.5, "--output", tmp_path,
     )  # fmt: skip
     assert done.returncode == 5

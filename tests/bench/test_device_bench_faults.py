@@ -179,7 +179,7 @@ def test_a_phone_that_is_gone_for_good_ends_the_bench_and_it_can_be_gone_on_with
         assert "launch 4 of 4" in done.stderr
         other = bench("--rounds", "5", "--resume", path)
         assert other.returncode == 2
-        assert "another settings" in last_line(other)
+        assert "--rounds was 4 then and is 5 now" in last_line(other)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -26,7 +26,7 @@ from coronet_deploy.bench.emulation import emulated
 from coronet_deploy.bench.host import BenchInterrupted, Keeper, OnDisk, Progress, load_subjects
 from coronet_deploy.bench.launch import Failure, Labels
 from coronet_deploy.bench.phone_files import PhoneFiles
-from coronet_deploy.bench.phone_kit import Kit, Settings, combinations
+from coronet_deploy.bench.phone_kit import Kit, Settings, check_same_bench, combinations
 from coronet_deploy.bench.phone_launch import (
     Setup,
     execute,
@@ -161,7 +161,8 @@ class _Bench:
         combinations(self.subjects.values(), self.settings.backends)
         properties = self.device.properties()
         machine = self.device.shell(["uname", "-m"], seconds=_QUICK_S, check=True).text
-        self.kit.check(machine, (runtime_of(one.path) for one in self.subjects.values()))
+        runtimes = {runtime_of(one.path) for one in self.subjects.values()}
+        self.kit.check(machine, runtimes)
         facts = read_facts(self.device, properties)
         self.emulated = emulated(properties, machine)
         self.created = datetime.now(UTC)
@@ -178,6 +179,7 @@ class _Bench:
             "phone": facts,
             "clusters": [one.as_json() for one in read_clusters(self.device)],
             "settings": self.settings.as_json(),
+            "kit": self.kit.as_json(runtimes),
         }
         if earlier is not None:
             self._take_over(earlier)
@@ -232,14 +234,7 @@ class _Bench:
             BadInput: it measured something else, or otherwise, or on another phone.
 
         """
-        own = (self.name, self.device.serial, self.settings.as_json())
-        keys = ("device", "serial", "settings")
-        for key, mine in zip(keys, own, strict=True):
-            if earlier.conditions.get(key) != mine:
-                raise BadInput(
-                    f"run {earlier.id} cannot be gone on with: another {key} "
-                    f"({earlier.conditions.get(key)}, not {mine})"
-                )
+        check_same_bench(earlier, self.conditions)
         for name, manifest in earlier.artifacts.items():
             if name not in self.subjects or self.subjects[name].manifest != manifest:
                 raise BadInput(f"run {earlier.id} cannot be gone on with: {name} is another file")

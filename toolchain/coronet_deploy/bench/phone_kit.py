@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,14 +12,24 @@ from coronet_deploy.bench.canary import LIMIT
 from coronet_deploy.bench.elf import check_machine
 from coronet_deploy.bench.host import OnDisk
 from coronet_deploy.errors import BadInput
+from coronet_deploy.storage import sha256_of
 from coronet_deploy.verify.runtimes import runtime_of
-from coronet_deploy.vocabulary import Runtime
+from coronet_deploy.vocabulary import Run, Runtime
 
 CPU = "cpu"
 LIBRARY_FLAGS = {
     Runtime.TFLITE: "--litert-library",
     Runtime.ONNX: "--onnxruntime-library",
 }
+
+_SETTING_FLAGS = {
+    "backends": "backend",
+    "deadline_s": "deadline",
+    "cool_s": "cool-down",
+    "reconnect_s": "reconnect",
+    "mask": "cpu-mask",
+}
+"""The flags of settings that are not called what their flags are."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,24 @@ class Kit:
         for backend, library in self.backend_libraries.items():
             if isinstance(library, Path):
                 check_machine(library, f"--backend-library {backend}", machine)
+
+    def as_json(self, runtimes: Iterable[Runtime]) -> dict[str, str | list[str]]:
+        """Return what a run for `runtimes` keeps of the kit, by flag: SHA-256, and options.
+
+        Of a library that is on the phone already, it is the path there.
+        """
+        told: dict[str, str | list[str]] = {"runner": sha256_of(self.runner)}
+        for runtime in sorted(set(runtimes)):
+            flag = LIBRARY_FLAGS[runtime].removeprefix("--")
+            told[flag] = sha256_of(self.libraries[runtime])
+        for backend, library in sorted(self.backend_libraries.items()):
+            own = sha256_of(library) if isinstance(library, Path) else library
+            told[f"backend-library {backend}"] = own
+        for backend, options in sorted(self.backend_options.items()):
+            told[f"backend-option {backend}"] = list(options)
+        if self.vendor_tools:
+            told["vendor-tool"] = sorted(map(sha256_of, self.vendor_tools))
+        return told
 
 
 @dataclass(frozen=True)
@@ -103,3 +132,59 @@ def combinations(subjects: Iterable[OnDisk], backends: Sequence[str]) -> list[tu
             hint="name a .tflite artifact, or another back end",
         )
     return pairs
+
+
+def check_same_bench(earlier: Run, now: Mapping[str, Any]) -> None:
+    """Let a run through that was measured under the conditions `now`, so that they are one bench.
+
+    Of a run that keeps nothing of its kit, as older ones do, the kit is not looked at.
+
+    Raises:
+        BadInput: it is of another phone, or other settings or native files; says which.
+
+    """
+    then = earlier.conditions
+    told = [
+        f"the {key} {_changed(then.get(key), now[key])}"
+        for key in ("device", "serial")
+        if then.get(key) != now[key]
+    ]
+    settings, own = _mapping(then.get("settings")), now["settings"]
+    told += [
+        f"--{_SETTING_FLAGS.get(name, name.replace('_', '-'))} "
+        f"{_changed(settings.get(name), own.get(name))}"
+        for name in dict.fromkeys([*own, *settings])
+        if settings.get(name) != own.get(name)
+    ]
+    if kit := _mapping(then.get("kit")):
+        # A runtime that the earlier run had no artifact for is none that it measured with.
+        new = {flag.removeprefix("--") for flag in LIBRARY_FLAGS.values()} - set(kit)
+        told += [
+            f"--{name} {_changed(kit.get(name), now['kit'].get(name))}"
+            for name in dict.fromkeys([*now["kit"], *kit])
+            if name not in new and kit.get(name) != now["kit"].get(name)
+        ]
+    if told:
+        raise BadInput(
+            f"run {earlier.id} cannot be gone on with: {'; '.join(told)}",
+            hint="go on as it was begun, or begin anew without --resume",
+        )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _changed(then: object, now: object) -> str:
+    return f"was {_plain(then)} then and is {_plain(now)} now"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_plain, value))
+    if value is None:
+        return "not given"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    text = str(value)
+    return f"the file {text[:12]}" if re.fullmatch("[0-9a-f]{64}", text) else text

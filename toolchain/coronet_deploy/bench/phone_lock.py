@@ -70,7 +70,7 @@ class PhoneLock:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._owner = f"{getpass.getuser()}@{socket.gethostname()} process {os.getpid()}"
+        self._owner = f"{_user()}@{socket.gethostname()} process {os.getpid()}"
         self._stack = contextlib.ExitStack()
         self._holder: subprocess.Popen[bytes] | None = None
 
@@ -132,9 +132,10 @@ class PhoneLock:
             return
         if word == _TAKEN:
             raise PhoneTaken(self._device.serial, rest)
+        full = "No space left" in f"{word} {rest}"
         raise AdbError(
             f"phone {self._device.serial} cannot be locked: {word} {rest}".strip(),
-            hint=f"can the shell user write to {ROOT}?",
+            hint="make room on the phone" if full else f"can the shell user write to {ROOT}?",
             serial=self._device.serial,
         )
 
@@ -165,6 +166,13 @@ class PhoneLock:
                 holder.wait(_END_S)
             except subprocess.TimeoutExpired:
                 holder.kill()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the user of a container need not have a name
+        return f"uid {os.getuid()}"
 
 
 @contextlib.contextmanager

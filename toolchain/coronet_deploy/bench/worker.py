@@ -37,6 +37,7 @@ WARMUP_SECONDS = 3.0
 # However slow an artifact is, a median of fewer samples than this says little.
 SAMPLES_LEAST = 5
 _SEED = 20_240
+_ALARM_MOST_S = 2**31 - 1  # 68 years, and all that alarm(2) takes here
 _NS_PER_MS = 1e6
 _TOOLS = ("coronet-deploy", "numpy", "ai-edge-litert", "onnxruntime")
 
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, answer in one line, and return 0; 1 with an `error` in the answer."""
     args = _parser().parse_args(arguments)
     # Whoever started this enforces a deadline; should they be gone, nothing runs on for ever.
-    signal.alarm(args.alarm)
+    signal.alarm(min(args.alarm, _ALARM_MOST_S))
     answer_to = os.dup(1)
     os.dup2(2, 1)
     status = 0

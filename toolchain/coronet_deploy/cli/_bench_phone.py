@@ -49,10 +49,9 @@ def measure_phone(
     from coronet_deploy.bench.clusters import differences, read_clusters
     from coronet_deploy.bench.phone import bench_phone
     from coronet_deploy.profiles import load_profiles
-    from coronet_deploy.results.files import read_run
 
     profiles = load_profiles(args.profiles) if args.profiles else load_profiles()
-    earlier = read_run(args.resume) if args.resume else None
+    earlier = read_earlier(args.resume) if args.resume else None
     found = choose(
         args.device, candidates(profiles=profiles), serial=args.serial, profiles=profiles
     )
@@ -116,6 +115,32 @@ def _kept_if_lost(folder: Path, journal: Journal) -> Iterator[None]:
                 file=sys.stderr,
             )
         raise
+
+
+def read_earlier(path: Path) -> Run:
+    """Return the run to go on with.
+
+    Raises:
+        BadInput: it is no run file; of a journal, says how it becomes one.
+
+    """
+    from coronet_deploy.results.files import read_run
+    from coronet_deploy.results.journal import SUFFIX
+    from coronet_deploy.storage import existing_file
+
+    data = existing_file(path, "--resume").read_bytes()
+    if path.suffix == SUFFIX:
+        raise BadInput(
+            f"--resume {path} is the journal of a bench that was cut off, and no run file",
+            hint=f"`coronet-deploy results recover {path}` makes a run file of it",
+        )
+    try:
+        binary = "\0" in data.decode()
+    except UnicodeDecodeError:
+        binary = True
+    if binary:
+        raise BadInput(f"--resume {path} is no run file: it is not text")
+    return read_run(path)
 
 
 def name_of(found: Candidate) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coronet_deploy.cli._bench_flags import refuse_phone_flags
 from coronet_deploy.cli._bench_phone import measure_phone
 from coronet_deploy.cli.bench import bench_progress, check_writable, journal_in
 from coronet_deploy.errors import BadInput
@@ -25,13 +26,12 @@ def measure(args: argparse.Namespace, bounds: Bounds) -> tuple[Matching, list[Ru
     from coronet_deploy.report.regression import LAUNCHES_LEAST
     from coronet_deploy.report.verdict import needs_rerun
 
+    refuse_phone_flags(args)
     if args.rounds < LAUNCHES_LEAST or args.most < args.rounds:
         raise BadInput(
             f"--rounds {args.rounds} --most {args.most}: at least {LAUNCHES_LEAST} launches a "
             "side, and --most not below --rounds"
         )
-    if args.resume or args.dry_run:
-        raise BadInput("--resume and --dry-run are for `bench`, not for `compare`")
     base, candidate = args.sides
     matching = match(find_subjects(base, "BASE"), find_subjects(candidate, "CANDIDATE"))
     check_writable(args.output)

@@ -10,6 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coronet_deploy.cli._bench_flags import (
+    COUNT_MOST,
+    SECONDS_MOST,
+    THREADS_MOST,
+    check_reports,
+    note_given,
+    refuse_phone_flags,
+)
 from coronet_deploy.cli._bench_phone import dry_run, measure_phone
 from coronet_deploy.cli._phone_flags import add_phone_arguments
 from coronet_deploy.errors import (
@@ -35,6 +43,7 @@ _SUFFIXES = (".onnx", ".tflite")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    note_given(parser)
     parser.add_argument(
         "artifacts",
         metavar="ARTIFACT",
@@ -57,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rounds",
-        type=positive,
+        type=count,
         default=6,
         metavar="N",
         help="launches of each artifact and number of threads (default: 6, the fewest whose "
@@ -65,21 +74,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--samples",
-        type=positive,
+        type=count,
         default=30,
         metavar="N",
         help="inferences timed in a launch (default: 30)",
     )
     parser.add_argument(
         "--seconds",
-        type=seconds,
+        type=duration,
         default=3.0,
         metavar="S",
         help="stop a launch's sampling early, but not below 5 samples (default: 3)",
     )
     parser.add_argument(
         "--deadline",
-        type=seconds,
+        type=duration,
         default=300.0,
         metavar="S",
         help="stop a launch that has not answered by then (default: 300)",
@@ -111,11 +120,13 @@ def run(args: argparse.Namespace) -> int:
     from coronet_deploy.bench.host import bench_host
     from coronet_deploy.report.summary import summarize
 
+    refuse_phone_flags(args)
     artifacts = args.artifacts or _default_artifacts()
     if args.baseline:
         _check_baseline(args.baseline, artifacts)
-    if args.dry_run and args.device != "host":
+    if args.dry_run:
         return dry_run(args, artifacts)
+    check_reports(args, ["--markdown"])
     check_writable(args.output)
     with journal_in(args.output) as journal, bench_progress() as progress:
         if args.device != "host":
@@ -283,6 +294,8 @@ def _line(done: int, total: int, what: str) -> None:
 def thread_counts(text: str) -> tuple[int, ...]:
     """Parse numbers of threads: "1,2"."""
     counts = tuple(positive(part) for part in text.split(","))
+    if max(counts) > THREADS_MOST:
+        raise argparse.ArgumentTypeError(f"{max(counts)} threads: at most {THREADS_MOST:,}")
     if len(set(counts)) != len(counts):
         raise argparse.ArgumentTypeError(f"{text!r} names a number twice")
     return counts
@@ -293,6 +306,20 @@ def positive(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def count(text: str) -> int:
+    """Parse a number of launches or samples."""
+    if (value := positive(text)) > COUNT_MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {COUNT_MOST:,}")
+    return value
+
+
+def duration(text: str) -> float:
+    """Parse a number of seconds that something may take."""
+    if (value := seconds(text)) > SECONDS_MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {SECONDS_MOST} seconds, a week")
+    return value
 
 
 def seconds(text: str) -> float:

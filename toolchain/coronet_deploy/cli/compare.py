@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coronet_deploy.cli._bench_flags import check_reports, note_given, refuse
+from coronet_deploy.cli._compare_files import check_threads, refuse_measuring
 from coronet_deploy.cli._compare_history import add_history_argument, compare_with_history
 from coronet_deploy.cli._compare_measure import measure
 from coronet_deploy.cli._phone_flags import add_phone_arguments
-from coronet_deploy.cli.bench import positive, seconds, thread_counts
+from coronet_deploy.cli.bench import count, duration, seconds, thread_counts
 from coronet_deploy.errors import BadInput
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
@@ -29,9 +31,18 @@ _APART = (
     "difference, and no re-run could confirm one."
 )
 
+_REPORTS = {
+    "--markdown": "the table as Markdown, for a step summary",
+    "--junit": "JUnit XML",
+    "--bmf": "the candidate's latencies in Bencher Metric Format",
+    "--benchmark-action": "the same for github-action-benchmark, customSmallerIsBetter",
+}
+_OF_BENCH = ("--resume", "--dry-run")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    note_given(parser)
     parser.usage = (
         "coronet-deploy compare BASE CANDIDATE [options]\n"
         "       coronet-deploy compare --history DIR|STORE RUN [RERUN ...] [options]"
@@ -60,35 +71,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     measuring.add_argument(
         "--rounds",
-        type=positive,
+        type=count,
         default=6,
         metavar="N",
         help="launches a side before the first look (default: 6, at least 4)",
     )
     measuring.add_argument(
         "--most",
-        type=positive,
+        type=count,
         default=10,
         metavar="N",
         help="launches a side after the re-run of what is not settled then (default: 10)",
     )
     measuring.add_argument(
         "--samples",
-        type=positive,
+        type=count,
         default=30,
         metavar="N",
         help="inferences timed in a launch (default: 30)",
     )
     measuring.add_argument(
         "--seconds",
-        type=seconds,
+        type=duration,
         default=3.0,
         metavar="S",
         help="stop a launch's sampling early, but not below 5 samples (default: 3)",
     )
     measuring.add_argument(
         "--deadline",
-        type=seconds,
+        type=duration,
         default=300.0,
         metavar="S",
         help="stop a launch that has not answered by then (default: 300)",
@@ -101,6 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder that the run files go to (default: runs)",
     )
     add_phone_arguments(parser)
+    _hide_those_of_bench(parser)
     judging = parser.add_argument_group("judging")
     judging.add_argument(
         "--margin",
@@ -128,12 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_history_argument(judging)
     writing = parser.add_argument_group("writing")
-    for flag, what in (
-        ("--markdown", "the table as Markdown, for a step summary"),
-        ("--junit", "JUnit XML"),
-        ("--bmf", "the candidate's latencies in Bencher Metric Format"),
-        ("--benchmark-action", "the same for github-action-benchmark, customSmallerIsBetter"),
-    ):
+    for flag, what in _REPORTS.items():
         writing.add_argument(flag, type=Path, metavar="FILE", help=f"write {what}")
     writing.add_argument(
         "--github", action="store_true", help="print ::error:: lines for GitHub, on stderr"
@@ -151,12 +158,17 @@ def run(args: argparse.Namespace) -> int:
     from coronet_deploy.report.regression import Bounds
     from coronet_deploy.report.verdict import Method, exit_status
 
+    refuse(args, _OF_BENCH, "to `compare`", "for `bench` only")
     bounds = Bounds(args.margin, args.resolution)
     paths: list[Path] = []
+    of_files = bool(args.history) or all(_are_files(args.sides))
+    if of_files:
+        refuse_measuring(args)
+    check_reports(args, _REPORTS)
     if args.history:
         comparison, runs = compare_with_history(args, bounds)
         comparison = _told(comparison, runs)
-    elif all(_are_files(args.sides)):
+    elif of_files:
         comparison = _of_files(args, bounds)
     else:
         matching, runs, paths = measure(args, bounds)
@@ -164,6 +176,14 @@ def run(args: argparse.Namespace) -> int:
         comparison = _comparison(pairs, matching, runs, bounds, [], Method.IN_TURN)
     _show(args, comparison, paths)
     return exit_status(comparison, inconclusive_ok=args.inconclusive_ok)
+
+
+def _hide_those_of_bench(parser: argparse.ArgumentParser) -> None:
+    """Leave flags for phones that are not for `compare` out of its help; `run` refuses them."""
+    hidden = parser.add_argument_group(conflict_handler="resolve")
+    for flag in _OF_BENCH:
+        action = "store_true" if flag == "--dry-run" else "store"
+        hidden.add_argument(flag, action=action, help=argparse.SUPPRESS)
 
 
 def _are_files(sides: list[Path]) -> list[bool]:
@@ -194,6 +214,7 @@ def _of_files(args: argparse.Namespace, bounds: Bounds) -> Comparison:
     from coronet_deploy.results.files import read_run
 
     base, candidate = (read_run(path) for path in args.sides)
+    check_threads(args, [base, candidate])
     check_keys(base, candidate)
     matching = match(subjects_of(base), subjects_of(candidate))
     pairs = filed_pairs(

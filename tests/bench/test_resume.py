@@ -1,0 +1,157 @@
+"""A bench on a phone is gone on with as it was begun: same phone, settings and native files."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from coronet_deploy.bench import phone_lock
+from coronet_deploy.bench.adb import AdbError, Device
+from coronet_deploy.bench.phone_kit import Kit, Settings, check_same_bench
+from coronet_deploy.bench.phone_lock import PhoneLock
+from coronet_deploy.errors import BadInput
+from coronet_deploy.vocabulary import Run, Runtime
+from phone_bench import Bench, last_line
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    for name in ("runner", "tflite", "onnx", "qnn", "tool", "other"):
+        (tmp_path / name).write_text(name)
+    return Kit(
+        runner=tmp_path / "runner",
+        libraries={Runtime.TFLITE: tmp_path / "tflite", Runtime.ONNX: tmp_path / "onnx"},
+        backend_libraries={"qnn": tmp_path / "qnn", "gpu": "/vendor/lib64/libgpu.so"},
+        backend_options={"qnn": ("backend_type=htp",)},
+        vendor_tools=(tmp_path / "tool",),
+    )
+
+
+def conditions(kit: Kit, settings: Settings, *runtimes: Runtime) -> dict[str, Any]:
+    return {
+        "device": "sm8550",
+        "serial": "a",
+        "settings": settings.as_json(),
+        "kit": kit.as_json(runtimes or (Runtime.TFLITE,)),
+    }
+
+
+def earlier(told: dict[str, Any]) -> Run:
+    """Return a run of those conditions, as a run file has them."""
+    return Run("first", "2026-01-01T00:00:00+00:00", (), json.loads(json.dumps(told)), {}, {}, ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"runner": "other"}, r"--runner was the file \w{12} then and is the file \w{12} now"),
+        ({"libraries": {Runtime.TFLITE: "other"}}, "--litert-library was"),
+        ({"backend_libraries": {"qnn": "other", "gpu": "/vendor/lib64/libgpu.so"}},
+         "--backend-library qnn was"),
+        ({"backend_libraries": {"qnn": "qnn", "gpu": "/vendor/lib64/2.so"}},
+         "--backend-library gpu was /vendor/lib64/libgpu.so then and is /vendor/lib64/2.so now"),
+        ({"backend_options": {"qnn": ("backend_type=gpu",)}},
+         "--backend-option qnn was backend_type=htp then and is backend_type=gpu now"),
+        ({"backend_options": {}}, "--backend-option qnn was .* then and is not given now"),
+        ({"vendor_tools": ("other",)}, "--vendor-tool was the file"),
+        ({"vendor_tools": ()}, "--vendor-tool was the file .* is not given now"),
+    ],
+)  # fmt: skip
+def test_other_native_files_are_named(
+    kit: Kit, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    def placed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: placed(one) for key, one in value.items()}
+        if isinstance(value, tuple):
+            return tuple(map(placed, value))
+        return tmp_path / value if (tmp_path / value).is_file() else value
+
+    now = conditions(replace(kit, **placed(changes)), Settings())
+    with pytest.raises(BadInput, match=f"^run first cannot be gone on with: {told}") as refusal:
+        check_same_bench(earlier(conditions(kit, Settings())), now)
+    assert ";" not in refusal.value.what
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"rounds": 5}, "--rounds was 6 then and is 5 now"),
+        ({"threads": (4,)}, "--threads was 1,2 then and is 4 now"),
+        ({"deadline_s": 9.0}, "--deadline was 300.0 then and is 9.0 now"),
+        ({"mask": "f0"}, "--cpu-mask was not given then and is f0 now"),
+        ({"allow_fallback": True, "repeats": 0},
+         "--allow-fallback was off then and is on now; --repeats was 2 then and is 0 now"),
+    ],
+)  # fmt: skip
+def test_only_the_settings_that_differ_are_named(
+    kit: Kit, changes: dict[str, Any], told: str
+) -> None:
+    now = conditions(kit, replace(Settings(), **changes))
+    with pytest.raises(BadInput) as refusal:
+        check_same_bench(earlier(conditions(kit, Settings())), now)
+    assert refusal.value.what == f"run first cannot be gone on with: {told}"
+
+
+def test_the_same_bench_is_gone_on_with(kit: Kit) -> None:
+    then = conditions(kit, Settings())
+    check_same_bench(earlier(then), then)
+    # A run that kept nothing of its kit, and one that had no ONNX file yet.
+    check_same_bench(earlier({**then, "kit": None}), then)
+    check_same_bench(earlier(then), conditions(kit, Settings(), *Runtime))
+    with pytest.raises(BadInput, match="the serial was b then and is a now"):
+        check_same_bench(earlier({**then, "serial": "b"}), then)
+
+
+def test_launches_of_two_runners_do_not_get_into_one_row(bench: Bench, tmp_path: Path) -> None:
+    done = bench("--samples", "5")
+    assert done.returncode == 0, done.stderr
+    (path,) = bench.output.glob("*.json")
+    other = tmp_path / "other-runner"
+    other.write_bytes((bench.kit / "coronet-runner").read_bytes() + b"\0")
+    more = ("--samples", "5", "--resume", path)
+    done = bench(*more, "--runner", other)
+    assert done.returncode == 2
+    assert "cannot be gone on with: --runner was the file" in last_line(done)
+    plain = json.loads(path.read_text())
+    assert set(plain["conditions"]["kit"]) == {"runner", "litert-library"}
+    # As runs were before they kept that.
+    del plain["conditions"]["kit"]
+    path.write_text(json.dumps(plain))
+    done = bench(*more, "--runner", other)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("error", [KeyError("uid not found: 12345"), OSError("no user name")])
+def test_a_user_without_a_name_holds_a_phone_too(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def nobody() -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    assert PhoneLock(Device("a"))._owner.startswith("uid 12345@")
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        ("mkdir: '/data/local/tmp/coronet-deploy': No space left on device", "make room on the"),
+        ("mkdir: '/data/local/tmp/coronet-deploy': Permission denied", "can the shell user write"),
+    ],
+)
+def test_a_phone_that_cannot_be_locked_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: str, hint: str
+) -> None:
+    adb = tmp_path / "adb"
+    adb.write_text(f'#!/bin/sh\necho "{answer}"\nexit 1\n')
+    adb.chmod(0o755)
+    monkeypatch.setattr(phone_lock, "find_adb", lambda: str(adb))
+    with pytest.raises(AdbError, match=f"cannot be locked: .*{hint}"), PhoneLock(Device(answer)):
+        pass

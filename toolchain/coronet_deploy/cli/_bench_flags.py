@@ -1,0 +1,123 @@
+"""Which flags of `bench` and `compare` mean something where, and places that reports can go to.
+
+A flag that would be ignored is refused: who gives it believes that it does something.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from coronet_deploy.cli._phone_flags import add_phone_arguments
+from coronet_deploy.errors import BadInput, EnvironmentProblem
+from coronet_deploy.storage import require_file_name
+
+THREADS_MOST = 1024
+COUNT_MOST = 1_000_000
+SECONDS_MOST = 7 * 24 * 3600
+"""A week; what the system's clocks and alarms take ends at 24 days."""
+
+
+class _Noted(argparse.Action):
+    """Stores a value and that it was given, be it the default."""
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,  # noqa: ANN401 - whatever the argument's type makes
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        if option_string:
+            namespace.given = (*getattr(namespace, "given", ()), self.dest)
+
+
+def note_given(parser: argparse.ArgumentParser) -> None:
+    """Have the flags that are added to `parser` from now on tell that they were given."""
+    for action in (None, "store"):  # what an argument does unless it says otherwise, and by name
+        parser.register("action", action, _Noted)
+
+
+def is_given(args: argparse.Namespace, flag: str) -> bool:
+    """Tell by its record, or of a phone's that keeps none (a switch, a list) by its value."""
+    name = _name_of(flag)
+    if name in getattr(args, "given", ()):
+        return True
+    defaults = _phone_defaults()
+    return name in defaults and getattr(args, name) != defaults[name]
+
+
+def refuse(
+    args: argparse.Namespace, flags: Iterable[str], why: str, hint: str | None = None
+) -> None:
+    """Let arguments through that give none of `flags`.
+
+    Raises:
+        BadInput: they give some; names them, and says `why` they mean nothing, and what to do.
+
+    """
+    told = [flag for flag in flags if is_given(args, flag)]
+    if told:
+        verb = "means" if len(told) == 1 else "mean"
+        raise BadInput(f"{', '.join(told)} {verb} nothing {why}", hint=hint)
+
+
+def refuse_phone_flags(args: argparse.Namespace) -> None:
+    """Let arguments through that measure on a phone, or have none of the flags for phones.
+
+    Raises:
+        BadInput: this host is to be measured and they have one, or one for a phone is too large.
+
+    """
+    if args.device == "host":
+        refuse(args, phone_flags(), "without a phone", "name one with --device")
+    for flag in ("--cool-down", "--reconnect"):
+        if (value := getattr(args, _name_of(flag))) > SECONDS_MOST:
+            raise BadInput(f"{flag} {value:g}: at most {SECONDS_MOST} seconds, a week")
+    if args.repeats > COUNT_MOST:
+        raise BadInput(f"--repeats {args.repeats}: at most {COUNT_MOST:,}")
+
+
+def phone_flags() -> tuple[str, ...]:
+    """Return the flags that matter with a phone only."""
+    return tuple(f"--{name.replace('_', '-')}" for name in _phone_defaults())
+
+
+def check_reports(args: argparse.Namespace, flags: Iterable[str]) -> None:
+    """Let arguments through whose outputs `flags` can be written, before there is what to write.
+
+    Neither are the files made or touched, nor missing folders made.
+
+    Raises:
+        BadInput: one is a folder.
+        EnvironmentProblem: one is where nothing can be written.
+
+    """
+    import tempfile
+
+    for flag in flags:
+        path: Path | None = getattr(args, _name_of(flag))
+        if path is None:
+            continue
+        require_file_name(path, flag)
+        try:
+            folder = next(one for one in path.absolute().parents if one.exists())
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"{flag} {path} cannot be written: {error.strerror}", hint="choose another place"
+            ) from error
+
+
+def _phone_defaults() -> dict[str, Any]:
+    parser = argparse.ArgumentParser(add_help=False)
+    add_phone_arguments(parser)
+    return vars(parser.parse_args([]))
+
+
+def _name_of(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
