@@ -9,7 +9,7 @@ from typing import Any
 
 from coronet_deploy.bench.compare import BASE, CANDIDATE, Subject
 from coronet_deploy.errors import BadInput
-from coronet_deploy.report.regression import LAUNCHES_LEAST
+from coronet_deploy.report.regression import LAUNCHES_LEAST, too_few
 from coronet_deploy.results.entries import moment_of
 from coronet_deploy.results.keys import SAME_CONDITIONS, SAME_SETTINGS
 from coronet_deploy.vocabulary import Launch, Run, Target
@@ -256,7 +256,7 @@ def _enough(pairs: list[Pair]) -> list[Pair]:
         told = any("failed" in text or "not measured" in text for text in pair.problems)
         if fewest < LAUNCHES_LEAST and not told:
             raise BadInput(
-                f"{pair.name}: {fewest} launches a side cannot tell a change from noise",
+                f"{pair.name}: {too_few(fewest)}",
                 hint=f"at least {LAUNCHES_LEAST}, better 10",
             )
     return pairs

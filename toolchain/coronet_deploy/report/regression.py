@@ -100,6 +100,12 @@ class Look:
     rerun_ratio: float | None = None
 
 
+def too_few(launches: int) -> str:
+    """Return why so few launches a side are not compared."""
+    what = "launch" if launches == 1 else "launches"
+    return f"{launches} {what} a side cannot tell a change from noise"
+
+
 def compare_launches(base_ms: Sequence[float], candidate_ms: Sequence[float]) -> Shift:
     """Return how the launch medians `candidate_ms` compare with `base_ms` (both > 0).
 
@@ -109,11 +115,7 @@ def compare_launches(base_ms: Sequence[float], candidate_ms: Sequence[float]) ->
     """
     fewest = min(len(base_ms), len(candidate_ms))
     if fewest < LAUNCHES_LEAST:
-        raise BadInput(
-            f"{fewest} {'launch' if fewest == 1 else 'launches'} a side cannot tell a change from "
-            "noise",
-            hint=f"at least {LAUNCHES_LEAST}",
-        )
+        raise BadInput(too_few(fewest), hint=f"at least {LAUNCHES_LEAST}")
     base, candidate = np.log(np.asarray(base_ms)), np.log(np.asarray(candidate_ms))
     differences = np.sort((candidate[:, None] - base).ravel())
     tail = _rank_sum_tail(len(base), len(candidate))
