@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 
@@ -84,6 +83,19 @@ def test_an_encoding_without_the_characters_is_no_error() -> None:
     assert done.stdout.rstrip().endswith("?")
 
 
+def test_what_stderr_is_told_comes_at_once() -> None:
+    program = "import sys, time\nfrom coronet_deploy import cli\n"
+    program += "from coronet_deploy.cli import inspect\n"
+    program += "def run(args):\n    print('now', file=sys.stderr)\n    time.sleep(60)\n"
+    program += "inspect.run = run\ncli.main(['inspect'])"
+    line = [sys.executable, "-c", program]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "now\n"
+        assert process.poll() is None
+        process.kill()
+
+
 def test_an_interruption_while_the_line_is_parsed_is_said() -> None:
     done = _main("def parser():\n    raise KeyboardInterrupt\ncli._parser = parser", "inspect")
     assert (done.returncode, done.stderr) == (130, "coronet-deploy: interrupted\n")
@@ -99,9 +111,9 @@ def test_an_error_that_is_not_of_stdout_is_not_hidden() -> None:
 @pytest.mark.parametrize("ignored", [True, False])
 def test_a_closed_session_interrupts_unless_nohup_is_asked_for(ignored: bool) -> None:
     setup = "import os, signal\nfrom coronet_deploy.cli import inspect\n"
-    setup += "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" if ignored else ""
+    # Whatever these tests were started under.
+    setup += f"signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if ignored else 'SIG_DFL'})\n"
     setup += "inspect.run = lambda args: os.kill(os.getpid(), signal.SIGHUP) or 0"
     done = _main(setup, "inspect")
     expected = (0, "") if ignored else (130, "coronet-deploy: interrupted\n")
     assert (done.returncode, done.stderr) == expected
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL

@@ -57,6 +57,8 @@ def test_an_interrupted_export_leaves_nothing_behind(
     line = [str(COMMAND), "export", str(checkpoint), "--size", "256x256", "--dtype", "int8"]
     line += ["--output", str(out)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Whatever these tests were started under.
+    line = ["env", f"--default-signal={end.name.removeprefix('SIG')}", *line]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=env) as process:
         assert process.stderr is not None
         deadline = time.monotonic() + 240

@@ -121,7 +121,7 @@ def _patient(stream: io.TextIOWrapper) -> io.TextIOWrapper:
         io.BufferedWriter(raw),
         stream.encoding,
         "replace" if stream.errors == "strict" else stream.errors,
-        line_buffering=stream.line_buffering,
+        line_buffering=stream.line_buffering or stream.write_through,  # as stderr is
     )
 
 
