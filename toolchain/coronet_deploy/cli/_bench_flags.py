@@ -6,7 +6,8 @@ A flag that would be ignored is refused: who gives it believes that it does some
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,21 +97,37 @@ def check_reports(args: argparse.Namespace, flags: Iterable[str]) -> None:
         EnvironmentProblem: one is where nothing can be written.
 
     """
-    import tempfile
-
     for flag in flags:
         path: Path | None = getattr(args, _name_of(flag))
         if path is None:
             continue
         require_file_name(path, flag)
-        try:
-            folder = next(one for one in path.absolute().parents if one.exists())
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"{flag} {path} cannot be written: {error.strerror}", hint="choose another place"
-            ) from error
+        with _told_unwritable(f"{flag} {path}"):
+            _try_writing(next(one for one in path.absolute().parents if one.exists()))
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that the run could not be written to, before the run rather than after."""
+    with _told_unwritable(f"--output {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        _try_writing(folder)
+
+
+def _try_writing(folder: Path) -> None:
+    import tempfile
+
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+@contextlib.contextmanager
+def _told_unwritable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{what} cannot be written: {error.strerror}", hint="choose another place"
+        ) from error
 
 
 def _phone_defaults() -> dict[str, Any]:

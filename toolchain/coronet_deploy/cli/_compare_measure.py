@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coronet_deploy.cli._bench_flags import refuse_phone_flags
+from coronet_deploy.cli._bench_flags import check_writable, refuse_phone_flags
 from coronet_deploy.cli._bench_phone import measure_phone
-from coronet_deploy.cli.bench import bench_progress, check_writable, journal_in
+from coronet_deploy.cli.bench import bench_progress, journal_in
 from coronet_deploy.errors import BadInput
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither

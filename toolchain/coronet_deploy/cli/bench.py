@@ -15,6 +15,7 @@ from coronet_deploy.cli._bench_flags import (
     SECONDS_MOST,
     THREADS_MOST,
     check_reports,
+    check_writable,
     note_given,
     refuse_phone_flags,
 )
@@ -23,7 +24,6 @@ from coronet_deploy.cli._phone_flags import add_phone_arguments
 from coronet_deploy.errors import (
     BadInput,
     ConversionFailed,
-    EnvironmentProblem,
     GateFailed,
     NothingMeasured,
 )
@@ -236,20 +236,6 @@ def _named(baseline: str | None, measured: Run) -> str | None:
     if baseline is None or baseline in measured.artifacts:
         return baseline
     return Path(baseline).name
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that the run could not be written to, before the run rather than after."""
-    import tempfile
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"--output {folder} cannot be written: {error.strerror}", hint="choose another place"
-        ) from error
 
 
 def _command() -> tuple[str, ...]:
