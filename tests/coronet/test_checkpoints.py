@@ -298,6 +298,7 @@ def test_a_bad_checkpoint_gets_one_line(
     with pytest.raises(BadInput) as caught:
         load_checkpoint(bad)
     assert said in str(caught.value)
+    assert str(bad) in str(caught.value)
     assert str(caught.value).startswith(str(bad)) or kind in {"missing", "folder"}
     assert not (tmp_path / "boom").exists()
 
