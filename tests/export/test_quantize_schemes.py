@@ -35,7 +35,8 @@ from coronet_deploy.images import Array
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.gate import translate
 from coronet_deploy.verify.parity import psnr_db
-from coronet_deploy.verify.runtimes import open_session, to_stored
+from coronet_deploy.verify.runtimes import open_session
+from coronet_deploy.verify.stored import to_stored
 from coronet_deploy.vocabulary import Architecture, DType, Kind, Runtime, TensorContract
 from lowering import run_onnx, smooth_picture
 from support import Cli

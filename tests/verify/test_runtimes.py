@@ -13,7 +13,8 @@ from coronet_deploy.errors import BadInput, ConversionFailed
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.verify.gate import translate
 from coronet_deploy.verify.parity import psnr_db
-from coronet_deploy.verify.runtimes import open_session, runtime_of, to_real, to_stored
+from coronet_deploy.verify.runtimes import open_session, runtime_of
+from coronet_deploy.verify.stored import to_real, to_stored
 from coronet_deploy.vocabulary import Runtime, TensorContract
 
 Exported = tuple[Path, dict[str, Any]]

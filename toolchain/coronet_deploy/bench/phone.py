@@ -373,22 +373,13 @@ class _Bench:
         """Do something on the phone; if it goes away, wait for it, and do it again."""
         while True:
             try:
-                self._require_lock()
+                self.lock.require()
                 return action()
             except DeviceLost:
                 self.losses += 1
                 if self.losses > LOSSES_MOST:
                     raise
                 self._welcome_back()
-
-    def _require_lock(self) -> None:
-        """Count a connection that was cut between two calls as a loss: another bench may be in."""
-        if self.lock.lost:
-            raise DeviceLost(
-                f"phone {self.device.serial} ended what held it for this bench",
-                hint="was adb's server or the phone's daemon started anew?",
-                serial=self.device.serial,
-            )
 
     def _welcome_back(self) -> None:
         """Wait for the phone and make it what it was: locked, with all files, nothing running."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from coronet_deploy.bench.adb import AdbError, Device, find_adb
+from coronet_deploy.bench.adb import AdbError, Device, DeviceLost, find_adb
 from coronet_deploy.bench.phone_files import ROOT
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.storage import exclusive
@@ -94,6 +94,15 @@ class PhoneLock:
     def lost(self) -> bool:
         """Whether the phone let go of its lock meanwhile, as when its daemon started anew."""
         return self._holder is not None and self._holder.poll() is not None
+
+    def require(self) -> None:
+        """Raise DeviceLost where a connection was cut between two calls: another may be in."""
+        if self.lost:
+            raise DeviceLost(
+                f"phone {self._device.serial} ended what held it for this bench",
+                hint="was adb's server or the phone's daemon started anew?",
+                serial=self._device.serial,
+            )
 
     def renew(self) -> None:
         """Take the phone's lock again after the phone was away.

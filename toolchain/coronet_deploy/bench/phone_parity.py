@@ -16,7 +16,8 @@ import numpy as np
 
 from coronet_deploy.images import Array
 from coronet_deploy.verify.parity import DEFAULT_BOUNDS_DB, compare
-from coronet_deploy.verify.runtimes import open_session, runtime_of, to_real, to_stored
+from coronet_deploy.verify.runtimes import open_session, runtime_of
+from coronet_deploy.verify.stored import to_real, to_stored
 from coronet_deploy.vocabulary import DType, Parity, TensorContract
 
 # Takes the bytes of an input tensor, returns those of the output tensor.

@@ -33,7 +33,7 @@ from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.images import Array
 from coronet_deploy.verify.gate import drawn
 from coronet_deploy.verify.parity import CAP_DB
-from coronet_deploy.verify.runtimes import to_real, to_stored
+from coronet_deploy.verify.stored import to_real, to_stored
 from coronet_deploy.vocabulary import DType, Runtime, TensorContract
 
 if TYPE_CHECKING:

@@ -27,10 +27,8 @@ from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.subject import MOST_CHANNELS
 from coronet_deploy.images import Array
 from coronet_deploy.storage import existing_file
+from coronet_deploy.verify.stored import INTEGER_TYPES, to_real, to_stored
 from coronet_deploy.vocabulary import Runtime, TensorContract
-
-_TIE = 1 / 1024
-_INTEGER_TYPES = {"int8": np.int8, "uint8": np.uint8}
 
 
 @dataclass(frozen=True)
@@ -144,29 +142,6 @@ def open_session(path: Path, runtime: Runtime, threads: int, *, optimize: bool =
     return kind(path, threads, optimize=optimize)
 
 
-def to_stored(values: Array, contract: TensorContract) -> np.ndarray[Any, Any]:
-    """Return (N, H, W, C) real values as the tensor `contract` describes, in its layout."""
-    arranged = values.transpose(0, 3, 1, 2) if contract.layout == "NCHW" else values
-    if contract.dtype not in _INTEGER_TYPES:
-        return np.ascontiguousarray(arranged, dtype=contract.dtype)
-    kind = _INTEGER_TYPES[contract.dtype]
-    bounds = np.iinfo(kind)
-    real = arranged.astype(np.float64) / (contract.scale or 1.0)
-    # Of two steps as near the lower, with room for float32's rounding: pixels may lie half-way
-    # between steps, and all must go the same way.
-    steps = np.floor(real + 0.5 - _TIE) + (contract.zero_point or 0)
-    return np.ascontiguousarray(np.clip(steps, bounds.min, bounds.max).astype(kind))
-
-
-def to_real(stored: np.ndarray[Any, Any], contract: TensorContract) -> Array:
-    """Return a tensor as `contract` describes it as (N, H, W, C) float32 real values."""
-    values = stored.astype(np.float32)
-    if contract.dtype in _INTEGER_TYPES:
-        values = (values - np.float32(contract.zero_point or 0)) * np.float32(contract.scale or 1)
-    arranged = values.transpose(0, 2, 3, 1) if contract.layout == "NCHW" else values
-    return np.ascontiguousarray(arranged)
-
-
 class _LiteRT(Session):
     """LiteRT's interpreter with XNNPACK.
 
@@ -258,7 +233,7 @@ def _nodes_inside(delegates: Sequence[Any], nodes: Sequence[Any]) -> int:
 def _litert_tensor(details: Mapping[str, Any]) -> TensorContract:
     dtype = np.dtype(details["dtype"]).name
     scale, zero_point = details["quantization"]
-    integer = dtype in _INTEGER_TYPES
+    integer = dtype in INTEGER_TYPES
     return TensorContract(
         name=details["name"],
         layout="NHWC",
@@ -367,7 +342,7 @@ def _onnx_tensor(tensor: Any, told: Mapping[str, Any]) -> TensorContract:  # noq
     kinds |= {"tensor(int8)": "int8", "tensor(uint8)": "uint8"}
     dtype = kinds.get(tensor.type, tensor.type)
     shape = tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
-    if dtype not in _INTEGER_TYPES:
+    if dtype not in INTEGER_TYPES:
         return TensorContract(tensor.name, "NCHW", shape, dtype)
     # The file's own types have no scale; without ours the stored numbers are taken as they are.
     known = told.get(tensor.name, {})
@@ -393,7 +368,7 @@ def _picture_contract(
     fits = len(shape) == len(layout) and min(shape) >= 1 and shape[0] == 1
     if not fits or channels > MOST_CHANNELS:
         raise ConversionFailed(f"{path}: {role} of shape {shape} is not one picture ({layout})")
-    if contract.dtype not in {"float32", "float16", *_INTEGER_TYPES}:
+    if contract.dtype not in {"float32", "float16", *INTEGER_TYPES}:
         raise ConversionFailed(f"{path}: {role} of type {contract.dtype} cannot hold a picture")
     return contract
 
