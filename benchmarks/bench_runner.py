@@ -1,14 +1,17 @@
 """Measures the C runner beside the Python runtimes on this host, in turns; a Markdown table.
 
     python benchmarks/bench_runner.py                      the bundled model, FP32 and INT8
-    python benchmarks/bench_runner.py --rounds 2 --samples 50 MODEL.tflite
+    python benchmarks/bench_runner.py --rounds 2 --most 2 --samples 50 MODEL.tflite
 
 Every launch is a process of its own. A launch of each is alive at a time, and while one infers the
 others are stopped: turns of `--turn` seconds (A B A B), because a neighbour on the machine comes
 and goes within a second, and would decide the ratio of launches that ran one after the other. The
 inference that a stop cuts in two counts as a long one, for all alike. A figure is the median of
-launch medians. What the runner measures stands for what the Python runtimes do here if it agrees
-with them within 5 %; where a row does not, the exit status is 1.
+launch medians, and a row has rounds (a launch of each) until the 95 % intervals of its ratios are
+no wider than `--precision` percent either way, so that how long a row is measured depends on how
+noisy the machine is, not on what the ratio says. What the runner measures stands for what the
+Python runtimes do here if it agrees with them within 5 %; where a row does not, the exit status
+is 1.
 
 "Package" is the runtime as its Python package runs it, and "same library" the very library that the
 runner loads, called from Python. ONNX Runtime's package is the same code; LiteRT's is another build
@@ -42,6 +45,7 @@ LITERT_C = Path(__file__).parent / "peers" / "run_litert_c.py"
 DEADLINE_S = 300.0
 # What a launch is let run before the turns begin: loading and warm-up.
 LOAD_S = 1.5
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,52 @@ def measure(
     if runtime_of(artifact) is Runtime.TFLITE:
         words = (sys.executable, LITERT_C, artifact, threads, args.samples, given)
         commands[SAME] = [str(word) for word in words]
-    return [in_turns(commands, args.turn, folder) for _ in range(args.rounds)]
+    rounds: list[Mapping[str, Figures]] = []
+    while len(rounds) < args.most:
+        rounds.append(in_turns(commands, args.turn, folder))
+        others = commands.keys() - {RUNNER}
+        if len(rounds) >= args.rounds and all(
+            Ratio.of(rounds, other).half_width * 100 <= args.precision for other in others
+        ):
+            break
+    return rounds
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The runner's median over another's, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, rounds: Sequence[Mapping[str, Figures]], other: str) -> Ratio:
+        """Return the ratio of medians of launch medians, its interval by resampling rounds.
+
+        A round's launches took turns and share its noise, so they are drawn together (paired
+        percentile bootstrap; Efron, 1979).
+        """
+        pairs = np.array([(one[RUNNER].median_ms, one[other].median_ms) for one in rounds])
+        draws = np.random.default_rng(0).integers(len(pairs), size=(RESAMPLES, len(pairs)))
+        medians = np.median(pairs[draws], axis=1)
+        low, high = np.percentile(medians[:, 0] / medians[:, 1], (2.5, 97.5))
+        native, twin = np.median(pairs, axis=0)
+        return cls(native / twin, low, high)
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's width."""
+        return (self.high - self.low) / 2
+
+    @property
+    def off_percent(self) -> float:
+        """How far the ratio is from 1."""
+        return abs(self.value - 1) * 100
+
+    def __str__(self) -> str:
+        """Return the ratio and its interval, as a row shows them."""
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 def export(folder: Path) -> list[Path]:
@@ -169,19 +218,21 @@ def main() -> int:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("artifacts", nargs="*", type=Path, help="default: the bundled model's")
-    parser.add_argument("--rounds", type=int, default=6, help="launches of each")
+    parser.add_argument("--rounds", type=int, default=8, help="fewest launches of each")
+    parser.add_argument("--most", type=int, default=40, help="most launches of each")
+    parser.add_argument("--precision", type=float, default=2.0, help="percent either way")
     parser.add_argument("--samples", type=int, default=200, help="samples of a launch")
     parser.add_argument("--turn", type=float, default=0.12, help="seconds of a turn")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args()
     worst = {SAME: 0.0, PACKAGE: 0.0}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         runner = build(Preset.HOST, folder)
         artifacts = args.artifacts or export(folder / "artifacts")
         print(
-            "| Artifact | Threads | Runner, ms | Same library, ms | Ratio | Ratios of rounds "
-            "| Package, ms | Ratio | Load, ms | Peak MB |\n"
+            "| Artifact | Threads | Runner, ms | Same library, ms | Ratio "
+            "| Package, ms | Ratio | Rounds | Load, ms | Peak MB |\n"
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
         )
         for artifact in artifacts:
@@ -191,16 +242,13 @@ def main() -> int:
                 native, twin, package = (
                     median_of(launch[name] for launch in rounds) for name in (RUNNER, same, PACKAGE)
                 )
-                ratio = native.median_ms / twin.median_ms
-                ratios = [launch[RUNNER].median_ms / launch[same].median_ms for launch in rounds]
-                to_package = native.median_ms / package.median_ms
-                worst[SAME] = max(worst[SAME], abs(ratio - 1) * 100)
-                worst[PACKAGE] = max(worst[PACKAGE], abs(to_package - 1) * 100)
+                ratios = {SAME: Ratio.of(rounds, same), PACKAGE: Ratio.of(rounds, PACKAGE)}
+                for name, ratio in ratios.items():
+                    worst[name] = max(worst[name], ratio.off_percent)
                 print(
                     f"| {artifact.name} | {threads} | {native.median_ms:.2f} "
-                    f"| {twin.median_ms:.2f} | {ratio:.3f} "
-                    f"| {min(ratios):.3f} to {max(ratios):.3f} | {package.median_ms:.2f} "
-                    f"| {to_package:.3f} "
+                    f"| {twin.median_ms:.2f} | {ratios[SAME]} "
+                    f"| {package.median_ms:.2f} | {ratios[PACKAGE]} | {len(rounds)} "
                     f"| {native.load_ms:.0f}, {package.load_ms:.0f} "
                     f"| {native.peak_mb:.0f}, {package.peak_mb:.0f} |",
                     flush=True,
