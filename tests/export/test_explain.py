@@ -17,7 +17,7 @@ from coronet_deploy.export.cost import graph_macs
 from coronet_deploy.export.figures import figures_of
 from coronet_deploy.export.passes import lower, run_passes
 from coronet_deploy.export.passes.minimal import MINIMAL
-from coronet_deploy.export.tflite_file import end_names, read_model, with_metadata, write_model
+from coronet_deploy.export.tflite_file import end_names, pack, read_model, with_metadata
 from coronet_deploy.networks.cost import macs
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.explain import AFTER, BEFORE, explain
@@ -98,7 +98,7 @@ def test_the_steps_lead_from_many_partitions_to_one(tmp_path: Path) -> None:
 def test_a_file_taken_apart_is_put_together_again() -> None:
     graph, picture = capture(nn.Conv2d(3, 4, 3), 8, 8), smooth_picture(8, 8)
     data = emit(graph, Runtime.TFLITE, DType.FP32, {"a": "1"})
-    again = with_metadata(write_model(read_model(data)), {"b": "ü"})
+    again = with_metadata(pack(read_model(data)), {"b": "ü"})
     assert (run_tflite(again, picture) == run_tflite(data, picture)).all()
     model = read_model(again)
     told = {m.name: bytes(model.buffers[m.buffer].data).decode() for m in model.metadata}

@@ -18,17 +18,20 @@ from coronet_deploy.errors import BadInput, ConversionFailed
 from coronet_deploy.export.calibrate import Pictures, choose, hold_out, read_pictures, with_flips
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.equalize import equalize
-from coronet_deploy.export.graph import Graph
-from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.graph import INPUT, Graph
+from coronet_deploy.export.interpret import interpret, interpret_values
 from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.operators import Conv2d
+from coronet_deploy.export.packing import packed_layers, with_rounded_weights
 from coronet_deploy.export.passes import lower
+from coronet_deploy.export.pixels import BRIGHTER, PIXELS, moved_from, with_exact_pixels
 from coronet_deploy.export.quantize import Int8Plan, plan_int8, write_int8
 from coronet_deploy.export.quantize_onnx import insert_qdq
 from coronet_deploy.export.ranges import QMAX, QMIN, Range, Seen, best_range, fitted, measure
 from coronet_deploy.export.sensitivity import int8_layers, search, simulate
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.tflite import emit_tflite
+from coronet_deploy.export.tflite_file import forget_inner_names, pack, read_model
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session
@@ -171,7 +174,12 @@ def test_int8_weights_are_a_quarter(plan: Int8Plan) -> None:
     assert set(plan.summary.int8_layers) == plan.chosen
     assert set(plan.summary.int8_layers) | set(plan.summary.float_layers) == set(weights)
     emit = emit_onnx if runtime is Runtime.ONNX else emit_tflite
-    saved = len(emit(plan.graph, DType.FP32, {})) - len(write_int8(plan, runtime, {}))
+    plain = emit(plan.graph, DType.FP32, {})
+    if runtime is Runtime.TFLITE:  # names, which an int8 file has fewer of, are no weights
+        model = read_model(plain)
+        forget_inner_names(model.subgraphs[0])
+        plain = pack(model)
+    saved = len(plain) - len(write_int8(plan, runtime, {}))
     # Layers that compute in float have their weights in int8 all the same, if these are many.
     assert not plan.packed & plan.chosen
     stored = plan.chosen | plan.packed
@@ -214,6 +222,86 @@ def test_what_one_lowering_taught_serves_the_other_and_no_other_graph(
         assert carried.ranges[other.source] == found.ranges[one.source]
     another = build_generator(full_plan(Architecture.UNET_128, width=2))
     assert found.carried_to(lower(capture(another, 128, 128), Runtime.ONNX)[0]) is None
+
+
+@pytest.mark.parametrize("runtime", list(Runtime))
+def test_the_first_layer_reads_every_pixel_exactly(
+    resnet: Graph, pictures: Pictures, runtime: Runtime
+) -> None:
+    lowered, _ = lower(resnet, runtime, integer=True)
+    exact = with_exact_pixels(lowered)
+    picture = pictures.values[0]
+    assert psnr_db(interpret(lowered, picture), interpret(exact, picture)) > 100
+
+    # All 256 pixels come out of the sum on steps of the format, each on its own.
+    pixels = np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)
+    shape = (1, HEIGHT, WIDTH, 3)
+    spread = np.resize(pixels, shape).astype(np.float32)
+    steps = interpret_values(exact, spread, [BRIGHTER])[BRIGHTER].astype(np.float64)
+    steps = steps / float(PIXELS.scale) + PIXELS.zero_point
+    assert np.abs(steps - np.resize(np.arange(256) - 128, shape)).max() < 1e-3
+
+    first = int8_layers(exact)[0]
+    assert first.source in moved_from(exact, BRIGHTER)
+    ranges = measure(exact, [first.source, first.name], pictures)
+    lost = []
+    for own in (ranges, {**ranges, first.source: PIXELS}):
+        drawn = simulate(exact, {first.name}, own, picture)
+        lost.append(psnr_db(interpret(exact, picture), drawn))
+    # What is left is what rounding its weights and its result loses.
+    assert lost[1] > lost[0] + 0.4
+
+
+def test_the_sum_stands_only_where_an_int8_layer_reads_it(
+    resnet: Graph, pictures: Pictures
+) -> None:
+    layers = int8_layers(lower(resnet, Runtime.ONNX, integer=True)[0])
+    for budget_db in (30.0, 50.0):
+        plan = plan_int8(Study(resnet, pictures), Runtime.ONNX, budget_db)
+        chosen = layers[0].name in plan.chosen
+        assert chosen == (budget_db < 50)
+        assert chosen == (BRIGHTER in plan.graph.shapes)
+        assert chosen == ("exact_pixels" in [report.name for report in plan.passes])
+
+
+class _Skip(nn.Module):
+    """Adds the picture to what its convolution makes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layer(x) + x)
+
+
+def test_a_picture_that_is_padded_with_zeros_or_read_elsewhere_stays_as_it_is() -> None:
+    for network in (build_generator(full_plan(Architecture.UNET_128, width=2)), _Skip()):
+        for runtime in Runtime:
+            lowered, _ = lower(capture(network.eval(), 128, 128), runtime, integer=True)
+            assert INPUT in {name for node in lowered.nodes for name in node.inputs}
+            assert with_exact_pixels(lowered) is lowered
+
+
+def test_small_layers_are_packed_where_the_budget_allows_it(
+    resnet: Graph, pictures: Pictures
+) -> None:
+    lowered, _ = lower(resnet, Runtime.ONNX, integer=True)
+    layers = int8_layers(lowered)
+    ranges = measure(lowered, [v for x in layers for v in (x.source, x.name)], pictures)
+    weights = {n.output: n.inputs[1] for n in lowered.nodes if isinstance(n.op, Conv2d)}
+    sizes = {name: lowered.constants[weight].size for name, weight in weights.items()}
+    chosen = {layer.name for layer in layers if "blocks" in layer.name}
+    packed = packed_layers(lowered, chosen, pictures, ranges, 20.0)
+    assert packed == {n for n, size in sizes.items() if n not in chosen and size >= 200}
+    # Nothing fits this budget; the heavy ones are packed all the same.
+    heavy = packed_layers(lowered, chosen, pictures, ranges, 90.0)
+    assert heavy == {n for n in packed if sizes[n] >= 0.01 * sum(sizes.values())}
+    assert 0 < len(heavy) < len(packed)
+    rounded = with_rounded_weights(lowered, packed)
+    for name, weight in weights.items():
+        same = np.array_equal(rounded.constants[weight], lowered.constants[weight])
+        assert same == (name not in packed)
 
 
 def test_no_layer_within_an_impossible_budget(resnet: Graph, pictures: Pictures) -> None:

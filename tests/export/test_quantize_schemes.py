@@ -15,8 +15,8 @@ from torch import nn
 from coronet_deploy.coronet.checkpoint import load_checkpoint
 from coronet_deploy.coronet.zoo import bundled_calibration, bundled_checkpoint, bundled_pictures
 from coronet_deploy.errors import BadInput, ConversionFailed
-from coronet_deploy.export.build import Built, build
-from coronet_deploy.export.calibrate import Pictures, read_pictures
+from coronet_deploy.export.build import Built, build, emit
+from coronet_deploy.export.calibrate import Pictures, choose, read_pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.channels import equalize_channels
 from coronet_deploy.export.graph import Graph
@@ -30,6 +30,7 @@ from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.subpixel import SubpixelConvolution
 from coronet_deploy.export.ranges import Range
 from coronet_deploy.export.schemes import refusal
+from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject, subject_of
 from coronet_deploy.images import Array
 from coronet_deploy.networks.generator import build_generator, full_plan
@@ -120,6 +121,24 @@ def bundled() -> tuple[Subject, Graph, Pictures, Pictures, tuple[Array, ...]]:
     calibration = read_pictures(bundled_calibration(), 256, 256)
     graph = capture(subject.generator, 256, 256)
     return subject, graph, pictures, calibration, translate(subject.generator, pictures)
+
+
+# Small generators: 270,000 weights in 450 operators, so that what stands around weights counts.
+@pytest.mark.parametrize("name", ["horse2zebra-resnet9", "horse2zebra-resnet9-reverse"])
+def test_int8_files_of_a_pruned_resnet_are_three_tenths(name: str, tmp_path: Path) -> None:
+    folder = bundled_checkpoint().parents[1] / "horse2zebra-resnet9"
+    subject = subject_of(load_checkpoint(folder / f"{name}.safetensors"))
+    graph = capture(subject.generator, 256, 256)
+    pictures = read_pictures(bundled_pictures()[:3], 256, 256)
+    calibration = choose(read_pictures(bundled_calibration(), 256, 256))
+    references = translate(subject.generator, pictures)
+    study = Study(graph, calibration)
+    for runtime in Runtime:
+        built = build(graph, runtime, DType.INT8, subject, calibration, study=study)
+        plain, _ = lower(graph, runtime, prefer="size")
+        assert len(built.data) <= 0.30 * len(emit(plain, runtime, DType.FP32, {}))
+        outputs, _, _ = _draw(built, runtime, pictures, tmp_path)
+        assert _worst_db(references, outputs) >= 38
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -18,6 +19,7 @@ from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.passes import Preference, lower
 from coronet_deploy.export.tflite import emit_tflite
+from coronet_deploy.export.tflite_file import pack, read_model
 from coronet_deploy.images import Array
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.parity import psnr_db
@@ -183,6 +185,30 @@ def test_every_constant_is_aligned_to_sixteen_bytes() -> None:
             starts.append(table.Vector(table.Offset(4)))
     assert len(starts) > 100
     assert {start % 16 for start in starts} == {0}
+
+
+def _tree(value: Any) -> Any:
+    """Return the schema's objects as plain values, to compare."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, list):
+        return [_tree(item) for item in value]
+    fields = getattr(value, "__dict__", None)
+    if fields is None:
+        return value
+    return type(value).__name__, {name: _tree(item) for name, item in fields.items()}
+
+
+@pytest.mark.parametrize("dtype", [DType.FP32, DType.FP16])
+def test_what_is_equal_stands_in_the_file_once(dtype: DType) -> None:
+    data = _file(dtype)
+    model = schema.ModelT.InitFromPackedBuf(data)
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    plain = bytes(builder.Output())
+    assert len(data) < len(plain) - 10_000
+    assert _tree(schema.ModelT.InitFromPackedBuf(plain)) == _tree(model)
+    assert pack(read_model(plain)) == data
 
 
 def test_float16_halves_the_file() -> None:

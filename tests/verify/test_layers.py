@@ -14,7 +14,7 @@ from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.manifest import Manifest, Source, read_manifest
 from coronet_deploy.export.subject import Subject
-from coronet_deploy.export.tflite_file import read_model, write_model
+from coronet_deploy.export.tflite_file import pack, read_model
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.layers import LEAST_SNR_DB, compare_layers, first_wrong
 from coronet_deploy.verify.release import Order, release
@@ -83,7 +83,7 @@ def _spoil_tflite(path: Path, layer: str) -> None:
             values = np.frombuffer(bytes(buffer.data), np.float32).copy()
             values[::3] *= -1
             buffer.data = values.tobytes()
-    path.write_bytes(write_model(model))
+    path.write_bytes(pack(model))
 
 
 def _spoil_onnx(path: Path, layer: str) -> None:

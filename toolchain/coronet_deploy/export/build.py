@@ -90,11 +90,7 @@ def _int8(
     from coronet_deploy.export import quantize
 
     graph = study.graph
-    resnet = (
-        subject.plan.architecture.is_resnet
-        if subject.plan
-        else any(isinstance(node.op, InstanceNorm) for node in graph.nodes)
-    )
+    resnet = _like_resnet(graph, subject)
     budget_db = quantize.RESNET_BUDGET_DB if resnet else quantize.UNET_BUDGET_DB
     plan = quantize.plan_int8(study, runtime, budget_db, progress)
     passes = ("equalize", *_names(plan.passes))
@@ -102,12 +98,25 @@ def _int8(
     return Built(quantize.write_int8(plan, runtime, embedded.as_metadata()), embedded, plan.summary)
 
 
+def _like_resnet(graph: Graph, subject: Subject) -> bool:
+    """Return whether values reach as far as a ResNet's, which its norms do not keep in bounds."""
+    if subject.plan:
+        return subject.plan.architecture.is_resnet
+    return any(isinstance(node.op, InstanceNorm) for node in graph.nodes)
+
+
 def _integer(
     graph: Graph, runtime: Runtime, dtype: DType, subject: Subject, calibration: Pictures
 ) -> Built:
-    from coronet_deploy.export.integer.plan import plan_integer, summary
+    from coronet_deploy.export.integer.plan import (
+        RESNET_MARGIN,
+        UNET_MARGIN,
+        plan_integer,
+        summary,
+    )
 
-    plan = plan_integer(graph, runtime, calibration, INTEGER_BITS[dtype])
+    margin = RESNET_MARGIN if _like_resnet(graph, subject) else UNET_MARGIN
+    plan = plan_integer(graph, runtime, calibration, INTEGER_BITS[dtype], margin)
     passes = ("equalize", *_names(plan.passes))
     embedded = describe(graph, runtime, dtype, subject, passes)
     tensors = {}

@@ -10,26 +10,22 @@ eight bits spoil first; so do the convolutions that a sensitivity search leaves 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.manifest import Quantization
 from coronet_deploy.export.native import captured_stderr
-from coronet_deploy.export.operators import Conv2d
+from coronet_deploy.export.packing import with_rounded_weights
 from coronet_deploy.export.passes import PassReport, lower
+from coronet_deploy.export.pixels import BRIGHTER, moved_from, with_exact_pixels
 from coronet_deploy.export.ranges import Range
-from coronet_deploy.export.sensitivity import (
-    Layer,
-    float_macs,
-    int8_layers,
-    round_weight,
-)
+from coronet_deploy.export.sensitivity import Layer, float_macs, int8_layers
 from coronet_deploy.export.study import Study
 from coronet_deploy.vocabulary import DType, Runtime
 
-RESNET_BUDGET_DB = 40.0
+RESNET_BUDGET_DB = 41.0
 UNET_BUDGET_DB = 50.0
 """What the search keeps a simulated int8 generator above, against its float self.
 
@@ -37,15 +33,11 @@ A U-Net loses less: its norms are folded into its convolutions, and its skips ca
 """
 
 
-_HEAVY = 0.01  # of all weights
-
-
 @dataclass(frozen=True)
 class Int8Plan:
     """A lowered float graph, the names of its layers that compute in int8, and their ranges.
 
-    `packed` are layers that compute in float with weights stored in int8: what spoils a layer is
-    its activations in eight bits, not its weights, and the file stays a quarter.
+    `packed` are layers that compute in float with weights stored in int8.
     """
 
     graph: Graph
@@ -71,33 +63,21 @@ def plan_int8(
 
     """
     lowered, reports = lower(study.even, runtime, integer=True)
-    found = study.survey(lowered, budget_db, progress)
+    exact = with_exact_pixels(lowered)
+    found = study.survey(exact, budget_db, progress)
     if not found.chosen:
         raise ConversionFailed(
             f"no layer can compute in int8 with a PSNR of {budget_db:g} dB",
             hint="take fp16, or calibrate on pictures that are more like those of the task",
         )
+    read = {layer.source for layer in found.layers if layer.name in found.chosen}
+    if read & moved_from(exact, BRIGHTER):
+        report = PassReport("exact_pixels", len(lowered.nodes), len(exact.nodes), changed=True)
+        reports = (*reports, report)
+        lowered = exact
     summary = _summary(found.layers, found.chosen, study.shown, float_macs(lowered))
-    packed = _heavy(lowered, {layer.name for layer in found.layers} - found.chosen)
-    return Int8Plan(_rounded(lowered, packed), reports, found.chosen, packed, found.ranges, summary)
-
-
-def _rounded(graph: Graph, packed: frozenset[str]) -> Graph:
-    """Return `graph` with the weights of the layers `packed` as int8 has them."""
-    weights = {node.inputs[1] for node in graph.nodes if node.output in packed}
-    rounded = {name: round_weight(graph.constants[name]) for name in weights}
-    return replace(graph, constants={**graph.constants, **rounded})
-
-
-def _heavy(graph: Graph, left: set[str]) -> frozenset[str]:
-    """Return those of `left`, which compute in float, whose weights the file would show."""
-    sizes = {
-        node.output: graph.constants[node.inputs[1]].size
-        for node in graph.nodes
-        if isinstance(node.op, Conv2d)
-    }
-    least = _HEAVY * sum(sizes.values())
-    return frozenset(name for name in left if sizes[name] >= least)
+    rounded = with_rounded_weights(lowered, found.packed)
+    return Int8Plan(rounded, reports, found.chosen, found.packed, found.ranges, summary)
 
 
 def write_int8(plan: Int8Plan, runtime: Runtime, metadata: Mapping[str, str]) -> bytes:
@@ -123,6 +103,8 @@ def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
         from ai_edge_quantizer import qtyping, quantizer
     except ImportError as error:
         raise missing_package("ai-edge-quantizer", "export") from error
+    from coronet_deploy.export.tflite_file import forget_inner_names, pack, read_model
+
     sources = {layer.name: layer.source for layer in int8_layers(plan.graph)}
     work = quantizer.Quantizer(data)
     # The quantizer finds an operator by a search for this in "<its output's name>;".
@@ -156,7 +138,9 @@ def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
             )
         except (KeyError, RuntimeError, ValueError) as error:
             raise ConversionFailed(f"ai-edge-quantizer refuses the graph: {error}") from error
-    return bytes(result.quantized_model)
+    model = read_model(bytes(result.quantized_model))
+    forget_inner_names(model.subgraphs[0])
+    return pack(model)
 
 
 def _summary(

@@ -63,6 +63,7 @@ class _Rewriter:
         self._before: dict[str, list[Any]] = {}  # nodes to put before one, by its output
         self._after: dict[str, list[Any]] = {}
         self._restored: dict[str, str] = {}  # a float value to its rounded twin
+        self._constants = 0
 
     def run(self, chosen: Collection[str], packed: Collection[str]) -> None:
         """Put the layers `chosen` into int8, and the weights of those in `packed`."""
@@ -127,12 +128,12 @@ class _Rewriter:
         self._after[exact] = self._pair(exact, name, self._ranges[name])
 
     def _pair(self, value: str, rounded: str, r: Range) -> list[Any]:
-        scale = self._constant(f"{rounded}/scale", np.asarray(r.scale, np.float32))
-        zero = self._constant(f"{rounded}/zero_point", np.asarray(r.zero_point - QMIN, np.uint8))
+        scale = self._constant(np.asarray(r.scale, np.float32))
+        zero = self._constant(np.asarray(r.zero_point - QMIN, np.uint8))
         node, whole = self._onnx.helper.make_node, f"{rounded}/uint8"
         return [
-            node("QuantizeLinear", [value, scale, zero], [whole], name=f"{rounded}/quantize"),
-            node("DequantizeLinear", [whole, scale, zero], [rounded], name=f"{rounded}/restore"),
+            node("QuantizeLinear", [value, scale, zero], [whole]),
+            node("DequantizeLinear", [whole, scale, zero], [rounded]),
         ]
 
     def _dequantize(
@@ -143,15 +144,13 @@ class _Rewriter:
         into: list[Any],
     ) -> str:
         zeros = np.zeros(scales.shape, stored.dtype)
-        inputs = [
-            self._constant(f"{name}/{stored.dtype.name}", stored),
-            self._constant(f"{name}/scale", scales.astype(np.float32)),
-            self._constant(f"{name}/zero_point", zeros),
-        ]
-        node = self._onnx.helper.make_node
-        into.append(node("DequantizeLinear", inputs, [name], name=f"{name}/restore", axis=0))
+        inputs = [self._constant(values) for values in (stored, scales.astype(np.float32), zeros)]
+        into.append(self._onnx.helper.make_node("DequantizeLinear", inputs, [name], axis=0))
         return name
 
-    def _constant(self, name: str, values: npt.NDArray[Any]) -> str:
+    def _constant(self, values: npt.NDArray[Any]) -> str:
+        """Return the short name of a new constant: names are much of a small file."""
+        self._constants += 1
+        name = f"int8/{self._constants}"
         self._graph.initializer.append(self._onnx.numpy_helper.from_array(values, name))
         return name

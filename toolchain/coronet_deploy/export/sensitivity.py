@@ -95,6 +95,26 @@ def search(
     return frozenset(layer.name for layer in order[:kept])
 
 
+def keeps(
+    graph: Graph,
+    rounded: Graph,
+    chosen: Collection[str],
+    pictures: Pictures,
+    ranges: Mapping[str, Range],
+    budget_db: float,
+) -> bool:
+    """Return whether `graph` with other constants (`rounded`) and layers in int8 keeps the picture.
+
+    Judged as in `search`.
+    """
+    budget = 4 / 10 ** (budget_db / 10)
+    return all(
+        _mean_square(simulate(rounded, chosen, ranges, picture), interpret(graph, picture))
+        <= budget
+        for picture in pictures.values[:_TRIED_ON]
+    )
+
+
 def _most(total: int, fits: Callable[[int], bool]) -> int:
     """Return the largest number up to `total` that fits, if all below it do; by halving."""
     if fits(total):

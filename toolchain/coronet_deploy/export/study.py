@@ -15,7 +15,9 @@ from functools import cached_property
 from coronet_deploy.export.calibrate import Pictures, with_flips
 from coronet_deploy.export.equalize import equalize
 from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.packing import packed_layers
 from coronet_deploy.export.passes import lower
+from coronet_deploy.export.pixels import BRIGHTER, PIXELS, moved_from, with_exact_pixels
 from coronet_deploy.export.ranges import Range, measure
 from coronet_deploy.export.sensitivity import Layer, int8_layers, search
 from coronet_deploy.vocabulary import Runtime
@@ -25,12 +27,14 @@ from coronet_deploy.vocabulary import Runtime
 class Survey:
     """The layers `chosen` to compute in int8, by name, and the range of what each reads and makes.
 
-    `ranges` are by the name of a value of the graph that was looked at.
+    `ranges` are by the name of a value of the graph that was looked at; `packed` are the other
+    layers whose weights are stored in int8.
     """
 
     layers: tuple[Layer, ...]
     ranges: Mapping[str, Range]
     chosen: frozenset[str]
+    packed: frozenset[str]
 
     def carried_to(self, graph: Graph) -> Survey | None:
         """Return the same of another lowering of the same graph; None if layers do not match."""
@@ -38,12 +42,15 @@ class Survey:
         if not _match(self.layers, layers):
             return None
         ranges: dict[str, Range] = {}
-        chosen = set()
         for mine, its in zip(self.layers, layers, strict=True):
             ranges |= {its.source: self.ranges[mine.source], its.name: self.ranges[mine.name]}
-            if mine.name in self.chosen:
-                chosen.add(its.name)
-        return Survey(layers, ranges, frozenset(chosen))
+        chosen, packed = (
+            frozenset(
+                its.name for mine, its in zip(self.layers, layers, strict=True) if mine.name in mark
+            )
+            for mark in (self.chosen, self.packed)
+        )
+        return Survey(layers, ranges, chosen, packed)
 
 
 def _match(layers: Sequence[Layer], others: Sequence[Layer]) -> bool:
@@ -77,13 +84,15 @@ class Study:
     ) -> Survey:
         """Return the layers of `lowered`, a lowering of `even`, that keep the picture in int8.
 
+        Where layers can read exact pixels (`with_exact_pixels`) their ranges are for those.
+
         Raises:
             ConversionFailed: a value is not finite on a picture; names it and the picture.
 
         """
         if budget_db not in self._surveys:
             plain, _ = lower(self.even, Runtime.ONNX, integer=True)
-            self._surveys[budget_db] = self._look(plain, budget_db, progress)
+            self._surveys[budget_db] = self._look(with_exact_pixels(plain), budget_db, progress)
         carried = self._surveys[budget_db].carried_to(lowered)
         return carried or self._look(lowered, budget_db, progress)
 
@@ -91,4 +100,7 @@ class Study:
         layers = int8_layers(graph)
         values = [name for layer in layers for name in (layer.source, layer.name)]
         ranges = measure(graph, values, self.shown)
-        return Survey(layers, ranges, search(graph, self.shown, ranges, budget_db, progress))
+        ranges |= dict.fromkeys(moved_from(graph, BRIGHTER).intersection(values), PIXELS)
+        chosen = search(graph, self.shown, ranges, budget_db, progress)
+        packed = packed_layers(graph, chosen, self.shown, ranges, budget_db) if chosen else chosen
+        return Survey(layers, ranges, chosen, packed)

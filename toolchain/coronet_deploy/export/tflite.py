@@ -18,11 +18,10 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import INPUT, OUTPUT, FloatArray, Graph, Node
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.passes.zero_padding import same_padding
-from coronet_deploy.export.tflite_file import AlignedBuffer
+from coronet_deploy.export.tflite_file import AlignedBuffer, pack
 from coronet_deploy.vocabulary import DType
 
 try:
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 except ImportError as error:
     raise missing_package(error.name or "ai-edge-litert", "export") from error
@@ -80,10 +79,7 @@ class Writer:
             entry.name, entry.buffer = name, self._buffer(text.encode())
             model.metadata.append(entry)
         model.buffers = self._buffers
-        size = sum(len(buffer.data) + 64 for buffer in self._buffers[1:])
-        builder = flatbuffers.Builder(size + 512 * (len(self._tensors) + len(self._operators)))
-        builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(memoryview(builder.Bytes)[builder.Head() :])
+        return pack(model)
 
     def _subgraph(self) -> Any:  # noqa: ANN401 - the schema ships no types
         subgraph = schema.SubGraphT()

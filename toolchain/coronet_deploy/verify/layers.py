@@ -228,7 +228,7 @@ def _inside_tflite(path: Path, names: list[str], picture: Array) -> dict[str, Ar
     try:
         from ai_edge_litert.interpreter import Interpreter
 
-        from coronet_deploy.export.tflite_file import read_model, write_model
+        from coronet_deploy.export.tflite_file import pack, read_model
     except ImportError as error:
         raise missing_package(error.name or "ai-edge-litert", "runtimes") from error
     model = read_model(path.read_bytes())
@@ -239,7 +239,7 @@ def _inside_tflite(path: Path, names: list[str], picture: Array) -> dict[str, Ar
     model.signatureDefs = []  # it tells the outputs that were
     with captured_stderr():
         try:
-            interpreter = Interpreter(model_content=write_model(model), num_threads=1)
+            interpreter = Interpreter(model_content=pack(model), num_threads=1)
             interpreter.allocate_tensors()
             (taken,) = interpreter.get_input_details()
             interpreter.set_tensor(taken["index"], _quantized(picture, taken))

@@ -77,10 +77,8 @@ PIXELS_8 = Format(8, np.float32(1 / 127.5))
 """A picture that comes in: int8 of a pixel is the pixel less 128, which is what to feed.
 
 Its real values are then half a step too dark everywhere, for real 0 lies between two pixels; the
-first convolutions make up for that in their biases (see `HALF_STEP`).
+first convolutions make up for that in their biases (see `pixels`).
 """
-
-HALF_STEP = 0.5 / 127.5
 
 PICTURE_8 = Format(8, np.float32(1 / 127))
 """A picture in [-1, 1], with -1, 0 and 1 among what can be stored."""

@@ -9,7 +9,7 @@ both). Where a value changes its width stands a `Requantize`. Values that an ope
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ from coronet_deploy.export.equalize import equalize
 from coronet_deploy.export.graph import INPUT, OUTPUT, Edit, Graph, Node, rewrite
 from coronet_deploy.export.integer.formats import (
     FLOAT_BITS,
-    HALF_STEP,
     PICTURE_8,
     PIXELS_8,
     SIGMOID_8,
@@ -32,6 +31,7 @@ from coronet_deploy.export.integer.formats import (
 )
 from coronet_deploy.export.manifest import Quantization
 from coronet_deploy.export.passes import PassReport, lower
+from coronet_deploy.export.pixels import HALF_STEP, MOVING, moved_from, takes_pixels
 from coronet_deploy.export.ranges import Range, Seen, fitted, observe
 from coronet_deploy.vocabulary import Runtime
 
@@ -45,11 +45,16 @@ _ARITHMETIC = (
     | ops.InstanceNorm
     | ops.BatchNorm
 )
-_MOVING = ops.Slice | ops.Concat | ops.Reshape | ops.ZeroPad | ops.ReflectPad | ops.DepthToSpace
 _CONVOLUTIONS = ops.Conv2d | ops.DepthwiseConv2d | ops.ConvTranspose2d
 _HEADROOM = 2.0  # of 16-bit values over what was seen; it costs one bit
-# Less than where only convolutions round: here every operator does, and more falls below the bar.
-_MARGIN = 1.1
+RESNET_MARGIN = 1.34
+UNET_MARGIN = 1.1
+"""By how much the range of an 8-bit value is wider than the best one for what was seen.
+
+Less than where only convolutions round, for here every operator does. A U-Net, whose pictures are
+label maps, loses more pictures to rounding than to clipping.
+"""
+
 _ROOT_HEADROOM = 4.0  # a channel flatter than any seen has a larger reciprocal deviation
 
 
@@ -67,10 +72,17 @@ class IntegerPlan:
     framed: bool
 
 
-def plan_integer(graph: Graph, runtime: Runtime, pictures: Pictures, bits: int) -> IntegerPlan:
+def plan_integer(
+    graph: Graph,
+    runtime: Runtime,
+    pictures: Pictures,
+    bits: int,
+    margin: float = UNET_MARGIN,
+) -> IntegerPlan:
     """Return how `graph`, as it was captured, is to compute in integers throughout.
 
-    With `bits=8` the picture comes and leaves in integers, with `bits=16` in float32.
+    With `bits=8` the picture comes and leaves in integers, with `bits=16` in float32. `margin`
+    widens the ranges of 8-bit values.
 
     Raises:
         ConversionFailed: values are not finite on the pictures.
@@ -81,17 +93,18 @@ def plan_integer(graph: Graph, runtime: Runtime, pictures: Pictures, bits: int) 
     alike = equalize(graph, pictures, between=not framed)
     lowered, reports = lower(alike, runtime, integer=True)
     lowered = _with_biases(lowered)
-    pixels = not framed and _takes_pixels(lowered)
+    pixels = not framed and takes_pixels(lowered)
     if pixels:
         lowered = _brighter(lowered)
-    placed = _with_requantizing(lowered, bits, framed=framed)
+    wide = _wide_relus(lowered) if runtime is Runtime.ONNX else frozenset()
+    placed = _with_requantizing(lowered, bits, wide, framed=framed)
     widths = {INPUT: FLOAT_BITS if framed else bits}
-    widths |= {node.output: _width(node.op, bits) for node in placed.nodes}
+    widths |= {node.output: _width(node, bits, wide) for node in placed.nodes}
     widths = {name: width for name, width in widths.items() if width != FLOAT_BITS}
     seen = observe(placed, widths, pictures)
-    formats = _formats(placed, widths, seen, runtime)
+    formats = _formats(placed, widths, seen, runtime, margin)
     if pixels:
-        for name in _moved_from_input(placed):
+        for name in moved_from(placed, INPUT):
             formats[name] = PIXELS_8
     return IntegerPlan(_above_zero(placed, formats), formats, reports, pictures.names, framed)
 
@@ -107,11 +120,25 @@ def summary(plan: IntegerPlan) -> Quantization:
     )
 
 
-def _width(op: ops.Operator, bits: int) -> int:
-    """Return the bits of the integers in which an operator computes."""
-    if isinstance(op, ops.Requantize):
-        return op.bits
-    return 16 if isinstance(op, _ARITHMETIC) else bits
+def _width(node: Node, bits: int, wide: Collection[str]) -> int:
+    """Return the bits of the integers in which a node computes."""
+    if isinstance(node.op, ops.Requantize):
+        return node.op.bits
+    return 16 if isinstance(node.op, _ARITHMETIC) or node.output in wide else bits
+
+
+def _wide_relus(graph: Graph) -> frozenset[str]:
+    """Return the ReLUs of what comes in 16 bits.
+
+    In eight, half of the steps would be for what is below zero. TFLite's arithmetic has the ReLU in
+    it; ONNX Runtime's has not.
+    """
+    makers = {node.output: node.op for node in graph.nodes}
+    return frozenset(
+        node.output
+        for node in graph.nodes
+        if isinstance(node.op, ops.Relu) and isinstance(makers.get(node.inputs[0]), _ARITHMETIC)
+    )
 
 
 def _with_biases(graph: Graph) -> Graph:
@@ -128,28 +155,9 @@ def _with_biases(graph: Graph) -> Graph:
     return rewrite(graph, visit)
 
 
-def _moved_from_input(graph: Graph) -> frozenset[str]:
-    """Return the picture and what is only moved from it."""
-    moved = {INPUT}
-    for node in graph.nodes:
-        if isinstance(node.op, _MOVING) and moved.issuperset(node.inputs):
-            moved.add(node.output)
-    return frozenset(moved)
-
-
-def _takes_pixels(graph: Graph) -> bool:
-    """Return whether the picture goes into convolutions and nowhere else."""
-    moved = _moved_from_input(graph)
-    readers = [node for node in graph.nodes if moved.intersection(node.inputs)]
-    return all(
-        node.output in moved or (isinstance(node.op, ops.Conv2d) and node.inputs[0] in moved)
-        for node in readers
-    )
-
-
 def _brighter(graph: Graph) -> Graph:
     """Let the first convolutions add half a step to the picture (see `PIXELS_8`)."""
-    moved = _moved_from_input(graph)
+    moved = moved_from(graph, INPUT)
     first = {node.output for node in graph.nodes if node.inputs[0] in moved} - moved
 
     def visit(edit: Edit, node: Node) -> str | None:
@@ -162,7 +170,7 @@ def _brighter(graph: Graph) -> Graph:
     return rewrite(graph, visit)
 
 
-def _with_requantizing(graph: Graph, bits: int, *, framed: bool) -> Graph:
+def _with_requantizing(graph: Graph, bits: int, wide: Collection[str], *, framed: bool) -> Graph:
     """Put a Requantize wherever an operator reads another width than its own.
 
     One stands too before a concatenation that joins a value whose format is fixed with others.
@@ -173,7 +181,7 @@ def _with_requantizing(graph: Graph, bits: int, *, framed: bool) -> Graph:
     twins: dict[tuple[str, int], str] = {}
 
     def visit(edit: Edit, node: Node) -> str:
-        want = _width(node.op, bits)
+        want = _width(node, bits, wide)
         origins = {held.get(name) for name in node.inputs if name not in edit.constants}
         mixed = isinstance(node.op, ops.Concat) and len(origins) > 1
         inputs = []
@@ -192,7 +200,7 @@ def _with_requantizing(graph: Graph, bits: int, *, framed: bool) -> Graph:
             return edit.emit(ops.Requantize(leaving), inner)
         value = edit.emit(node.op, *inputs, name=node.output)
         have[value] = have[node.output] = want
-        kept = isinstance(node.op, _MOVING) and not mixed and inputs[0] in held
+        kept = isinstance(node.op, MOVING) and not mixed and inputs[0] in held
         if kept or isinstance(node.op, ops.Tanh | ops.Sigmoid):
             held[value] = held[node.output] = held[inputs[0]] if kept else type(node.op)
         return value
@@ -210,7 +218,7 @@ def _groups(graph: Graph, widths: Mapping[str, int]) -> list[list[str]]:
         return name
 
     for node in graph.nodes:
-        if isinstance(node.op, _MOVING):
+        if isinstance(node.op, MOVING):
             for name in node.inputs:
                 parent[root(name)] = root(node.output)
     groups: dict[str, list[str]] = {}
@@ -220,7 +228,11 @@ def _groups(graph: Graph, widths: Mapping[str, int]) -> list[list[str]]:
 
 
 def _formats(
-    graph: Graph, widths: Mapping[str, int], seen: Mapping[str, Seen], runtime: Runtime
+    graph: Graph,
+    widths: Mapping[str, int],
+    seen: Mapping[str, Seen],
+    runtime: Runtime,
+    margin: float,
 ) -> dict[str, Format]:
     makers = {node.output: node.op for node in graph.nodes}
     readers: dict[str, list[ops.Operator]] = {}
@@ -229,15 +241,15 @@ def _formats(
             readers.setdefault(name, []).append(node.op)
     formats = {}
     for members in _groups(graph, widths):
-        own = [name for name in members if not isinstance(makers.get(name), _MOVING)]
+        own = [name for name in members if not isinstance(makers.get(name), MOVING)]
         bits = widths[own[0]]
         chosen = _fixed(makers.get(own[0]), bits, runtime)
         if chosen is None:
             together = functools.reduce(Seen.joined, (seen[name] for name in own))
             used = [op for name in members for op in readers.get(name, [])]
-            used = [op for op in used if not isinstance(op, _MOVING)]
+            used = [op for op in used if not isinstance(op, MOVING)]
             root = isinstance(makers[own[0]], ops.Rsqrt)
-            chosen = _measured(together, bits, used, reciprocal=root)
+            chosen = _measured(together, bits, used, margin, reciprocal=root)
         formats.update(dict.fromkeys(members, chosen))
     return formats
 
@@ -256,12 +268,14 @@ def _fixed(maker: ops.Operator | None, bits: int, runtime: Runtime) -> Format | 
     return None
 
 
-def _measured(seen: Seen, bits: int, readers: list[ops.Operator], *, reciprocal: bool) -> Format:
+def _measured(
+    seen: Seen, bits: int, readers: list[ops.Operator], margin: float, *, reciprocal: bool
+) -> Format:
     if bits != 8:  # noqa: PLR2004 - 16 bits hold the extremes with room to spare
         room = _ROOT_HEADROOM if reciprocal else _HEADROOM
         return Format.of(Range(seen.low * room, max(seen.high * room, 1e-6)), bits)
     through = np.tanh if readers and all(isinstance(op, ops.Tanh) for op in readers) else None
-    return Format.of(fitted(seen, through, _MARGIN), bits)
+    return Format.of(fitted(seen, through, margin), bits)
 
 
 def _above_zero(graph: Graph, formats: Mapping[str, Format]) -> Graph:

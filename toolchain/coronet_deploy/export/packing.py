@@ -1,0 +1,56 @@
+"""Layers that compute in float with weights stored in int8.
+
+What spoils a layer in eight bits is its activations more than its weights, so those that the
+search leaves in float have their weights rounded all the same: the file stays a quarter. Small
+ones are, where the file would be much smaller for it and the picture stays about within the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.operators import Conv2d
+from coronet_deploy.export.ranges import Range
+from coronet_deploy.export.sensitivity import int8_layers, keeps, round_weight
+
+_HEAVY = 0.01  # of all weights
+_FEW = 200  # weights that take less in float than their scales and an operator would
+_MUCH = 0.04  # of a file
+_SLACK_DB = 0.5  # the search leaves nothing of its budget
+
+
+def packed_layers(
+    graph: Graph,
+    chosen: Collection[str],
+    pictures: Pictures,
+    ranges: Mapping[str, Range],
+    budget_db: float,
+) -> frozenset[str]:
+    """Return the layers to pack, by name, where those `chosen` compute in int8.
+
+    `pictures` are (1, H, W, C) real values in [-1, 1]; `budget_db` is what the search kept.
+    """
+    sizes = {
+        node.output: graph.constants[node.inputs[1]].size
+        for node in graph.nodes
+        if isinstance(node.op, Conv2d)
+    }
+    total = sum(sizes.values())
+    left = [layer.name for layer in int8_layers(graph) if layer.name not in chosen]
+    heavy = frozenset(name for name in left if sizes[name] >= _HEAVY * total)
+    light = frozenset(name for name in left if sizes[name] >= _FEW) - heavy
+    if 3 * sum(sizes[name] for name in light) < _MUCH * total:
+        return heavy
+    rounded = with_rounded_weights(graph, heavy | light)
+    fits = keeps(graph, rounded, chosen, pictures, ranges, budget_db - _SLACK_DB)
+    return heavy | light if fits else heavy
+
+
+def with_rounded_weights(graph: Graph, packed: Collection[str]) -> Graph:
+    """Return `graph` with the weights of the layers `packed` as int8 has them."""
+    weights = {node.inputs[1] for node in graph.nodes if node.output in packed}
+    rounded = {name: round_weight(graph.constants[name]) for name in weights}
+    return replace(graph, constants={**graph.constants, **rounded})
