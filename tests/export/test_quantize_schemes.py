@@ -173,6 +173,9 @@ def test_a_resnet_in_every_scheme(
         assert told.dtype == contract.dtype
         assert told.zero_point == contract.zero_point
         assert told.scale == pytest.approx(contract.scale) if integer else told.scale is None
+    pixel = "pixel - 128" if runtime is Runtime.TFLITE else "pixel"
+    assert built.embedded.input.stored == (pixel if integer else None)
+    assert built.embedded.output.stored is None
 
 
 @pytest.mark.parametrize("dtype", [DType.INT8_FULL, DType.INT16X8])

@@ -170,7 +170,7 @@ class TensorContract:
 
     `shape` in the order of `layout` ("NCHW" or "NHWC"); three channels are RGB. Real value =
     `scale` * (stored - `zero_point`) for integer tensors; real values lie in `value_range`, if
-    anything is known of that, and pixel = (real + 1) * 127.5.
+    anything is known of that, and in [-1, 1] pixel = (real + 1) * 127.5.
     """
 
     name: str

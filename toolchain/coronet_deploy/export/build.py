@@ -108,6 +108,7 @@ def _like_resnet(graph: Graph, subject: Subject) -> bool:
 def _integer(
     graph: Graph, runtime: Runtime, dtype: DType, subject: Subject, calibration: Pictures
 ) -> Built:
+    from coronet_deploy.export.integer.formats import PIXELS_8
     from coronet_deploy.export.integer.plan import (
         RESNET_MARGIN,
         UNET_MARGIN,
@@ -126,6 +127,8 @@ def _integer(
             if runtime is Runtime.ONNX:
                 kind, zero = stored.unsigned
             told = {"dtype": kind, "scale": float(stored.scale), "zero_point": zero}
+            if role == "input" and stored == PIXELS_8:
+                told["stored"] = "pixel" if runtime is Runtime.ONNX else "pixel - 128"
             tensors[role] = getattr(embedded, role).model_copy(update=told)
     embedded = embedded.model_copy(update=tensors)
     if runtime is Runtime.TFLITE:

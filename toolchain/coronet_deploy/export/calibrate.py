@@ -18,7 +18,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Pictures:
-    """Named pictures at one size, each (1, H, W, 3) float32 real values in [-1, 1]."""
+    """Named pictures at one size, each (1, H, W, C) float32 real values in [-1, 1]."""
 
     names: tuple[str, ...]
     values: tuple[Array, ...]

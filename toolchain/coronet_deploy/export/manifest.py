@@ -68,6 +68,7 @@ class Contract(_Table):
 
     Where real values have a range, `pixel` says what pixel (0 to 255) one is, and
     real = (pixel - `mean`) / `std`. Without `value_range` nothing bounds what the network gives.
+    `stored` says what integer a pixel goes in as, where real values lie between two integers.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Contract(_Table):
     std: float | None = None
     scale: float | None = None
     zero_point: int | None = None
+    stored: str | None = None
 
     @classmethod
     def of(cls, contract: TensorContract) -> Contract:

@@ -78,7 +78,7 @@ def search(
     """Return the names of the layers that compute in int8 with a PSNR of at least `budget_db`.
 
     Those left out are the ones that cost the most error for the MACs they have. `pictures` are
-    (1, H, W, 3) real values in [-1, 1]; the PSNR is the worst of the first few.
+    (1, H, W, C) real values in [-1, 1]; the PSNR is the worst of the first few.
     """
     trial = _Trial(graph, pictures.values[:_TRIED_ON], ranges)
     budget = 4 / 10 ** (budget_db / 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -66,8 +67,11 @@ class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc] # flatbuffers 
         place = super().EndVector(*length)
         if self._points:
             return place
-        end = self.head + self._vector[-1]
-        return self._once(place, (*self._vector, bytes(self.Bytes[self.head : end])))
+        content = memoryview(self.Bytes)[self.head : self.head + self._vector[-1]]
+        # Weights may be hundreds of megabytes.
+        digest = hashlib.blake2b(content).digest()
+        content.release()  # a bytearray that is looked at cannot grow
+        return self._once(place, (*self._vector, digest))
 
     def StartObject(self, numfields: int) -> None:  # noqa: N802 - overrides
         """Begin a table."""

@@ -10,9 +10,10 @@ Sessions from before a change (another exporter, another governor) would widen t
 only those after the last change point count. Change points are looked for by PELT (Killick,
 Fearnhead and Eckley, 2012) with an absolute-error cost, which one odd session does not mislead,
 in the package `ruptures`. On simulated unchanged histories of 20 to 40 sessions, normal or with
-heavy tails, it sees a change in 2 to 6 % of them, and finds a step of twice the spread, with ten
-sessions after it, in nine of ten. What is called slower and is not: about one in twenty, and up to
-one in twelve where days remember each other (`benchmarks/study_history.py`); hence the re-run.
+heavy tails, it sees a change in 1 to 7 % of them, and finds a step of twice the spread, with ten
+sessions after it, in eight to ten of ten. What is called slower and is not: about one in twenty,
+and up to one in eight where days remember each other (`benchmarks/study_history.py`); hence the
+re-run.
 """
 
 from __future__ import annotations

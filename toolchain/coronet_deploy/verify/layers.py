@@ -208,7 +208,7 @@ def _difference(
 def _inside(path: Path, manifest: Manifest, names: list[str], picture: Array) -> dict[str, Array]:
     """Return what the artifact's runtime makes of `names`, as NHWC real values."""
     if manifest.runtime is Runtime.TFLITE:
-        return _inside_tflite(path, names, picture)
+        return _inside_tflite(path, manifest, names, picture)
     return _inside_onnx(path, manifest, names, picture)
 
 
@@ -224,13 +224,15 @@ def _contract(contract: Contract) -> TensorContract:
     )
 
 
-def _inside_tflite(path: Path, names: list[str], picture: Array) -> dict[str, Array]:
+def _inside_tflite(
+    path: Path, manifest: Manifest, names: list[str], picture: Array
+) -> dict[str, Array]:
     try:
         from ai_edge_litert.interpreter import Interpreter
 
         from coronet_deploy.export.tflite_file import pack, read_model
     except ImportError as error:
-        raise missing_package(error.name or "ai-edge-litert", "runtimes") from error
+        raise missing_package(error.name or "ai-edge-litert", "export") from error
     model = read_model(path.read_bytes())
     graph = model.subgraphs[0]
     places = {t.name.decode(): place for place, t in enumerate(graph.tensors)}
@@ -242,7 +244,7 @@ def _inside_tflite(path: Path, names: list[str], picture: Array) -> dict[str, Ar
             interpreter = Interpreter(model_content=pack(model), num_threads=1)
             interpreter.allocate_tensors()
             (taken,) = interpreter.get_input_details()
-            interpreter.set_tensor(taken["index"], _quantized(picture, taken))
+            interpreter.set_tensor(taken["index"], to_stored(picture, _contract(manifest.input)))
             interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise ConversionFailed(f"{path}, opened up, does not run: {error}") from error
@@ -250,16 +252,6 @@ def _inside_tflite(path: Path, names: list[str], picture: Array) -> dict[str, Ar
     return {
         name: _real(interpreter.get_tensor(details[name]["index"]), details[name]) for name in there
     }
-
-
-def _quantized(values: Array, details: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-    kind = np.dtype(details["dtype"])
-    if kind.kind == "f":
-        return values.astype(kind)
-    scale, zero = details["quantization"]
-    bounds = np.iinfo(kind)
-    steps: np.ndarray[Any, Any] = np.clip(np.rint(values / scale) + zero, bounds.min, bounds.max)
-    return steps.astype(kind)
 
 
 def _real(stored: np.ndarray[Any, Any], details: Mapping[str, Any]) -> Array:
@@ -277,7 +269,7 @@ def _inside_onnx(
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise missing_package(error.name or "onnxruntime", "runtimes") from error
+        raise missing_package(error.name or "onnxruntime", "export") from error
     model = onnx.load(str(path))
     made = {output for node in model.graph.node for output in node.output}
     there = [name for name in names if name in made]

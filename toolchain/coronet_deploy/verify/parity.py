@@ -1,6 +1,6 @@
 """How alike two sets of pictures are: PSNR, SSIM and the largest difference.
 
-Pictures are (N, H, W, 3) or (H, W, 3) float32 real values in [-1, 1], so the peak-to-peak range
+Pictures are (N, H, W, C) or (H, W, C) float32 real values in [-1, 1], so the peak-to-peak range
 is 2. Everything here is pure arithmetic on arrays, in float64.
 """
 
