@@ -216,6 +216,11 @@ def test_what_one_lowering_taught_serves_the_other_and_no_other_graph(
     carried = found.carried_to(fine)
     assert carried is not None
     assert carried.layers == int8_layers(fine)
+    for lowered in (plain, fine):
+        exact = with_exact_pixels(lowered)
+        first = int8_layers(exact)[0]
+        assert first.source in moved_from(exact, BRIGHTER)
+        assert study.survey(lowered, 36.0).ranges[first.source] == PIXELS
     assert len(carried.chosen) == len(found.chosen)
     for one, other in zip(found.layers, carried.layers, strict=True):
         assert carried.ranges[other.name] == found.ranges[one.name]
@@ -252,6 +257,35 @@ def test_the_first_layer_reads_every_pixel_exactly(
     assert lost[1] > lost[0] + 0.4
 
 
+class _Readers(nn.Module):
+    """Reads the picture by two convolutions, one of them behind a slice; nothing forgets a bias."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.whole = nn.Conv2d(channels, 8, 3, stride=2)
+        self.part = nn.Conv2d(channels, 8, 1, bias=False)
+        self.last = nn.Conv2d(8, 3, 1)
+        self.pad = nn.ReflectionPad2d(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = torch.relu(self.whole(self.pad(x)))
+        part = self.part(x[:, :, : HEIGHT // 2, : WIDTH // 2])
+        return torch.tanh(self.last(whole + part))
+
+
+@pytest.mark.parametrize("runtime", list(Runtime))
+@pytest.mark.parametrize("channels", [1, 4, 6])
+def test_biases_take_the_half_step_out_again(runtime: Runtime, channels: int) -> None:
+    torch.manual_seed(3)
+    network = _Readers(channels).eval()
+    lowered, _ = lower(capture(network, HEIGHT, WIDTH, channels), runtime, integer=True)
+    exact = with_exact_pixels(lowered)
+    assert BRIGHTER in exact.shapes
+    assert with_exact_pixels(exact) is exact
+    picture = np.random.default_rng(4).uniform(-1, 1, lowered.input_shape).astype(np.float32)
+    assert np.abs(interpret(lowered, picture) - interpret(exact, picture)).max() < 2e-6
+
+
 def test_the_sum_stands_only_where_an_int8_layer_reads_it(
     resnet: Graph, pictures: Pictures
 ) -> None:
@@ -276,7 +310,8 @@ class _Skip(nn.Module):
 
 
 def test_a_picture_that_is_padded_with_zeros_or_read_elsewhere_stays_as_it_is() -> None:
-    for network in (build_generator(full_plan(Architecture.UNET_128, width=2)), _Skip()):
+    unet = build_generator(full_plan(Architecture.UNET_128, width=2))
+    for network in (unet, _Skip(), nn.ReflectionPad2d(1)):
         for runtime in Runtime:
             lowered, _ = lower(capture(network.eval(), 128, 128), runtime, integer=True)
             assert INPUT in {name for node in lowered.nodes for name in node.inputs}

@@ -21,10 +21,12 @@ from coronet_deploy.export.capture import capture
 from coronet_deploy.export.channels import equalize_channels
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.integer.formats import PIXELS_8, Format
-from coronet_deploy.export.integer.plan import plan_integer
+from coronet_deploy.export.integer.plan import RESNET_MARGIN, UNET_MARGIN, plan_integer
+from coronet_deploy.export.integer.tflite import write_tflite
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.onnx import emit_onnx
+from coronet_deploy.export.operators import InstanceNorm, Relu, Requantize
 from coronet_deploy.export.passes import lower, run_passes
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.subpixel import SubpixelConvolution
@@ -32,6 +34,7 @@ from coronet_deploy.export.ranges import Range
 from coronet_deploy.export.schemes import refusal
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject, subject_of
+from coronet_deploy.export.tflite_file import pack, read_model
 from coronet_deploy.images import Array
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.gate import translate
@@ -220,6 +223,59 @@ def test_every_operator_of_an_integer_onnx_file_stands_between_pairs(
     floats = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     assert all(name.endswith("/scale") for name in floats)
     assert not any(node.op_type == "ConvTranspose" for node in graph.node)
+
+
+def test_a_relu_behind_a_norm_rounds_after_it_has_cut(
+    resnet: nn.Module, pictures: Pictures
+) -> None:
+    graph = capture(resnet, HEIGHT, WIDTH)
+    plan = plan_integer(graph, Runtime.ONNX, pictures, 8)
+    makers = {node.output: node for node in plan.graph.nodes}
+    wide = [
+        node
+        for node in plan.graph.nodes
+        if isinstance(node.op, Relu) and isinstance(makers[node.inputs[0]].op, InstanceNorm)
+    ]
+    assert len(wide) > 5
+    assert {plan.formats[node.output].bits for node in wide} == {16}
+    for node in wide:
+        readers = [n for n in plan.graph.nodes if node.output in n.inputs]
+        (narrow,) = [n.output for n in readers if isinstance(n.op, Requantize)]
+        # All eight bits are for what is above zero.
+        assert plan.formats[narrow].zero_point == -128
+    last = nn.Sequential(nn.Conv2d(3, 3, 3), nn.InstanceNorm2d(3), nn.ReLU())
+    plan = plan_integer(capture(last, HEIGHT, WIDTH), Runtime.ONNX, pictures, 8)
+    assert plan.formats["output/int16"].bits == 16
+
+
+def test_a_resnet_has_more_room_for_values_that_were_not_seen(
+    resnet: nn.Module, pictures: Pictures
+) -> None:
+    graph, subject = capture(resnet, HEIGHT, WIDTH), _subject(resnet)
+    narrow = write_tflite(plan_integer(graph, Runtime.TFLITE, pictures, 8), {})
+    wide = write_tflite(plan_integer(graph, Runtime.TFLITE, pictures, 8, RESNET_MARGIN), {})
+    built = build(graph, Runtime.TFLITE, DType.INT8_FULL, subject, pictures)
+    scales = [_scales(data) for data in (narrow, wide, built.data)]
+    assert scales[1] == scales[2]
+    ratios = [scales[1][name] / scales[0][name] for name in scales[0] if name in scales[1]]
+    # Only 8-bit values have it, and ranges settle a few per cent beside.
+    assert 1.1 < max(ratios) < 1.1 * RESNET_MARGIN / UNET_MARGIN
+
+
+def _scales(data: bytes) -> dict[bytes, float]:
+    """Return the scale of each tensor made at run time of an integer TFLite file."""
+    graph = read_model(data).subgraphs[0]
+    made = {place for operator in graph.operators for place in operator.outputs}
+    return {graph.tensors[i].name: float(graph.tensors[i].quantization.scale[0]) for i in made}
+
+
+@pytest.mark.parametrize("dtype", [DType.INT8, DType.INT8_DYNAMIC, DType.INT8_WEIGHTS])
+def test_every_tflite_file_holds_what_is_equal_once(
+    resnet: nn.Module, pictures: Pictures, dtype: DType
+) -> None:
+    graph = capture(resnet, HEIGHT, WIDTH)
+    data = build(graph, Runtime.TFLITE, dtype, _subject(resnet), pictures).data
+    assert pack(read_model(data)) == data
 
 
 def test_pixels_go_in_as_they_are() -> None:

@@ -19,7 +19,7 @@ from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.passes import Preference, lower
 from coronet_deploy.export.tflite import emit_tflite
-from coronet_deploy.export.tflite_file import pack, read_model
+from coronet_deploy.export.tflite_file import forget_inner_names, pack, read_model
 from coronet_deploy.images import Array
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.parity import psnr_db
@@ -209,6 +209,32 @@ def test_what_is_equal_stands_in_the_file_once(dtype: DType) -> None:
     assert len(data) < len(plain) - 10_000
     assert _tree(schema.ModelT.InitFromPackedBuf(plain)) == _tree(model)
     assert pack(read_model(plain)) == data
+
+
+def test_a_large_file_is_written_without_growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [layer for _ in range(300) for layer in (nn.Conv2d(3, 3, 1), nn.LeakyReLU())]
+    graph = capture(nn.Sequential(*layers), 4, 4)
+
+    def grow(_: object) -> None:
+        raise AssertionError("the builder grew")
+
+    monkeypatch.setattr(flatbuffers.Builder, "GrowByteBuffer", grow)
+    assert len(emit_tflite(lower(graph, Runtime.TFLITE)[0], DType.FP32, {})) > 60_000
+
+
+def test_names_go_from_pieces_alone_however_often() -> None:
+    graph = schema.SubGraphT()
+    graph.tensors = [schema.TensorT() for _ in range(5)]
+    names = [b"input", b"input/conv2d", b"pad/reflect_pad", b"pad/reflect_pad/slice", b"output"]
+    for tensor, name in zip(graph.tensors, names, strict=True):
+        tensor.name = name
+    operator = schema.OperatorT()
+    operator.outputs = [1, 2, 3, 4]
+    graph.operators = [operator]
+    for _ in range(2):
+        forget_inner_names(graph)
+        left = [tensor.name for tensor in graph.tensors]
+        assert left == [b"input", b"input/conv2d", b"pad/reflect_pad", b"", b"output"]
 
 
 def test_float16_halves_the_file() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Collection
 import numpy as np
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.graph import INPUT, Edit, Graph, Node, rewrite
+from coronet_deploy.export.graph import INPUT, OUTPUT, Edit, Graph, Node, rewrite
 from coronet_deploy.export.ranges import QMAX, QMIN, Range
 
 HALF_STEP = 0.5 / 127.5
@@ -53,7 +53,7 @@ def with_exact_pixels(graph: Graph) -> Graph:
     there the half step would be missing.
     """
     moved = moved_from(graph, INPUT)
-    if not takes_pixels(graph) or _puts_zeros_around(graph, moved):
+    if OUTPUT in moved or not takes_pixels(graph) or _puts_zeros_around(graph, moved):
         return graph
 
     def visit(edit: Edit, node: Node) -> str | None:
@@ -78,11 +78,8 @@ def with_exact_pixels(graph: Graph) -> Graph:
 
 def _puts_zeros_around(graph: Graph, moved: Collection[str]) -> bool:
     return any(
-        (isinstance(node.op, ops.ZeroPad) and node.output in moved)
-        or (
-            isinstance(node.op, ops.Conv2d)
-            and node.inputs[0] in moved
-            and node.op.padding != ops.Padding()
-        )
+        isinstance(node.op, ops.ZeroPad | ops.Conv2d)
+        and node.inputs[0] in moved
+        and node.op.padding != ops.Padding()
         for node in graph.nodes
     )

@@ -23,6 +23,8 @@ def quantize_weights(data: bytes, *, dynamic: bool) -> bytes:
         from ai_edge_quantizer import quantizer, recipe
     except ImportError as error:
         raise missing_package("ai-edge-quantizer", "export") from error
+    from coronet_deploy.export.tflite_file import pack, read_model
+
     how = recipe.dynamic_wi8_afp32() if dynamic else recipe.weight_only_wi8_afp32()
     # It draws a progress bar, asked or not.
     with warnings.catch_warnings(), captured_stderr():
@@ -33,4 +35,4 @@ def quantize_weights(data: bytes, *, dynamic: bool) -> bytes:
             )
         except (KeyError, RuntimeError, ValueError) as error:
             raise ConversionFailed(f"ai-edge-quantizer refuses the graph: {error}") from error
-    return bytes(result.quantized_model)
+    return pack(read_model(bytes(result.quantized_model)))

@@ -44,12 +44,9 @@ class Survey:
         ranges: dict[str, Range] = {}
         for mine, its in zip(self.layers, layers, strict=True):
             ranges |= {its.source: self.ranges[mine.source], its.name: self.ranges[mine.name]}
-        chosen, packed = (
-            frozenset(
-                its.name for mine, its in zip(self.layers, layers, strict=True) if mine.name in mark
-            )
-            for mark in (self.chosen, self.packed)
-        )
+        names = {mine.name: its.name for mine, its in zip(self.layers, layers, strict=True)}
+        chosen = frozenset(names[name] for name in self.chosen)
+        packed = frozenset(names[name] for name in self.packed)
         return Survey(layers, ranges, chosen, packed)
 
 
@@ -84,7 +81,7 @@ class Study:
     ) -> Survey:
         """Return the layers of `lowered`, a lowering of `even`, that keep the picture in int8.
 
-        Where layers can read exact pixels (`with_exact_pixels`) their ranges are for those.
+        The ranges are those of `with_exact_pixels(lowered)`.
 
         Raises:
             ConversionFailed: a value is not finite on a picture; names it and the picture.
@@ -93,8 +90,9 @@ class Study:
         if budget_db not in self._surveys:
             plain, _ = lower(self.even, Runtime.ONNX, integer=True)
             self._surveys[budget_db] = self._look(with_exact_pixels(plain), budget_db, progress)
-        carried = self._surveys[budget_db].carried_to(lowered)
-        return carried or self._look(lowered, budget_db, progress)
+        exact = with_exact_pixels(lowered)
+        carried = self._surveys[budget_db].carried_to(exact)
+        return carried or self._look(exact, budget_db, progress)
 
     def _look(self, graph: Graph, budget_db: float, progress: Callable[[str], None]) -> Survey:
         layers = int8_layers(graph)

@@ -16,6 +16,7 @@ except ImportError as error:
     raise missing_package(error.name or "ai-edge-litert", "export") from error
 
 _ALIGNMENT = 16  # XNNPACK and the GPU delegate read constants in place
+_ENTRY_BYTES = 256  # a tensor or an operator in a file, at most about
 
 
 class AlignedBuffer(schema.BufferT):  # type: ignore[misc] # the schema ships no types
@@ -68,10 +69,8 @@ class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc] # flatbuffers 
         if self._points:
             return place
         content = memoryview(self.Bytes)[self.head : self.head + self._vector[-1]]
-        # Weights may be hundreds of megabytes.
-        digest = hashlib.blake2b(content).digest()
-        content.release()  # a bytearray that is looked at cannot grow
-        return self._once(place, (*self._vector, digest))
+        # Not the bytes themselves: weights may be hundreds of megabytes.
+        return self._once(place, (*self._vector, hashlib.blake2b(content).digest()))
 
     def StartObject(self, numfields: int) -> None:  # noqa: N802 - overrides
         """Begin a table."""
@@ -104,6 +103,8 @@ class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc] # flatbuffers 
 def pack(model: Any) -> bytes:  # noqa: ANN401 - the schema ships no types
     """Return the bytes of a TFLite file: `model` as the schema's objects."""
     size = sum(64 if b.data is None else len(b.data) + 64 for b in model.buffers)
+    # A builder that grows doubles, weights and all.
+    size += sum(_ENTRY_BYTES * (len(g.tensors) + len(g.operators)) for g in model.subgraphs)
     builder = _SharingBuilder(size + (1 << 16))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(memoryview(builder.Bytes)[builder.Head() :])
@@ -133,7 +134,9 @@ def forget_inner_names(graph: Any) -> None:  # noqa: ANN401 - the schema ships n
     for operator in graph.operators:
         for place in operator.outputs:
             tensor = graph.tensors[place]
-            if tensor.name.rpartition(b"/")[0] in names:
+            layer = tensor.name.rpartition(b"/")[0]
+            # A layer's value is "<path>/<kind>"; that of a module called "input" is no piece.
+            if b"/" in layer and layer in names:
                 tensor.name = b""
 
 

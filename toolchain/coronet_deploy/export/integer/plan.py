@@ -98,6 +98,7 @@ def plan_integer(
         lowered = _brighter(lowered)
     wide = _wide_relus(lowered) if runtime is Runtime.ONNX else frozenset()
     placed = _with_requantizing(lowered, bits, wide, framed=framed)
+    wide = _wide_relus(placed) if wide else wide  # the last one has another name now
     widths = {INPUT: FLOAT_BITS if framed else bits}
     widths |= {node.output: _width(node, bits, wide) for node in placed.nodes}
     widths = {name: width for name, width in widths.items() if width != FLOAT_BITS}
