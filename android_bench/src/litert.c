@@ -100,13 +100,14 @@ static void describe(void *library, Handle subgraph, const char *getter, Tensor 
   set_type(tensor, type, name ? name : "");
 }
 
-/* Add the options of a back end: lines of TOML under the name of its kernels. */
+/* Add the options of a back end, `first` and `count` of those given: lines of TOML under the name
+   of its kernels. */
 static void add_options(void *library, Handle options, const char *name, const char *first,
-                        const Arguments *a) {
+                        const Arguments *a, int count) {
   char text[4096];
   Handle opaque = NULL;
   int used = snprintf(text, sizeof text, "%s", first);
-  for (int i = 0; i < a->options && used < (int)sizeof text; ++i)
+  for (int i = 0; i < count && used < (int)sizeof text; ++i)
     used +=
         snprintf(text + used, sizeof text - (size_t)used, "%s = %s\n", a->keys[i], a->values[i]);
   if (used >= (int)sizeof text) fail(STATUS_USAGE, "usage", "the back end's options are too long");
@@ -137,11 +138,12 @@ static Handle make_options(void *library, int accelerators, const Arguments *a) 
   check(GET(library, LiteRtCreateOptions, Handle *)(&options), STATUS_RUNTIME, "making options");
   check(GET(library, LiteRtSetOptionsHardwareAccelerators, Handle, int)(options, accelerators),
         STATUS_RUNTIME, "choosing the back end");
-  if (accelerators == ACCELERATOR_CPU) {
-    add_options(library, options, "xnnpack", threads, a);
-  } else {
-    add_options(library, options, "gpu_options", "", a);
-  }
+  /* Beside a GPU, the given options are the GPU's. */
+  if (accelerators & ACCELERATOR_CPU)
+    add_options(library, options, "xnnpack", threads, a,
+                accelerators == ACCELERATOR_CPU ? a->options : 0);
+  if (accelerators & ACCELERATOR_GPU)
+    add_options(library, options, "gpu_options", "", a, a->options);
   return options;
 }
 
@@ -185,7 +187,9 @@ void open_litert(const Arguments *a, void *library, Session *session) {
   int accelerator = ACCELERATOR_CPU;
   if (!strcmp(a->backend, "gpu")) {
     accelerator = ACCELERATOR_GPU;
-  } else if (strcmp(a->backend, "cpu")) {
+  } else if (!strcmp(a->backend, "cpu")) {
+    refuse_library(a, "LiteRT's cpu");
+  } else {
     fail(STATUS_DELEGATE, "delegate",
          "LiteRT's compiled model takes no %s delegate: give TensorFlow Lite's C library",
          a->backend);

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "process.h"
 #include "runner.h"
 
 static volatile sig_atomic_t interrupted;
@@ -39,7 +40,7 @@ static void interrupt(int number) {
   interrupted = 1;
 }
 
-static int64_t now_ns(void) {
+int64_t now_ns(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
@@ -59,6 +60,12 @@ static void print_string(FILE *file, const char *text) {
   putc('"', file);
 }
 
+/* End, all written. Runtimes' own tear-down is not ours to wait for, and some crash in it. */
+static void __attribute__((noreturn)) leave(int status) {
+  fflush(NULL);
+  _exit(status == 0 && ferror(lines) ? STATUS_RUNTIME : status);
+}
+
 void fail(int status, const char *code, const char *format, ...) {
   char message[1024];
   va_list arguments;
@@ -71,9 +78,18 @@ void fail(int status, const char *code, const char *format, ...) {
   fprintf(lines, "{\"kind\":\"error\",\"code\":\"%s\",\"message\":", code);
   print_string(lines, message);
   fprintf(lines, "}\n");
-  fflush(lines);
   fprintf(stderr, "coronet-runner: %s\n", message);
-  exit(status);
+  leave(status);
+}
+
+void refuse_options(const Arguments *a, const char *who) {
+  if (a->options)
+    fail(STATUS_USAGE, "usage", "--backend-option %s: %s takes no options", a->keys[0], who);
+}
+
+void refuse_library(const Arguments *a, const char *who) {
+  if (a->backend_library)
+    fail(STATUS_USAGE, "usage", "--backend-library %s: %s takes none", a->backend_library, who);
 }
 
 Function optional_symbol(void *library, const char *name) {
@@ -105,8 +121,8 @@ static const char USAGE[] =
     "coronet-runner --runtime tflite|onnx --library FILE --model FILE [--backend "
     "cpu|gpu|nnapi|external]\n"
     "  [--backend-library FILE] [--backend-option KEY=VALUE]... [--threads N] [--cpu-mask HEX]\n"
-    "  [--warmup-runs N] [--warmup-seconds S] [--runs N] [--seconds S] [--input FILE]\n"
-    "  [--output FILE] [--frequency-every K]\n";
+    "  [--warmup-runs N] [--warmup-seconds S] [--runs N] [--runs-least N] [--seconds S]\n"
+    "  [--input FILE] [--output FILE] [--frequency-every K]\n";
 
 static long whole(const char *flag, const char *text, long least) {
   char *end;
@@ -126,7 +142,10 @@ static double real(const char *flag, const char *text) {
 }
 
 static Arguments parse(int count, char **words) {
-  Arguments a = {.backend = "cpu", .threads = 1, .runs = 50, .warmup_runs = 5};
+  Arguments a = {.backend = "cpu",
+                 .threads = 1,
+                 .warmup = {.least = 1, .most = 5},
+                 .samples = {.least = 1, .most = 50}};
   const struct {
     const char *flag;
     const char **text;
@@ -162,15 +181,17 @@ static Arguments parse(int count, char **words) {
     } else if (!strcmp(flag, "--threads")) {
       a.threads = (int)whole(flag, value, 1);
     } else if (!strcmp(flag, "--warmup-runs")) {
-      a.warmup_runs = whole(flag, value, 0);
+      a.warmup.most = whole(flag, value, 0);
     } else if (!strcmp(flag, "--runs")) {
-      a.runs = whole(flag, value, 1);
+      a.samples.most = whole(flag, value, 1);
+    } else if (!strcmp(flag, "--runs-least")) {
+      a.samples.least = whole(flag, value, 1);
     } else if (!strcmp(flag, "--frequency-every")) {
       a.frequency_every = whole(flag, value, 0);
     } else if (!strcmp(flag, "--warmup-seconds")) {
-      a.warmup_seconds = real(flag, value);
+      a.warmup.seconds = real(flag, value);
     } else if (!strcmp(flag, "--seconds")) {
-      a.seconds = real(flag, value);
+      a.samples.seconds = real(flag, value);
     } else {
       fail(STATUS_USAGE, "usage", "unknown argument %s", flag);
     }
@@ -185,64 +206,7 @@ static Arguments parse(int count, char **words) {
   return a;
 }
 
-/* The process ------------------------------------------------------------------------------ */
-
-static void pin(const char *mask) {
-  if (mask == NULL) return;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  size_t length = strlen(mask);
-  int any = 0;
-  for (size_t i = 0; i < length; ++i) {
-    const char *digits = "0123456789abcdef";
-    int c = mask[length - 1 - i];
-    const char *found = c ? strchr(digits, c >= 'A' && c <= 'F' ? c + 32 : c) : NULL;
-    if (found == NULL) fail(STATUS_USAGE, "usage", "--cpu-mask %s: not hexadecimal", mask);
-    for (int bit = 0; bit < 4; ++bit) {
-      if ((found - digits) >> bit & 1 && i * 4 + (size_t)bit < CPU_SETSIZE) {
-        CPU_SET(i * 4 + (size_t)bit, &set);
-        any = 1;
-      }
-    }
-  }
-  if (!any || sched_setaffinity(0, sizeof set, &set))
-    fail(STATUS_USAGE, "usage", "--cpu-mask %s: %s", mask, any ? strerror(errno) : "no cpu");
-}
-
-static void allowed_cpus(char *text, size_t size) {
-  FILE *file = fopen("/proc/self/status", "r");
-  snprintf(text, size, "unknown");
-  if (file == NULL) return;
-  char line[512];
-  while (fgets(line, sizeof line, file)) {
-    if (sscanf(line, "Cpus_allowed_list: %255s", text) == 1) break;
-  }
-  fclose(file);
-}
-
-/* The most memory that this process held. getrusage would count what started it. */
-static long peak_kilobytes(void) {
-  long peak = -1;
-  char line[512];
-  FILE *file = fopen("/proc/self/status", "r");
-  if (file == NULL) return -1;
-  while (fgets(line, sizeof line, file)) {
-    if (sscanf(line, "VmHWM: %ld kB", &peak) == 1) break;
-  }
-  fclose(file);
-  return peak;
-}
-
-static long frequency_khz(int cpu) {
-  char path[96];
-  long khz = -1;
-  snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/cpufreq/scaling_cur_freq", cpu);
-  FILE *file = fopen(path, "r");
-  if (file == NULL) return -1;
-  if (fscanf(file, "%ld", &khz) != 1) khz = -1;
-  fclose(file);
-  return khz;
-}
+/* Files ------------------------------------------------------------------------------------ */
 
 static void *read_whole(const char *path, size_t bytes) {
   FILE *file = fopen(path, "rb");
@@ -332,18 +296,23 @@ static void print_header(const Arguments *a, const Session *session, int64_t loa
   fprintf(lines, ",\"pid\":%ld,\"load_ns\":%" PRId64 "}\n", (long)getpid(), load_ns);
 }
 
-/* Run until `runs` are done or `seconds` (0: no bound) are over, whichever comes first. */
-static long measure(const Arguments *a, const Session *session, const char *kind, long runs,
-                    double seconds) {
+static int is_over(const Bounds *bounds, long done, int64_t taken_ns) {
+  return done >= bounds->most || (bounds->seconds > 0 && done >= bounds->least &&
+                                  (double)taken_ns > bounds->seconds * 1e9);
+}
+
+/* Run the model within `bounds`, a line of `kind` each time; every `frequency_every` of them (0:
+   none) reads the cpu's frequency. */
+static long measure(const Session *session, const char *kind, Bounds bounds, long frequency_every) {
   int64_t begun = now_ns();
   long done = 0;
-  while (done < runs && !interrupted) {
+  while (!interrupted) {
     int64_t started = now_ns();
-    if (seconds > 0 && done && (double)(started - begun) > seconds * 1e9) break;
+    if (is_over(&bounds, done, started - begun)) break;
     session->invoke();
     int64_t taken = now_ns() - started;
     int cpu = sched_getcpu();
-    long khz = a->frequency_every && done % a->frequency_every == 0 ? frequency_khz(cpu) : -1;
+    long khz = frequency_every && done % frequency_every == 0 ? frequency_khz(cpu) : -1;
     fprintf(lines, "{\"kind\":\"%s\",\"t\":%" PRId64 ",\"ns\":%" PRId64 ",\"cpu\":%d", kind,
             started, taken, cpu);
     print_count("khz", khz);
@@ -373,7 +342,7 @@ int main(int count, char **words) {
   } else {
     open_tflite(&a, library, &session);
   }
-  int64_t load_ns = now_ns() - started;
+  int64_t load_ns = now_ns() - started - session.placement_ns;
 
   void *input = a.input ? read_whole(a.input, session.input.bytes) : calloc(1, session.input.bytes);
   void *output = malloc(session.output.bytes);
@@ -381,17 +350,16 @@ int main(int count, char **words) {
   session.write_input(input);
   print_header(&a, &session, load_ns);
   fflush(lines);
-  measure(&a, &session, "warmup", a.warmup_runs, a.warmup_seconds);
-  long samples = measure(&a, &session, "sample", a.runs, a.seconds);
+  measure(&session, "warmup", a.warmup, a.frequency_every);
+  long samples = measure(&session, "sample", a.samples, a.frequency_every);
   if (a.output) {
     if (!samples) session.invoke();
     session.read_output(output);
     write_whole(a.output, output, session.output.bytes);
   }
   fprintf(lines, "{\"kind\":\"end\",\"samples\":%ld", samples);
-  print_count("peak_rss_kb", peak_kilobytes());
+  /* A session for the placement was there beside the timed one: the peak is not the latter's. */
+  print_count("peak_rss_kb", session.placement_ns ? -1 : peak_kilobytes());
   fprintf(lines, ",\"interrupted\":%s}\n", interrupted ? "true" : "false");
-  fflush(lines);
-  /* Runtimes' own tear-down is not ours to wait for, and some crash in it. */
-  _exit(ferror(lines) ? STATUS_RUNTIME : 0);
+  leave(0);
 }

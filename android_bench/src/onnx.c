@@ -149,15 +149,30 @@ static const char *provider_of(const Arguments *a) {
        a->backend);
 }
 
+/* NNAPI has a way in of its own, which takes nothing but flags. */
+static void append_nnapi(const Arguments *a, void *library, void *options) {
+  for (int i = 0; i < a->options; ++i) {
+    if (strcmp(a->keys[i], "provider") || strcmp(a->values[i], "NNAPI"))
+      fail(STATUS_USAGE, "usage", "--backend-option %s: ONNX Runtime's NNAPI takes no options",
+           a->keys[i]);
+  }
+  refuse_library(a, "ONNX Runtime's NNAPI");
+  Status *(*append)(void *, uint32_t) = (Status * (*)(void *, uint32_t))
+      optional_symbol(library, "OrtSessionOptionsAppendExecutionProvider_Nnapi");
+  if (append == NULL)
+    fail(STATUS_DELEGATE, "delegate", "this ONNX Runtime was built without NNAPI");
+  check(append(options, 0), STATUS_DELEGATE, "NNAPI");
+}
+
 static void append_provider(const Arguments *a, void *library, void *options) {
-  if (!strcmp(a->backend, "cpu")) return;
+  if (!strcmp(a->backend, "cpu")) {
+    refuse_options(a, "ONNX Runtime's cpu");
+    refuse_library(a, "ONNX Runtime's cpu");
+    return;
+  }
   const char *provider = provider_of(a);
   if (!strcmp(provider, "NNAPI")) {
-    Status *(*append)(void *, uint32_t) = (Status * (*)(void *, uint32_t))
-        optional_symbol(library, "OrtSessionOptionsAppendExecutionProvider_Nnapi");
-    if (append == NULL)
-      fail(STATUS_DELEGATE, "delegate", "this ONNX Runtime was built without NNAPI");
-    check(append(options, 0), STATUS_DELEGATE, "NNAPI");
+    append_nnapi(a, library, options);
     return;
   }
   const char *keys[MOST_OPTIONS + 1], *given[MOST_OPTIONS + 1];
@@ -223,11 +238,13 @@ static void count_kernels(const char *path, Session *session) {
   session->fully_accelerated = nodes == taken;
 }
 
-/* Who ran what is only in a profile, which slows the run: it is taken by a session of its own. */
+/* Who ran what is only in a profile, which slows the run: it is taken by a session of its own,
+   whose time is told apart. */
 static void find_placement(const Arguments *a, void *library, void *env, Session *session) {
   char prefix[512];
   char *path = NULL;
   void *allocator = NULL;
+  int64_t started = now_ns();
   snprintf(prefix, sizeof prefix, "%s.%ld.profile", a->output ? a->output : a->model,
            (long)getpid());
   void *profiled = make_session(a, library, env, prefix);
@@ -238,6 +255,7 @@ static void find_placement(const Arguments *a, void *library, void *env, Session
   count_kernels(path, session);
   unlink(path);
   CALL(RELEASE_SESSION, void (*)(void *), profiled);
+  session->placement_ns = now_ns() - started;
 }
 
 void open_onnx(const Arguments *a, void *library, Session *session) {

@@ -13,14 +13,20 @@ enum { STATUS_USAGE = 2, STATUS_LIBRARY = 3, STATUS_DELEGATE = 4, STATUS_RUNTIME
 #define MOST_OPTIONS 32
 #define MOST_DIMENSIONS 8
 
+/* How long to repeat: until `most` are done, or `seconds` (0: no bound) are over and `least` are
+   done. */
+typedef struct {
+  long least, most;
+  double seconds;
+} Bounds;
+
 typedef struct {
   const char *runtime, *library, *model, *backend, *backend_library, *input, *output;
   const char *keys[MOST_OPTIONS], *values[MOST_OPTIONS];
   int options;
   int threads;
   const char *cpu_mask;
-  long warmup_runs, runs;
-  double warmup_seconds, seconds;
+  Bounds warmup, samples;
   long frequency_every;
 } Arguments;
 
@@ -40,6 +46,7 @@ typedef struct Session {
   long nodes, nodes_taken, partitions; /* -1: the runtime does not say */
   int fully_accelerated;               /* -1: the runtime does not say */
   int transfers; /* invoke also copies the input in and waits for the output */
+  int64_t placement_ns; /* taken by a session that only told who runs what; 0: none was made */
   void (*write_input)(const void *bytes);
   void (*invoke)(void);
   void (*read_output)(void *bytes);
@@ -49,9 +56,16 @@ void open_litert(const Arguments *arguments, void *library, Session *session);
 void open_tflite(const Arguments *arguments, void *library, Session *session);
 void open_onnx(const Arguments *arguments, void *library, Session *session);
 
-/* Print an error as the protocol's last line and on stderr, and exit with `status`. */
+/* Print an error as the protocol's last line and on stderr, and end with `status`. */
 void fail(int status, const char *code, const char *format, ...)
     __attribute__((noreturn, format(printf, 3, 4)));
+
+/* Refuse what was given for a back end, `who`, that has no way to take it. */
+void refuse_options(const Arguments *arguments, const char *who);
+void refuse_library(const Arguments *arguments, const char *who);
+
+/* CLOCK_MONOTONIC. */
+int64_t now_ns(void);
 
 /* Return a function of a library, or fail. ISO C has no conversion of a pointer to a function. */
 typedef void (*Function)(void);

@@ -69,6 +69,7 @@ static Handle make_delegate(const Arguments *a, Delegation *delegation) {
                        void (*)(const char *)))external)(a->keys, a->values, (size_t)a->options,
                                                          delegate_error);
   } else if (gpu) {
+    refuse_options(a, "the GPU delegate");
     made = ((Handle(*)(const void *))gpu)(NULL);
   } else {
     fail(STATUS_LIBRARY, "symbol", "%s exports no delegate", a->backend_library);
@@ -81,6 +82,10 @@ static Handle make_delegate(const Arguments *a, Delegation *delegation) {
 void open_tflite(const Arguments *a, void *library, Session *session) {
   Delegation delegation = {-1, -1, -1};
   lib = library;
+  if (!strcmp(a->backend, "cpu")) {
+    refuse_options(a, "TensorFlow Lite's cpu");
+    refuse_library(a, "TensorFlow Lite's cpu");
+  }
   const char *(*version)(void) = (const char *(*)(void))optional_symbol(library, "TfLiteVersion");
   snprintf(session->runtime_version, sizeof session->runtime_version, "TFLite %s",
            version ? version() : "unknown");

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from coronet_deploy.bench.elf import machine_of
+from coronet_deploy.bench.phone_launch import timing_arguments
 from coronet_deploy.bench.runner import (
     Preset,
     RunnerError,
@@ -29,6 +30,7 @@ from coronet_deploy.bench.runner import (
     parse_lines,
     run_runner,
 )
+from coronet_deploy.bench.worker import SAMPLES_LEAST
 from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.images import read_picture
@@ -123,6 +125,24 @@ def test_threads_mask_and_seconds_are_obeyed(runner: Path, tiny: Path) -> None:
     assert rows[-1] == {**rows[-1], "kind": "end", "samples": len(samples), "interrupted": False}
 
 
+@pytest.mark.parametrize(
+    ("bounds", "samples"),
+    [
+        (("--runs", 30, "--seconds", 1e-6), 1),
+        (("--runs", 30, "--seconds", 1e-6, "--runs-least", 5), 5),
+        (("--runs", 3, "--seconds", 1e-6, "--runs-least", 5), 3),
+        (("--runs", 30, "--seconds", 60, "--runs-least", 5), 30),
+        (timing_arguments(30, 1e-6), SAMPLES_LEAST),  # what a phone's timed launch gives
+        (timing_arguments(3, 1e-6), 3),
+    ],
+)
+def test_the_seconds_end_nothing_before_the_least_runs(
+    bounds: tuple[object, ...], samples: int, runner: Path, tiny: Path
+) -> None:
+    told = run_runner(host_command(runner, tiny / "tiny.tflite", *bounds), 60)
+    assert len(told.samples_ms) == samples
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_after_the_inference_in_hand(
     number: signal.Signals, runner: Path, tiny: Path
@@ -157,6 +177,7 @@ def test_a_signal_ends_it_after_the_inference_in_hand(
         ("delegate for litert", 4, "takes no external delegate"),
         ("unknown back end", 2, "--backend cuda: cpu, gpu, nnapi or external"),
         ("bad number", 2, "--threads 0: not a whole number"),
+        ("no least", 2, "--runs-least 0: not a whole number of at least 1"),
         ("bad mask", 2, "--cpu-mask xyz: not hexadecimal"),
         ("unknown flag", 2, "unknown argument --fast"),
         ("lone flag", 2, "--runs needs a value"),
@@ -190,6 +211,7 @@ def test_what_goes_wrong_is_one_line_and_a_status(
         "delegate for litert": host_command(runner, tflite, "--backend", "external"),
         "unknown back end": host_command(runner, tflite, "--backend", "cuda"),
         "bad number": host_command(runner, onnx, "--threads", 0),
+        "no least": host_command(runner, onnx, "--runs-least", 0),
         "bad mask": host_command(runner, onnx, "--cpu-mask", "xyz"),
         "unknown flag": host_command(runner, onnx, "--fast", "yes"),
         "lone flag": host_command(runner, onnx, "--runs"),

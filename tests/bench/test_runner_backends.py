@@ -3,13 +3,16 @@
 LiteRT's GPU accelerator draws on a Vulkan driver that computes on the CPU (Chromium brings one).
 TensorFlow Lite's C library is a stand-in; the code that counts a delegate's nodes runs inside the
 real interpreter too. ONNX Runtime has a provider, Azure's, that takes no node.
+Some libraries are a real one with a function of ours before it: see `rig/`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -41,21 +44,32 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the delegate and the stand-in for TensorFlow Lite's C library."""
+    """Return a folder with delegates and the stand-in for TensorFlow Lite's C library."""
     folder = tmp_path_factory.mktemp("native")
-    source = data_dir("android_bench") / "src"
+    counting = data_dir("android_bench") / "src" / "delegation.c"
     for name, files in {
-        "libcounting.so": (RIG / "counting_delegate.c", source / "delegation.c"),
+        "libcounting.so": (RIG / "counting_delegate.c", counting),
+        "libgpu.so": (RIG / "gpu_delegate.c",),
         "libtensorflowlite_c.so": (RIG / "tflite_c.c",),
     }.items():
-        flags = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{source}")
-        subprocess.run(["gcc", *flags, "-o", folder / name, *files], check=True)
+        compile_library(folder / name, *files)
     return folder
 
 
-def on_stand_in(runner: Path, native: Path, tiny: Path, *more: object) -> RunnerResult:
+def compile_library(library: Path, *more: object) -> None:
+    """Compile a library of the rig from files and by options for the compiler."""
+    headers = data_dir("android_bench") / "src"
+    flags = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{headers}")
+    subprocess.run(["gcc", *flags, "-o", library, *map(str, more)], check=True)
+
+
+def on_stand_in_command(runner: Path, native: Path, tiny: Path, *more: object) -> list[str]:
     own = ("--library", native / "libtensorflowlite_c.so", "--runs", 3)
-    return run_runner(host_command(runner, tiny / "tiny.tflite", *own, *more), 60)
+    return host_command(runner, tiny / "tiny.tflite", *own, *more)
+
+
+def on_stand_in(runner: Path, native: Path, tiny: Path, *more: object) -> RunnerResult:
+    return run_runner(on_stand_in_command(runner, native, tiny, *more), 60)
 
 
 def with_delegate(native: Path, *options: str) -> list[object]:
@@ -107,6 +121,22 @@ def test_a_graph_that_the_gpu_does_not_run_whole_is_said_to_be_split(
     expected = np.tanh(given - np.log(np.exp(given).sum(-1, keepdims=True)))
     drawn = np.fromfile(tmp_path / "output", np.float32).reshape(SHAPE)
     np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-4)
+
+
+def test_beside_a_gpu_the_cpu_has_the_threads_that_were_asked_for(
+    gpu: tuple[object, ...], runner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = host_library(Runtime.TFLITE).parent
+    real = ("-Wl,--no-as-needed", f"-L{folder}", "-l:libLiteRt.so", f"-Wl,-rpath,{folder}")
+    compile_library(tmp_path / "libLiteRt.so", RIG / "litert_listener.c", *real)
+    monkeypatch.setenv("LITERT_OPTIONS", str(tmp_path / "options"))
+    artifact = tmp_path / "odd.tflite"
+    artifact.write_bytes(chain("TANH", "LOG_SOFTMAX", "TANH"))
+    own = ("--library", tmp_path / "libLiteRt.so", "--threads", 3, "--runs", 1)
+    run_runner(host_command(runner, artifact, *own, *gpu), 120)
+    alone, *together = (tmp_path / "options").read_text().splitlines()
+    assert alone == "gpu_options: precision = 2"
+    assert set(together) == {"gpu_options: precision = 2", "xnnpack: num_threads = 3"}
 
 
 def chain(*operators: str) -> bytes:
@@ -208,6 +238,67 @@ def test_a_delegate_that_is_none_is_refused(
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize("ends", ["well", "refused"])
+def test_a_delegate_that_crashes_as_it_is_torn_down_hides_nothing(
+    ends: str, runner: Path, native: Path, tiny: Path
+) -> None:
+    more = ("refuse=yes",) if ends == "refused" else ()
+    own = with_delegate(native, "say=chatter", "crash=yes", *more)
+    words = on_stand_in_command(runner, native, tiny, *own)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == (4 if more else 0), done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["kind"] == ("error" if more else "end")
+    assert ("made no delegate" in done.stderr) == bool(more)
+    assert "chatter" in done.stderr  # what it said on stdout was in a buffer
+    assert "chatter" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("library", "backend", "given", "said"),
+    [
+        ("tflite", "cpu", ["key=value"], "key: TensorFlow Lite's cpu takes no options"),
+        ("tflite", "cpu", ["libgpu.so"], "libgpu.so: TensorFlow Lite's cpu takes none"),
+        ("tflite", "gpu", ["libgpu.so", "key=value"], "key: the GPU delegate takes no options"),
+        ("litert", "cpu", ["libgpu.so"], "libgpu.so: LiteRT's cpu takes none"),
+        ("onnx", "cpu", ["key=value"], "key: ONNX Runtime's cpu takes no options"),
+        ("onnx", "cpu", ["libgpu.so"], "libgpu.so: ONNX Runtime's cpu takes none"),
+        ("onnx", "nnapi", ["key=value"], "key: ONNX Runtime's NNAPI takes no options"),
+        ("onnx", "nnapi", ["provider=QNN"], "provider: ONNX Runtime's NNAPI takes no options"),
+        ("onnx", "nnapi", ["libgpu.so"], "libgpu.so: ONNX Runtime's NNAPI takes none"),
+    ],
+)
+def test_what_a_back_end_has_no_way_to_take_is_refused(
+    library: str,
+    backend: str,
+    given: list[str],
+    said: str,
+    runner: Path,
+    native: Path,
+    tiny: Path,
+) -> None:
+    own: list[object] = ["--backend", backend]
+    for one in given:
+        own += ["--backend-option", one] if "=" in one else ["--backend-library", native / one]
+    if library == "tflite":
+        own += ["--library", native / "libtensorflowlite_c.so"]
+    artifact = tiny / ("tiny.onnx" if library == "onnx" else "tiny.tflite")
+    command = host_command(runner, artifact, *own)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["code"] == "usage"
+    assert said in json.loads(line)["message"]
+
+
+def test_the_gpu_delegate_of_the_c_library_runs_without_options(
+    runner: Path, native: Path, tiny: Path
+) -> None:
+    own = ("--backend", "gpu", "--backend-library", native / "libgpu.so")
+    told = on_stand_in(runner, native, tiny, *own)
+    assert (told.nodes_taken, told.nodes) == (0, 3)
+
+
 def test_a_provider_that_took_nothing_is_seen(runner: Path, tiny: Path, tmp_path: Path) -> None:
     own = ("--backend", "external", "--backend-option", "provider=AZURE", "--runs", 2)
     output = ("--output", tmp_path / "output")
@@ -216,3 +307,20 @@ def test_a_provider_that_took_nothing_is_seen(runner: Path, tiny: Path, tmp_path
     assert told.nodes == 2
     assert told.details["fully_accelerated"] is False
     assert [path.name for path in tmp_path.iterdir()] == ["output"]  # and no profile left behind
+
+
+def test_the_session_that_tells_the_placement_is_in_no_figure(
+    runner: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONNXRUNTIME", str(host_library(Runtime.ONNX)))
+    compile_library(tmp_path / "libonnxruntime.so", RIG / "slow_profile.c")
+    own = ("--library", tmp_path / "libonnxruntime.so", "--output", tmp_path / "output")
+    azure = ("--backend", "external", "--backend-option", "provider=AZURE")
+    began = time.monotonic()
+    told = run_runner(host_command(runner, tiny / "tiny.onnx", *own, *azure), 60)
+    assert time.monotonic() - began > 2  # ending the profile takes that long
+    assert told.nodes == 2
+    assert told.load_ms is not None
+    assert 0 < told.load_ms < 2000
+    assert told.peak_rss_mb is None
+    assert run_runner(host_command(runner, tiny / "tiny.onnx", *own), 60).peak_rss_mb

@@ -1,7 +1,9 @@
 /* An external delegate that takes the first `take` nodes of a graph, and computes nothing.
 
    It says what the runner's own counting code sees of that, in the file `report`: so that code runs
-   inside a real interpreter, which Python's package has, though not its C library. */
+   inside a real interpreter, which Python's package has, though not its C library. On request it
+   prints a word on stdout (`say`), crashes as the process tears it down (`crash`) or makes no
+   delegate (`refuse`, after which it reads no more options). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,9 +37,13 @@ typedef struct {
   void *opaque;
 } Delegate;
 
-static int take;
+static int take, crashes;
 static char report[4096];
 static Delegation counts = {-1, -1, -1};
+
+static void __attribute__((destructor)) tear_down(void) {
+  if (crashes) abort();
+}
 
 static void *init(TfLiteContext *context, const char *buffer, size_t length) {
   (void)context, (void)buffer, (void)length;
@@ -76,6 +82,8 @@ TfLiteDelegate *tflite_plugin_create_delegate(const char *const *keys, const cha
   for (size_t i = 0; i < count; ++i) {
     if (!strcmp(keys[i], "take")) take = atoi(values[i]);
     if (!strcmp(keys[i], "report")) snprintf(report, sizeof report, "%s", values[i]);
+    if (!strcmp(keys[i], "say")) printf("%s\n", values[i]);
+    if (!strcmp(keys[i], "crash")) crashes = 1;
     if (!strcmp(keys[i], "refuse")) {
       error("told to refuse");
       return NULL;

@@ -103,16 +103,18 @@ class Failed(Exception):
 def timing_arguments(samples: int, seconds: float, once_ms: float | None = None) -> tuple[str, ...]:
     """Return the runner's arguments for one timed launch.
 
-    It stops after `samples`, or once `seconds` have passed; the latter are stretched so that an
-    artifact that takes `once_ms` is sampled at least `SAMPLES_LEAST` times, as on the host.
+    It stops after `samples`, or once `seconds` have passed, but never before `SAMPLES_LEAST` are
+    taken, if `samples` allows as many: as on the host. The seconds are stretched to hold so many of
+    `once_ms`.
     """
+    least = min(SAMPLES_LEAST, samples)
     if once_ms is not None:
-        least = min(SAMPLES_LEAST, samples)
         seconds = max(seconds, math.ceil((least + 1) * once_ms / 1000))
     return (
         *("--warmup-runs", str(WARMUP_MOST)),
         *("--warmup-seconds", f"{WARMUP_SECONDS:g}"),
         *("--runs", str(samples)),
+        *("--runs-least", str(least)),
         *("--seconds", f"{seconds:g}"),
     )
 
