@@ -58,7 +58,7 @@ def run_action(folder: Path, context: Mapping[str, str] = CONTEXT, /, **inputs: 
     outputs: dict[str, str] = {}
     files = {name: folder / f".{name}" for name in ("output", "summary", "path")}
     for file in files.values():
-        file.touch()
+        file.write_text("")
 
     def filled(text: str) -> str:
         known = {f"inputs.{name}": value for name, value in values.items()}
@@ -239,6 +239,56 @@ def test_a_short_history_is_inconclusive_and_the_caller_says_what_that_means(
     assert job.failed == failed, job.printed
     assert job.outputs["verdict"] == ("inconclusive" if failed else "fine")
     assert "1 earlier session, 10 are needed" in job.summary
+
+
+def test_the_first_night_of_a_history_passes_if_inconclusive_does(
+    sides: Callable[[float], tuple[str, str]], tmp_path: Path
+) -> None:
+    base, candidate = sides(1.2)
+    (tmp_path / candidate).unlink()
+    job = run_action(
+        tmp_path, history=str(Path(base).parent), candidate=base, install="false",
+        inconclusive="pass",
+    )  # fmt: skip
+    assert (job.failed, job.outputs) == (None, {"status": "0", "verdict": "fine"}), job.printed
+    assert "0 earlier sessions, 10 are needed" in job.summary
+
+
+def test_the_nightly_example_keeps_a_session_before_it_judges_it() -> None:
+    (job,) = read(ROOT / "examples" / "ci" / "nightly.yml")["jobs"].values()
+    steps = job["steps"]
+    used = [step.get("uses", "").split("@")[0] for step in steps]
+    saved = used.index("actions/cache/save")
+    judges = used.index("OWNER/coronet-deploy")
+    measures = next(
+        place for place, step in enumerate(steps) if "coronet-deploy bench" in step.get("run", "")
+    )
+    assert used.index("actions/cache/restore") < measures < saved < judges
+    assert steps[saved]["with"]["path"] == steps[judges]["with"]["history"]
+    assert "actions/cache" not in used  # which saves nothing where the job fails
+
+
+def test_the_phone_example_compares_nothing_that_an_earlier_job_exported() -> None:
+    (job,) = read(ROOT / "examples" / "ci" / "phone.yml")["jobs"].values()
+    exports = next(
+        step["run"] for step in job["steps"] if "coronet-deploy export" in step.get("run", "")
+    )
+    given = next(step["with"] for step in job["steps"] if "base" in step.get("with", {}))
+    assert '--output "$RUNNER_TEMP/artifacts/$side"' in exports
+    for side in ("base", "candidate"):
+        assert given[side] == f"${{{{ runner.temp }}}}/artifacts/{side}"
+
+
+def test_a_second_use_in_one_folder_shows_nothing_of_the_first(
+    sides: Callable[[float], tuple[str, str]], tmp_path: Path
+) -> None:
+    base, candidate = sides(1.2)
+    first = run_action(tmp_path, base=base, candidate=candidate, install="false")
+    assert "| Artifact |" in first.summary
+    second = run_action(tmp_path, base=base, candidate="a folder/none.json", install="false")
+    assert second.failed == "Verdict: 2"
+    assert second.summary == "### Latency: error\n\n"
+    assert list((tmp_path / "coronet-verdict").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,26 @@ def test_an_interruption_while_the_line_is_parsed_is_said() -> None:
 def test_an_error_that_is_not_of_stdout_is_not_hidden() -> None:
     setup = "def parser():\n    open('/none')\ncli._parser = parser"
     done = _main(setup, "inspect")
-    assert done.returncode == 1
+    assert done.returncode == 70
     assert "No such file or directory: '/none'" in done.stderr
+
+
+def test_a_defect_of_ours_is_no_failed_gate() -> None:
+    setup = "from coronet_deploy.cli import inspect\n"
+    setup += "inspect.run = lambda args: [][0]"
+    done = _main(setup, "inspect", "x.safetensors")
+    assert (done.returncode, done.stdout) == (70, "")
+    assert done.stderr.startswith("Traceback (most recent call last):")
+    assert done.stderr.endswith("IndexError: list index out of range\n")
+
+
+def test_an_error_that_is_debugged_has_its_own_status() -> None:
+    setup = "from coronet_deploy.cli import inspect\nfrom coronet_deploy.errors import BadInput\n"
+    setup += "def run(args):\n    raise BadInput('no such thing')\ninspect.run = run"
+    done = _main(setup, "inspect", "x.safetensors", "--debug")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Traceback (most recent call last):")
+    assert done.stderr.endswith("\ncoronet-deploy: error: no such thing\n")
 
 
 @pytest.mark.parametrize("ignored", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ MANIFEST = {
     "macs": {"real": 2_440_000_000, "published": 2_980_000_000},
     "parity": {"psnr_db": 108.31, "max_abs": 1e-5, "ssim": 1.0, "pictures": 8, "bound_db": 100.0},
 }
+_WIDTHS = {"full.onnx": 64, "small.onnx": 16}
 
 MakeRun = Callable[..., Run]
 
@@ -75,3 +77,35 @@ def hostile_run(make_run: MakeRun) -> Run:
         artifacts={HOSTILE: {**MANIFEST, "sha256": HOSTILE}, "plain.onnx": {}},
         launches=(*run.launches, broken),
     )
+
+
+@pytest.fixture
+def pruned(make_run: MakeRun) -> Run:
+    """Return a run of an unpruned network and of one with an eighth of its multiply-adds."""
+    run = make_run({"full.onnx": 80.0, "small.onnx": 16.0})
+    manifests = {
+        name: {
+            **run.artifacts[name],
+            "sha256": digit * 64,
+            "model": name.partition(".")[0],
+            "input": {"shape": [1, 3, 256, 256], "layout": "NCHW"},
+            "macs": {"real": macs, "published": 2 * macs},
+            "source": {
+                "sha256": "cd" * 32,
+                "plan": {
+                    "architecture": "resnet_6blocks",
+                    "norm": "instance",
+                    "groups": {"stem": _WIDTHS[name], "down1": 2 * _WIDTHS[name]},
+                },
+            },
+        }
+        for name, macs, digit in (
+            ("full.onnx", 8_000_000_000, "1"),
+            ("small.onnx", 1_000_000_000, "2"),
+        )
+    }
+    launches = tuple(
+        replace(one, artifact_sha256="1" * 64 if one.artifact == "full.onnx" else "2" * 64)
+        for one in run.launches
+    )
+    return replace(run, artifacts=manifests, launches=launches)

@@ -144,6 +144,37 @@ def test_fewer_than_ten_sessions_decide_nothing(session: MakeSession, tmp_path: 
         judged(tmp_path, session(0, id="first"))
 
 
+def test_a_history_that_begins_with_the_candidate_decides_nothing(
+    session: MakeSession, tmp_path: Path
+) -> None:
+    first = session(0)
+    comparison = judged(kept(tmp_path / "begun", first), first)
+    assert verdicts(comparison) == {Verdict.INCONCLUSIVE}
+    assert comparison.rows[0].reason.startswith("0 earlier sessions, 10 are needed; ")
+    assert "0 earlier sessions" in junit_xml(comparison)
+    # An update ends the history before it, and another begins that night.
+    updated = session(9, conditions={**first.conditions, "kernel": "6.8"})
+    comparison = judged(kept(tmp_path / "begun", updated), updated)
+    assert verdicts(comparison) == {Verdict.INCONCLUSIVE}
+    assert comparison.rows[0].reason.startswith(
+        "0 earlier sessions, 10 are needed; others differ in kernel: nothing and 6.8; "
+    )
+    # Elsewhere it is a mistake: the wrong folder, or another machine's.
+    with pytest.raises(BadInput, match="holds no earlier session of it; others differ in kernel"):
+        judged(kept(tmp_path / "other", first), updated)
+
+
+def test_a_candidate_without_launches_is_nothing_measured(
+    cli: Cli, session: MakeSession, tmp_path: Path
+) -> None:
+    past = kept(tmp_path / "runs", session(0))
+    empty = write_run(replace(session(30), launches=()), tmp_path)
+    done = cli("compare", "--history", past, empty)
+    assert (done.returncode, done.stdout) == (5, "")
+    (line,) = done.stderr.splitlines()
+    assert "run day030 holds no launch" in line
+
+
 def test_sessions_before_a_change_do_not_count(session: MakeSession, tmp_path: Path) -> None:
     past = kept(
         tmp_path,
@@ -245,6 +276,23 @@ def test_a_run_that_another_went_on_with_is_no_session_beside_it(
     assert judged(past, candidate).rows[0].sessions == (13, 1)
 
 
+def test_the_order_that_runs_are_given_in_does_not_matter(
+    session: MakeSession, tmp_path: Path
+) -> None:
+    runs = [session(30, 1.2), session(31, 1.2)]
+    past = kept(tmp_path, *(session(day) for day in range(12)), *runs)
+    forward, backward = (
+        comparison_json(judged(past, *order), []) for order in (runs, reversed(runs))
+    )
+    assert forward == backward
+    assert forward["rows"][0]["sessions"] == [12, 2]
+    assert forward["rows"][0]["verdict"] == "slower"
+    # Nor is what a re-run went on with part of its past.
+    begun = session(29, 1.2)
+    kept(tmp_path, begun)
+    assert judged(past, runs[0], resumed(runs[1], begun)).rows[0].sessions == (12, 2)
+
+
 def test_a_copy_of_a_run_file_is_no_other_session(session: MakeSession, tmp_path: Path) -> None:
     past = kept(tmp_path, *(session(day) for day in range(10)))
     kept(tmp_path / "copies", *(session(day) for day in range(5)))
@@ -263,16 +311,16 @@ def test_a_run_is_no_rerun_of_itself(cli: Cli, session: MakeSession, tmp_path: P
     assert "run day030 is given twice" in line
 
 
+def of_another_file(run: Run) -> Run:
+    launches = tuple(replace(one, artifact_sha256="cd" * 32) for one in run.launches)
+    return replace(run, launches=launches)
+
+
 def test_a_rerun_must_be_of_the_same_files(session: MakeSession, tmp_path: Path) -> None:
     past = kept(tmp_path, *(session(day) for day in range(12)))
     run = session(30)
-    other = replace(
-        run,
-        id="other",
-        launches=tuple(replace(one, artifact_sha256="cd" * 32) for one in run.launches),
-    )
     with pytest.raises(BadInput, match="is no re-run of day030"):
-        judged(past, run, other)
+        judged(past, run, of_another_file(replace(run, id="other")))
 
 
 def test_a_store_gives_the_same_verdict_as_its_files(
@@ -290,6 +338,33 @@ def test_a_store_gives_the_same_verdict_as_its_files(
         told[place] = json.loads(done.stdout)
     assert told[folder] == told[tmp_path / "s.sqlite"]
     assert told[folder]["rows"][0]["verdict"] == "slower"
+
+
+def test_sessions_whose_run_files_are_gone_count_if_they_are_of_the_very_file(
+    session: MakeSession, tmp_path: Path
+) -> None:
+    runs = [session(day) for day in range(14)]
+    folder = kept(tmp_path / "runs", *runs)
+    with open_store(tmp_path / "s.sqlite", make=True) as store:
+        import_runs(store, [folder])
+    whole = judged(folder, session(30, 1.2))
+    for run in runs[:4]:
+        (folder / f"{run.id}.json").unlink()
+    # Another run in its place is not it.
+    write_run(replace(runs[5], id="day004"), tmp_path)
+    (folder / "day005.json").write_bytes((tmp_path / "day004.json").read_bytes())
+
+    comparison = judged(tmp_path / "s.sqlite", session(30, 1.2))
+    assert comparison.rows == whole.rows
+    gone = "5 sessions' run files are gone: whether something spoilt them is not known."
+    assert comparison.notes == (*whole.notes, *(f"{row.pair.name}: {gone}" for row in whole.rows))
+    other = of_another_file(session(30, 1.2))
+    few = judged(tmp_path / "s.sqlite", other)
+    assert verdicts(few) == {Verdict.INCONCLUSIVE}
+    told = "9 earlier sessions, 10 are needed; others differ in checkpoint: not known, the run file"
+    assert few.rows[0].reason.startswith(told)
+    across = judged(tmp_path / "s.sqlite", other, across_models=True)
+    assert across.rows[0].sessions == (14, 1)
 
 
 @pytest.mark.parametrize(

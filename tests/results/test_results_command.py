@@ -104,6 +104,11 @@ def test_the_store_is_found_without_naming_it(cli: Cli, folder: Path, tmp_path: 
         (["list"], 2, "does not exist (`coronet-deploy results import runs` makes it)"),
         (["list", "--since", "Tuesday"], 2, "'Tuesday' is not a date"),
         (["show", "x", "--store", "mysql://u:secret@h/d"], 2, "neither a file nor a postgresql"),
+        (
+            ["list", "--store", "mysql://u@h/d?Password=secret&sslmode=on"],
+            2,
+            "mysql://u@h/d?Password=...&sslmode=on: neither",
+        ),
         (["list", "--store", "~nobody-at-all/s"], 2, "--store ~nobody-at-all/s: there is no such"),
         (["import", "nowhere"], 2, "run file nowhere does not exist"),
         (
@@ -119,6 +124,14 @@ def test_the_store_is_found_without_naming_it(cli: Cli, folder: Path, tmp_path: 
             ["list", "--store", "postgresql://u:secret@/d?host=/nowhere", "--wait", "1"],
             3,
             "cannot be reached",
+        ),
+        (
+            [
+                *("list", "--wait", "1", "--store"),
+                "postgresql://u@/d?host=/nowhere&password=secret&sslpassword=secret",
+            ],
+            3,
+            "host=%2Fnowhere&password=...&sslpassword=... cannot be reached",
         ),
     ],
 )

@@ -29,6 +29,7 @@ from coronet_deploy.results.store import (
     setup,
 )
 from coronet_deploy.vocabulary import Run
+from support import Cli
 
 MakeRun = Callable[..., Run]
 
@@ -106,6 +107,36 @@ def test_bad_files_are_refused_by_name_and_the_others_are_in(
     assert "r0004.json: schema_version 99 is newer" in told
     assert "r0005.json: created: 'yesterday'" in told
     assert "another run of the same id r0006" in told
+
+
+def test_what_reports_print_is_passed_over_and_what_may_be_a_run_is_not(
+    folder: Path, cli: Cli, tmp_path: Path
+) -> None:
+    store = ("--store", tmp_path / "s.sqlite")
+    cli("results", "import", folder, *store)
+    for name, line in (
+        ("list", ("results", "list", "--json", *store)),
+        ("shown", ("results", "show", "r0001", "--json", *store)),
+        ("report", ("report", folder / "r0001.json", "--format", "json")),
+    ):
+        printed = cli(*line).stdout
+        assert '"launches"' in printed
+        (folder / f"{name}.json").write_text(printed)
+    (folder / "verdict.json").write_text('{"rows": [{"launches": [null, 6]}], "run_files": []}')
+    (folder / "verdicts.json").write_text('[{"launches": [null, 6]}]')
+    assert len(find_run_files([folder]).paths) == 12
+    assert find_run_files([folder]).others == 5
+    run = (folder / "r0001.json").read_text()
+    may_be = {
+        "cut": run[: run.index('"launches"') + 40],
+        "misspelt": run.replace('"schema_version"', '"schema_versoin"'),
+        "torn": '{"rows": [{"launches": [null, 6]}], "run_fi',
+        "version": '{"schema_version": 1, "command": ["launches"], "launches": {}}',
+    }
+    for name, text in may_be.items():
+        (folder / f"{name}.json").write_text(text)
+    found = {path.stem for path in find_run_files([folder]).paths}
+    assert found == {*may_be, *(f"r{number:04d}" for number in range(12))}
 
 
 def test_filters_choose_runs_and_rows(where: str, folder: Path) -> None:

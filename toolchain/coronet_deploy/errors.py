@@ -7,7 +7,7 @@
     ├── ConversionFailed       4  a network that cannot be lowered or written
     └── NothingMeasured        5  no sample, or no verdict
 
-Interrupting gives 130. Each error says what happened, where, and what a person can do next; the
+A defect of ours gives 70, interrupting 130. Each error says what happened, where, and what a person can do next; the
 command line prints that as one line and shows a traceback with `--debug` only.
 """
 

@@ -8,12 +8,14 @@ and imports nothing heavy before `run`, so that `--help` answers at once. Result
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +42,8 @@ COMMANDS = (
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 _EPILOG = """exit statuses: 0 fine, 1 a gate failed (parity or latency), 2 usage or bad input,
-3 environment or device, 4 conversion, 5 nothing was measured or inconclusive, 130 interrupted"""
+3 environment or device, 4 conversion, 5 nothing was measured or inconclusive, 70 a defect of ours,
+130 interrupted"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,7 +70,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status (see `errors`)."""
+    """Run one command and return its exit status (see `errors`).
+
+    An exception that is none of those is a defect of ours: its traceback, and status 70.
+    """
+    try:
+        return _run(arguments)
+    except Exception:  # noqa: BLE001 - whatever it is: Python's own 1 is a failed gate's
+        with contextlib.suppress(OSError):  # of a stderr that is full
+            traceback.print_exc()
+        return os.EX_SOFTWARE
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     debug = False
     try:
         _set_up()
@@ -76,10 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = args.run(args)
         sys.stdout.flush()
     except CoronetError as error:
-        if debug:
-            raise
-        print(f"coronet-deploy: error: {error}", file=sys.stderr)
-        return error.exit_status
+        return _failed(error, debug=debug)
     except KeyboardInterrupt:
         if debug:
             raise
@@ -87,13 +99,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except OSError as error:
         # A file has a name, and `storage` says what became of it: this is what was printed to.
-        if debug or error.filename is not None or error.errno not in _UNWRITABLE:
+        if error.filename is not None or error.errno not in _UNWRITABLE:
             raise
         # What is still to be flushed, at interpreter exit too, goes nowhere.
         _silence(sys.stdout.fileno())
-        print(f"coronet-deploy: error: cannot write to stdout: {error.strerror}", file=sys.stderr)
-        return EnvironmentProblem.exit_status
+        problem = EnvironmentProblem(f"cannot write to stdout: {error.strerror}")
+        return _failed(problem, debug=debug)
     return status
+
+
+def _failed(error: CoronetError, *, debug: bool) -> int:
+    """Say what went wrong, and return the exit status that it has with `--debug` too."""
+    if debug:
+        traceback.print_exc()
+    print(f"coronet-deploy: error: {error}", file=sys.stderr)
+    return error.exit_status
 
 
 def _set_up() -> None:

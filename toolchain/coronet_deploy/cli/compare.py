@@ -154,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
         CoronetError: the two may not be compared (2), or something around us is broken (3).
 
     """
+    from coronet_deploy.report.history import in_order
     from coronet_deploy.report.pairs import measured_pairs
     from coronet_deploy.report.regression import Bounds
     from coronet_deploy.report.verdict import Method, exit_status
@@ -167,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
     check_reports(args, _REPORTS)
     if args.history:
         comparison, runs = compare_with_history(args, bounds)
-        comparison = _told(comparison, runs)
+        comparison = _told(comparison, in_order(runs))
     elif of_files:
         comparison = _of_files(args, bounds)
     else:

@@ -7,7 +7,8 @@
 A row's earlier sessions count only where the machine, its software and what was asked of it agree
 (`results.keys`), the network was the same, and nothing spoilt the session. A run that another one
 went on with (`bench --resume`) is part of that one. What else bears the row's name is told, by what
-differs.
+differs. Of a session in a store whose run file is gone, the network is known where it measured the
+candidate's very file, and what may have spoilt it is not.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import itertools
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from coronet_deploy.errors import BadInput, CoronetError, EnvironmentProblem
@@ -46,7 +48,8 @@ class Line:
 
     `changes` are the places of the first sessions after a change, None where they could not be
     looked for. `others` tells how runs of that name which do not count differ, the commonest
-    first; `spoilt` counts sessions that something spoilt.
+    first; `spoilt` counts sessions that something spoilt, `gone` those among `points` whose run
+    files are gone.
     """
 
     artifact: str
@@ -55,6 +58,7 @@ class Line:
     changes: tuple[int, ...] | None
     others: tuple[str, ...] = ()
     spoilt: int = 0
+    gone: int = 0
 
     @property
     def current(self) -> tuple[HistoryPoint, ...]:
@@ -87,49 +91,91 @@ class Past:
         self._read: dict[Path, Run | None] = {}
 
     def line_of(
-        self, run: Run, artifact: str, target: Target, max_load: float | None = None
+        self,
+        run: Run,
+        artifact: str,
+        target: Target,
+        max_load: float | None = None,
+        *,
+        again: Sequence[Run] = (),
     ) -> Line:
         """Return the earlier sessions of a row of `run`; see `Line`.
+
+        `again` are re-runs of `run`: sessions of the same candidate, and no part of its past.
 
         Raises:
             BadInput: `run` has no such row.
 
         """
         row = _row(run, artifact, target)
-        made = _created(run)
-        entries = [
-            entry for entry in self._entries(row) if entry.id != run.id and entry.created < made
-        ]
+        entries = self._before([run, *again], row)
         others = _differing(entries, row)
         points: list[HistoryPoint] = []
-        part_of = {run.id: resumed_of(run)}
+        part_of = {one.id: resumed_of(one) for one in (run, *again)}
+        whole = list(part_of)
         spoilt = 0
-        own = checkpoint_of(run.artifacts.get(artifact, {}))
         for point in history_of(entries, row.key)[-SESSIONS_MOST:]:
-            earlier = self._run(point.path)
+            earlier = self._run(point)
             part_of[point.run_id] = resumed_of(earlier) if earlier else None
-            theirs = checkpoint_of(earlier.artifacts.get(artifact, {})) if earlier else None
-            if own and theirs and own != theirs and not self._across_models:
-                others.append(f"checkpoint: {theirs[:12]} and {own[:12]}")
+            if other := self._other_network(run, row, point):
+                others.append(other)
             elif len(point.launch_medians_ms) < LAUNCHES_LEAST or (
                 earlier and row_problems(earlier, artifact, target, max_load)
             ):
                 spoilt += 1
             else:
                 points.append(point)
-        parts = _parts([run.id, *(point.run_id for point in points)], part_of)
+        parts = _parts([*whole, *(point.run_id for point in points)], part_of)
         points = [point for point in points if point.run_id not in parts]
         told = sorted(set(others), key=lambda phrase: (-others.count(phrase), phrase))
-        return Line(artifact, target, tuple(points), _changes(points), tuple(told), spoilt)
+        gone = sum(self._run(point) is None for point in points)
+        return Line(artifact, target, tuple(points), _changes(points), tuple(told), spoilt, gone)
 
-    def _run(self, path: Path) -> Run | None:
-        """Return the run file that an entry names; None where it is gone: the entry stands."""
-        if path not in self._read:
+    def holds(self, run: Run) -> bool:
+        """Return whether `run` itself is here."""
+        rows = dict.fromkeys((one.artifact, one.target) for one in run.launches)
+        return any(entry.id == run.id for row in rows for entry in self._entries(_row(run, *row)))
+
+    def _before(self, runs: Sequence[Run], row: RowEntry) -> list[RunEntry]:
+        """Return what was measured before the first of `runs` and is none of them."""
+        own = {run.id for run in runs}
+        made = _moment(runs[0]).isoformat(timespec="seconds")
+        return [
+            entry for entry in self._entries(row) if entry.id not in own and entry.created < made
+        ]
+
+    def _other_network(self, run: Run, row: RowEntry, point: HistoryPoint) -> str | None:
+        """Return how the network of an earlier session differs, or None if it may count."""
+        if self._across_models:
+            return None
+        earlier = self._run(point)
+        if earlier is None:
+            same = point.artifact_sha256 == row.artifact_sha256
+            return None if same else "checkpoint: not known, the run file is gone"
+        own, theirs = (checkpoint_of(one.artifacts.get(row.artifact, {})) for one in (run, earlier))
+        if own and theirs and own != theirs:
+            return f"checkpoint: {theirs[:12]} and {own[:12]}"
+        return None
+
+    def _run(self, point: HistoryPoint) -> Run | None:
+        """Return the run that an entry is of; None where its file is gone, or holds another."""
+        if point.path not in self._read:
             try:
-                self._read[path] = read_run(path)
+                self._read[point.path] = read_run(point.path)
             except BadInput:
-                self._read[path] = None
-        return self._read[path]
+                self._read[point.path] = None
+        run = self._read[point.path]
+        return run if run and run.id == point.run_id else None
+
+
+def in_order(runs: Iterable[Run]) -> list[Run]:
+    """Return `runs` in order of time.
+
+    Raises:
+        BadInput: a run does not say when it was made.
+
+    """
+    return sorted(runs, key=_moment)
 
 
 def resumed_of(run: Run) -> str | None:
@@ -197,9 +243,9 @@ def _row(run: Run, artifact: str, target: Target) -> RowEntry:
     raise BadInput(f"run {run.id} holds no launch of {artifact} there")
 
 
-def _created(run: Run) -> str:
+def _moment(run: Run) -> datetime:
     try:
-        return moment_of(run.created).isoformat(timespec="seconds")
+        return moment_of(run.created)
     except ValueError as error:
         raise BadInput(f"run {run.id}: created {run.created!r} is not a date") from error
 

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from coronet_deploy.errors import BadInput
-from coronet_deploy.report.history import Line, Past, changes_note, resumed_of
+from coronet_deploy.errors import BadInput, NothingMeasured
+from coronet_deploy.report.history import Line, Past, changes_note, in_order, resumed_of
 from coronet_deploy.report.pairs import Pair, check_setups, row_problems
 from coronet_deploy.report.regression import (
     LAUNCHES_LEAST,
@@ -46,46 +46,84 @@ def judge_by_history(
 ) -> Comparison:
     """Return the verdicts on the rows of `runs`: the candidate's session, and perhaps re-runs.
 
+    The session is the first of `runs` in time, in whatever order they are given. A history that
+    holds the candidate and no earlier session that counts begins with it, and decides nothing.
+
     Raises:
         BadInput: the runs are not of one candidate, share launches, have fewer than four launches
-            a row, or no row has an earlier session; says how those of other set-ups differ.
+            a row, or no row has an earlier session in a history without the candidate; says how
+            those of other set-ups differ.
+        NothingMeasured: a run holds no launch.
 
     """
-    _check_apart(runs)
-    for again in runs[1:]:
-        check_setups(runs[0], again)
-        _check_files(runs[0], again)
+    runs = in_order(runs)
+    _check_candidate(runs)
     cases = [_case(runs, past, *row, max_load) for row in _rows(runs[0])]
-    known = [case for case in cases if case.line.points]
-    absent = {case.pair.name: case for case in cases if not case.line.points}
-    if not known:
-        first = cases[0]
-        raise BadInput(
-            f"{first.pair.name}: the history holds no earlier session of it{_differ(first.line)}",
-            hint=f"at least {SESSIONS_LEAST} are needed; {_IN_TURN}",
-        )
-    notes = [changes_note([case.line for case in known])]
-    # What the verdict takes as usual may itself be a regression that nobody has looked at.
-    notes += [
-        f"{case.pair.name}: earlier sessions changed on {', '.join(case.line.changes_told)}."
-        for case in known
-        if case.line.changes
-    ]
-    notes += [
-        f"{name}: {_differ(case.line)[2:]}." for name, case in absent.items() if case.line.others
-    ]
-    notes += [
-        f"{case.pair.name}: {case.line.spoilt} earlier sessions were spoilt and do not count."
-        for case in known
-        if case.line.spoilt
-    ]
+    known, absent = _with_history(runs, past, cases)
     return Comparison(
         rows=_judged(known, bounds),
         bounds=bounds,
         method=Method.HISTORY,
-        no_base=tuple(absent),
-        notes=tuple(notes),
+        no_base=tuple(case.pair.name for case in absent),
+        notes=_notes(known, absent),
     )
+
+
+def _check_candidate(runs: Sequence[Run]) -> None:
+    """Refuse runs that are not sessions of one candidate."""
+    for run in runs:
+        if not run.launches:
+            raise NothingMeasured(
+                f"run {run.id} holds no launch: there is nothing to judge",
+                hint="`coronet-deploy bench` measures one",
+            )
+    _check_apart(runs)
+    for again in runs[1:]:
+        check_setups(runs[0], again)
+        _check_files(runs[0], again)
+
+
+def _with_history(
+    runs: Sequence[Run], past: Past, cases: Sequence[_Case]
+) -> tuple[Sequence[_Case], Sequence[_Case]]:
+    """Return the cases that are judged, and those that have nothing to be judged by."""
+    known = [case for case in cases if case.line.points]
+    if known:
+        return known, [case for case in cases if not case.line.points]
+    if any(past.holds(run) for run in runs):
+        return cases, []
+    first = cases[0]
+    raise BadInput(
+        f"{first.pair.name}: the history holds no earlier session of it{_differ(first.line)}",
+        hint=f"at least {SESSIONS_LEAST} are needed; {_IN_TURN}",
+    )
+
+
+def _notes(known: Sequence[_Case], absent: Sequence[_Case]) -> tuple[str, ...]:
+    """Return what a reader must know of the history, in sentences."""
+    # What the verdict takes as usual may itself be a regression that nobody has looked at.
+    changed = [
+        f"{case.pair.name}: earlier sessions changed on {', '.join(case.line.changes_told)}."
+        for case in known
+        if case.line.changes
+    ]
+    differing = [
+        f"{case.pair.name}: {_differ(case.line)[2:]}." for case in absent if case.line.others
+    ]
+    spoilt = [
+        f"{case.pair.name}: {case.line.spoilt} earlier sessions were spoilt and do not count."
+        for case in known
+        if case.line.spoilt
+    ]
+    gone = [f"{case.pair.name}: {_gone(case.line.gone)}." for case in known if case.line.gone]
+    first = changes_note([case.line for case in known])
+    return (first, *changed, *differing, *spoilt, *gone)
+
+
+def _gone(count: int) -> str:
+    if count == 1:
+        return "1 session's run file is gone: whether something spoilt it is not known"
+    return f"{count} sessions' run files are gone: whether something spoilt them is not known"
 
 
 def _judged(cases: Sequence[_Case], bounds: Bounds) -> tuple[Judged, ...]:
@@ -178,7 +216,7 @@ def _case(
         BadInput: a session has too few launches.
 
     """
-    line = past.line_of(runs[0], artifact, target, max_load)
+    line = past.line_of(runs[0], artifact, target, max_load, again=runs[1:])
     medians = [
         [
             one.median_ms

@@ -222,11 +222,16 @@ def open_database(where: str | Path | None, *, make: bool, patience_s: float) ->
         raise BadInput("--store is not a URL that can be read") from error
     if url.get_backend_name() not in {"postgresql", "postgres"}:
         raise BadInput(
-            f"--store {url.render_as_string()}: neither a file nor a postgresql:// URL",
+            f"--store {_shown(url)}: neither a file nor a postgresql:// URL",
             hint="an SQLite store is named by its path alone",
         )
-    name = url.render_as_string(hide_password=True)
-    return Database(_postgresql(url, patience_s), name, patience_s)
+    return Database(_postgresql(url, patience_s), _shown(url), patience_s)
+
+
+def _shown(url: URL) -> str:
+    """Return `url` without its passwords, which may stand in its query too (`sslpassword`)."""
+    query = {key: "..." if "password" in key.lower() else value for key, value in url.query.items()}
+    return url.set(query=query).render_as_string(hide_password=True)
 
 
 def _postgresql(url: URL, patience_s: float) -> Engine:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from coronet_deploy.results.keys import Key, Setup, setup_hash, setup_of
 from coronet_deploy.results.schema import run_from_json
 from coronet_deploy.storage import existing_file
 from coronet_deploy.vocabulary import Launch, Run, Target
+
+_RUN_BEGINS = re.compile(rb'\s*\{\s*"schema_version"\s*:')
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ class RunFiles:
 def find_run_files(places: Sequence[Path]) -> RunFiles:
     """Return the run files among `places`: files as they are, folders with all that is below.
 
-    A folder may hold other JSON files too (manifests, say): those that are whole and have no
-    launches are passed over. One that is cut short is not: it may be a run.
+    A folder may hold other JSON files too (manifests, or what `--json` printed): those that are
+    whole and say nowhere that they are runs are passed over. One that is cut short is not: it may
+    be a run.
 
     Raises:
         BadInput: a place does not exist.
@@ -218,10 +222,18 @@ def _utc(created: str, path: Path) -> str:
 def _is_other_json(path: Path) -> bool:
     try:
         data = path.read_bytes()
-        # Most run files say so early; only what does not is read as JSON to be sure.
-        if b'"launches"' in data:
+        holds_launches = b'"launches"' in data
+        # Ours begin with their version, and need not be read as JSON twice.
+        if holds_launches and _RUN_BEGINS.match(data):
             return False
-        json.loads(data)
+        plain = json.loads(data)
     except (OSError, ValueError, RecursionError):
         return False
-    return True
+    return not (holds_launches and _says_it_is_a_run(plain))
+
+
+def _says_it_is_a_run(plain: object) -> bool:
+    """Tell whether whole JSON means to be a run: reports too count "launches" in their rows."""
+    return isinstance(plain, dict) and (
+        "schema_version" in plain or isinstance(plain.get("launches"), list)
+    )
