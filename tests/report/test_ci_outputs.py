@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -24,8 +25,10 @@ from coronet_deploy.report.comparison import (
 )
 from coronet_deploy.report.pairs import filed_pairs, subjects_of
 from coronet_deploy.report.regression import Bounds, Verdict
-from coronet_deploy.report.verdict import Comparison, judge
+from coronet_deploy.report.verdict import EMULATED, Comparison, judge
+from coronet_deploy.results.files import write_run
 from coronet_deploy.vocabulary import Run
+from support import Cli
 
 MakeRun = Callable[..., Run]
 HOSTILE = "<b>\"'&%|`x` [red]\x1b[31m\u202e]]>\x00,:é\n::error::.onnx"
@@ -104,3 +107,55 @@ def test_the_table_fits_80_columns_and_markdown_keeps_its_cells(comparison: Comp
     assert len(lines[:6]) == 6
     assert all(line.replace("\\|", "").count("|") == 8 for line in lines[:6])
     assert json.loads(json.dumps(comparison_json(comparison, [])))["no_base"] == [HOSTILE]
+
+
+def names_in_outputs(comparison: Comparison) -> dict[str, list[str]]:
+    """Return the names that each output gives the measured rows."""
+    suite = ET.fromstring(junit_xml(comparison).encode()).find("testsuite")  # noqa: S314 - our own
+    assert suite is not None
+    rows = len(comparison.rows)
+    return {
+        "junit": [case.get("name") or "" for case in suite.findall("testcase")][:rows],
+        "github": [line.split("::")[1] for line in github_commands(comparison)],
+        "bmf": list(json.loads(bencher_json(comparison))),
+        "action": [entry["name"] for entry in json.loads(benchmark_action_json(comparison))],
+    }
+
+
+def test_emulated_rows_are_called_so_wherever_no_note_stands_beside_them(
+    comparison: Comparison,
+) -> None:
+    for names in names_in_outputs(comparison).values():
+        assert not any("(emulated)" in name for name in names)
+    for names in names_in_outputs(replace(comparison, notes=(EMULATED,))).values():
+        assert names
+        assert all(name.endswith(" (emulated)") for name in names)
+
+
+def test_junit_holds_the_notes_a_line_each(comparison: Comparison) -> None:
+    def told(one: Comparison) -> str | None:
+        return ET.fromstring(junit_xml(one).encode()).findtext("testsuite/system-out")  # noqa: S314 - our own
+
+    assert (told(comparison) or "").startswith("<b>\"'&%|`x` [red]")
+    assert told(replace(comparison, notes=(EMULATED, "Two\nlines."))) == (
+        f"{EMULATED}\nTwo\N{REPLACEMENT CHARACTER}lines."
+    )
+    assert told(replace(comparison, notes=())) is None
+
+
+def test_two_emulated_run_files_are_called_so_in_every_file_of_compare(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    base = write_run(make_run({"a.onnx": 10.0}, rounds=10, emulated=True), tmp_path)
+    slower = make_run({"a.onnx": 13.0}, rounds=10, emulated=True, id="now")
+    outputs = {flag: tmp_path / flag for flag in ("junit", "bmf", "benchmark-action", "markdown")}
+    flags = [word for flag, path in outputs.items() for word in (f"--{flag}", path)]
+    done = cli("compare", base, write_run(slower, tmp_path), "--github", *flags)
+    assert done.returncode == 1, done.stderr
+    for flag, path in outputs.items():
+        if flag != "markdown":
+            assert "a.onnx on host cpu, 1 thread (emulated)" in path.read_text("utf-8"), flag
+    assert "a.onnx on host cpu%2C 2 threads (emulated)::" in done.stderr
+    told = ET.fromstring(outputs["junit"].read_text("utf-8")).findtext("testsuite/system-out")  # noqa: S314 - our own
+    assert EMULATED in (told or "").splitlines()
+    assert EMULATED in outputs["markdown"].read_text("utf-8")

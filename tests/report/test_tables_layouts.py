@@ -27,6 +27,8 @@ MakeRun = Callable[..., Run]
 FULL = {"down1": 64, "down2": 128, "down3": 256, "down4": 512}
 PRUNED = {"down1": 7, "down2": 40, "down3": 61, "down4": 99}
 # Every character that LaTeX gives a meaning, a script its fonts lack, and a command.
+STARTS = ("[", "[3cm]", "*", "中")
+"""What a name may start with that ends or changes a LaTeX table's line."""
 WILD = "50%_of#1 & {x}^~\\ <a>|\"'`$ -- é 中\x1b \\input{/etc/passwd}"
 
 
@@ -152,6 +154,78 @@ def test_the_full_layout_has_every_figure_and_fits_80_columns(phone_run: MakeRun
     assert "The unpruned twin of small_int8.tflite is whole_fp32.tflite." in text.replace("\n", " ")
 
 
+def printed(lines: list[Line]) -> str:
+    out = io.StringIO()
+    print_grids(grids_of(Layout.FULL, lines), out, legend(Layout.FULL, lines))
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+    return out.getvalue()
+
+
+def test_rows_of_two_runs_of_one_device_are_told_apart_by_their_days(phone_run: MakeRun) -> None:
+    old, new = phone_run("sm8550", "cpu"), phone_run("sm8550", "cpu", number=2, factor=2.0)
+    lines = [*lines_of(old), *lines_of(new)]
+    latency, gains, artifacts = grids_of(Layout.FULL, lines)
+    assert latency.heads[:3] == gains.heads[:3] == ("Artifact", "Run", "Device")
+    assert latency.words == 3
+    assert [line[:4] for line in latency.lines[1::3]] == [
+        ("small_int8.tflite", "2026-01-01", "sm8550", "10.0"),
+        ("small_int8.tflite", "2026-01-02", "sm8550", "20.0"),
+    ]
+    assert "Run" not in artifacts.heads  # the same files
+    assert len(artifacts.lines) == 3
+    text = printed(lines)
+    assert "2026-01-02" in text
+    assert "Run 2026-01-02 is run2." in text
+    both = [*lines, *lines_of(phone_run("sm8550", "cpu", number=3, emulated=True))]
+    assert "2026-01-03" in printed(both)
+
+
+def test_runs_of_one_day_are_told_apart_by_the_minute_or_else_by_their_ids(
+    phone_run: MakeRun,
+) -> None:
+    def runs(*moments: str) -> list[str]:
+        ids = [f"2026010{day}T000000Z-sm8550-0a0b0c0{day}" for day in range(len(moments))]
+        made = [
+            replace(phone_run("sm8550", "cpu"), id=one, created=f"2026-01-01T{moment}+00:00")
+            for one, moment in zip(ids, moments, strict=True)
+        ]
+        grid = grids_of(Layout.FULL, [line for run in made for line in lines_of(run)])[0]
+        return [line[1] for line in grid.lines[::3]]
+
+    assert runs("10:00:00", "11:00:00") == ["2026-01-01 10:00", "2026-01-01 11:00"]
+    assert runs("10:00:00", "10:00:30") == ["20260100…a0b0c00", "20260101…a0b0c01"]
+
+
+def test_no_run_is_named_where_the_device_tells_the_rows_apart(phone_run: MakeRun) -> None:
+    real = lines_of(phone_run("sm8550", "cpu"))
+    emulated = lines_of(phone_run("sm8550", "cpu", number=2, emulated=True))
+    grid = grids_of(Layout.FULL, [*real, *emulated])[0]
+    assert grid.heads[:3] == ("Artifact", "Device", "Median ms")
+    assert {line[1] for line in grid.lines} == {"sm8550", "sm8550 (emulated)"}
+    assert "Run" not in grids_of(Layout.FULL, real)[0].heads
+    assert not any(one.startswith("Run ") for one in legend(Layout.FULL, real))
+
+
+def test_a_file_that_changed_between_runs_has_a_line_for_each(phone_run: MakeRun) -> None:
+    smaller = {**manifest("small", "int8", PRUNED), "bytes": 2_000_000}
+    smaller |= {"macs": {"real": 5_000_000, "published": 7_000_000}, "parity": {"psnr_db": 33.0}}
+    changed = {**ARTIFACTS, "small_int8.tflite": (smaller, 5.0)}
+    lines = [
+        *lines_of(phone_run("sm8550", "cpu")),
+        *lines_of(phone_run("sm8550", "cpu", number=2, artifacts=changed)),
+    ]
+    grid = grids_of(Layout.FULL, lines)[-1]
+    assert grid.heads[:3] == ("Artifact", "Run", "Type")
+    assert grid.words == 3
+    assert grid.lines == (
+        ("small_fp32.tflite", "2026-01-01, 2026-01-02", "fp32", "4.0", "600 M", "1.8 G", "80.0"),
+        ("small_int8.tflite", "2026-01-01", "int8", "4.0", "600 M", "1.8 G", "80.0"),
+        ("small_int8.tflite", "2026-01-02", "int8", "2.0", "5 M", "7 M", "33.0"),
+        ("whole_fp32.tflite", "2026-01-01, 2026-01-02", "fp32", "40.0", "6 G", "18 G", "80.0"),
+    )
+    printed(lines)
+
+
 def test_the_paper_layout_is_chipsets_by_type_against_models(phone_run: MakeRun) -> None:
     lines = [
         *lines_of(phone_run("sm8550", "cpu", number=1)),
@@ -233,10 +307,11 @@ def test_a_json_line_starts_with_the_promised_keys(phone_run: MakeRun) -> None:
     json.dumps(plain, allow_nan=False)
 
 
-def hostile(phone_run: MakeRun) -> list[Line]:
-    named = replace(phone_run(WILD, "cpu"), id="r")
-    artifacts = {f"{WILD}.tflite": ({**manifest(WILD, "fp32", PRUNED)}, 5.0)}
-    return list(lines_of(replace(phone_run(WILD, "cpu", artifacts=artifacts), id=named.id)))
+def hostile(phone_run: MakeRun, start: str = "") -> list[Line]:
+    wild = start + WILD
+    named = replace(phone_run(wild, "cpu"), id="r")
+    artifacts = {f"{wild}.tflite": ({**manifest(wild, "fp32", PRUNED)}, 5.0)}
+    return list(lines_of(replace(phone_run(wild, "cpu", artifacts=artifacts), id=named.id)))
 
 
 @pytest.mark.parametrize("layout", list(Layout))
@@ -254,9 +329,23 @@ def test_latex_keeps_its_structure_whatever_the_names(phone_run: MakeRun, layout
     assert plain.count("{") == plain.count("}")
 
 
+@pytest.mark.parametrize("layout", list(Layout))
+def test_no_line_of_latex_starts_with_what_the_one_before_takes(
+    phone_run: MakeRun, layout: Layout
+) -> None:
+    lines = [line for start in STARTS for line in hostile(phone_run, start)]
+    rows = [one for one in latex(grids_of(layout, lines)).splitlines() if one.endswith(r" \\")]
+    assert len(rows) > len(STARTS)
+    # A line break and booktabs' rules take a star or an argument in brackets for their own.
+    assert all(row.startswith("    {}") for row in rows)
+    assert any(row.startswith("    {}[U+4E2D]") for row in rows)
+    assert any(row.startswith("    {}*") for row in rows)
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex is installed")
-def test_latex_compiles_whatever_the_names(phone_run: MakeRun, tmp_path: Path) -> None:
-    grids = [grid for layout in Layout for grid in grids_of(layout, hostile(phone_run))]
+@pytest.mark.parametrize("start", ["", *STARTS])
+def test_latex_compiles_whatever_the_names(phone_run: MakeRun, tmp_path: Path, start: str) -> None:
+    grids = [grid for layout in Layout for grid in grids_of(layout, hostile(phone_run, start))]
     (tmp_path / "table.tex").write_text(latex(grids, [WILD]), "utf-8")
     (tmp_path / "paper.tex").write_text(
         "\\documentclass{article}\\usepackage{booktabs}"
@@ -265,6 +354,7 @@ def test_latex_compiles_whatever_the_names(phone_run: MakeRun, tmp_path: Path) -
     done = subprocess.run(
         ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape", "paper.tex"],
         cwd=tmp_path, capture_output=True, text=True, check=False, errors="replace",
+        timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "paper.pdf").stat().st_size > 1000

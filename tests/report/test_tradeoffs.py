@@ -32,39 +32,7 @@ from coronet_deploy.vocabulary import DType, Run
 from support import Cli
 
 MakeRun = Callable[..., Run]
-WIDTHS = {"full.onnx": 64, "small.onnx": 16}
-
-
-@pytest.fixture
-def pruned(make_run: MakeRun) -> Run:
-    """Return a run of an unpruned network and of one with an eighth of its multiply-adds."""
-    run = make_run({"full.onnx": 80.0, "small.onnx": 16.0})
-    manifests = {
-        name: {
-            **run.artifacts[name],
-            "sha256": digit * 64,
-            "model": name.partition(".")[0],
-            "input": {"shape": [1, 3, 256, 256], "layout": "NCHW"},
-            "macs": {"real": macs, "published": 2 * macs},
-            "source": {
-                "sha256": "cd" * 32,
-                "plan": {
-                    "architecture": "resnet_6blocks",
-                    "norm": "instance",
-                    "groups": {"stem": WIDTHS[name], "down1": 2 * WIDTHS[name]},
-                },
-            },
-        }
-        for name, macs, digit in (
-            ("full.onnx", 8_000_000_000, "1"),
-            ("small.onnx", 1_000_000_000, "2"),
-        )
-    }
-    launches = tuple(
-        replace(one, artifact_sha256="1" * 64 if one.artifact == "full.onnx" else "2" * 64)
-        for one in run.launches
-    )
-    return replace(run, artifacts=manifests, launches=launches)
+NAMES = ("full.onnx", "small.onnx")
 
 
 def judgement(folder: Path, name: str, digest: str, psnr: float = 20.0, **changes: Any) -> Path:
@@ -124,7 +92,7 @@ def test_a_twin_in_other_numbers_gives_no_ideal_and_the_page_says_so(pruned: Run
     page = render_report(run)
     assert "No unpruned twin in the same numbers was measured beside small in int8-full" in page
     assert "Over ideal" not in page
-    both = in_numbers(pruned, dict.fromkeys(WIDTHS, "int8-full"))
+    both = in_numbers(pruned, dict.fromkeys(NAMES, "int8-full"))
     assert without_ideal(works(lines_of(both))) == []
     assert "Over ideal" in render_report(both)
 

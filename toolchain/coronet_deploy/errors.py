@@ -7,8 +7,8 @@
     ├── ConversionFailed       4  a network that cannot be lowered or written
     └── NothingMeasured        5  no sample, or no verdict
 
-A defect of ours gives 70, interrupting 130. Each error says what happened, where, and what a person can do next; the
-command line prints that as one line and shows a traceback with `--debug` only.
+A defect of ours gives 70, interrupting 130. Each error says what happened, where, and what a person
+can do next; the command line prints that as one line and shows a traceback with `--debug` only.
 """
 
 from __future__ import annotations

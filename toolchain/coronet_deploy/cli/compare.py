@@ -258,8 +258,10 @@ def _told(comparison: Comparison, runs: Sequence[Run]) -> Comparison:
 
 
 def _notes(run: Run) -> list[object]:
+    from coronet_deploy.report.verdict import EMULATED
+
     notes = run.conditions.get("notes")
-    emulated = ["Emulated: the timings are not a real device's."] if run.emulated else []
+    emulated = [EMULATED] if run.emulated else []
     return [*emulated, *(notes if isinstance(notes, list | tuple) else [])]
 
 

@@ -1,4 +1,7 @@
-"""What continuous integration reads: JUnit XML, workflow commands, and two benchmark formats."""
+"""What continuous integration reads: JUnit XML, workflow commands, and two benchmark formats.
+
+Each is read apart from the comparison's notes, so a row's own name says that it is emulated.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ def junit_xml(comparison: Comparison, *, inconclusive_ok: bool = False) -> str:
     """Return JUnit XML: a test case a row, with a failure if it is slower.
 
     An error is a row that could not be judged (`invalid`, or `inconclusive` unless that is
-    `inconclusive_ok`), skipped an artifact without a baseline. Control characters, which XML 1.0
-    cannot hold, become U+FFFD.
+    `inconclusive_ok`), skipped an artifact without a baseline. The suite's own output is the notes.
+    Control characters, which XML 1.0 cannot hold, become U+FFFD.
     """
     unjudged = {Verdict.INVALID} | (set() if inconclusive_ok else {Verdict.INCONCLUSIVE})
     verdicts = [row.verdict for row in comparison.rows]
@@ -37,7 +40,7 @@ def junit_xml(comparison: Comparison, *, inconclusive_ok: bool = False) -> str:
     properties = ET.SubElement(suite, "properties")
     ET.SubElement(properties, "property", name="method", value=comparison.method.value)
     for row in comparison.rows:
-        case = _case(suite, row.pair.target.device, row.pair.name)
+        case = _case(suite, row.pair.target.device, comparison.name_of(row))
         if row.verdict is Verdict.SLOWER:
             ET.SubElement(case, "failure", type=row.verdict.value, message=_clean(row))
         elif row.verdict in unjudged:
@@ -46,6 +49,9 @@ def junit_xml(comparison: Comparison, *, inconclusive_ok: bool = False) -> str:
             ET.SubElement(case, "system-out").text = _clean(row)
     for name in comparison.no_base:
         ET.SubElement(_case(suite, "", name), "skipped", message="no baseline")
+    if comparison.notes:
+        told = "\n".join(printable(note) for note in comparison.notes)
+        ET.SubElement(suite, "system-out").text = told
     root = ET.Element("testsuites")
     root.append(suite)
     ET.indent(root)
@@ -63,7 +69,8 @@ def github_commands(comparison: Comparison) -> list[str]:
         Verdict.INCONCLUSIVE: "warning",
     }
     return [
-        f"::{levels[row.verdict]} title={_property(row.pair.name)}::{_message(explain(row))}"
+        f"::{levels[row.verdict]} title={_property(comparison.name_of(row))}::"
+        f"{_message(explain(row))}"
         for row in comparison.rows
         if row.verdict in levels
     ]
@@ -74,7 +81,7 @@ def bencher_json(comparison: Comparison) -> str:
     metrics = {}
     for row in _measured(comparison):
         low, high = median_interval(row.pair.candidate_ms)
-        metrics[row.pair.name] = {
+        metrics[comparison.name_of(row)] = {
             "latency": {
                 "value": (row.candidate_ms or 0) * _NS_PER_MS,
                 "lower_value": low * _NS_PER_MS,
@@ -91,7 +98,7 @@ def benchmark_action_json(comparison: Comparison) -> str:
         low, high = median_interval(row.pair.candidate_ms)
         entries.append(
             {
-                "name": row.pair.name,
+                "name": comparison.name_of(row),
                 "unit": "ms",
                 "value": row.candidate_ms,
                 "range": f"± {(high - low) / 2:.3g}",

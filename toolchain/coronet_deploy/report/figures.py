@@ -107,7 +107,7 @@ def caveats(run: Run, rows: tuple[Row, ...]) -> tuple[str, ...]:
             f"With {fewest} launches the interval covers less than 95 %: it takes "
             f"{LAUNCHES_FOR_95}."
         )
-    unsettled = sum(row.launches - row.settled for row in rows)
+    unsettled = sum(row.unsettled for row in rows)
     if unsettled:
         total = sum(row.launches for row in rows)
         sentences.append(f"Warm-up had not settled in {unsettled} of {total} launches.")

@@ -9,22 +9,35 @@ It follows the reader's light or dark setting, fits a phone, and prints.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 
 from coronet_deploy.errors import BadInput, NothingMeasured
 from coronet_deploy.report import figures, sections
 from coronet_deploy.report.conditions import method_section
+from coronet_deploy.report.history import Line as HistoryLine
 from coronet_deploy.report.history import Past
-from coronet_deploy.report.lines import lines_of
+from coronet_deploy.report.lines import Line, lines_of
 from coronet_deploy.report.markup import Markup, definitions, join, tag
 from coronet_deploy.report.model import ArtifactFacts, GroupFacts, ModelFacts, Picture
+from coronet_deploy.report.series import Series, key_of, run_names, series_of
 from coronet_deploy.report.summary import Row, summarize
 from coronet_deploy.report.tables import failures
 from coronet_deploy.report.trade_sections import history_section, quality_section, work_section
-from coronet_deploy.report.tradeoffs import Judgement, choices, metric_of, unmatched, works
+from coronet_deploy.report.tradeoffs import (
+    Choice,
+    Judgement,
+    choices,
+    metric_of,
+    unmatched,
+    works,
+)
 from coronet_deploy.vocabulary import Artifact, Run
 
 __all__ = ["GroupFacts", "ModelFacts", "Picture", "render_report"]
+
+# Files, each with the names of the runs that keep something of it, by their ids.
+_Files = dict[ArtifactFacts, dict[str, str]]
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 
@@ -61,17 +74,15 @@ def render_report(
     rows = next((own for own in summaries if any(row.median_ms for row in own)), None)
     if rows is None:
         raise NothingMeasured("no launch gave a sample")
-    facts = [ArtifactFacts.of_artifact(artifact) for artifact in artifacts] or [
-        ArtifactFacts.of_manifest(name, manifest)
-        for name, manifest in {n: m for one in runs for n, m in one.artifacts.items()}.items()
-    ]
+    exported: _Files = {ArtifactFacts.of_artifact(artifact): {} for artifact in artifacts}
+    files = exported or _files(runs)
     parts = {"latency": ("Latency", _latencies(runs, baseline))}
     if pictures:
         parts["pictures"] = ("Pictures", sections.pictures_section(pictures))
     parts |= _tradeoffs(runs, judgements, past)
     if model:
         parts["model"] = ("Model", sections.model_section(model))
-    parts["artifacts"] = ("Artifacts", sections.artifacts_section(facts, rows))
+    parts["artifacts"] = ("Artifacts", _artifacts(files, rows))
     parts["method"] = ("How it was measured", method_section(runs))
     heading = title or (f"{model.name} on the edge" if model else "Latency report")
     links = (tag("a", name, href=f"#{key}") for key, (name, _) in parts.items())
@@ -82,7 +93,7 @@ def render_report(
                 "header",
                 tag("h1", heading),
                 tag("p", _lede(run), class_="lede"),
-                _key_figures(rows, facts, model),
+                _key_figures(rows, _of_run(files, rows[0].run), model),
                 tag("nav", *links, aria_label="Sections"),
             ),
             tag(
@@ -105,10 +116,11 @@ def _latencies(runs: Sequence[Run], baseline: str | None) -> Markup:
     if len(runs) == 1:
         return sections.latency_section(runs[0], summarize(runs[0], baseline), baseline)
     parts = []
-    for number, run in enumerate(runs):
+    ledes = [_lede(run) for run in runs]
+    for number, (run, lede) in enumerate(zip(runs, ledes, strict=True)):
         own = baseline if number == 0 or baseline in run.artifacts else None
         rows = summarize(run, own)
-        parts.append(tag("h3", _lede(run)))
+        parts.append(tag("h3", lede if ledes.count(lede) == 1 else f"{lede} Run {run.id}."))
         if any(row.median_ms for row in rows):
             parts.append(sections.latency_section(run, rows, own, f"latency-{number}"))
         else:
@@ -121,21 +133,21 @@ def _tradeoffs(
 ) -> dict[str, tuple[str, Markup]]:
     """Return the sections that set latency against multiply-adds, quality and earlier days."""
     lines = {run.id: lines_of(run) for run in runs}
+    every = [line for own in lines.values() for line in own]
     parts: dict[str, tuple[str, Markup]] = {}
-    work = works([line for own in lines.values() for line in own])
+    work = works(every)
     if len({one.macs for one in work}) > 1:
         parts["work"] = ("Latency against multiply-adds", work_section(work))
     if lost := unmatched(judgements, runs):
         raise BadInput(f"{lost[0]} judges no artifact of the runs", hint="give the runs' own files")
     chosen = [one for run in runs for one in choices(lines[run.id], run, judgements)]
     if len({one.line.row.artifact for one in chosen}) > 1 or (chosen and judgements):
-        shown = {one.line.row.artifact for one in chosen}
-        missing = [name for run in runs for name in run.artifacts if name not in shown]
-        section = quality_section(chosen, metric_of(judgements), list(dict.fromkeys(missing)))
+        section = quality_section(chosen, metric_of(judgements), _missing(runs, every, chosen))
         parts["quality"] = ("Quality against latency", section)
     if past:
+        series = series_of(every)
         found = [
-            (past.line_of(run, line.row.artifact, line.row.target), line.row.median_ms)
+            (_history(past, run, line, series[key_of(line)]), line.row.median_ms)
             for run in runs
             for line in lines[run.id]
         ]
@@ -143,6 +155,52 @@ def _tradeoffs(
         without = [line for line, _ in found if not line.points]
         parts["history"] = ("History", history_section(with_past, without))
     return parts
+
+
+def _missing(runs: Sequence[Run], lines: Sequence[Line], chosen: Sequence[Choice]) -> list[str]:
+    """Return the artifacts without quality, those that another run's has with their own run."""
+    shown = {(one.line.row.run, one.line.row.artifact) for one in chosen}
+    elsewhere = {name for _, name in shown}
+    names = run_names((run.id, run.created) for run in runs)
+    missing = [name for run in runs for name in run.artifacts if name not in elsewhere]
+    missing += [
+        f"{line.row.artifact} ({names[line.row.run]})"
+        for line in lines
+        if line.row.median_ms is not None
+        and line.row.artifact in elsewhere
+        and (line.row.run, line.row.artifact) not in shown
+    ]
+    return list(dict.fromkeys(missing))
+
+
+def _history(past: Past, run: Run, line: Line, series: Series) -> HistoryLine:
+    """Return a row's earlier sessions, under a name that no other run's row has."""
+    found = past.line_of(run, line.row.artifact, line.row.target)
+    return replace(found, artifact=found.artifact + series.suffix)
+
+
+def _files(runs: Sequence[Run]) -> _Files:
+    """Return what the runs keep of their files."""
+    names = run_names((run.id, run.created) for run in runs)
+    files: _Files = {}
+    for run in runs:
+        for name, manifest in run.artifacts.items():
+            fact = ArtifactFacts.of_manifest(name, manifest)
+            files.setdefault(fact, {})[run.id] = names[run.id]
+    return files
+
+
+def _of_run(files: _Files, run: str) -> list[ArtifactFacts]:
+    """Return the files of one run; what was just exported is every run's."""
+    return [fact for fact, ids in files.items() if not ids or run in ids]
+
+
+def _artifacts(files: _Files, rows: Sequence[Row]) -> Markup:
+    """Return the table of files; those of one name that differ are told with their runs."""
+    names = [fact.name for fact in files]
+    changed = {fact: ids for fact, ids in files.items() if ids and names.count(fact.name) > 1}
+    ordered = sorted(files, key=lambda fact: names.index(fact.name))
+    return sections.artifacts_section(ordered, rows, changed)
 
 
 def _named(runs: Sequence[Run]) -> str:

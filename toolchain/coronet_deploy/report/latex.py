@@ -61,4 +61,9 @@ def _escaped(character: str) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "    " + " & ".join(latex_escaped(cell) for cell in cells) + r" \\"
+    r"""Return a line of a table.
+
+    It starts with an empty group: `\\` and booktabs' rules before it take a `*` or a `[` that they
+    find next for their own.
+    """
+    return "    {}" + " & ".join(latex_escaped(cell) for cell in cells) + r" \\"

@@ -8,8 +8,12 @@ from enum import StrEnum
 from coronet_deploy.report import figures
 from coronet_deploy.report.grid import Grid
 from coronet_deploy.report.lines import Line
+from coronet_deploy.report.series import measured_again, run_names
 from coronet_deploy.report.tables import shared_start
 from coronet_deploy.vocabulary import DType
+
+_File = tuple[str | float | None, ...]
+_Column = tuple[str, Callable[[Line], str]]
 
 
 class Layout(StrEnum):
@@ -41,15 +45,17 @@ def legend(layout: Layout, lines: Sequence[Line]) -> list[str]:
         said.append("Speed-ups are between rows of one run, whose launches took turns.")
     if any(line.nodes_taken is not None for line in lines):
         said.append("Taken: nodes of the graph that the back end took, of all.")
+    if measured_again(lines) or _changed(lines):
+        said += [f"Run {name} is {run}." for run, name in _runs(lines).items() if run != name]
     return said
 
 
 def _full(lines: Sequence[Line]) -> list[Grid]:
     names = _artifact_names(lines)
-    where = _varying(lines)
+    where = [*_run_column(lines), *_varying(lines)]
     targets = [tuple(cell(line) for _, cell in where) for line in lines]
     heads = ("Artifact", *(head for head, _ in where))
-    words = 1 + sum(head in {"Device", "Back end"} for head, _ in where)
+    words = 1 + sum(head in {"Run", "Device", "Back end"} for head, _ in where)
     own = [(names[line.row.artifact], *target) for line, target in zip(lines, targets, strict=True)]
     latency = [
         (
@@ -88,25 +94,46 @@ def _full(lines: Sequence[Line]) -> list[Grid]:
 
 
 def _artifacts(lines: Sequence[Line], names: dict[str, str]) -> Grid:
-    first: dict[str, Line] = {}
+    """Return a line for each file: what runs tell differently of one name is not the same file."""
+    files: dict[_File, Line] = {}
+    holders: dict[_File, dict[str, None]] = {}
+    runs = _runs(lines)
     for line in lines:
-        held = first.setdefault(line.row.artifact, line)
-        # The worst picture on any device is the artifact's.
+        file = _file(line)
+        held = files.setdefault(file, line)
+        holders.setdefault(file, {})[runs[line.row.run]] = None
+        # The worst picture on any device is the file's.
         if line.psnr_db is not None and (held.psnr_db is None or line.psnr_db < held.psnr_db):
-            first[line.row.artifact] = line
+            files[file] = line
+    changed = _changed(lines)
     body = tuple(
         (
-            names[name],
+            name,
+            *([", ".join(holders[file])] if changed else []),
             line.dtype or figures.DASH,
             figures.megabytes(line.row.bytes),
             figures.count(line.row.macs),
             figures.count(line.row.macs_published),
             figures.decibels(line.psnr_db),
         )
-        for name, line in first.items()
+        for full, name in names.items()
+        for file, line in files.items()
+        if line.row.artifact == full
     )
-    heads = ("Artifact", "Type", "MB", "MACs", "MACs (published)", "PSNR dB")
-    return Grid(heads, body, "Artifacts", words=2)
+    own = ("Artifact", "Run") if changed else ("Artifact",)
+    heads = (*own, "Type", "MB", "MACs", "MACs (published)", "PSNR dB")
+    return Grid(heads, body, "Artifacts", words=len(own) + 1)
+
+
+def _file(line: Line) -> _File:
+    """Return what tells a row's file from another of its name, as far as its run knows."""
+    row = line.row
+    return row.artifact, line.dtype, row.bytes, row.macs, row.macs_published, row.psnr_db
+
+
+def _changed(lines: Sequence[Line]) -> bool:
+    """Tell whether any name stands for another file in another run."""
+    return len({_file(line) for line in lines}) > len({line.row.artifact for line in lines})
 
 
 def _paper(lines: Sequence[Line]) -> list[Grid]:
@@ -162,9 +189,19 @@ def _paper(lines: Sequence[Line]) -> list[Grid]:
     return [latency, cost, sizes]
 
 
-def _varying(lines: Sequence[Line]) -> list[tuple[str, Callable[[Line], str]]]:
+def _runs(lines: Sequence[Line]) -> dict[str, str]:
+    return run_names((line.row.run, line.created) for line in lines)
+
+
+def _run_column(lines: Sequence[Line]) -> list[_Column]:
+    """Return a column of runs where only that tells two lines apart."""
+    names = _runs(lines)
+    return [("Run", lambda line: names[line.row.run])] if measured_again(lines) else []
+
+
+def _varying(lines: Sequence[Line]) -> list[_Column]:
     """Return the columns of a target that are not the same in every line."""
-    columns: list[tuple[str, Callable[[Line], str]]] = [
+    columns: list[_Column] = [
         ("Device", lambda line: line.device),
         ("Back end", lambda line: line.row.target.backend),
         ("Thr", lambda line: str(line.row.target.threads)),

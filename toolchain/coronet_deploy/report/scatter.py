@@ -1,24 +1,25 @@
 """Two plots of rows as points: latency against multiply-adds, and quality against latency.
 
-A colour stands for a target, a shape for a type of numbers, a hollow mark for ONNX.
+A colour stands for a series (see `report.series`): a target, of one run where several measured the
+same. A shape stands for a type of numbers, a hollow mark for ONNX.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from coronet_deploy.report.figures import count, milliseconds, printable
 from coronet_deploy.report.lines import Line
 from coronet_deploy.report.plots import short
+from coronet_deploy.report.series import Key, Series, key_of, series_of
 from coronet_deploy.report.svg import COLOURS, INK, MUTED, PAPER, calm, draw_svg
 from coronet_deploy.report.tradeoffs import Choice, Metric, Work
-from coronet_deploy.vocabulary import DType, Runtime, Target
+from coronet_deploy.vocabulary import DType, Runtime
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 _SHAPES = {
@@ -34,39 +35,49 @@ _SHAPES = {
 _OTHER_SHAPE = "X"
 _HEIGHT = 3.4
 _TICKS_LEAST = 3
+_ROUND = (
+    (1, 2, 5),
+    (1, 1.5, 2, 3, 5, 7),
+    (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9),
+)
 _ENTRY = 0.2  # of the legend, inches
 # Of the legend's width: all of it, a mark, a letter as browsers draw it, and what parts entries.
 _FULL, _MARK, _LETTER, _APART = 100, 3, 1.75, 6
 _NAME_MOST = 16
+_TARGET_MOST = 42
+_SERIES_MOST = 54  # letters of a line of the legend
 
 
 def work_svg(works: Sequence[Work], title: str, key: str) -> str:
     """Return latency against multiply-adds, both logarithmic, with lines of equal time a MAC."""
-    targets = _targets([work.line for work in works])
+    series = series_of([work.line for work in works])
+    colours = _colours(series)
 
     def marks(axes: Axes) -> None:
         for work in works:
-            _mark(axes, work.macs / 1e9, work.median_ms, work.line, targets)
+            colour = colours[key_of(work.line)]
+            _mark(axes, work.macs / 1e9, work.median_ms, work.line, colour)
             if work.ideal_ms and work.twin_macs and work.macs < work.twin_macs:
                 twin_ms = work.ideal_ms * work.twin_macs / work.macs
                 axes.plot(
                     [work.macs / 1e9, work.twin_macs / 1e9],
                     [work.ideal_ms, twin_ms],
-                    color=_colour(work.line.row.target, targets),
+                    color=colour,
                     linewidth=1,
                     linestyle=(0, (4, 3)),
                     zorder=1,
                 )
         axes.set_xscale("log")
         axes.set_yscale("log")
-        _ticks(axes.xaxis, [work.macs / 1e9 for work in works])
+        _ticks(axes, "x", [work.macs / 1e9 for work in works])
         ideals = [work.ideal_ms for work in works if work.ideal_ms]
-        _ticks(axes.yaxis, [*(work.median_ms for work in works), *ideals])
+        _ticks(axes, "y", [*(work.median_ms for work in works), *ideals])
         axes.set_xlabel("real multiply-adds of one picture, G", color=MUTED)
         axes.set_title("median latency, ms", color=MUTED, fontsize=10, loc="left")
 
     described = "; ".join(
-        f"{_told(work.line)}: {count(work.macs)} multiply-adds, {milliseconds(work.median_ms)} ms"
+        f"{_told(work.line, series)}: {count(work.macs)} multiply-adds, "
+        f"{milliseconds(work.median_ms)} ms"
         + ("" if work.ideal_ms is None else f", ideal {milliseconds(work.ideal_ms)} ms")
         for work in works
     )
@@ -78,29 +89,31 @@ def work_svg(works: Sequence[Work], title: str, key: str) -> str:
 
 
 def quality_svg(choices: Sequence[Choice], metric: Metric, title: str, key: str) -> str:
-    """Return quality against latency; a line joins the best of each target."""
-    targets = _targets([choice.line for choice in choices])
+    """Return quality against latency; a line joins the best of each target of a run."""
+    series = series_of([choice.line for choice in choices])
+    colours = _colours(series)
 
     def marks(axes: Axes) -> None:
-        for target in targets:
+        for row, colour in colours.items():
             best = sorted(
                 (choice.median_ms, choice.quality)
                 for choice in choices
-                if choice.best and choice.line.row.target == target
+                if choice.best and key_of(choice.line) == row
             )
             axes.step(
                 [time for time, _ in best],
                 [quality for _, quality in best],
                 where="post",
-                color=_colour(target, targets),
+                color=colour,
                 linewidth=1,
                 zorder=1,
             )
         for choice in choices:
-            _mark(axes, choice.median_ms, choice.quality, choice.line, targets)
+            colour = colours[key_of(choice.line)]
+            _mark(axes, choice.median_ms, choice.quality, choice.line, colour)
         axes.set_xscale("log")
-        _ticks(axes.xaxis, [choice.median_ms for choice in choices])
         axes.margins(0.08)
+        _ticks(axes, "x", [choice.median_ms for choice in choices])
         axes.set_xlabel("median latency, ms (left is better)", color=MUTED)
         way = "up" if metric.higher_is_better else "down"
         axes.set_title(
@@ -108,11 +121,13 @@ def quality_svg(choices: Sequence[Choice], metric: Metric, title: str, key: str)
         )
 
     described = "; ".join(
-        f"{_told(choice.line)}: {milliseconds(choice.median_ms)} ms, {choice.quality:.4g}"
+        f"{_told(choice.line, series)}: {milliseconds(choice.median_ms)} ms, {choice.quality:.4g}"
         + (", best of its target" if choice.best else "")
         for choice in choices
     )
-    more = ["line: no other of its target is faster and better"]
+    several = len({choice.line.row.run for choice in choices}) > 1
+    its = "its target and run" if several else "its target"
+    more = [f"line: no other of {its} is faster and better"]
     return _plot(marks, [choice.line for choice in choices], more, key, title, described)
 
 
@@ -124,9 +139,11 @@ def _plot(
     title: str,
     described: str,
 ) -> str:
-    targets = _targets(lines)
+    series = series_of(lines)
+    colours = _colours(series)
+    named = {one: colours[key] for key, one in series.items()}
     shapes = _shape_rows(lines)
-    entries = len(targets) + len(shapes) + len(more)
+    entries = len(named) + len(shapes) + len(more)
     height = _HEIGHT + _ENTRY * entries
 
     def draw(figure: Figure) -> None:
@@ -138,16 +155,16 @@ def _plot(
         legend.set_axis_off()
         legend.set_xlim(0, _FULL)
         legend.set_ylim(entries, 0)
-        for place, target in enumerate(targets):
-            legend.plot([1], [place + 0.5], "o", color=_colour(target, targets), markersize=6)
-            legend.text(4, place + 0.5, _name(target), color=INK, va="center", fontsize=9)
-        for place, row in enumerate(shapes, len(targets)):
+        for place, (one, colour) in enumerate(named.items()):
+            legend.plot([1], [place + 0.5], "o", color=colour, markersize=6)
+            legend.text(4, place + 0.5, _name(one), color=INK, va="center", fontsize=9)
+        for place, row in enumerate(shapes, len(named)):
             for x, shape, name in row:
                 if shape:
                     legend.plot([x], [place + 0.5], shape, color=MUTED, markersize=6)
                 start = x + _MARK if shape else x - 1
                 legend.text(start, place + 0.5, name, color=INK, va="center", fontsize=9)
-        for place, text in enumerate(more, len(targets) + len(shapes)):
+        for place, text in enumerate(more, len(named) + len(shapes)):
             legend.text(0, place + 0.5, text, color=MUTED, va="center", fontsize=9)
 
     return draw_svg(draw, height, key=key, title=title, description=described)
@@ -179,8 +196,7 @@ def _shape(dtype: str | None) -> str:
     return _SHAPES[DType(dtype)] if dtype in set(DType) else _OTHER_SHAPE
 
 
-def _mark(axes: Axes, x: float, y: float, line: Line, targets: Sequence[Target]) -> None:
-    colour = _colour(line.row.target, targets)
+def _mark(axes: Axes, x: float, y: float, line: Line, colour: str) -> None:
     axes.plot(
         [x],
         [y],
@@ -193,39 +209,68 @@ def _mark(axes: Axes, x: float, y: float, line: Line, targets: Sequence[Target])
     )
 
 
-def _ticks(axis: Axis, values: Sequence[float]) -> None:
-    """Mark a logarithmic axis at round numbers, three at least, and say them plainly."""
+def _ticks(axes: Axes, name: str, values: Sequence[float]) -> None:
+    """Mark logarithmic axis `name` at round numbers, three at least, and say them plainly.
+
+    Values too near each other for three are shown amid a tenth more on both sides.
+    """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
     low, high = min(values) / 1.1, max(values) * 1.1
-    steps = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    shown: list[float] = []
-    for digits in (
-        (1, 2, 5),
-        (1, 1.5, 2, 3, 5, 7),
-        (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9),
-    ):
-        ticks = [digit * 10.0**power for power in steps for digit in digits]
-        shown = [tick for tick in ticks if low <= tick <= high]
-        if len(shown) >= _TICKS_LEAST:
-            break
+    first, last = axis.get_view_interval()
+    shown = _round_ticks(max(low, first), min(high, last))
+    if len(shown) < _TICKS_LEAST:
+        axes.set(**{f"{name}lim": (low, high)})
+        shown = _even_ticks(low, high)
     axis.set_major_locator(FixedLocator(shown))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 
 
-def _targets(lines: Sequence[Line]) -> list[Target]:
-    return list(dict.fromkeys(line.row.target for line in lines))
+def _round_ticks(low: float, high: float) -> list[float]:
+    """Return the roundest numbers from `low` to `high` that are three, or the finest there are."""
+    steps = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    shown: list[float] = []
+    for digits in _ROUND:
+        ticks = [digit * 10.0**power for power in steps for digit in digits]
+        shown = [tick for tick in ticks if low <= tick <= high]
+        if len(shown) >= _TICKS_LEAST:
+            break
+    return shown
 
 
-def _colour(target: Target, targets: Sequence[Target]) -> str:
-    return COLOURS[list(targets).index(target) % len(COLOURS)]
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Return evenly spaced round numbers from `low` to `high`, three at least.
+
+    Where `high` is a fifth above `low` they have three significant digits at most.
+    """
+    power = math.floor(math.log10(high - low))
+    steps = [digit * 10.0**exponent for exponent in (power, power - 1) for digit in (5, 2, 1)]
+    # Three multiples of a third of the range lie in it, and the fifth step is no more than that.
+    step = next((one for one in steps if _multiples(one, low, high) >= _TICKS_LEAST), steps[-1])
+    first = math.ceil(low / step)
+    return [step * (first + place) for place in range(_multiples(step, low, high))]
 
 
-def _name(target: Target) -> str:
+def _multiples(step: float, low: float, high: float) -> int:
+    """Count the multiples of `step` from `low` to `high`."""
+    return math.floor(high / step) - math.ceil(low / step) + 1
+
+
+def _colours(series: Mapping[Key, Series]) -> dict[Key, str]:
+    """Return each series' colour, by the keys of its rows."""
+    every = list(dict.fromkeys(series.values()))
+    return {key: COLOURS[every.index(one) % len(COLOURS)] for key, one in series.items()}
+
+
+def _name(series: Series) -> str:
+    """Return a series' name; its target gives way to what tells it from others."""
+    target, more = series.target, series.suffix
     plural = "" if target.threads == 1 else "s"
-    return short(f"{target.device} {target.backend}, {target.threads} thread{plural}")
+    most = min(_TARGET_MOST, _SERIES_MOST - len(more))
+    return short(f"{target.device} {target.backend}, {target.threads} thread{plural}", most) + more
 
 
-def _told(line: Line) -> str:
-    return f"{short(line.row.artifact)} on {_name(line.row.target)}"
+def _told(line: Line, series: Mapping[Key, Series]) -> str:
+    return f"{short(line.row.artifact)} on {_name(series[key_of(line)])}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -175,9 +175,18 @@ def _share(group: GroupFacts) -> Markup:
     return tag("span", tag("span", style=f"width:{percent}"), class_="share", aria_hidden="true")
 
 
-def artifacts_section(facts: Sequence[ArtifactFacts], rows: Sequence[Row]) -> Markup:
-    """Return the table of files: size, hash, parity, partitions."""
+def artifacts_section(
+    facts: Sequence[ArtifactFacts],
+    rows: Sequence[Row],
+    runs: Mapping[ArtifactFacts, Mapping[str, str]] | None = None,
+) -> Markup:
+    """Return the table of files: size, hash, parity, partitions, as the run of `rows` told them.
+
+    `runs` gives, by their ids, the names of the runs of each file that is not the same in all.
+    """
+    runs = runs or {}
     partitions = {row.artifact: row.partitions for row in rows if row.partitions is not None}
+    elsewhere = {fact for fact, ids in runs.items() if not any(row.run in ids for row in rows)}
     heads = [
         *("Artifact", "Runtime", "Type", "MB", "PSNR dB", "Gate dB", "Max difference", "SSIM"),
         "Partitions",
@@ -189,6 +198,7 @@ def artifacts_section(facts: Sequence[ArtifactFacts], rows: Sequence[Row]) -> Ma
             join(
                 (
                     breakable(fact.name),
+                    *([f" ({', '.join(runs[fact].values())})"] if fact in runs else []),
                     *([tag("code", fact.sha256, class_="digest")] if fact.sha256 else []),
                 )
             ),
@@ -199,7 +209,7 @@ def artifacts_section(facts: Sequence[ArtifactFacts], rows: Sequence[Row]) -> Ma
             figures.decibels(fact.bound_db),
             figures.DASH if fact.max_abs is None else f"{fact.max_abs:.2g}",
             figures.DASH if fact.ssim is None else f"{fact.ssim:.4f}",
-            str(partitions.get(fact.name, figures.DASH)),
+            figures.DASH if fact in elsewhere else str(partitions.get(fact.name, figures.DASH)),
             *([_seconds(fact.export_seconds)] if timed else []),
         ]
         for fact in facts

@@ -30,7 +30,8 @@ class Row:
 
     `median_ms` is the median of the launches' medians, `low_ms` to `high_ms` its 95 % interval
     (None below two launches), `p90_ms` the 90th percentile of all samples. `launch_medians_ms`
-    are in order of time. `speedup` is the baseline's median over this one's, on the same target.
+    are in order of time. `unsettled` counts the launches whose warm-up is known not to have
+    settled. `speedup` is the baseline's median over this one's, on the same target.
     `macs` and `macs_published` are the two conventions of `networks.cost`.
     """
 
@@ -48,7 +49,7 @@ class Row:
     load_ms: float | None
     peak_rss_mb: float | None
     partitions: int | None
-    settled: int
+    unsettled: int
     error: str | None
     bytes: int | None
     macs: int | None
@@ -126,7 +127,7 @@ def _row(run: Run, name: str, target: Target, launches: Sequence[Launch]) -> Row
         load_ms=statistics.median(loads) if loads else None,
         peak_rss_mb=max(peaks) if peaks else None,
         partitions=next((part for part in parts if isinstance(part, int)), None),
-        settled=sum(launch.details.get("settled") is True for launch in measured),
+        unsettled=sum(launch.details.get("settled") is False for launch in measured),
         error=failures[0] if failures else None,
         bytes=_whole(manifest, "bytes"),
         macs=_whole(manifest, "macs", "real"),

@@ -11,6 +11,7 @@ from coronet_deploy.report.history import changes_note
 from coronet_deploy.report.lines import Line
 from coronet_deploy.report.markup import Markup, join, table, tag
 from coronet_deploy.report.scatter import quality_svg, work_svg
+from coronet_deploy.report.series import Key, key_of, series_of
 from coronet_deploy.report.timeline import history_svg
 from coronet_deploy.report.tradeoffs import Choice, Metric, Work, without_ideal
 
@@ -20,13 +21,13 @@ _Groups = dict[str, list[list[str]]]
 def work_section(works: Sequence[Work]) -> Markup:
     """Return latency against multiply-adds, and how far above its share each row lies."""
     groups: _Groups = {}
-    names = figures.target_names(work.line.row.target for work in works)
+    names = _names([work.line for work in works])
     for work in works:
         if work.ideal_ms is None or work.twin_macs is None:
             continue
         groups.setdefault(_name(work.line), []).append(
             [
-                names[work.line.row.target],
+                names[key_of(work.line)],
                 figures.count(work.macs),
                 f"{work.macs / work.twin_macs:.3f}",
                 figures.milliseconds(work.ideal_ms),
@@ -64,11 +65,11 @@ def work_section(works: Sequence[Work]) -> Markup:
 def quality_section(choices: Sequence[Choice], metric: Metric, missing: Sequence[str]) -> Markup:
     """Return quality against latency, and which rows no other beats in both."""
     groups: _Groups = {}
-    names = figures.target_names(choice.line.row.target for choice in choices)
+    names = _names([choice.line for choice in choices])
     for choice in choices:
         groups.setdefault(_name(choice.line), []).append(
             [
-                names[choice.line.row.target],
+                names[key_of(choice.line)],
                 figures.milliseconds(choice.median_ms),
                 f"{choice.quality:.4g}",
                 "yes" if choice.best else "no",
@@ -86,9 +87,11 @@ def quality_section(choices: Sequence[Choice], metric: Metric, missing: Sequence
     if missing:
         notes.append(f"Not judged, so not shown: {', '.join(missing)}.")
     heads = ("Target", "Median ms", metric.name, "Unbeaten")
+    # Only the launches of one run took turns: between runs nothing is beaten.
+    several = len({choice.line.row.run for choice in choices}) > 1
     caption = (
-        "Unbeaten: no other row of the same target is faster and at least as good, or as fast and "
-        "better."
+        f"Unbeaten: no other row of the same target{' and run' if several else ''} is faster and "
+        "at least as good, or as fast and better."
     )
     return join(
         (
@@ -152,6 +155,12 @@ def history_section(
 def _plot(svg: str, caption: str | None = None) -> Markup:
     told = [tag("figcaption", caption)] if caption else []
     return tag("figure", tag("div", Markup(svg), class_="plot"), *told)
+
+
+def _names(lines: Sequence[Line]) -> dict[Key, str]:
+    """Return what tells the lines' targets apart, and their runs where several measured them."""
+    targets = figures.target_names(line.row.target for line in lines)
+    return {key: targets[one.target] + one.suffix for key, one in series_of(lines).items()}
 
 
 def _name(line: Line) -> str:

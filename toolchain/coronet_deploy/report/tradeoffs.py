@@ -65,7 +65,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Choice:
-    """A row's latency and quality; `best` if no other row of its target is better in both."""
+    """A row's latency and quality; `best` if no other of its run and target is better in both."""
 
     line: Line
     median_ms: float

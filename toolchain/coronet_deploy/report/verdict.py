@@ -21,6 +21,9 @@ from coronet_deploy.report.regression import (
     settled,
 )
 
+EMULATED = "Emulated: the timings are not a real device's."
+"""The note of a comparison whose runs are emulated."""
+
 _WORTH_COUNTING = 200  # launches a side; nobody makes more
 
 
@@ -74,6 +77,15 @@ class Comparison:
     no_base: tuple[str, ...] = ()
     no_candidate: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def emulated(self) -> bool:
+        """Whether its timings are no real device's, as its notes say."""
+        return EMULATED in self.notes
+
+    def name_of(self, row: Judged) -> str:
+        """Return a row's name where no note stands beside it: emulated timings say so."""
+        return f"{row.pair.name} (emulated)" if self.emulated else row.pair.name
 
 
 def judge(pairs: Sequence[Pair], bounds: Bounds) -> tuple[Judged, ...]:
