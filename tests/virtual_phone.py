@@ -67,6 +67,7 @@ def _model(
         "ro.product.cpu.abi": "arm64-v8a",
         # It is not that phone, and says so where Android's emulators do.
         "ro.boot.qemu": "1",
+        "sys.boot_completed": "1",
     }
     return Model(name, properties, clusters)
 

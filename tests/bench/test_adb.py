@@ -201,3 +201,29 @@ def scripted_adb(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> 
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{path.parent}:{Path(sys.executable).parent}:/usr/bin:/bin")
+
+
+def test_a_connect_that_fails_does_not_end_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted_adb(
+        tmp_path,
+        monkeypatch,
+        """
+case "$*" in
+  devices) printf 'List of devices attached\\n1.2.3.4:5\\toffline\\n\\n';;
+  *) echo 'error: no such device' >&2; exit 1;;
+esac""",
+    )
+    with pytest.raises(DeviceLost, match="not back after 1 s"):
+        Device("1.2.3.4:5").wait(1)
+
+
+def test_what_adb_logs_is_no_reason() -> None:
+    log = (
+        b"adb I 11-28 17:25:58 24876 27234 transport.cpp:287] 127.0.0.1:5555: read failed: Success"
+    )
+    said = b"* daemon not running\n" + log + b"\nADB server: failed to start daemon\n"
+    assert process.last_words(process.Ended(1, b"", said)) == "ADB server: failed to start daemon"
+    # Where there is nothing else, it is what there is.
+    assert process.last_words(process.Ended(1, b"", log)).endswith("read failed: Success")

@@ -128,6 +128,8 @@ def test_thermal_zones_serve_where_the_service_does_not(
     phone.fake("dumpsys/thermalservice", (FIXTURES / "thermal-no-hal.txt").read_text())
     zones = phone.root / "sys" / "class" / "thermal"
     readings = [("cpu-1-0", 45200), ("cpu-1-1", 47100), ("skin-msm-therm", 38700), ("battery", 0)]
+    # Sensors that are absent, or count in tenths.
+    readings += [("gpu-0", -127000), ("skin-2", 385)]
     for number, (kind, milli) in enumerate(readings):
         zone = zones / f"thermal_zone{number}"
         zone.mkdir(parents=True)
@@ -221,3 +223,17 @@ def read_state_of_hanging() -> State:
             return super().shell(argv, seconds=seconds, check=check)
 
     return read_state(Hanging(ShellResult(0, b"", b"")))
+
+
+def test_files_that_cannot_be_read_in_time_cost_their_values_only() -> None:
+    class Stuck(Scripted):
+        def shell(
+            self, argv: Sequence[str] | str, *, seconds: float, check: bool = False
+        ) -> ShellResult:
+            if isinstance(argv, str) and argv.startswith("for f in"):
+                raise AdbTimeout("did not end in 20 s")
+            return super().shell(argv, seconds=seconds, check=check)
+
+    state = read_state(Stuck(ShellResult(0, b"", b"")))
+    assert state.policies == ()
+    assert "cannot be read" in state.unavailable["policies"]

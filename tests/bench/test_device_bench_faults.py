@@ -361,3 +361,35 @@ def test_a_dry_run_says_the_commands_of_a_vendors_program_in_their_turn(
     other = bench("--dry-run", "--vendor-tool", bench.kit / "libLiteRt.so")
     assert other.returncode == 2
     assert "no benchmark program that is known" in last_line(other)
+
+
+def test_a_delegate_that_takes_less_than_in_its_trial_fails_the_launch(bench: Bench) -> None:
+    bench.mode("slow")
+    with started(bench, "--backend", "gpu", "--rounds", "3", "--json") as process:
+        wait_for(process, "launch 1 of 3")
+        bench.wait_for_runner()
+        bench.mode("partial")
+        out, told = process.communicate(timeout=120)
+    assert process.returncode != 0, told
+    row = json.loads(out)["rows"][0]
+    assert (row["samples"], row["failed"]) == (25, 2)
+    _, second, third = bench.run_file().launches
+    assert {one.details["failure"] for one in (second, third)} == {"delegation"}
+    assert "gpu took 7 of 12 nodes" in (second.error or "")
+
+
+def test_a_phone_that_comes_back_and_does_not_start_ends_the_bench(bench: Bench) -> None:
+    prop = bench.phone.root / "system" / "build.prop"
+    ready = prop.read_text()
+    bench.mode("slow")
+    try:
+        with started(bench, "--reconnect", "3", "--rounds", "3") as process:
+            wait_for(process, "launch 2 of 3")
+            bench.wait_for_runner()
+            prop.write_text(ready.replace("sys.boot_completed=1", "sys.boot_completed="))
+            bench.phone.kill_daemon()
+            _, told = process.communicate(timeout=120)
+    finally:
+        prop.write_text(ready)
+    assert process.returncode == 3
+    assert "is back, but had not started after 3 s" in told

@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from coronet_deploy.bench.adb import AdbError, Device
+from coronet_deploy.bench import phone_launch, phone_vendor
+from coronet_deploy.bench.adb import AdbError, AdbFlood, Device, ShellResult
 from coronet_deploy.bench.canary import LIMIT, Canary
+from coronet_deploy.bench.conditions import State
+from coronet_deploy.bench.launch import Failure
 from coronet_deploy.bench.phone_files import ROOT, PhoneFiles
+from coronet_deploy.bench.phone_launch import Failed, execute, outcome
 from coronet_deploy.bench.phone_lock import PhoneLock
-from coronet_deploy.errors import EnvironmentProblem
+from coronet_deploy.bench.phone_placement import check_cpus, crowded
+from coronet_deploy.bench.runner import RunnerResult
+from coronet_deploy.bench.thermals import StillHot, Thermals
+from coronet_deploy.bench.vendor_result import Tool
+from coronet_deploy.errors import BadInput, EnvironmentProblem
 from coronet_deploy.storage import sha256_of
 from virtual_phone import EXYNOS_2400, AdbServer, VirtualPhone
 
@@ -193,3 +202,77 @@ def test_the_canary_takes_longer_on_a_phone_that_throttles(
     assert hot is not None
     assert hot > 500
     assert hot > LIMIT * cool
+
+
+def test_a_phone_that_is_warm_at_first_gets_its_baseline_once_it_is_cool() -> None:
+    class Counting(Canary):
+        def calibrate(self) -> None:
+            self.count = 1
+
+        def measure(self) -> float | None:
+            return 80.0
+
+    hot, cold = State(thermal_status=3), State(thermal_status=0)
+    states = iter([hot, cold, cold])
+    thermals = Thermals(lambda: next(states), Counting(Device("a", adb="adb")), wait_s=0.0)
+    with pytest.raises(StillHot):
+        thermals.settle()
+    before = thermals.baseline_ms
+    thermals.wait_until_cool()
+    assert (before, thermals.baseline_ms) == (None, 80.0)
+    assert thermals.throttled(100.0) is not None
+
+
+def result(*samples_ms: float, allowed: str | None = None) -> RunnerResult:
+    details = {"cpus_allowed_list": allowed} if allowed else {}
+    return RunnerResult(samples_ms, (), 1.0, None, None, None, None, {}, details)
+
+
+def test_a_mask_that_is_granted_in_part_fails_the_launch() -> None:
+    check_cpus(result(1.0, allowed="4-7"), "f0")
+    check_cpus(result(1.0), "f0")
+    check_cpus(result(1.0, allowed="unknown"), "f0")
+    check_cpus(result(1.0, allowed="0-3"), None)
+    with pytest.raises(Failed, match=r"--cpu-mask f0 asks for CPUs 4,5,6,7, .* have 4-6"):
+        check_cpus(result(1.0, allowed="4-6"), "f0")
+    assert crowded("f0", (1, 4)) == []
+    assert "fewer CPUs (4) than threads (8)" in crowded("f0", (1, 8))[0]
+
+
+@pytest.mark.parametrize(
+    ("parsed", "failure"),
+    [
+        (result(), Failure.GARBAGE),
+        (replace(result(1.0), interrupted=True), Failure.CRASHED),
+    ],
+)
+def test_a_launch_cut_short_is_a_failed_launch(
+    monkeypatch: pytest.MonkeyPatch, parsed: RunnerResult, failure: Failure
+) -> None:
+    monkeypatch.setattr(phone_launch, "parse_lines", lambda _lines: parsed)
+    with pytest.raises(Failed) as why:
+        outcome(ShellResult(0, b"", b""))
+    assert why.value.failure is failure
+
+
+def test_a_runner_that_writes_without_end_is_a_failed_launch() -> None:
+    class Flooding(Device):
+        def shell(
+            self, argv: Sequence[str] | str, *, seconds: float, check: bool = False
+        ) -> ShellResult:
+            raise AdbFlood(f"{argv} wrote without end ({seconds}, {check})")
+
+    with pytest.raises(Failed, match="without end") as why:
+        execute(Flooding("a", adb="adb"), ["runner"], 1.0)
+    assert why.value.failure is Failure.GARBAGE
+
+
+def test_two_programs_of_one_kind_are_refused(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(phone_vendor, "identify", lambda *_: Tool.TFLITE)
+    files = PhoneFiles(device)
+    with files.session(), pytest.raises(BadInput, match="two is a second"):
+        phone_vendor.put_tools(device, files, [tmp_path / "one", tmp_path / "two"])

@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 import pytest
 
 from coronet_deploy.bench import phone_lock
-from coronet_deploy.bench.adb import AdbError, Device
-from coronet_deploy.bench.phone_kit import Kit, Settings, check_same_bench
+from coronet_deploy.bench.adb import AdbError, Device, DeviceLost
+from coronet_deploy.bench.phone_kit import Kit, Settings, check_planned, check_same_bench
 from coronet_deploy.bench.phone_lock import PhoneLock
+from coronet_deploy.bench.plan import PlannedLaunch, Subject
 from coronet_deploy.errors import BadInput
-from coronet_deploy.vocabulary import Run, Runtime
+from coronet_deploy.vocabulary import Launch, Run, Runtime, Target
 from phone_bench import Bench, last_line
 
 
@@ -155,3 +156,36 @@ def test_a_phone_that_cannot_be_locked_says_what_to_do(
     monkeypatch.setattr(phone_lock, "find_adb", lambda: str(adb))
     with pytest.raises(AdbError, match=f"cannot be locked: .*{hint}"), PhoneLock(Device(answer)):
         pass
+
+
+@pytest.mark.parametrize("line", ["* daemon not running; starting now at tcp:5037", "warning: x"])
+def test_what_adb_says_first_is_not_the_phones_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str
+) -> None:
+    adb = tmp_path / "adb"
+    adb.write_text(f'#!/bin/sh\necho "{line}"\nsleep 0.2\necho held\ncat\n')
+    adb.chmod(0o755)
+    monkeypatch.setattr(phone_lock, "find_adb", lambda: str(adb))
+    with PhoneLock(Device(line)) as lock:
+        assert not lock.lost
+
+
+def test_a_phone_that_is_offline_when_it_is_locked_is_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    adb = tmp_path / "adb"
+    adb.write_text('#!/bin/sh\necho "error: device offline"\nexit 1\n')
+    adb.chmod(0o755)
+    monkeypatch.setattr(phone_lock, "find_adb", lambda: str(adb))
+    monkeypatch.setattr(Device, "state", "offline")
+    with pytest.raises(DeviceLost, match="is offline"), PhoneLock(Device("R5-offline")):
+        pass
+
+
+def test_a_kept_launch_that_is_not_planned_is_refused() -> None:
+    target = Target("sm8550", "gpu", 1)
+    kept = Launch("a.tflite", "0" * 64, target, 3, (1.0,), started="2026-01-01T00:00:00+00:00")
+    planned = PlannedLaunch(Subject("a.tflite", target), 0, 3)
+    check_planned([kept], [planned])
+    with pytest.raises(BadInput, match=r"launch 4 of a\.tflite on gpu is not among"):
+        check_planned([kept], [replace(planned, order=2)])

@@ -287,3 +287,11 @@ def test_a_result_file_cut_short_is_never_believed(length: int) -> None:
     # But for a cut between two messages before the last, which leaves no count of runs.
     with pytest.raises(ValueError, match=r"cut short|without"):
         decode_result(RESULT_FILE[:length], tflite("cpu"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_result_file_with_a_figure_that_is_none_is_refused(value: float) -> None:
+    latency = b"\x0d" + struct.pack("<f", value)
+    data = b"\x12" + bytes([len(latency)]) + latency + b"\x22\x02\x10\x05"
+    with pytest.raises(ValueError, match="is no figure"):
+        decode_result(data, tflite("cpu"))

@@ -14,6 +14,7 @@ and `ADB_SERVER_SOCKET` work as ever; `adb` is found on PATH, or in `ANDROID_HOM
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -25,7 +26,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from coronet_deploy.bench.process import Ended, run_bounded
+from coronet_deploy.bench.process import Ended, last_words, run_bounded
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.storage import atomic_path
 
@@ -91,6 +92,10 @@ class DeviceLost(AdbError):
 
 class AdbTimeout(AdbError):
     """The phone is there, but the command did not end in time; it has been killed."""
+
+
+class AdbFlood(AdbError):
+    """A call wrote more than is kept of any (`process.OUTPUT_MOST_BYTES`); it has been killed."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,7 @@ class Device:
             self._require_here(short, ended)
             if ended.status is None:
                 raise self._failure(AdbTimeout, f"did not end in {seconds:g} s", short, ended)
-            raise self._failure(DeviceLost, f"was cut short: {_last(ended)}", short, ended)
+            raise self._failure(DeviceLost, f"was cut short: {last_words(ended)}", short, ended)
         status = int(told[1])
         if status == _KILLED_STATUS and spent >= seconds:
             raise self._failure(AdbTimeout, f"did not end in {seconds:g} s", short, ended)
@@ -287,9 +292,10 @@ class Device:
                 )
             if ":" in self.serial and time.monotonic() >= connected + _RECONNECT_EVERY_S:
                 connected = time.monotonic()
-                if state != ABSENT:
-                    call_adb(["disconnect", self.serial], seconds=_QUICK_S)
-                connect(self.serial)
+                with contextlib.suppress(AdbError):  # tried again until the time is up
+                    if state != ABSENT:
+                        call_adb(["disconnect", self.serial], seconds=_QUICK_S)
+                    connect(self.serial)
             time.sleep(_POLL_S)
 
     @cached_property
@@ -300,7 +306,7 @@ class Device:
         told = _STATUS_TOLD.search(ended.stderr)
         if told is None:
             self._require_here(probe, ended)
-            raise self._failure(DeviceLost, f"was cut short: {_last(ended)}", probe, ended)
+            raise self._failure(DeviceLost, f"was cut short: {last_words(ended)}", probe, ended)
         return _FOREGROUND_TIMEOUT if int(told[1]) == 0 else _TIMEOUT
 
     def _call(self, arguments: Sequence[str], seconds: float) -> Ended:
@@ -315,7 +321,7 @@ class Device:
             self._require_here(what, ended)
             full = b"No space left" in ended.stdout + ended.stderr
             hint = "make room on the phone" if full else None
-            raise self._failure(AdbError, f"failed: {_last(ended)}", what, ended, hint)
+            raise self._failure(AdbError, f"failed: {last_words(ended)}", what, ended, hint)
 
     def _require_here(self, what: str, ended: Ended) -> None:
         """Tell a lost phone from a failed command by what the adb server says of it now."""
@@ -355,7 +361,7 @@ def _start(command: Sequence[str], seconds: float) -> Ended:
             hint="install Android's platform-tools",
         ) from error
     if ended.flooded:
-        raise _error(AdbError, "an adb call wrote without end", command, None, ended)
+        raise _error(AdbFlood, "an adb call wrote without end", command, None, ended)
     return ended
 
 
@@ -367,7 +373,7 @@ def _error(
     ended: Ended,
     hint: str | None = None,
 ) -> AdbError:
-    told = what if kind is DeviceLost else f"{what}: {_last(ended)}"
+    told = what if kind is DeviceLost else f"{what}: {last_words(ended)}"
     if hint is None and _VERSIONS in ended.stderr:
         hint = "two versions of adb fight for its server: keep one, see `which -a adb`"
     return kind(
@@ -379,14 +385,6 @@ def _error(
         stdout=ended.stdout,
         stderr=ended.stderr,
     )
-
-
-def _last(ended: Ended) -> str:
-    lines = [line for line in (ended.stderr + b"\n" + ended.stdout).splitlines() if line.strip()]
-    if not lines:
-        return "it did not end in time" if ended.status is None else "it said nothing"
-    errors = [line for line in lines if b"rror" in line or b"ailed" in line or b"cannot" in line]
-    return (errors or lines)[0].decode(errors="replace").strip()[:300]
 
 
 def _short(command: str) -> str:

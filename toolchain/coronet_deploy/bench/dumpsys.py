@@ -94,7 +94,7 @@ def parse_battery(text: str) -> Battery:
     known = any(told in {"true", "false"} for told in powered.values())
     return Battery(
         percent=None if level is None else round(100 * level / (scale or 100)),
-        celsius=None if tenths is None or not _plausible(tenths / 10) else tenths / 10,
+        celsius=None if tenths is None or not plausible(tenths / 10) else tenths / 10,
         power=(on[0] if on else "battery") if known else None,
         charging=_CHARGING.get(int(_number(fields.get("status")) or 0)),
         faked="UPDATES STOPPED" in plain,
@@ -111,12 +111,13 @@ def _temperatures(text: str) -> tuple[Temperature, ...]:
     found = []
     for one in _TEMPERATURE.finditer(text):
         value, kind = _number(one["value"]), _number(one["kind"])
-        if value is not None and kind is not None and _plausible(value):
+        if value is not None and kind is not None and plausible(value):
             found.append(Temperature(int(kind), one["name"], value))
     return tuple(found)
 
 
-def _plausible(celsius: float) -> bool:
+def plausible(celsius: float) -> bool:
+    """Tell whether a sensor means it: absent ones say 0, or what no phone lives through."""
     return _COLDEST_C < celsius < _HOTTEST_C and celsius != 0
 
 

@@ -25,23 +25,29 @@ from coronet_deploy.bench.conditions import cautions
 from coronet_deploy.bench.emulation import emulated
 from coronet_deploy.bench.host import BenchInterrupted, Keeper, OnDisk, Progress, load_subjects
 from coronet_deploy.bench.launch import Failure, Labels
+from coronet_deploy.bench.phone_back import PhoneGone, fix_again, wait_until_up
 from coronet_deploy.bench.phone_files import PhoneFiles
-from coronet_deploy.bench.phone_kit import Kit, Settings, check_same_bench, combinations
+from coronet_deploy.bench.phone_kit import (
+    Kit,
+    Settings,
+    check_planned,
+    check_same_bench,
+    combinations,
+)
 from coronet_deploy.bench.phone_launch import (
     Setup,
     execute,
     failed,
-    measured,
     now,
     timing_arguments,
 )
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_parity import Reference, bound_db, make_reference
+from coronet_deploy.bench.phone_placement import crowded, placed
 from coronet_deploy.bench.phone_state import (
     fixed_performance,
     read_facts,
     read_state,
-    set_fixed_performance,
 )
 from coronet_deploy.bench.phone_timing import PhoneTimer
 from coronet_deploy.bench.phone_trial import Trial, Trials
@@ -58,18 +64,6 @@ LOSSES_MOST = 3
 
 _QUICK_S = 20.0
 _T = TypeVar("_T")
-
-
-class PhoneGone(AdbError):
-    """The phone went away for good, or refuses what a bench needs.
-
-    `run` holds what had finished, `planned` counts all launches.
-    """
-
-    def __init__(self, error: AdbError, run: Run, planned: int) -> None:
-        super().__init__(error.what, hint=error.hint, serial=error.serial)
-        self.run = run
-        self.planned = planned
 
 
 def bench_phone(
@@ -194,10 +188,12 @@ class _Bench:
             setup, models = self._persistently(self._push)
             before = read_state(self.device)
             self.conditions["before"] = before.as_json()
-            self.notes += cautions(before)
+            self.notes += [*cautions(before), *crowded(self.settings.mask, self.settings.threads)]
             self._try(setup, models, references)
             self._settle()
             self._time(setup, models)
+            if self.thermals.baseline_ms is None:
+                self.notes.append("Throttling was not looked for: the canary could not be timed.")
             self.conditions["after"] = read_state(self.device).as_json()
 
     def run(self, *, interrupted: bool = False, lost: str | None = None) -> Run:
@@ -299,7 +295,9 @@ class _Bench:
 
     def _time(self, setup: Setup, models: Mapping[str, str]) -> None:
         """Make the planned launches in order, those that an earlier run made left out."""
+        kept = list(self.finished)
         sequence = self._plan()
+        check_planned(kept, sequence)
         self.planned = len(sequence)
         if self.keeper:
             self.keeper.begin(self.run(), self.planned)
@@ -363,8 +361,13 @@ class _Bench:
         command = setup.command(model, runtime, backend, target.threads, *timing)
         return timer.launch(
             labels,
-            lambda started: measured(
-                labels, started, execute(self.device, command, self.settings.deadline_s)
+            lambda started: placed(
+                labels,
+                started,
+                execute(self.device, command, self.settings.deadline_s),
+                backend,
+                fallback=trial.fallback,
+                mask=self.settings.mask,
             ),
             {**trial.details, "tools": dict(trial.tools)},
         )
@@ -384,12 +387,11 @@ class _Bench:
     def _welcome_back(self) -> None:
         """Wait for the phone and make it what it was: locked, with all files, nothing running."""
         self.progress(0, 0, f"phone {self.device.serial} went away: waiting for it")
-        self.device.wait(self.settings.reconnect_s)
+        wait_until_up(self.device, self.settings.reconnect_s)
         self.notes.append("The phone went away during the bench, and came back.")
         try:
             self.lock.renew()
-            if self.conditions.get("fixed_performance") == "on":
-                set_fixed_performance(self.device)
+            self.notes += fix_again(self.device, self.conditions)
             self.files.put_again()
         except AdbError as error:
             if isinstance(error, DeviceLost):

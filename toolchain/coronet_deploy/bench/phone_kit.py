@@ -11,10 +11,11 @@ from typing import Any
 from coronet_deploy.bench.canary import LIMIT
 from coronet_deploy.bench.elf import check_machine
 from coronet_deploy.bench.host import OnDisk
+from coronet_deploy.bench.plan import PlannedLaunch
 from coronet_deploy.errors import BadInput
 from coronet_deploy.storage import sha256_of
 from coronet_deploy.verify.runtimes import runtime_of
-from coronet_deploy.vocabulary import Run, Runtime
+from coronet_deploy.vocabulary import Launch, Run, Runtime
 
 CPU = "cpu"
 LIBRARY_FLAGS = {
@@ -169,6 +170,23 @@ def check_same_bench(earlier: Run, now: Mapping[str, Any]) -> None:
             f"run {earlier.id} cannot be gone on with: {'; '.join(told)}",
             hint="go on as it was begun, or begin anew without --resume",
         )
+
+
+def check_planned(kept: Iterable[Launch], sequence: Iterable[PlannedLaunch]) -> None:
+    """Check that all launches of an earlier run are among those that are planned now.
+
+    Raises:
+        BadInput: one is not, as where a back end that was refused then is not now.
+
+    """
+    planned = {(one.subject.artifact, one.subject.target, one.order) for one in sequence}
+    for one in kept:
+        if (one.artifact, one.target, one.order) not in planned:
+            raise BadInput(
+                f"the run cannot be gone on with: launch {one.order + 1} of {one.artifact} on "
+                f"{one.target.backend} is not among those that are planned now",
+                hint="the back ends that work are others than then: begin anew without --resume",
+            )
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from coronet_deploy.bench.adb import AdbTimeout, Device, ShellResult
+from coronet_deploy.bench.adb import AdbFlood, AdbTimeout, Device, ShellResult
 from coronet_deploy.bench.launch import Failure, Labels
 from coronet_deploy.bench.runner import RunnerError, RunnerResult, parse_lines
 from coronet_deploy.bench.worker import SAMPLES_LEAST, WARMUP_MOST, WARMUP_SECONDS, has_settled
@@ -133,6 +133,8 @@ def execute(device: Device, command: list[str], deadline_s: float) -> RunnerResu
         told = error.stderr.decode(errors="replace")[-_STDERR_TAIL:]
         reason = f"no answer after {deadline_s:g} s: stopped"
         raise Failed(Failure.DEADLINE, reason, told) from error
+    except AdbFlood as error:
+        raise Failed(Failure.GARBAGE, "the runner wrote without end: stopped") from error
     return outcome(result)
 
 
@@ -151,6 +153,10 @@ def outcome(result: ShellResult) -> RunnerResult:
     except RunnerError as error:
         failure = _FAILURES.get(result.status, Failure.GARBAGE)
         raise Failed(failure, str(error), told) from error
+    if parsed.interrupted:
+        raise Failed(Failure.CRASHED, "the runner was interrupted on the phone", told)
+    if not parsed.samples_ms:
+        raise Failed(Failure.GARBAGE, "the runner ended without a sample", told)
     return parsed
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from coronet_deploy.bench.adb import AdbError, Device, DeviceLost, find_adb
+from coronet_deploy.bench.adb import DEVICE, AdbError, Device, DeviceLost, find_adb
 from coronet_deploy.bench.phone_files import ROOT
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.storage import exclusive
@@ -36,6 +36,8 @@ UNDO = f"{ROOT}/undo"
 """What the phone runs once the bench that holds it is gone, if the bench left it behind."""
 
 _HELD, _TAKEN, _UNLOCKABLE = "held", "taken", "unlockable"
+# What lines of the adb client, not of the phone, begin with.
+_ADBS_OWN = ("error:", "adb:", "*", "-")
 # `9>&9` hands the shell's own descriptor on: Android's shell keeps it from children otherwise, and
 # a lock belongs to the open file, whichever process took it.
 _SCRIPT = f"""mkdir -p {ROOT} && cd {ROOT} && exec 9>>lock || exit 1
@@ -73,6 +75,7 @@ class PhoneLock:
         self._owner = f"{_user()}@{socket.gethostname()} process {os.getpid()}"
         self._stack = contextlib.ExitStack()
         self._holder: subprocess.Popen[bytes] | None = None
+        self._lapsed = False
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -93,7 +96,7 @@ class PhoneLock:
     @property
     def lost(self) -> bool:
         """Whether the phone let go of its lock meanwhile, as when its daemon started anew."""
-        return self._holder is not None and self._holder.poll() is not None
+        return self._lapsed or (self._holder is not None and self._holder.poll() is not None)
 
     def require(self) -> None:
         """Raise DeviceLost where a connection was cut between two calls: another may be in."""
@@ -110,14 +113,18 @@ class PhoneLock:
         That freed it, or not yet: where only the connection was lost, the phone may be the last to
         notice, and what held the lock for us holds it still. It is ended.
         """
+        self._lapsed = True
         self._release()
         end = time.monotonic() + _RENEW_S
         while True:
             try:
-                return self._take()
+                self._take()
             except PhoneTaken as taken:
                 if taken.owner != self._owner or time.monotonic() >= end:
                     raise
+            else:
+                self._lapsed = False
+                return
             self._device.shell(_FREE, seconds=_ANSWER_S)
             time.sleep(_AGAIN_S)
 
@@ -141,6 +148,13 @@ class PhoneLock:
             return
         if word == _TAKEN:
             raise PhoneTaken(self._device.serial, rest)
+        from_adb = word in _ADBS_OWN or (word, rest) == ("no", "answer")
+        if from_adb and (state := self._device.state) != DEVICE:
+            raise DeviceLost(
+                f"phone {self._device.serial} is {state}: {word} {rest}".strip(),
+                hint="is it plugged in and switched on?",
+                serial=self._device.serial,
+            )
         full = "No space left" in f"{word} {rest}"
         raise AdbError(
             f"phone {self._device.serial} cannot be locked: {word} {rest}".strip(),
@@ -149,19 +163,23 @@ class PhoneLock:
         )
 
     def _answer(self) -> str:
-        """Return the first line that the phone answers, or what came instead."""
+        """Return the line that the phone answers, or the last of what came instead.
+
+        The adb client may have lines of its own to say first, as when it starts its server.
+        """
         assert self._holder is not None  # noqa: S101 - just started
         assert self._holder.stdout is not None  # noqa: S101 - asked for
         answer = b""
         end = time.monotonic() + _ANSWER_S
-        while b"\n" not in answer and (left := end - time.monotonic()) > 0:
+        while not (told := _told(answer)) and (left := end - time.monotonic()) > 0:
             if not select.select([self._holder.stdout], [], [], left)[0]:
                 break
             chunk = os.read(self._holder.stdout.fileno(), 4096)
             if not chunk:
                 break
             answer += chunk
-        return answer.decode(errors="replace").partition("\n")[0].strip() or "no answer"
+        lines = answer.decode(errors="replace").split("\n")
+        return told or next((one.strip() for one in lines[::-1] if one.strip()), "no answer")
 
     def _release(self) -> None:
         holder, self._holder = self._holder, None
@@ -175,6 +193,13 @@ class PhoneLock:
                 holder.wait(_END_S)
             except subprocess.TimeoutExpired:
                 holder.kill()
+
+
+def _told(answer: bytes) -> str | None:
+    """Return the first whole line that is the phone's own answer."""
+    *lines, _ = answer.decode(errors="replace").split("\n")
+    known = (one.strip() for one in lines if one.startswith((_HELD, _TAKEN, _UNLOCKABLE)))
+    return next(known, None)
 
 
 def _user() -> str:

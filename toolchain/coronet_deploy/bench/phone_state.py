@@ -66,7 +66,7 @@ def read_state(device: Device) -> State:
     if values["skin_c"] is None:
         for name, value in _zones(device).items():
             values[name] = value if values[name] is None else values[name]
-    policies = _policies(read_files(device, *(f"{_POLICY}/{name}" for name in _POLICY_FILES)))
+    policies = _policies(_files(device, *(f"{_POLICY}/{name}" for name in _POLICY_FILES)))
     if not policies:
         missing["policies"] = "/sys/devices/system/cpu/cpufreq cannot be read"
     overridden = [
@@ -155,6 +155,14 @@ def _ask(device: Device, command: list[str] | str, missing: dict[str, str]) -> s
     return result.stdout.decode(errors="replace")
 
 
+def _files(device: Device, *patterns: str) -> Mapping[str, str]:
+    """Return what files hold that match (see `read_files`); nothing if the phone does not tell."""
+    try:
+        return read_files(device, *patterns)
+    except AdbTimeout:
+        return {}
+
+
 def _setting(device: Device, key: str, missing: dict[str, str]) -> bool | None:
     told = _ask(device, ["settings", "get", "global", key], missing).strip()
     return {"0": False, "1": True}.get(told)
@@ -180,13 +188,15 @@ def _mhz(text: str | None) -> int | None:
 
 def _zones(device: Device) -> dict[str, float]:
     """Return the hottest of each kind of thermal zone, where the shell user may read them."""
-    files = read_files(device, f"{_ZONE}/type", f"{_ZONE}/temp")
+    files = _files(device, f"{_ZONE}/type", f"{_ZONE}/temp")
     hottest: dict[str, float] = {}
     for path, kind in files.items():
         value = whole(files.get(f"{path.removesuffix('type')}temp"))
         if not path.endswith("/type") or not value:
             continue
         celsius = value / 1000 if abs(value) >= _MILLI_FROM else float(value)
+        if not dumpsys.plausible(celsius):
+            continue
         for name, pattern in _ZONES.items():
             if re.search(pattern, kind, re.IGNORECASE):
                 hottest[name] = max(hottest.get(name, celsius), celsius)

@@ -16,9 +16,9 @@ from typing import Any
 from coronet_deploy.bench.adb import Device
 from coronet_deploy.bench.launch import Failure
 from coronet_deploy.bench.phone_files import PhoneFiles
-from coronet_deploy.bench.phone_kit import CPU
 from coronet_deploy.bench.phone_launch import Failed, Setup, execute
 from coronet_deploy.bench.phone_parity import Reference, parity_json
+from coronet_deploy.bench.phone_placement import check_taken, placement
 from coronet_deploy.bench.runner import RunnerResult
 from coronet_deploy.errors import GateFailed
 from coronet_deploy.storage import write_bytes
@@ -85,7 +85,7 @@ class Trials:
                 "coronet-runner": result.tools["runner"],
                 runtime.value: result.tools["runtime"],
             }
-            fallback = self._check_taken(result, backend)
+            fallback = check_taken(result, backend, allow_fallback=self.allow_fallback)
             if reference is not None:
                 self._check_picture(reference, outputs, bound_db, details)
         except Failed as why:
@@ -115,23 +115,6 @@ class Trials:
                     )
         return result, outputs
 
-    def _check_taken(self, result: RunnerResult, backend: str) -> bool:
-        """Tell whether part of the graph runs on the CPU, if that is allowed."""
-        if backend == CPU:
-            return False
-        found = placement(result)
-        if found["fully_accelerated"]:
-            return False
-        taken, total = found["nodes_taken"], found["nodes"]
-        told = "not all" if taken is None else f"{taken} of {total}"
-        if self.allow_fallback:
-            return True
-        raise Failed(
-            Failure.DELEGATION,
-            f"{backend} took {told} nodes of the graph, or does not tell; the rest runs on the CPU "
-            "(--allow-fallback times it as it is)",
-        )
-
     def _check_picture(
         self,
         reference: Reference,
@@ -150,17 +133,3 @@ class Trials:
                 f"the phone draws another picture than this host: {parity.psnr_db:.2f} dB, "
                 f"below the bound of {bound_db:g} dB",
             )
-
-
-def placement(result: RunnerResult) -> dict[str, Any]:
-    """Return what part of the graph the back end took, as a launch's details."""
-    taken, total = result.nodes_taken, result.nodes
-    whole = result.details.get("fully_accelerated")
-    if whole is None and taken is not None and total is not None:
-        whole = taken == total
-    return {
-        "nodes_taken": taken,
-        "nodes": total,
-        "partitions": result.partitions,
-        "fully_accelerated": whole,
-    }

@@ -15,6 +15,7 @@ from coronet_deploy.bench.vendor import identify, run_vendor
 from coronet_deploy.bench.vendor_launch import vendor_launch, vendor_target
 from coronet_deploy.bench.vendor_result import Request, Tool
 from coronet_deploy.bench.worker import WARMUP_MOST, WARMUP_SECONDS
+from coronet_deploy.errors import BadInput
 from coronet_deploy.vocabulary import Launch, Runtime, Target
 
 
@@ -80,10 +81,18 @@ def put_tools(device: Device, files: PhoneFiles, paths: Sequence[Path]) -> Vendo
     """Put vendors' programs on the phone and tell which they are.
 
     Raises:
-        BadInput: one is no such program.
+        BadInput: one is no such program, or two are the same.
         DeviceLost: the phone went away.
 
     """
     there = {files.put(path): path for path in paths}
-    programs = {identify(device, one, path): one for one, path in there.items()}
+    programs: dict[Tool, str] = {}
+    for one, path in there.items():
+        tool = identify(device, one, path)
+        if tool in programs:
+            raise BadInput(
+                f"--vendor-tool {path} is a second {tool.value}: each would have the same row",
+                hint="measure with one of them at a time",
+            )
+        programs[tool] = one
     return VendorTools(device, files, programs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -20,6 +21,7 @@ _CHUNK = 1 << 16
 # A child that inherited the pipes may hold them open for ever; what the program itself wrote is
 # there at once.
 _DRAIN_S = 0.2
+_LOGGED = re.compile(rb"adb [VDIWEF] \d\d-\d\d \d\d:")
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,14 @@ def _read(
         if sum(map(len, written.values())) > OUTPUT_MOST_BYTES:
             return True
     return False
+
+
+def last_words(ended: Ended) -> str:
+    """Return the line that tells best why a program failed."""
+    lines = [line for line in (ended.stderr + b"\n" + ended.stdout).splitlines() if line.strip()]
+    # A server that starts prints its log among them: "adb I 11-28 17:25:58 ...".
+    lines = [line for line in lines if not _LOGGED.match(line)] or lines
+    if not lines:
+        return "it did not end in time" if ended.status is None else "it said nothing"
+    errors = [line for line in lines if b"rror" in line or b"ailed" in line or b"cannot" in line]
+    return (errors or lines)[0].decode(errors="replace").strip()[:300]

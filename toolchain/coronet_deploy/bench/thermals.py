@@ -37,23 +37,29 @@ class Thermals:
     say: Callable[[str], None] = lambda _: None
     baseline_ms: float | None = None
     latest: State | None = field(default=None, init=False)
+    _tried: bool = field(default=False, init=False)
 
     def settle(self) -> None:
-        """Wait until the phone is cool, and time the canary that the others are held against.
+        """Wait until the phone is cool, and so take the canary's baseline (see `wait_until_cool`).
 
         Raises:
             StillHot: it was not cool in time.
 
         """
         self.wait_until_cool()
+
+    def _take_baseline(self) -> None:
+        """Time the canary that the others are held against."""
         self.canary.calibrate()
         timed = [self.canary.measure() for _ in range(2)]
         self.baseline_ms = min((one for one in timed if one is not None), default=None)
+        self._tried = True
 
     def wait_until_cool(self, *, was_throttled: bool = False) -> float:
         """Return the seconds it took until the phone was cool; a look if it is.
 
-        After a launch that throttled, the canary must be back to its time as well.
+        After a launch that throttled, the canary must be back to its time as well. The first time
+        that the phone is cool, the canary's baseline is taken.
 
         Raises:
             StillHot: it was not cool in time.
@@ -69,6 +75,8 @@ class Thermals:
                 reason = self.throttled(self.measure())
             waited = time.monotonic() - start
             if reason is None:
+                if not self._tried:
+                    self._take_baseline()
                 return round(waited, 1)
             if waited >= self.wait_s:
                 raise StillHot(f"not cool after {self.wait_s:g} s: {reason}")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from coronet_deploy.bench import vendor_benchmark_model, vendor_perf_test
-from coronet_deploy.bench.adb import AdbTimeout, Device, ShellResult
+from coronet_deploy.bench.adb import AdbFlood, AdbTimeout, Device, ShellResult
 from coronet_deploy.bench.launch import Failure
 from coronet_deploy.bench.vendor_proto import decode_result
 from coronet_deploy.bench.vendor_result import Achieved, Request, Tool, VendorResult
@@ -96,6 +96,9 @@ def run_vendor(
     except AdbTimeout:
         told = f"no answer after {seconds:g} s: stopped"
         return VendorResult(tool, error=told, failure=Failure.DEADLINE)
+    except AdbFlood:
+        told = "it wrote without end: stopped"
+        return VendorResult(tool, error=told, failure=Failure.GARBAGE)
     result = _parsed(device, tool, request, ended)
     return _judged(result, request, ended)
 

@@ -6,6 +6,7 @@ reading them needs no protobuf package.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -94,6 +95,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, Value]]:
 
 def _unpacked(code: str, data: bytes) -> float:
     (value,) = struct.unpack(code, data)
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no figure")
     return float(value)
 
 

@@ -102,7 +102,7 @@ def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
 @contextlib.contextmanager
 def _kept_if_lost(folder: Path, journal: Journal) -> Iterator[None]:
     """Write the launches that had finished into `folder` when the phone goes away for good."""
-    from coronet_deploy.bench.phone import PhoneGone
+    from coronet_deploy.bench.phone_back import PhoneGone
 
     try:
         yield

@@ -42,7 +42,8 @@ def add_phone_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="a back end's delegate or provider; a path below /vendor is one on the phone",
+        help="a back end's delegate or provider; a path below /vendor, /system or "
+        "/apex is one on the phone",
     )
     add(
         "--backend-option",
@@ -61,7 +62,7 @@ def add_phone_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure with this program for the phone too, in rows of its own: benchmark_model of "
         "LiteRT or TFLite, or onnxruntime_perf_test",
     )
-    add("--cpu-mask", type=_mask, metavar="HEX", help="pin to these CPUs (see `devices`)")
+    add("--cpu-mask", type=_mask, metavar="HEX", help="pin to these CPUs (masks: `devices --json`)")
     add(
         "--allow-fallback",
         action="store_true",

@@ -7,9 +7,11 @@ a block. The names below follow its `models/networks.py`. Files are read as tens
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
 import struct
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -21,7 +23,9 @@ from coronet_deploy.vocabulary import MOST_CHANNELS, Architecture, ChannelPlan, 
 _RESNET_FIXED = {1: "stem", 2: "stem_norm", 4: "down", 5: "down_norm", 7: "enter", 8: "enter_norm"}
 _FIRST_BLOCK = 10
 _POINTER = b"version https://git-lfs"
-_PICKLED = (b"PK", b"\x80")  # how a torch file begins: a zip archive, or a bare pickle
+_BARE = b"\x80"
+_PICKLED = (b"PK", _BARE)  # how a torch file begins: a zip archive, or a bare pickle
+_PICKLES = 5  # of an old torch file: what it is, three times, the objects, and where they are
 # What torch's readers let through when bytes are cut off or changed, beside their own errors.
 _BROKEN = (
     RuntimeError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError,
@@ -57,6 +61,22 @@ def read_foreign(path: Path) -> tuple[ChannelPlan, dict[str, Tensor]]:
     return _plan(path, architecture, norm, renamed), renamed
 
 
+def _ends_early(path: Path) -> bool:
+    """Return whether one of a file's pickles is cut; they are read, and not executed."""
+    with path.open("rb") as file:
+        for _ in range(_PICKLES):
+            start = file.tell()
+            if not file.read(1):
+                return False
+            file.seek(start)
+            try:
+                for _ in pickletools.genops(file):
+                    pass
+            except ValueError:
+                return True
+    return False
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a state dict in a torch file, names as without DataParallel.
 
@@ -75,6 +95,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         if not head.startswith(_PICKLED):
             raise BadInput(f"{path} is not a torch file") from error
+        # The rest of a name, cut, is that of no class.
+        cut = _ends_early(path) if head.startswith(_BARE) else not zipfile.is_zipfile(path)
+        if cut:
+            raise BadInput(f"{path} is not a whole torch file: it ends early") from error
         raise BadInput(
             f"{path} holds more than tensors, and is not opened: it could run code",
             hint="save the generator's state_dict() alone",
