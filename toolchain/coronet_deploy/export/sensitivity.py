@@ -81,7 +81,7 @@ def search(
     (1, H, W, C) real values in [-1, 1]; the PSNR is the worst of the first few.
     """
     trial = _Trial(graph, pictures.values[:_TRIED_ON], ranges)
-    budget = 4 / 10 ** (budget_db / 10)
+    budget = _mean_square_of(budget_db)
     layers = int8_layers(graph)
     chosen = {layer.name for layer in layers}
     if trial.keeps(chosen, budget):
@@ -107,12 +107,8 @@ def keeps(
 
     Judged as in `search`.
     """
-    budget = 4 / 10 ** (budget_db / 10)
-    return all(
-        _mean_square(simulate(rounded, chosen, ranges, picture), interpret(graph, picture))
-        <= budget
-        for picture in pictures.values[:_TRIED_ON]
-    )
+    trial = _Trial(graph, pictures.values[:_TRIED_ON], ranges)
+    return trial.keeps(chosen, _mean_square_of(budget_db), rounded)
 
 
 def _most(total: int, fits: Callable[[int], bool]) -> int:
@@ -135,9 +131,13 @@ class _Trial:
         self._graph, self._pictures, self._ranges = graph, pictures, ranges
         self._references = [interpret(graph, picture) for picture in pictures]
 
-    def keeps(self, chosen: Collection[str], budget: float) -> bool:
-        """Return whether the mean square error of every picture is within `budget`."""
-        outputs = (simulate(self._graph, chosen, self._ranges, x) for x in self._pictures)
+    def keeps(self, chosen: Collection[str], budget: float, rounded: Graph | None = None) -> bool:
+        """Return whether the mean square error of every picture is within `budget`.
+
+        `rounded` is the graph with other constants, if those are tried too.
+        """
+        tried = rounded or self._graph
+        outputs = (simulate(tried, chosen, self._ranges, x) for x in self._pictures)
         return all(
             _mean_square(output, reference) <= budget
             for output, reference in zip(outputs, self._references, strict=True)
@@ -165,6 +165,11 @@ class _Trial:
                 errors[node.output] = _mean_square(fork.values[OUTPUT].numpy(), self._references[0])
             walk.step(walk.compute())
         return errors
+
+
+def _mean_square_of(psnr_db: float) -> float:
+    """Return the mean square error that is `psnr_db` between pictures in [-1, 1]."""
+    return 4.0 / 10 ** (psnr_db / 10)
 
 
 def _mean_square(output: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
