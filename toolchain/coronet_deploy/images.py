@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coronet_deploy.errors import BadInput
+from coronet_deploy.storage import is_folder, readable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -129,12 +130,13 @@ def list_pictures(folder: Path) -> list[Path]:
     """Return the picture files directly in `folder`, by name.
 
     Raises:
-        BadInput: it is not a folder, or holds no picture.
+        BadInput: it is not a folder that can be read, or holds no picture.
 
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise BadInput(f"{folder} is not a folder of pictures")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    with readable(f"folder {folder}"):
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:
         raise BadInput(f"{folder} holds no picture", hint=f"one of {', '.join(sorted(SUFFIXES))}")
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from coronet_deploy.errors import BadInput
-from coronet_deploy.storage import data_dir
+from coronet_deploy.storage import data_dir, is_folder, readable
 
 UNVERIFIED = "unverified"
 """The source of what nobody has seen written down."""
@@ -180,13 +181,13 @@ def load_profiles(folder: Path | None = None) -> tuple[Profile, ...]:
 
     Raises:
         BadInput: a file is not a profile (names file and key), two share a name, two of one's own
-            share an identity, or `folder` holds none.
+            share an identity, or `folder` holds none or cannot be read.
 
     """
     shipped = _shipped()
     if folder is None:
         return shipped
-    if not folder.is_dir():
+    if not is_folder(folder, "--profiles"):
         raise BadInput(f"--profiles {folder} is not a folder")
     own = _read_folder(folder)
     if not own:
@@ -273,7 +274,9 @@ def _shipped() -> tuple[Profile, ...]:
 
 
 def _read_folder(folder: Path) -> tuple[Profile, ...]:
-    paths = sorted(path for path in folder.glob("*.toml") if path.name != SOURCES_FILE)
+    with readable(f"folder {folder}"):
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - Path.glob finds nothing where it may not read
+    paths = [folder / name for name in names if name.endswith(".toml") and name != SOURCES_FILE]
     return tuple(_read(path) for path in paths)
 
 

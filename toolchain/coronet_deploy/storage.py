@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         # An error that names another file (one being read, say) is not about this output.
-        if error.filename not in {None, str(temporary), str(path), str(path.parent)}:
+        if error.filename not in {None, str(temporary), str(path), *map(str, path.parents)}:
             raise
         reason = error.strerror or str(error)
         raise EnvironmentProblem(
@@ -110,13 +111,53 @@ def existing_file(path: Path, what: str) -> Path:
         BadInput: it is missing, a folder, or not readable; `what` names its role.
 
     """
-    if not path.exists():
+    mode = _mode_of(path, what)
+    if mode is None:
         raise BadInput(f"{what} {path} does not exist")
-    if not path.is_file():
+    if not stat.S_ISREG(mode):
         raise BadInput(f"{what} {path} is not a file")
     if not os.access(path, os.R_OK):
         raise BadInput(f"{what} {path} cannot be read: permission denied")
     return path
+
+
+def is_folder(path: Path, what: str = "folder") -> bool:
+    """Return whether `path` is a folder; what is missing is none.
+
+    Raises:
+        BadInput: it cannot be looked at; `what` names its role.
+
+    """
+    mode = _mode_of(path, what)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+@contextlib.contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn what goes wrong when the input `what` is looked at or listed into an error of the input.
+
+    Raises:
+        BadInput: it cannot be read; says why.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadInput(f"{what} cannot be read: {reason[:1].lower()}{reason[1:]}") from error
+
+
+def _mode_of(path: Path, what: str) -> int | None:
+    """Return what kind of file `path` is, None if there is none.
+
+    Not by `Path.exists` and its like: before Python 3.14 they raise of a folder that is closed to
+    us and of a name that is too long, and from then on they call both missing.
+    """
+    with readable(f"{what} {path}"):
+        try:
+            return path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def data_dir(kind: str) -> Path:

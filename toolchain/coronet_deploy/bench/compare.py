@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from coronet_deploy.bench.host import bench_host, described
 from coronet_deploy.errors import BadInput
-from coronet_deploy.storage import existing_file, sha256_of
+from coronet_deploy.storage import existing_file, is_folder, readable, sha256_of
 from coronet_deploy.vocabulary import Run, Runtime
 
 BASE, CANDIDATE = "base/", "candidate/"
@@ -69,12 +69,14 @@ def find_subjects(path: Path, side: str) -> list[Subject]:
     """Return the artifact at `path`, or those of the folder, by name; `side` names its role.
 
     Raises:
-        BadInput: there is none, or one is not what its manifest says.
+        BadInput: there is none, one cannot be read, or is not what its manifest says.
 
     """
-    if path.is_dir():
+    if is_folder(path, side):
         suffixes = {runtime.suffix for runtime in Runtime}
-        found = sorted(one for one in path.iterdir() if one.suffix in suffixes and one.is_file())
+        with readable(f"{side} {path}"):
+            files = [one for one in path.iterdir() if one.suffix in suffixes and one.is_file()]
+        found = sorted(files)
         if not found:
             raise BadInput(f"{side} {path} holds no .onnx or .tflite file")
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import importlib
+import importlib.util
 import io
 import os
 import signal
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coronet_deploy import __version__
-from coronet_deploy.errors import INTERRUPTED, CoronetError, EnvironmentProblem
+from coronet_deploy.errors import INTERRUPTED, BadInput, CoronetError, EnvironmentProblem
 
 COMMANDS = (
     "demo",
@@ -40,6 +40,10 @@ COMMANDS = (
 )
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+_NO_PLACE = {*_UNWRITABLE, errno.EROFS, errno.EMFILE, errno.ENFILE}
+_CLOSED = {errno.EACCES, errno.EPERM}
+_NO_INPUT = {*_CLOSED, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+_DEFECT = 70  # EX_SOFTWARE of sysexits.h, which Windows has no name for
 
 _EPILOG = """exit statuses: 0 fine, 1 a gate failed (parity or latency), 2 usage or bad input,
 3 environment or device, 4 conversion, 5 nothing was measured or inconclusive, 70 a defect of ours,
@@ -79,12 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:  # noqa: BLE001 - whatever it is: Python's own 1 is a failed gate's
         with contextlib.suppress(OSError):  # of a stderr that is full
             traceback.print_exc()
-        return os.EX_SOFTWARE
+        return _DEFECT
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     debug = False
     try:
+        _require_posix()
         _set_up()
         args = _parser().parse_args(arguments)
         debug = args.debug
@@ -98,14 +103,46 @@ def _run(arguments: Sequence[str] | None) -> int:
         print("coronet-deploy: interrupted", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
-        # A file has a name, and `storage` says what became of it: this is what was printed to.
-        if error.filename is not None or error.errno not in _UNWRITABLE:
+        if error.filename is not None:
+            return _failed(_of_file(error), debug=debug)
+        # A file has a name: this is what was printed to.
+        if error.errno not in _UNWRITABLE:
             raise
         # What is still to be flushed, at interpreter exit too, goes nowhere.
         _silence(sys.stdout.fileno())
         problem = EnvironmentProblem(f"cannot write to stdout: {error.strerror}")
         return _failed(problem, debug=debug)
     return status
+
+
+def _require_posix() -> None:
+    """Refuse a system without what locks and workers are made of, rather than fail midway."""
+    if importlib.util.find_spec("fcntl") is None:
+        raise EnvironmentProblem("coronet-deploy needs Linux or macOS (on Windows: WSL)")
+
+
+def _of_file(error: OSError) -> CoronetError:
+    """Return what is to be said of a file that nobody nearer to it told of.
+
+    Raises:
+        OSError: the error itself, if it is none that a file's place or rights explain: a file
+            that is not there although it was looked for is a defect of ours.
+
+    """
+    name, reason = error.filename, error.strerror or str(error)
+    if error.errno in _NO_PLACE or (error.errno in _CLOSED and _was_to_be_written(name)):
+        return EnvironmentProblem(f"cannot write {name}: {reason}", hint="choose another place")
+    if error.errno in _NO_INPUT:
+        return BadInput(f"{name} cannot be read: {reason}")
+    raise error
+
+
+def _was_to_be_written(name: Any) -> bool:  # noqa: ANN401 - text, bytes or a file descriptor
+    """Tell of a file that was refused whether it could have been read, or had yet to be made."""
+    folder = os.path.dirname(os.path.abspath(name))  # noqa: PTH100, PTH120 - bytes are no Path
+    return os.access(name, os.R_OK) or (
+        os.access(folder, os.X_OK) and not os.path.lexists(name)
+    )
 
 
 def _failed(error: CoronetError, *, debug: bool) -> int:

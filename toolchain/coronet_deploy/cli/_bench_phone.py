@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -204,7 +205,7 @@ def read_kit(args: argparse.Namespace, machine: str, artifacts: Sequence[Path]) 
 
 def _find(folder: Path, names: Sequence[str], flag: str, what: str) -> Path:
     for name in names:
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):  # noqa: PTH113 - Path.is_file raises of closed folders
             return folder / name
     build = (
         "`coronet-deploy runner build --preset android` makes it; "

@@ -16,6 +16,7 @@ from coronet_deploy.cli._compare_measure import measure
 from coronet_deploy.cli._phone_flags import add_phone_arguments
 from coronet_deploy.cli.bench import count, duration, seconds, thread_counts
 from coronet_deploy.errors import BadInput
+from coronet_deploy.storage import is_folder
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.bench.compare import Matching
@@ -199,7 +200,7 @@ def _are_files(sides: list[Path]) -> list[bool]:
             f"{' '.join(map(str, sides))}: a comparison is of BASE and CANDIDATE",
             hint="or of a run file with earlier ones, with --history",
         )
-    files = [path.suffix == ".json" and not path.is_dir() for path in sides]
+    files = [path.suffix == ".json" and not is_folder(path, "input") for path in sides]
     if files[0] != files[1]:
         raise BadInput(
             f"{sides[0]} and {sides[1]}: one is a run file and the other is not",

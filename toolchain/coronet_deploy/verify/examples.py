@@ -9,6 +9,7 @@ from pathlib import Path
 
 from coronet_deploy.errors import BadInput
 from coronet_deploy.images import SUFFIXES, Pixels, at_size, list_pictures, open_pair, open_rgb
+from coronet_deploy.storage import is_folder, readable
 from coronet_deploy.verify.distances import MIN_PICTURES
 
 _SEED = 0
@@ -63,8 +64,13 @@ def read_single(path: Path, height: int, width: int) -> Pixels:
 
 
 def is_directed(folder: Path) -> bool:
-    """Return whether the layout of `folder` itself says what is input: `inputs/`, `targets/`."""
-    return all((folder / name).is_dir() for name in _UNPAIRED)
+    """Return whether the layout of `folder` itself says what is input: `inputs/`, `targets/`.
+
+    Raises:
+        BadInput: the folder cannot be looked into.
+
+    """
+    return all(is_folder(folder / name) for name in _UNPAIRED)
 
 
 def find_examples(folder: Path, direction: str | None, count: int | None = None) -> Examples:
@@ -75,7 +81,8 @@ def find_examples(folder: Path, direction: str | None, count: int | None = None)
     inputs and targets each.
 
     Raises:
-        BadInput: there are no such pictures, or fewer than two; names the folder.
+        BadInput: there are no such pictures, or fewer than two, or the folder cannot be read;
+            names it.
 
     """
     if is_directed(folder):
@@ -84,15 +91,20 @@ def find_examples(folder: Path, direction: str | None, count: int | None = None)
         raise BadInput(f"{folder}: which pictures are the input?", hint="say it with --direction")
     else:
         names = _DOMAINS[direction]
-    if all((folder / name).is_dir() for name in names):
+    if all(is_folder(folder / name) for name in names):
         inputs, targets = (_some_of(folder / name, count) for name in names)
         return Examples(folder, direction, inputs=inputs, targets=targets)
-    if folder.is_dir() and not any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()):
+    if is_folder(folder) and not _has_pictures(folder):
         raise BadInput(
             f"{folder} holds neither pairs side by side nor the folders that unpaired pictures "
             "stand in (inputs and targets, or testA and testB)"
         )
     return Examples(folder, direction, pairs=_some_of(folder, count))
+
+
+def _has_pictures(folder: Path) -> bool:
+    with readable(f"folder {folder}"):
+        return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
 
 
 def _some_of(folder: Path, count: int | None) -> tuple[Path, ...]:
