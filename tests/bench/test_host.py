@@ -111,6 +111,18 @@ def test_conditions_are_plain_json_and_say_what_disturbs() -> None:
     assert "numpy" in tool_versions("numpy", "no-such-package")
 
 
+def test_a_system_that_pins_nothing_and_tells_no_load_is_described_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> None:
+        raise OSError
+
+    monkeypatch.delattr("os.sched_getaffinity")  # macOS has none
+    monkeypatch.setattr("os.getloadavg", refuse)
+    assert host_facts()["cores_allowed"] == host_facts()["cores"]
+    assert host_state()["load_1min"] is None
+
+
 def test_a_target_reads_in_words(tiny: Path) -> None:
     told: list[str] = []
     bench_host(

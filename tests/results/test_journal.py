@@ -54,6 +54,24 @@ def test_every_launch_comes_back_from_a_journal_cut_anywhere(
     assert left_behind(tmp_path) == [path]
 
 
+def test_room_is_reserved_where_the_system_has_no_call_for_it(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(1)
+    usual = written(run, tmp_path / "usual")
+    for name in ("posix_fallocate", "fdatasync"):  # macOS has neither
+        monkeypatch.delattr(f"os.{name}")
+    journal = written(run, tmp_path / "macos")
+    for one in (usual, journal):
+        assert one.path is not None
+        assert one.kept == len(run.launches)
+    assert journal.path is not None
+    assert usual.path is not None
+    assert journal.path.read_bytes() == usual.path.read_bytes()
+    assert journal.path.stat().st_blocks >= usual.path.stat().st_blocks
+    assert read_journal(journal.path).launches == run.launches
+
+
 def test_a_bench_that_kept_nothing_leaves_no_journal(make_run: MakeRun, tmp_path: Path) -> None:
     with journaled(tmp_path) as journal:
         journal.begin(replace(make_run(1), launches=()), 6)

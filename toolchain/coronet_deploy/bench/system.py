@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -36,7 +37,7 @@ def host_facts() -> dict[str, object]:
         "cpu": cpu.get("model name") or cpu.get("Model") or platform.processor() or None,
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
-        "cores_allowed": len(os.sched_getaffinity(0)),
+        "cores_allowed": cores_allowed(),
         "virtual_machine": "hypervisor" in cpu.get("flags", "").split(),
         "governor": _text(_CPUFREQ / "scaling_governor"),
         "max_mhz": _mhz(_CPUFREQ / "cpuinfo_max_freq"),
@@ -47,12 +48,19 @@ def host_facts() -> dict[str, object]:
     }
 
 
+def cores_allowed() -> int:
+    """Return on how many cores this process may run: all of them, where no system tells."""
+    # macOS pins nothing, and has no such call.
+    allowed: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
 def host_state() -> dict[str, float | None]:
     """Return what does change: load averages, clock and free memory, as plain JSON values."""
     cpu = _keyed("/proc/cpuinfo")
     reported = cpu.get("cpu MHz")
     return {
-        "load_1min": round(os.getloadavg()[0], 2),
+        "load_1min": _load(),
         "mhz": _mhz(_CPUFREQ / "scaling_cur_freq")
         or (round(float(reported)) if reported else None),
         "available_mb": _megabytes(_keyed("/proc/meminfo").get("MemAvailable")),
@@ -118,6 +126,14 @@ def os_threads() -> int | None:
     """Return how many threads this process has, or None where it cannot be read."""
     threads = _keyed("/proc/self/status").get("Threads", "")
     return int(threads) if threads.isdigit() else None
+
+
+def _load() -> float | None:
+    """Return the load average of the last minute, or None where it cannot be had."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except OSError:
+        return None
 
 
 def _keyed(path: str) -> dict[str, str]:

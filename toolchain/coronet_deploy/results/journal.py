@@ -16,7 +16,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ class Journal:
             written = 0
             while written < len(line):
                 written += os.pwrite(self._handle, line[written:], self._at + written)
-            os.fdatasync(self._handle)
+            _sync(self._handle)
         except OSError:
             self._whole = False
             return False
@@ -222,9 +222,21 @@ def _launch_bytes(run: Run) -> int:
     return (2 * timed + _WARMUPS) * _FLOAT_BYTES + _DETAILS_BYTES
 
 
+def _sync(handle: int) -> None:
+    sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # macOS has the latter
+    sync(handle)
+
+
 def _reserve(handle: int, size: int) -> None:
+    size += _SPARE_BYTES
+    allocate: Callable[[int, int, int], None] | None = getattr(os, "posix_fallocate", None)
+    if allocate is None:  # on macOS: what is written has its room too
+        at = 0
+        while at < size:
+            at += os.pwrite(handle, bytes(min(_SPARE_BYTES, size - at)), at)
+        return
     try:
-        os.posix_fallocate(handle, 0, size + _SPARE_BYTES)
+        allocate(handle, 0, size)
     except OSError as error:
         if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
             raise
