@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from coronet_deploy.errors import ConversionFailed, missing_package
+from coronet_deploy.export.bias_room import with_room_for_biases
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.manifest import Quantization
@@ -77,6 +78,7 @@ def plan_int8(
         lowered = exact
     summary = _summary(found.layers, found.chosen, study.shown, float_macs(lowered))
     rounded = with_rounded_weights(lowered, found.packed)
+    rounded = with_room_for_biases(rounded, found.chosen, found.ranges)
     return Int8Plan(rounded, reports, found.chosen, found.packed, found.ranges, summary)
 
 

@@ -118,7 +118,8 @@ class _Rewriter:
         if len(conv.input) > _BIAS:
             bias = self._onnx.numpy_helper.to_array(self._weights[conv.input[_BIAS]])
             unit = scales * self._ranges[source].scale
-            whole = np.clip(np.rint(bias / unit), -(2**31), 2**31 - 1).astype(np.int32)
+            steps = np.rint(bias / unit).astype(np.float64)  # which holds the ends of 32 bits
+            whole = np.clip(steps, -(2**31), 2**31 - 1).astype(np.int32)
             inputs.append(self._dequantize(f"{name}/int8/bias", whole, unit, before))
         del conv.input[:]
         conv.input.extend(inputs)
