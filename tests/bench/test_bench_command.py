@@ -85,6 +85,29 @@ def test_a_mistake_is_one_clear_line(
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("artifact", "module", "package"),
+    [
+        ("tiny.onnx", "onnxruntime", "onnxruntime"),
+        ("tiny.tflite", "ai_edge_litert", "ai-edge-litert"),
+    ],
+)
+def test_a_runtime_that_is_not_installed_is_told_before_anything_is_measured(
+    tiny: Path, tmp_path: Path, artifact: str, module: str, package: str
+) -> None:
+    program = f"import sys\nsys.modules[{module!r}] = None\nfrom coronet_deploy.cli import main\n"
+    program += "sys.exit(main(sys.argv[1:]))"
+    other = next(one for one in ("tiny.onnx", "tiny.tflite") if one != artifact)
+    line = [sys.executable, "-c", program, "bench", str(tiny / artifact), str(tiny / other)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.startswith(
+        f"coronet-deploy: error: the package {package!r} is not installed"
+    )
+    assert done.stderr.count("\n") == 1
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 def test_a_refused_artifact_fails_its_row_and_the_command_but_not_the_others(
     cli: Cli, tiny: Path, tmp_path: Path
 ) -> None:

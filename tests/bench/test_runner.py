@@ -339,6 +339,93 @@ def alignments(program: Path) -> set[int]:
     return {header[-1] for header in headers if header[0] == 1}
 
 
+@pytest.mark.parametrize(
+    ("said", "reason", "hint"),
+    [
+        (
+            """CMake Error at CMakeLists.txt:1 (cmake_minimum_required):
+  CMake 3.21 or higher is required.  You are running version 3.18.4
+
+
+""",
+            "CMake 3.21 or higher is required. You are running version 3.18.4",
+            "install CMake 3.21 or later",
+        ),
+        (
+            'CMake Error: Could not read presets from /x: Unrecognized "version" field\n',
+            'Could not read presets from /x: Unrecognized "version" field',
+            "install CMake 3.21 or later",
+        ),
+        (
+            "CMake Error: Unknown argument --preset\nCMake Error: Run 'cmake --help'\n",
+            "Unknown argument --preset",
+            "install CMake 3.21 or later",
+        ),
+        (
+            """CMake Error: CMake was unable to find a build program corresponding to "Unix Make".
+CMake Error: CMAKE_C_COMPILER not set, after EnableLanguage
+""",
+            "CMake was unable to find a build program",
+            "install make or ninja",
+        ),
+        (
+            """CMake Error at Modules/CMakeDetermineCCompiler.cmake:49 (message):
+  Could not find compiler set in environment variable CC:
+
+  /none.
+Call Stack (most recent call first):
+  CMakeLists.txt:2 (project)
+""",
+            "Could not find compiler set in environment variable CC: /none.",
+            "install a C compiler",
+        ),
+        (
+            """main.c: In function 'main':
+main.c:1:24: error: 'x' undeclared
+gmake: *** [Makefile:91: all] Error 2
+""",
+            "main.c:1:24: error: 'x' undeclared",
+            "install a C compiler",
+        ),
+    ],
+)
+def test_a_build_that_fails_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, reason: str, hint: str
+) -> None:
+    cmake = tmp_path / "cmake"
+    (tmp_path / "said").write_text(said)
+    cmake.write_text(
+        "#!/bin/sh\necho '-- Configuring incomplete, errors occurred!'\n"
+        f'[ "$LC_ALL" = C ] && cat {tmp_path}/said >&2; exit 1\n'
+    )
+    cmake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    with pytest.raises(EnvironmentProblem) as refused:
+        build(Preset.HOST, tmp_path / "out")
+    assert reason in refused.value.what
+    assert "Call Stack" not in refused.value.what
+    assert hint in (refused.value.hint or "")
+
+
+def test_ninja_builds_it_where_there_is_no_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cmake, ninja = tmp_path / "bin" / "cmake", tmp_path / "bin" / "ninja"
+    cmake.parent.mkdir()
+    cmake.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'
+        'if [ "$1" = --build ]; then : > "$2/coronet-runner"; fi\n'
+    )
+    ninja.write_text("#!/bin/sh\n")
+    for program in (cmake, ninja):
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(cmake.parent))
+    monkeypatch.delenv("CMAKE_GENERATOR", raising=False)
+    build(Preset.HOST, tmp_path / "out")
+    assert "-G Ninja" in (tmp_path / "asked").read_text().splitlines()[0]
+
+
 def test_building_without_cmake_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -280,6 +280,66 @@ def test_a_host_needs_neither_adb_nor_a_phone(cli: Cli) -> None:
     assert "Nothing is missing." in ended.stdout
 
 
+@pytest.mark.parametrize("module", ["onnxruntime", "ai_edge_litert"])
+def test_a_runtime_that_is_installed_and_does_not_load_is_told_with_its_reason(
+    cli: Cli, tmp_path: Path, module: str
+) -> None:
+    package = tmp_path / module
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('libc.so.9: no such file')\n")
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": "/nowhere"}
+    ended = cli("doctor", "--host-only", "--json", env=environment)
+    assert ended.returncode == 3
+    (bad,) = [one for one in json.loads(ended.stdout)["checks"] if one["verdict"] == "missing"]
+    assert module.replace("_", "-") in bad["name"]
+    assert "does not load: ImportError: libc.so.9: no such file" in bad["found"]
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ("cmake version 3.20.6", Verdict.MISSING),
+        ("cmake version 3.21.0-rc1", Verdict.OK),
+        ("cmake version 4.0.2", Verdict.OK),
+        ("", Verdict.OK),
+    ],
+)
+def test_a_cmake_that_is_too_old_is_missing(scripted: Path, said: str, verdict: Verdict) -> None:
+    cmake = scripted / "bin" / "cmake"
+    cmake.write_text(f"#!/bin/sh\necho '{said}'\n")
+    cmake.chmod(0o755)
+    check = found(scripted)["cmake"]
+    assert check.verdict is verdict
+    assert (said.split() or ["unknown"])[-1].removesuffix("-rc1") in check.found
+    if verdict is Verdict.MISSING:
+        assert "3.21" in (check.fix or "")
+
+
+def test_make_or_ninja_is_looked_for(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(scripted)["make or ninja"].verdict is Verdict.OK
+    ninja = scripted / "bin" / "ninja"
+    monkeypatch.setenv("PATH", str(ninja.parent))
+    check = found(scripted)["make or ninja"]
+    assert check.verdict is Verdict.MISSING
+    assert "ninja" in (check.fix or "")
+    ninja.write_text("#!/bin/sh\n")
+    ninja.chmod(0o755)
+    assert found(scripted)["make or ninja"].found == str(ninja)
+
+
+@pytest.mark.parametrize(
+    "serial", ["adb-R5CT-Abc123._adb-tls-connect._tcp", "adb-R5._adb._tcp", "10.0.0.2:5555"]
+)
+def test_a_phone_by_wireless_debugging_is_not_the_one_that_is_plugged_in(
+    scripted: Path, monkeypatch: pytest.MonkeyPatch, serial: str
+) -> None:
+    usb(scripted, "01")
+    monkeypatch.setenv("LISTED", f"{serial}\\toffline\\n")
+    checks = found(scripted)
+    assert f"phone {serial}" in checks
+    assert checks["USB"].verdict is Verdict.MISSING
+
+
 def test_a_virtual_phone_has_what_a_bench_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -24,9 +25,19 @@ from coronet_deploy.bench.adb import (
     find_adb,
     list_devices,
 )
+from coronet_deploy.bench.building import (
+    CMAKE_OLDEST,
+    GET_CMAKE,
+    GET_MAKE,
+    cmake_version,
+    make_program,
+)
 from coronet_deploy.bench.elf import abi_of, machine_of
+from coronet_deploy.bench.process import run_bounded
 from coronet_deploy.bench.runner import NDK_OLDEST, find_ndk
 from coronet_deploy.errors import CoronetError, EnvironmentProblem
+from coronet_deploy.verify.installed import MODULES, PACKAGES
+from coronet_deploy.vocabulary import Runtime
 
 RUNNER = "coronet-runner"
 """The file name of the program that measures on a phone."""
@@ -34,15 +45,19 @@ RUNNER = "coronet-runner"
 _FOLDER = "/data/local/tmp"
 _ROOM_MB = 300
 _QUICK_S = 15.0
+_IMPORT_S = 60.0
+_REASON_MOST = 200
 # The USB class, subclass and protocol of adb's interface (AOSP, adb.h).
 _ADB_INTERFACE = ("ff", "42", "01")
+# Serials of phones by TCP, of emulators, and of wireless debugging as mDNS names it.
+_NOT_BY_USB = re.compile(r":|^emulator-|\._adb(?:-tls-connect|-tls-pairing)?\._tcp")
 _TOOLS = ("timeout", "sha256sum", "taskset", "pkill", "env")
 _BUILD = "`coronet-deploy runner build --preset android`"
+_ARTIFACTS = {Runtime.TFLITE: "TFLite artifacts", Runtime.ONNX: "ONNX artifacts"}
 _LIBRARIES = {
     "LiteRT": ("libLiteRt.so", "libtensorflowlite_c.so"),
     "ONNX Runtime": ("libonnxruntime.so",),
 }
-_RUNTIMES = {"ai-edge-litert": "TFLite artifacts", "onnxruntime": "ONNX artifacts"}
 
 
 class Verdict(StrEnum):
@@ -69,13 +84,34 @@ class Check:
 
 def check_host() -> Iterator[Check]:
     """Check what a bench on this host needs."""
-    for package, what in _RUNTIMES.items():
-        name = f"{package} (here)"
+    for runtime, package in PACKAGES.items():
+        name, what = f"{package} (here)", _ARTIFACTS[runtime]
         try:
-            yield Check(name, Verdict.OK, f"{metadata.version(package)}, runs {what}")
+            told = f"{metadata.version(package)}, runs {what}"
         except metadata.PackageNotFoundError:
             fix = "pip install 'coronet-deploy[runtimes]'"
             yield Check(name, Verdict.MISSING, f"not installed: no {what}", fix)
+            continue
+        reason = _import_problem(MODULES[runtime])
+        if reason is None:
+            yield Check(name, Verdict.OK, told)
+        else:
+            fix = f"pip install --force-reinstall {package}, or install what it asks for"
+            yield Check(name, Verdict.MISSING, f"installed, and does not load: {reason}", fix)
+
+
+def _import_problem(module: str) -> str | None:
+    """Return why a module cannot be imported, or None; a process of its own may crash over it."""
+    try:
+        ended = run_bounded([sys.executable, "-P", "-c", f"import {module}"], _IMPORT_S)
+    except OSError as error:
+        return error.strerror or str(error)
+    if ended.status == 0:
+        return None
+    lines = ended.stderr.decode(errors="replace").strip().splitlines()
+    if ended.status is not None and ended.status < 0:
+        return f"killed by signal {-ended.status}"
+    return lines[-1][:_REASON_MOST] if lines else "it gives no reason"
 
 
 def check_phones(
@@ -133,7 +169,7 @@ def _adb(usb: Path) -> Generator[Check, None, tuple[str, ...]]:
 def _usb(usb: Path, phones: tuple[Attached, ...]) -> Iterator[Check]:
     """Tell a phone that is plugged in but not listed, which nothing else would."""
     plugged = _adb_interfaces(usb)
-    listed = sum(re.search(r":|^emulator-", phone.serial) is None for phone in phones)
+    listed = sum(re.search(_NOT_BY_USB, phone.serial) is None for phone in phones)
     if plugged > listed:
         yield Check(
             "USB",
@@ -216,11 +252,13 @@ def _runner(
     if runner is not None:
         yield _native("runner", runner, abis, _BUILD)
         return
-    cmake, ndk = shutil.which("cmake"), _ndk(environment)
+    ndk = _ndk(environment)
+    yield _cmake()
+    make = make_program()
     yield (
-        Check("cmake", Verdict.OK, cmake)
-        if cmake
-        else Check("cmake", Verdict.MISSING, "not on PATH", "install cmake")
+        Check("make or ninja", Verdict.OK, make)
+        if make
+        else Check("make or ninja", Verdict.MISSING, "neither on PATH", GET_MAKE)
     )
     yield ndk
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -229,6 +267,22 @@ def _runner(
         if compiler
         else Check("C compiler", Verdict.NOTE, "none, so no runner on this host", "install gcc")
     )
+
+
+def _cmake() -> Check:
+    """Check that there is a CMake that reads the runner's presets."""
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        return Check("cmake", Verdict.MISSING, "not on PATH", GET_CMAKE)
+    try:
+        said = run_bounded([cmake, "--version"], _QUICK_S).stdout.decode(errors="replace")
+    except OSError as error:
+        return Check("cmake", Verdict.MISSING, f"{cmake}: {error.strerror}", GET_CMAKE)
+    version = cmake_version(said)
+    told = f"{cmake}, {'.'.join(map(str, version)) if version else 'of an unknown version'}"
+    if version and version < CMAKE_OLDEST:
+        return Check("cmake", Verdict.MISSING, told, GET_CMAKE)
+    return Check("cmake", Verdict.OK, told)
 
 
 def _libraries(folder: Path, abis: Collection[str]) -> Iterator[Check]:

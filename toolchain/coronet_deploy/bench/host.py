@@ -19,6 +19,7 @@ from coronet_deploy.bench.plan import Plan, PlannedLaunch, Subject, make_plan
 from coronet_deploy.errors import BadInput
 from coronet_deploy.export.manifest import checked_manifest, manifest_path
 from coronet_deploy.storage import existing_file, sha256_of
+from coronet_deploy.verify.installed import require_installed
 from coronet_deploy.verify.runtimes import runtime_of
 from coronet_deploy.vocabulary import Launch, Run, Target
 
@@ -88,6 +89,7 @@ def bench_host(
     Raises:
         BadInput: an artifact is missing, given twice, or not what its manifest says; or nothing
             is asked for.
+        EnvironmentProblem: a runtime that one of them takes is not installed.
         BenchInterrupted: Ctrl-C; carries what had finished.
 
     """
@@ -96,6 +98,7 @@ def bench_host(
     if any(count < 1 for count in threads):
         raise BadInput(f"threads {', '.join(map(str, threads))}: each at least 1")
     subjects = {subject.name: subject for subject in load_subjects(artifacts, names)}
+    require_installed(runtime_of(subject.path) for subject in subjects.values())
     targets = [Target(HOST, BACKEND, count) for count in threads]
     plan = make_plan(subjects, targets, rounds)
     now = datetime.now(UTC)

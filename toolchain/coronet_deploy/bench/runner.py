@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from coronet_deploy.bench.building import generator, run_step
 from coronet_deploy.bench.process import run_bounded
 from coronet_deploy.errors import EnvironmentProblem, missing_package
 from coronet_deploy.storage import atomic_path, data_dir
@@ -232,8 +232,8 @@ def build(preset: Preset, output: Path) -> Path:
     source = data_dir("android_bench")
     with tempfile.TemporaryDirectory(prefix="coronet-runner-") as folder:
         configure = [cmake, "-S", str(source), "--preset", preset.value, "-B", folder]
-        _step(configure, source, environment)
-        _step([cmake, "--build", folder], source, environment)
+        run_step([*configure, *generator(environment)], source, environment)
+        run_step([cmake, "--build", folder], source, environment)
         result = output / NAME
         with atomic_path(result) as temporary:
             shutil.copy2(Path(folder) / NAME, temporary)
@@ -296,16 +296,3 @@ def _ndk_revision(folder: Path) -> str | None:
         return None
     found = re.search(r"^Pkg\.Revision\s*=\s*([0-9]{1,9}(?![0-9])\S*)", text, re.MULTILINE)
     return found[1] if found else None
-
-
-def _step(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
-    result = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=folder, env=environment
-    )
-    if result.returncode:
-        told = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
-        errors = [line for line in told if "rror" in line]
-        raise EnvironmentProblem(
-            f"building the runner failed: {(errors or told or ['no reason given'])[0].strip()}",
-            hint="install a C compiler for what it is built for (gcc, gcc-aarch64-linux-gnu)",
-        )

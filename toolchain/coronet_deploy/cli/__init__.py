@@ -140,9 +140,7 @@ def _of_file(error: OSError) -> CoronetError:
 def _was_to_be_written(name: Any) -> bool:  # noqa: ANN401 - text, bytes or a file descriptor
     """Tell of a file that was refused whether it could have been read, or had yet to be made."""
     folder = os.path.dirname(os.path.abspath(name))  # noqa: PTH100, PTH120 - bytes are no Path
-    return os.access(name, os.R_OK) or (
-        os.access(folder, os.X_OK) and not os.path.lexists(name)
-    )
+    return os.access(name, os.R_OK) or (os.access(folder, os.X_OK) and not os.path.lexists(name))
 
 
 def _failed(error: CoronetError, *, debug: bool) -> int:

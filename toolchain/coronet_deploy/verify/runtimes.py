@@ -21,12 +21,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from coronet_deploy.errors import BadInput, ConversionFailed, missing_package
+from coronet_deploy.errors import BadInput, ConversionFailed
 from coronet_deploy.export.manifest import METADATA_KEY
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.subject import MOST_CHANNELS
 from coronet_deploy.images import Array
 from coronet_deploy.storage import existing_file
+from coronet_deploy.verify.installed import not_loading
 from coronet_deploy.verify.stored import INTEGER_TYPES, to_real, to_stored
 from coronet_deploy.vocabulary import Runtime, TensorContract
 
@@ -132,7 +133,7 @@ def open_session(path: Path, runtime: Runtime, threads: int, *, optimize: bool =
     Raises:
         BadInput: there is no such file.
         ConversionFailed: the runtime does not load it, or it does not map one picture to one.
-        EnvironmentProblem: the runtime is not installed.
+        EnvironmentProblem: the runtime is not installed, or does not load.
 
     """
     existing_file(path, "artifact")
@@ -156,7 +157,7 @@ class _LiteRT(Session):
         try:
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
         except ImportError as error:
-            raise missing_package("ai-edge-litert", "runtimes") from error
+            raise not_loading(self.runtime, error) from error
         self.path, self.threads = path, threads
         kernels = (
             OpResolverType.AUTO if optimize else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -253,7 +254,7 @@ class _OnnxRuntime(Session):
         try:
             import onnxruntime
         except ImportError as error:
-            raise missing_package("onnxruntime", "runtimes") from error
+            raise not_loading(self.runtime, error) from error
         self.path, self.threads = path, threads
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
