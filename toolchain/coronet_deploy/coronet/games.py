@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coronet_deploy.coronet.pool import ImagePool
-from coronet_deploy.coronet.pupil import Pupil, adam
+from coronet_deploy.coronet.pupil import Pupil, adam, load_moments, placed
 from coronet_deploy.coronet.recipe import Precision, Recipe, Task
 from coronet_deploy.coronet.team import Team
 from coronet_deploy.networks.patchgan import PatchGAN
@@ -31,11 +31,8 @@ class Game(ABC):
     def __init__(self, recipe: Recipe, device: torch.device, team: Team) -> None:
         self.recipe, self.device, self.team = recipe, device, team
         self.pupils = self._make_pupils()
-        self.discriminators = nn.ModuleList(self._make_discriminators()).to(
-            device, recipe.machine.dtype
-        )
-        if recipe.machine.channels_last:
-            self.discriminators.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # unlisted
+        self.discriminators = nn.ModuleList(self._make_discriminators())
+        placed(recipe, self.discriminators, device)
         self.optimizer_d = adam(recipe, self.discriminators)
         self.pools = [ImagePool(recipe.data.pool, recipe.seed + i) for i in range(2)]
         self._players: list[nn.Module] = []
@@ -64,9 +61,6 @@ class Game(ABC):
     def players(self) -> list[nn.Module]:
         """Return the generators' and the discriminators' module, wrapped for the team."""
         if not self._players:
-            if self.recipe.machine.channels_last:
-                for pupil in self.pupils:
-                    pupil.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # unlisted
             networks = [pupil.network for pupil in self.pupils]
             self._judge_trainable(trainable=True)
             self._players = [
@@ -119,7 +113,7 @@ class Game(ABC):
         for pupil, held in zip(self.pupils, state["pupils"], strict=True):
             pupil.load(held)
         self.discriminators.load_state_dict(state["discriminators"])
-        self.optimizer_d.load_state_dict(state["optimizer_d"])
+        load_moments(self.optimizer_d, state["optimizer_d"])
         for pool, pictures in zip(self.pools, state["pools"], strict=True):
             pool.load(pictures)
         self.regroup()

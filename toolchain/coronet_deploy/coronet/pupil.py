@@ -63,7 +63,7 @@ class Pupil:
 
     def _plain(self, plan: ChannelPlan) -> nn.Module:
         dense = build_generator(plan, dropout=self.recipe.model.dropout)
-        return dense.to(self.device, self.recipe.machine.dtype)
+        return placed(self.recipe, dense, self.device)
 
     def _adam(self) -> torch.optim.Adam:
         """Return the network's optimiser; in a search, steps are taken as `stepping` does."""
@@ -158,11 +158,7 @@ class Pupil:
         self.network = self._searched(plan) if state["searching"] else self._plain(plan)
         self.network.load_state_dict(state["network"])
         self.optimizer = self._adam()
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, moments in self.optimizer.state.items():
-            for key, value in moments.items():
-                if value.shape == parameter.shape:  # the fused step wants them laid out alike
-                    moments[key] = torch.empty_like(parameter).copy_(value)
+        load_moments(self.optimizer, state["optimizer"])
 
     def _header(self, stage: Stage) -> Header:
         r = self.recipe
@@ -194,6 +190,29 @@ def _direction(recipe: Recipe, *, reverse: bool) -> Direction:
 def _narrow(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return real tensors in float32, as checkpoints hold them."""
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def placed(recipe: Recipe, module: nn.Module, device: torch.device) -> nn.Module:
+    """Return `module` as the recipe's machine wants it; before its optimiser is made.
+
+    Adam's fused step walks a weight and its moments through memory side by side, so a weight's
+    layout must not change under it. Only plain convolutions' is one that torch's kernels look at.
+    """
+    module.to(device, recipe.machine.dtype)
+    if recipe.machine.channels_last:
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # unlisted
+    return module
+
+
+def load_moments(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """Give `optimizer` the state of another one of its kind, moments laid out as weights are."""
+    optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for key, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[key] = torch.empty_like(parameter).copy_(value)
 
 
 def adam(recipe: Recipe, module: nn.Module) -> torch.optim.Adam:
