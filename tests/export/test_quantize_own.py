@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,9 +12,17 @@ from torch import nn
 from coronet_deploy.export.build import Built, build
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.capture import capture
-from coronet_deploy.export.manifest import Source
+from coronet_deploy.export.equalize import equalize
+from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.manifest import Source, read_manifest
+from coronet_deploy.export.outputs import spread_of
+from coronet_deploy.export.passes import lower
+from coronet_deploy.export.ranges import channel_deviations, measure
+from coronet_deploy.export.sensitivity import int8_layers, search, simulate
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.verify.gate import translate, try_artifact
+from coronet_deploy.verify.parity import psnr_db
+from coronet_deploy.verify.release import Order, release
 from coronet_deploy.vocabulary import DType, Kind, Runtime
 from lowering import smooth_picture
 
@@ -58,3 +67,77 @@ def test_a_channel_that_its_norm_silenced_keeps_its_bias(
     assert built.quantization is not None
     assert not built.quantization.float_layers
     assert _psnr_db(network, built, tmp_path) >= 60
+
+
+def test_an_epsilon_that_shows_keeps_a_channel_as_it_is() -> None:
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 8, 3, 1, 1)
+    with torch.no_grad():
+        first.weight[:4] *= 0.03
+    network = nn.Sequential(
+        first, nn.InstanceNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 3, 1, 1), nn.Tanh()
+    )
+    graph = capture(network, HEIGHT, WIDTH)
+    even = equalize(graph, _pictures())
+    for picture in _pictures().values:
+        assert psnr_db(interpret(graph, picture), interpret(even, picture)) > 60
+    value = even.nodes[0].output
+    deviations = channel_deviations(even, [value], _pictures())[value]
+    assert deviations[:4].max() < 0.1
+    assert deviations[4:] == pytest.approx(1, abs=0.3)
+
+
+class _Ending(nn.Module):
+    """Draws without a tanh, `times` as large as it might."""
+
+    def __init__(self, times: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(3, 16, 3, 2, 1), nn.ConvTranspose2d(16, 3, 4, 2, 1)
+        self.times = times
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        drawn: torch.Tensor = self.last(torch.relu(self.first(x))) * self.times
+        return drawn
+
+
+def test_the_search_measures_against_what_the_network_reaches() -> None:
+    lowered, _ = lower(capture(_Ending(0.01), HEIGHT, WIDTH), Runtime.ONNX, integer=True)
+    layers = int8_layers(lowered)
+    ranges = measure(lowered, [v for x in layers for v in (x.source, x.name)], _pictures())
+    references = [interpret(lowered, picture) for picture in _pictures().values]
+    low, high = spread_of(None, references)
+    for budget_db in (30.0, 60.0):
+        chosen = search(lowered, _pictures(), ranges, budget_db, value_range=None)
+        assert (len(chosen) == len(layers)) == (budget_db < 40)
+        for reference, picture in zip(references, _pictures().values, strict=True):
+            drawn = simulate(lowered, chosen, ranges, picture)
+            assert psnr_db(reference, drawn, (low, high)) >= budget_db
+
+
+def test_a_file_is_held_to_the_range_of_its_network(tmp_path: Path) -> None:
+    ends = {
+        "bytes": (nn.Sequential(_Ending(1.0), nn.Tanh(), _Scaled()), None),
+        "sigmoid": (nn.Sequential(_Ending(1.0), nn.Sigmoid()), 1.0),
+        "tanh": (nn.Sequential(_Ending(1.0), nn.Tanh()), 2.0),
+    }
+    for name, (network, peak) in ends.items():
+        order = Order(_subject(network.eval()), tmp_path / name, _pictures(), _pictures())
+        for artifact in release(order):
+            manifest = read_manifest(artifact.path.with_name(f"{artifact.path.name}.json"))
+            references = translate(network, _pictures())
+            low, high = spread_of(manifest.output.value_range, references)
+            assert (manifest.parity.peak or 2.0) == pytest.approx(peak or high - low, rel=1e-5)
+            assert artifact.parity.passed
+
+
+class _Scaled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x + 1) * 127.5
+
+
+def test_a_picture_of_zeros_is_no_faint_picture() -> None:
+    faint = (np.random.default_rng(0).normal(0, 0.05, (1, 32, 32, 3))).astype(np.float32)
+    assert psnr_db(faint, np.zeros_like(faint)) > 30
+    assert psnr_db(faint, np.zeros_like(faint), spread_of(None, [faint])) < 25
+    assert spread_of(None, [np.zeros((1, 2, 2, 1), np.float32)]) == (0, 1)

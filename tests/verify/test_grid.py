@@ -36,3 +36,11 @@ def test_the_worst_pictures_come_first_and_no_more_than_fit(rng: np.random.Gener
     shown = [int(page[16 + row * 12 + 4, 2 * 12 + 4, 0]) for row in range(ROWS)]
     assert shown == sorted(shown, reverse=True)
     assert shown[0] == round((errors.max() + 1) * 127.5)
+
+
+def test_black_and_white_are_the_ends_of_what_a_network_draws() -> None:
+    x = np.full((1, 20, 30, 3), -1, np.float32)
+    reference = np.full((1, 20, 30, 3), 0.5, np.float32)
+    page = _page(grid_png([x], [reference], [reference + np.float32(0.025)], (0.0, 1.0)))
+    top = page.shape[0] - 4 - 20
+    assert [int(page[top + 10, column * 34 + 15, 0]) for column in range(4)] == [0, 128, 134, 191]

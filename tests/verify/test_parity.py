@@ -81,3 +81,16 @@ def test_output_that_is_not_finite_fails_the_gate(bad: float) -> None:
 def test_nothing_to_compare_is_no_pass() -> None:
     with pytest.raises(BadInput, match="no picture"):
         compare("a.onnx", [], [], 30.0)
+
+
+def test_figures_do_not_depend_on_the_range_in_which_a_picture_is_told(
+    rng: np.random.Generator,
+) -> None:
+    x = rng.uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
+    y = x + rng.normal(0, 0.1, x.shape).astype(np.float32)
+    told = compare("x", [x], [y], 30.0)
+    for low, high in ((0.0, 1.0), (0.0, 255.0), (-0.1, 0.1)):
+        other = [((v + 1) / 2 * (high - low) + low).astype(np.float32) for v in (x, y)]
+        again = compare("x", other[:1], other[1:], 30.0, (low, high))
+        assert again.psnr_db == pytest.approx(told.psnr_db, abs=1e-3)
+        assert again.ssim == pytest.approx(told.ssim, abs=1e-5)

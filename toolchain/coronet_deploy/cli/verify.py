@@ -131,10 +131,14 @@ def _check_all(
         pictures, references = translated[manifest.size]
         bound = manifest.parity.bound_db if args.min_psnr is None else args.min_psnr
         try:
-            trial = try_artifact(path, manifest.runtime, pictures, references, bound)
+            bounds = manifest.output.value_range
+            trial = try_artifact(
+                path, manifest.runtime, pictures, references, bound, value_range=bounds
+            )
             found[path] = trial.parity
             if args.grid:
-                write_bytes(args.grid, grid_png(pictures.values, references, trial.outputs))
+                grid = grid_png(pictures.values, references, trial.outputs, trial.value_range)
+                write_bytes(args.grid, grid)
             require(trial.parity, str(path))
         except GateFailed as error:
             failures.append(error)

@@ -16,7 +16,8 @@ from coronet_deploy.export.manifest import (
     Quantization,
     tool_versions,
 )
-from coronet_deploy.export.operators import InstanceNorm, Sigmoid, Tanh
+from coronet_deploy.export.operators import InstanceNorm
+from coronet_deploy.export.outputs import output_range
 from coronet_deploy.export.passes import PassReport, Preference, lower
 from coronet_deploy.export.schemes import INTEGER_BITS, describe_scheme, refusal
 from coronet_deploy.export.study import Study
@@ -174,7 +175,7 @@ def describe(
         dtype=dtype,
         scheme=describe_scheme(runtime, dtype),
         input=_contract(INPUT, runtime, graph.input_shape, stored),
-        output=_contract(OUTPUT, runtime, graph.output_shape, stored, _output_range(graph)),
+        output=_contract(OUTPUT, runtime, graph.output_shape, stored, output_range(graph)),
         macs=Macs(
             real=max(graph_macs(graph), 1), published=max(graph_macs(graph, published=True), 1)
         ),
@@ -212,11 +213,3 @@ def _contract(
     nchw = runtime is Runtime.ONNX
     layout, shape = ("NCHW", (n, c, h, w)) if nchw else ("NHWC", (n, h, w, c))
     return Contract.of(TensorContract(name, layout, shape, stored, value_range))
-
-
-def _output_range(graph: Graph) -> tuple[float, float] | None:
-    """Return what the network's last operator lets out, if it bounds anything."""
-    last = graph.nodes[-1].op
-    if isinstance(last, Tanh):
-        return (-1.0, 1.0)
-    return (0.0, 1.0) if isinstance(last, Sigmoid) else None

@@ -1,24 +1,34 @@
 """Channels of like size before an InstanceNorm, so that one int8 range serves them all.
 
 An InstanceNorm divides each channel by its own deviation, so a convolution before it may be
-scaled channel by channel for free (but for the norm's epsilon, which the scale meets). With the
-deviations measured on pictures, each channel is scaled to deviation 1. Convolutions that other
-convolutions read are `channels`' affair.
+scaled channel by channel for free, but for the norm's epsilon: that is added to a variance which
+the scale changes. With the deviations measured on pictures, each channel is scaled to deviation 1,
+or as near as it gets without the epsilon showing. Convolutions that other convolutions read are
+`channels`' affair.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.channels import equalize_channels
 from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
+from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, InstanceNorm
+from coronet_deploy.export.outputs import output_range, spread_of
 from coronet_deploy.export.passes import run_passes
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.ranges import channel_deviations
 
+_Float64 = npt.NDArray[np.float64]
+
 _LEAST = 1e-3  # a channel that is all but constant is left as it is
+_SHOWING = 1 / 600  # of a channel's amplitude, the most that a norm's epsilon may change
+_SAME_DB = 60.0  # the scaled graph must draw the same picture as far as this, or is not taken
+_TRIED_ON = 2  # pictures
+_NO_EPSILON = 1e-30
 
 
 def equalize(graph: Graph, pictures: Pictures, *, between: bool = True) -> Graph:
@@ -28,32 +38,60 @@ def equalize(graph: Graph, pictures: Pictures, *, between: bool = True) -> Graph
     """
     folded, _ = run_passes(graph, (FoldBatchNorm(),))
     scaled = _before_norms(folded, pictures)
+    if not _alike(folded, scaled, pictures):
+        scaled = folded
     return equalize_channels(scaled, pictures) if between else scaled
 
 
 def _before_norms(graph: Graph, pictures: Pictures) -> Graph:
     """Return `graph` with every convolution before an InstanceNorm scaled."""
     makers = {node.output: node for node in graph.nodes}
-    scaled = [
-        node.inputs[0]
+    scaled = {
+        node.inputs[0]: node.op.epsilon
         for node in graph.nodes
         if isinstance(node.op, InstanceNorm)
         and graph.readers[node.inputs[0]] == 1
         and isinstance(makers.get(node.inputs[0], node).op, Conv2d | ConvTranspose2d)
-    ]
-    deviations = channel_deviations(graph, scaled, _every_second(pictures)) if scaled else {}
+    }
+    if not scaled:
+        return graph
+    deviations = channel_deviations(graph, scaled, _every_second(pictures))
 
     def visit(edit: Edit, node: Node) -> str | None:
         if node.output not in deviations:
             return None
         deviation = deviations[node.output]
-        factor = np.where(deviation > _LEAST, 1 / np.maximum(deviation, _LEAST), 1.0)
+        factor = _factors(deviation, scaled[node.output])
         x, weight, *bias = node.inputs
         inputs = [x, edit.constant(edit.constants[weight] * factor[:, None, None, None], "weight")]
         inputs += [edit.constant(edit.constants[name] * factor, "bias") for name in bias]
         return edit.emit(node.op, *inputs)
 
     return rewrite(graph, visit)
+
+
+def _factors(deviation: _Float64, epsilon: float) -> _Float64:
+    """Return by how much to scale channels of `deviation` before a norm with `epsilon`.
+
+    Scaled by f, a channel's amplitude behind the norm changes by about
+    epsilon * (1 - 1/f²) / (2 variance).
+    """
+    wanted = np.where(deviation > _LEAST, 1 / np.maximum(deviation, _LEAST), 1.0)
+    room = 2 * _SHOWING * np.square(deviation) / max(epsilon, _NO_EPSILON)
+    most = np.where(room < 1, 1 / np.sqrt(np.maximum(1 - room, 1e-12)), np.inf)
+    factors: _Float64 = np.clip(wanted, 1 / np.sqrt(1 + room), most)
+    return factors
+
+
+def _alike(graph: Graph, scaled: Graph, pictures: Pictures) -> bool:
+    """Return whether `scaled` draws the pictures that `graph` does, but for rounding."""
+    if scaled is graph:
+        return True
+    tried = pictures.values[:_TRIED_ON]
+    drawn = [(interpret(graph, picture), interpret(scaled, picture)) for picture in tried]
+    low, high = spread_of(output_range(graph), (one for one, _ in drawn))
+    most = (high - low) ** 2 / 10 ** (_SAME_DB / 10)
+    return all(float(np.mean(np.square(one - other))) <= most for one, other in drawn)
 
 
 def _every_second(pictures: Pictures) -> Pictures:

@@ -134,16 +134,20 @@ class Quantization(_Table):
 
 
 class ParityFigures(_Table):
-    """`Parity` as JSON, rounded to what repeats from machine to machine."""
+    """`Parity` as JSON, rounded to what repeats from machine to machine.
+
+    `peak` is the peak-to-peak of the PSNR, where it is not the 2 of pictures in [-1, 1].
+    """
 
     psnr_db: float
     max_abs: float
     ssim: float
     pictures: Count
     bound_db: float
+    peak: float | None = None
 
     @classmethod
-    def of(cls, parity: Parity) -> ParityFigures:
+    def of(cls, parity: Parity, peak: float = 2.0) -> ParityFigures:
         """Return the JSON form of a parity."""
         return cls(
             psnr_db=round(parity.psnr_db, 2),
@@ -151,6 +155,7 @@ class ParityFigures(_Table):
             ssim=round(parity.ssim, 6),
             pictures=parity.pictures,
             bound_db=parity.bound_db,
+            peak=None if peak == 2.0 else float(f"{peak:.6g}"),  # noqa: PLR2004 - as above
         )
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.operators import Conv2d
+from coronet_deploy.export.outputs import PICTURE, ValueRange
 from coronet_deploy.export.ranges import Range
 from coronet_deploy.export.sensitivity import int8_layers, keeps, round_weight
 
@@ -28,10 +29,12 @@ def packed_layers(
     pictures: Pictures,
     ranges: Mapping[str, Range],
     budget_db: float,
+    value_range: ValueRange | None = PICTURE,
 ) -> frozenset[str]:
     """Return the layers to pack, by name, where those `chosen` compute in int8.
 
-    `pictures` are (1, H, W, C) real values in [-1, 1]; `budget_db` is what the search kept.
+    `pictures` are (1, H, W, C) real values in [-1, 1]; `budget_db` is what the search kept,
+    against `value_range` as there.
     """
     sizes = {
         node.output: graph.constants[node.inputs[1]].size
@@ -45,7 +48,8 @@ def packed_layers(
     if 3 * sum(sizes[name] for name in light) < _MUCH * total:
         return heavy
     rounded = with_rounded_weights(graph, heavy | light)
-    fits = keeps(graph, rounded, chosen, pictures, ranges, budget_db - _SLACK_DB)
+    budget_db -= _SLACK_DB
+    fits = keeps(graph, rounded, chosen, pictures, ranges, budget_db, value_range)
     return heavy | light if fits else heavy
 
 

@@ -22,6 +22,7 @@ from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import OUTPUT, Edit, FloatArray, Graph, Node, rewrite
 from coronet_deploy.export.interpret import Walk, interpret, interpret_values
 from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, DepthwiseConv2d, Reshape
+from coronet_deploy.export.outputs import PICTURE, ValueRange, spread_of
 from coronet_deploy.export.ranges import QMAX, QMIN, Range
 
 _TRIED_ON = 3  # pictures a guess is tried on
@@ -74,14 +75,16 @@ def search(
     ranges: Mapping[str, Range],
     budget_db: float,
     progress: Callable[[str], None] = lambda _: None,
+    value_range: ValueRange | None = PICTURE,
 ) -> frozenset[str]:
     """Return the names of the layers that compute in int8 with a PSNR of at least `budget_db`.
 
     Those left out are the ones that cost the most error for the MACs they have. `pictures` are
-    (1, H, W, C) real values in [-1, 1]; the PSNR is the worst of the first few.
+    (1, H, W, C) real values in [-1, 1]; the PSNR is the worst of the first few, against
+    `value_range` of what the graph draws (None: what it reaches on them).
     """
-    trial = _Trial(graph, pictures.values[:_TRIED_ON], ranges)
-    budget = _mean_square_of(budget_db)
+    trial = _Trial(graph, pictures.values[:_TRIED_ON], ranges, value_range)
+    budget = trial.mean_square_of(budget_db)
     layers = int8_layers(graph)
     chosen = {layer.name for layer in layers}
     if trial.keeps(chosen, budget):
@@ -102,13 +105,14 @@ def keeps(
     pictures: Pictures,
     ranges: Mapping[str, Range],
     budget_db: float,
+    value_range: ValueRange | None = PICTURE,
 ) -> bool:
     """Return whether `graph` with other constants (`rounded`) and layers in int8 keeps the picture.
 
     Judged as in `search`.
     """
-    trial = _Trial(graph, pictures.values[:_TRIED_ON], ranges)
-    return trial.keeps(chosen, _mean_square_of(budget_db), rounded)
+    trial = _Trial(graph, pictures.values[:_TRIED_ON], ranges, value_range)
+    return trial.keeps(chosen, trial.mean_square_of(budget_db), rounded)
 
 
 def _most(total: int, fits: Callable[[int], bool]) -> int:
@@ -126,10 +130,20 @@ class _Trial:
     """Simulates a choice of layers and compares it with the float graph."""
 
     def __init__(
-        self, graph: Graph, pictures: tuple[FloatArray, ...], ranges: Mapping[str, Range]
+        self,
+        graph: Graph,
+        pictures: tuple[FloatArray, ...],
+        ranges: Mapping[str, Range],
+        value_range: ValueRange | None,
     ) -> None:
         self._graph, self._pictures, self._ranges = graph, pictures, ranges
         self._references = [interpret(graph, picture) for picture in pictures]
+        low, high = spread_of(value_range, self._references)
+        self._peak = high - low
+
+    def mean_square_of(self, psnr_db: float) -> float:
+        """Return the mean square error that is `psnr_db` between what the graph draws."""
+        return self._peak**2 / 10 ** (psnr_db / 10)
 
     def keeps(self, chosen: Collection[str], budget: float, rounded: Graph | None = None) -> bool:
         """Return whether the mean square error of every picture is within `budget`.
@@ -165,11 +179,6 @@ class _Trial:
                 errors[node.output] = _mean_square(fork.values[OUTPUT].numpy(), self._references[0])
             walk.step(walk.compute())
         return errors
-
-
-def _mean_square_of(psnr_db: float) -> float:
-    """Return the mean square error that is `psnr_db` between pictures in [-1, 1]."""
-    return 4.0 / 10 ** (psnr_db / 10)
 
 
 def _mean_square(output: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:

@@ -15,6 +15,7 @@ from functools import cached_property
 from coronet_deploy.export.calibrate import Pictures, with_flips
 from coronet_deploy.export.equalize import equalize
 from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.outputs import output_range
 from coronet_deploy.export.packing import packed_layers
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.pixels import BRIGHTER, PIXELS, moved_from, with_exact_pixels
@@ -99,6 +100,9 @@ class Study:
         values = [name for layer in layers for name in (layer.source, layer.name)]
         ranges = measure(graph, values, self.shown)
         ranges |= dict.fromkeys(moved_from(graph, BRIGHTER).intersection(values), PIXELS)
-        chosen = search(graph, self.shown, ranges, budget_db, progress)
-        packed = packed_layers(graph, chosen, self.shown, ranges, budget_db) if chosen else chosen
+        bounds = output_range(self.graph)
+        chosen = search(graph, self.shown, ranges, budget_db, progress, bounds)
+        packed = chosen
+        if chosen:
+            packed = packed_layers(graph, chosen, self.shown, ranges, budget_db, bounds)
         return Survey(layers, ranges, chosen, packed)

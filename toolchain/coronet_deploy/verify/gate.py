@@ -13,6 +13,7 @@ import numpy as np
 
 from coronet_deploy.errors import BadInput, GateFailed
 from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.outputs import PICTURE, ValueRange, spread_of
 from coronet_deploy.images import Array
 from coronet_deploy.verify.parity import compare
 from coronet_deploy.verify.runtimes import Partitions, open_session
@@ -27,11 +28,15 @@ _THREADS = 2
 
 @dataclass(frozen=True)
 class Trial:
-    """What one artifact made of the pictures, (1, H, W, C) each, and how it compares."""
+    """What one artifact made of the pictures, (1, H, W, C) each, and how it compares.
+
+    `value_range` is what its errors were measured against.
+    """
 
     outputs: tuple[Array, ...]
     parity: Parity
     partitions: Partitions
+    value_range: ValueRange = PICTURE
 
 
 def translate(generator: nn.Module, pictures: Pictures) -> tuple[Array, ...]:
@@ -86,10 +91,12 @@ def try_artifact(
     references: Sequence[Array],
     bound_db: float,
     name: str | None = None,
+    value_range: ValueRange | None = PICTURE,
 ) -> Trial:
     """Run an artifact on `pictures` and compare it with torch's `references`.
 
-    `name` stands for the artifact in errors, if its path does not.
+    `name` stands for the artifact in errors, if its path does not. `value_range` is that of its
+    output; where nothing bounds it, errors are measured against what the references reach.
 
     Raises:
         BadInput: the pictures are not of the artifact's size.
@@ -101,8 +108,9 @@ def try_artifact(
     with open_session(path, runtime, _THREADS) as session:
         outputs = tuple(session.run(picture) for picture in pictures.values)
         partitions = session.partitions
-    parity = compare(name or str(path), references, outputs, bound_db)
-    return Trial(outputs, parity, partitions)
+    against = spread_of(value_range, references)
+    parity = compare(name or str(path), references, outputs, bound_db, against)
+    return Trial(outputs, parity, partitions, against)
 
 
 def require(parity: Parity, name: str, hint: str | None = None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from coronet_deploy.export.outputs import PICTURE, ValueRange
 from coronet_deploy.images import Array, Pixels, to_pixels
 from coronet_deploy.verify.channels import to_show
 from coronet_deploy.verify.parity import psnr_db
@@ -18,18 +19,31 @@ _HEADER = 16
 
 
 def grid_png(
-    inputs: Sequence[Array], references: Sequence[Array], outputs: Sequence[Array]
+    inputs: Sequence[Array],
+    references: Sequence[Array],
+    outputs: Sequence[Array],
+    value_range: ValueRange = PICTURE,
 ) -> bytes:
     """Return a PNG of at most `ROWS` pictures, those of lowest PSNR, the worst first.
 
     Its columns are input, torch, artifact and ten times the difference. Pictures are
-    (1, H, W, C) real values in [-1, 1]; of other than three channels the first is shown in grey,
-    or the first three. Mid-grey in the last column is no difference; a channel
-    lighter by 1/255 shows as 10/255 lighter.
+    (1, H, W, C) real values in [-1, 1], those drawn in `value_range`; of other than three channels
+    the first is shown in grey, or the first three. Mid-grey in the last column is no difference; a
+    channel lighter by 1/255 shows as 10/255 lighter.
     """
+    references, outputs = ([_as_picture(v, value_range) for v in s] for s in (references, outputs))
     worst = sorted(range(len(inputs)), key=lambda i: psnr_db(references[i], outputs[i]))[:ROWS]
     rows = [_tiles(inputs[i], references[i], outputs[i]) for i in worst]
     return sheet_png(("input", "torch", "artifact", f"difference x {GAIN}"), rows)
+
+
+def _as_picture(values: Array, value_range: ValueRange) -> Array:
+    """Return values of a range as those of a picture, black to white."""
+    if value_range == PICTURE:
+        return values
+    low, high = value_range
+    picture: Array = (values - np.float32(low)) * np.float32(2 / (high - low)) - np.float32(1)
+    return picture
 
 
 def sheet_png(titles: Sequence[str], rows: Sequence[Sequence[Pixels]]) -> bytes:

@@ -1,7 +1,7 @@
 """How alike two sets of pictures are: PSNR, SSIM and the largest difference.
 
-Pictures are (N, H, W, C) or (H, W, C) float32 real values in [-1, 1], so the peak-to-peak range
-is 2. Everything here is pure arithmetic on arrays, in float64.
+Pictures are (N, H, W, C) or (H, W, C) float32 real values, in [-1, 1] where no other `value_range`
+is given. Everything here is pure arithmetic on arrays, in float64.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from coronet_deploy.errors import BadInput, GateFailed
+from coronet_deploy.export.outputs import PICTURE, ValueRange
 from coronet_deploy.export.schemes import BOUNDS_DB
 from coronet_deploy.images import Array
 from coronet_deploy.vocabulary import DType, Parity
 
-PEAK_TO_PEAK = 2.0
 CAP_DB = 200.0
 """PSNR of equal pictures, which is infinite, and the most any PSNR is said to be: JSON has no
 infinity, and float32 pictures cannot differ by as little as 200 dB without being equal."""
@@ -29,16 +29,16 @@ _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
 _Float64 = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
-def psnr_db(reference: Array, other: Array) -> float:
-    """Return 10 log10(2² / mean squared error) in dB, at most `CAP_DB`."""
+def psnr_db(reference: Array, other: Array, value_range: ValueRange = PICTURE) -> float:
+    """Return 10 log10(peak-to-peak² / mean squared error) in dB, at most `CAP_DB`."""
     difference = reference.astype(np.float64) - other.astype(np.float64)
     error = float(np.mean(np.square(difference)))
     if error == 0:
         return CAP_DB
-    return min(CAP_DB, float(10 * np.log10(PEAK_TO_PEAK**2 / error)))
+    return min(CAP_DB, float(10 * np.log10((value_range[1] - value_range[0]) ** 2 / error)))
 
 
-def ssim(reference: Array, other: Array) -> float:
+def ssim(reference: Array, other: Array, value_range: ValueRange = PICTURE) -> float:
     """Return the mean structural similarity of two (..., H, W, 3) pictures, 1 if equal.
 
     Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to
@@ -47,8 +47,9 @@ def ssim(reference: Array, other: Array) -> float:
     there: its luminance term compares means by their ratio. A picture smaller than the window has
     a window of its own size.
     """
-    x, y = reference.astype(np.float64) + 1, other.astype(np.float64) + 1
-    c1, c2 = (_K1 * PEAK_TO_PEAK) ** 2, (_K2 * PEAK_TO_PEAK) ** 2
+    low, high = value_range
+    x, y = reference.astype(np.float64) - low, other.astype(np.float64) - low
+    c1, c2 = (_K1 * (high - low)) ** 2, (_K2 * (high - low)) ** 2
     mean_x, mean_y = _blur(x), _blur(y)
     var_x = _blur(x * x) - mean_x**2
     var_y = _blur(y * y) - mean_y**2
@@ -70,7 +71,11 @@ def _blur(values: _Float64) -> _Float64:
 
 
 def compare(
-    what: str, references: Sequence[Array], outputs: Sequence[Array], bound_db: float
+    what: str,
+    references: Sequence[Array],
+    outputs: Sequence[Array],
+    bound_db: float,
+    value_range: ValueRange = PICTURE,
 ) -> Parity:
     """Return how `outputs` stand beside torch's `references`, picture by picture.
 
@@ -88,9 +93,9 @@ def compare(
             raise GateFailed(f"{what}: picture {place} has {bad} values that are not finite")
     pairs = list(zip(references, outputs, strict=True))
     return Parity(
-        psnr_db=min(psnr_db(r, o) for r, o in pairs),
+        psnr_db=min(psnr_db(r, o, value_range) for r, o in pairs),
         max_abs=max(_largest(r, o) for r, o in pairs),
-        ssim=min(ssim(r, o) for r, o in pairs),
+        ssim=min(ssim(r, o, value_range) for r, o in pairs),
         pictures=len(pairs),
         bound_db=bound_db,
     )

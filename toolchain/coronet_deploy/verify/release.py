@@ -227,8 +227,11 @@ def _publish(
     write_bytes(candidate, built.data)
     try:
         bound = order.bounds_db[dtype]
-        trial = try_artifact(candidate, runtime, order.pictures, references, bound, path.name)
-        grid = grid_png(order.pictures.values, references, trial.outputs)
+        bounds = built.embedded.output.value_range
+        trial = try_artifact(
+            candidate, runtime, order.pictures, references, bound, path.name, bounds
+        )
+        grid = grid_png(order.pictures.values, references, trial.outputs, trial.value_range)
         if not trial.parity.passed:
             write_bytes(rejected.with_name(f"{rejected.name}.png"), grid)
         require(trial.parity, path.name, hint=f"kept as {rejected}")
@@ -248,7 +251,7 @@ def _publish(
             taken=trial.partitions.taken,
             total=trial.partitions.total,
         ),
-        parity=ParityFigures.of(trial.parity),
+        parity=ParityFigures.of(trial.parity, trial.value_range[1] - trial.value_range[0]),
         bytes=len(built.data),
         sha256=sha256_of(candidate),
     )
