@@ -81,3 +81,53 @@ def test_a_target_that_no_plan_can_reach_is_refused() -> None:
     full = full_plan(Architecture.RESNET_6, width=8)
     with pytest.raises(BadInput, match=r"target 0\.001 is not in"):
         Controller(full, 0.001, reach=1, min_channels=4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width"),
+    [(Architecture.RESNET_9, 64), (Architecture.UNET_256, 64), (Architecture.RESNET_9, 32)],
+)
+@pytest.mark.parametrize("multiple", [1, 8, 16])
+@pytest.mark.parametrize("target", [0.5, 0.25, 0.1])
+def test_a_search_in_whole_multiples_is_cut_into_the_window(
+    architecture: Architecture, width: int, multiple: int, target: float
+) -> None:
+    torch.manual_seed(10)
+    full = full_plan(architecture, width=width)
+    latents = LatentVectors(full, min_channels=max(multiple, 8))
+    controller = Controller(full, target, reach=24, min_channels=8, multiple=multiple)
+    rng = torch.Generator().manual_seed(11)
+    for step in range(30):
+        with torch.no_grad():
+            for vector in latents.vectors.values():
+                vector.add_(torch.randn(vector.shape, generator=rng) * 0.001)
+        latents.proximal_step(controller.shrinkage(latents, step))
+        controller.hold(latents)
+    plan = controller.cut(latents)
+    assert latents.living_plan() == plan
+    assert controller.ratio(plan) <= target
+    # A multiple of the cheapest groups is more than the window in the one narrow network.
+    if width == 64 or multiple < 16:
+        assert controller.ratio(plan) >= target - 0.005
+
+
+def test_one_strong_step_leaves_the_least_channels_alive() -> None:
+    full = full_plan(Architecture.RESNET_6, width=8)
+    latents = LatentVectors(full)
+    values = torch.tensor([0.9, -0.5, 0.02, -0.02, 0.02, 0.0, 0.0, 0.0])
+    with torch.no_grad():
+        latents.vectors["stem"].copy_(values)
+    latents.proximal_step(0.1)
+    assert latents.keep("stem").tolist() == [True] * 4 + [False] * 4
+    after = latents.vectors["stem"].detach()
+    assert torch.allclose(after[:2], torch.tensor([0.8, -0.4]))
+    assert 0 < float(after[2]) < 0.02
+    assert -0.02 < float(after[3]) < 0
+    assert not after[4:].any()
+    controller = Controller(full, 0.5, reach=0, min_channels=4)
+    for group in full.groups:
+        with torch.no_grad():
+            latents.vectors[group][3:] *= 1e-3  # fewer than the least live
+    plan = controller.cut(latents)
+    assert latents.living_plan() == plan
+    assert controller.ratio(plan) <= 0.5

@@ -2,8 +2,8 @@
 
 During the search the ratio, of MACs or of parameters, follows a path from 1 to just above the
 target: the proximal step is as strong as it takes to be on the path, found by bisection on what
-the masks would become. At the end the least latent entries are cut until the ratio lies just under
-the target.
+the masks would become; what would fall below the target is held. At the end the least latent
+entries are cut until the ratio lies just under the target.
 What counts, on the path too, are channels in the whole multiples that the cut will keep.
 """
 
@@ -12,19 +12,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from coronet_deploy.coronet.latents import LatentVectors
-from coronet_deploy.errors import BadInput
+from coronet_deploy.errors import BadInput, GateFailed
 from coronet_deploy.networks.cost import Measure
 from coronet_deploy.vocabulary import ChannelPlan
 
-_BISECTIONS = 40
-_SPARE = 0.01  # how far above the target the search ends
+WINDOW = 0.005
+"""How far below the target the cut's ratio may lie, where the widths allow as much."""
 
-Magnitudes = Mapping[str, np.ndarray[tuple[int], np.dtype[np.float64]]]
+_SPARE = 0.01  # how far above the target the search ends
+_HAIR = 1e-6  # what is this share above the threshold is so in float32 too
+
+Size = np.ndarray[tuple[int], np.dtype[np.float64]]
+Magnitudes = Mapping[str, Size]
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,13 @@ class Controller:
     def _least(self) -> int:
         return -(-self.min_channels // self.multiple) * self.multiple
 
+    @cached_property
+    def _whole(self) -> int:
+        return self.measure.of(self.full)
+
     def ratio(self, plan: ChannelPlan) -> float:
         """Return what `plan` has of the measure over what the unpruned plan has."""
-        return self.measure.of(plan) / self.measure.of(self.full)
+        return self.measure.of(plan) / self._whole
 
     def path(self, step: int) -> float:
         """Return the ratio to have reached at `step`: linear in the share of living channels.
@@ -77,70 +86,140 @@ class Controller:
         """Return the soft threshold that brings the masks onto the path of `step`, or 0."""
         sizes = _magnitudes(latents)
         goal = self.path(step)
-
-        def ratio_after(shrinkage: float) -> float:
-            return self.ratio(self._count(sizes, latents.threshold + shrinkage))
-
-        if ratio_after(0) <= goal:
+        if self.ratio(self._count(sizes, latents.threshold)) <= goal:
             return 0.0
-        low, high = 0.0, max(float(size.max()) for size in sizes.values())
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if ratio_after(middle) > goal else (low, middle)
         # A hair more, so that the entry on the edge is below it in float32 too.
-        return high * (1 + 1e-6) + 1e-7
+        return (self._edge(sizes, goal) - latents.threshold) * (1 + _HAIR) + 1e-7
+
+    @torch.no_grad()
+    def hold(self, latents: LatentVectors) -> None:
+        """Raise the largest dead entries to the threshold where the ratio fell below the target.
+
+        A dear group's multiple, and entries that waver about the threshold, can take it further
+        down than the cut could make good.
+        """
+        sizes = _magnitudes(latents)
+        plan = self._count(sizes, latents.threshold)
+        there = {group: size.size for group, size in sizes.items()}
+        held = dict[str, int]()
+        while self.ratio(plan) < self.target and (best := self._largest(plan, sizes, there)):
+            held[best] = plan.groups[best] + self.multiple
+            plan = replace(plan, groups={**plan.groups, best: held[best]})
+        for group, count in held.items():
+            latents.lift(group, torch.from_numpy(_ranking(sizes[group])[:count].copy()))
 
     def cut(self, latents: LatentVectors) -> ChannelPlan:
         """Kill the least latent entries until the ratio is at most the target; return the plan.
 
-        A global threshold is bisected first; then groups get back their largest killed entries,
-        largest first, as far as the target allows. Only living entries can be kept, so that the
-        kept part of the network stays as it was.
+        A global threshold comes first; then groups get back their largest killed entries, largest
+        first, as far as the target allows; then, while that is not in the window, dear multiples
+        for cheap ones. Only living entries can be kept, so that the kept part of the network stays
+        as it was.
+
+        Raises:
+            GateFailed: what lives afterwards is not that plan.
+
         """
         sizes = _magnitudes(latents)
         living = {k: int((v >= latents.threshold).sum()) for k, v in sizes.items()}
-        low, high = 0.0, max(float(size.max()) for size in sizes.values()) + 1
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            plan = self._count(sizes, max(middle, latents.threshold))
-            low, high = (middle, high) if self.ratio(plan) > self.target else (low, middle)
-        plan = self._count(sizes, max(high, latents.threshold))
+        plan = self._count(sizes, latents.threshold)
+        if self.ratio(plan) > self.target:
+            above = self._edge(sizes, self.target) * (1 + _HAIR)
+            plan = self._count(sizes, max(above, latents.threshold))
         plan = self._give_back(plan, sizes, living)
+        while self.ratio(plan) < self.target - WINDOW:
+            swapped = [
+                self._swapped(plan, group, sizes, living)
+                for group in plan.groups
+                if plan.groups[group] + self.multiple <= living[group]
+            ]
+            nearest = max(swapped, key=self.ratio, default=plan)
+            if self.ratio(nearest) <= self.ratio(plan):
+                break
+            plan = nearest
         for group, kept in plan.groups.items():
-            order = np.argsort(-sizes[group], kind="stable")
-            latents.kill(group, torch.from_numpy(order[kept:].copy()))
+            latents.kill(group, torch.from_numpy(_ranking(sizes[group])[kept:].copy()))
+        if latents.living_plan() != plan:
+            raise GateFailed(f"the cut to {self.target:.6g} left {latents.living_plan().groups}")
         return plan
+
+    def _edge(self, sizes: Magnitudes, goal: float) -> float:
+        """Return the least magnitude which, dead with all that are less, leaves at most `goal`."""
+        edges = np.unique(np.concatenate([*sizes.values()]))
+        low, high = 0, edges.size - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self.ratio(self._count(sizes, float(edges[middle]) * (1 + _HAIR))) > goal:
+                low = middle + 1
+            else:
+                high = middle
+        return float(edges[high])
 
     def _give_back(
         self, plan: ChannelPlan, sizes: Magnitudes, living: Mapping[str, int]
     ) -> ChannelPlan:
         """Return `plan` with the largest left-out entries back, while the target allows it."""
-        ranked = {k: np.sort(v)[::-1] for k, v in sizes.items()}
-        closed: set[str] = set()
-        while open_groups := [
-            k for k, n in plan.groups.items() if k not in closed and n + self.multiple <= living[k]
-        ]:
-            best = max(open_groups, key=lambda k: float(ranked[k][plan.groups[k]]))
+        room = dict(living)
+        while best := self._largest(plan, sizes, room):
             wider = {**plan.groups, best: plan.groups[best] + self.multiple}
             candidate = replace(plan, groups=wider)
             if self.ratio(candidate) <= self.target:
                 plan = candidate
             else:
-                closed.add(best)
+                room[best] = 0
         return plan
+
+    def _largest(self, plan: ChannelPlan, sizes: Magnitudes, room: Mapping[str, int]) -> str | None:
+        """Return the group with the largest entry that `plan` leaves out, if one has room."""
+        open_groups = [k for k, n in plan.groups.items() if n + self.multiple <= room[k]]
+        ranked = {k: sizes[k][_ranking(sizes[k])] for k in open_groups}
+        return max(open_groups, key=lambda k: float(ranked[k][plan.groups[k]]), default=None)
+
+    def _swapped(
+        self, plan: ChannelPlan, group: str, sizes: Magnitudes, living: Mapping[str, int]
+    ) -> ChannelPlan:
+        """Return `plan` with a multiple more of `group`, for multiples of others of least size.
+
+        None of them takes the ratio out of the window, if there are such.
+        """
+        ranked = {k: np.sort(v)[::-1] for k, v in sizes.items()}
+        plan = replace(plan, groups={**plan.groups, group: plan.groups[group] + self.multiple})
+        while self.ratio(plan) > self.target:
+            narrower = {
+                k: replace(plan, groups={**plan.groups, k: n - self.multiple})
+                for k, n in plan.groups.items()
+                if k != group and n - self.multiple >= min(self._least(), sizes[k].size)
+            }
+            if not narrower:
+                break
+            ratios = {k: self.ratio(one) for k, one in narrower.items()}
+            small = [k for k, ratio in ratios.items() if ratio >= self.target - WINDOW]
+            if small:
+                least = min(small, key=lambda k: float(ranked[k][plan.groups[k] - self.multiple]))
+            else:
+                least = max(ratios, key=lambda k: ratios[k])
+            plan = narrower[least]
+        return self._give_back(plan, sizes, living)
 
     def _count(self, sizes: Magnitudes, threshold: float) -> ChannelPlan:
         """Return the plan of the entries of at least `threshold`, down to whole multiples."""
         groups = {}
         for group, size in sizes.items():
-            kept = int((size >= threshold).sum())
+            kept = int(np.count_nonzero(size >= threshold))
             least = min(self._least(), size.size)
             groups[group] = max(kept // self.multiple * self.multiple, least)
         return replace(self.full, groups=groups)
 
 
+def _ranking(size: Size) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return the places of a group's entries, the largest first."""
+    return np.argsort(-size, kind="stable")
+
+
 def _magnitudes(latents: LatentVectors) -> Magnitudes:
-    return {
-        group: latents.vectors[group].detach().abs().double().cpu().numpy()
-        for group in latents.plan.groups
-    }
+    """Return each group's magnitudes, in one transfer from the device."""
+    vectors = [latents.vectors[group].detach() for group in latents.plan.groups]
+    # In this order: not every device has doubles.
+    sizes = torch.cat(vectors).abs().cpu().double().numpy()
+    ends = np.cumsum([vector.numel() for vector in vectors])[:-1]
+    return dict(zip(latents.plan.groups, np.split(sizes, ends), strict=True))

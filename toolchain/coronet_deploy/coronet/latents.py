@@ -18,6 +18,7 @@ from coronet_deploy.vocabulary import ChannelPlan
 
 THRESHOLD = 5e-3
 MIN_CHANNELS = 4
+_HAIR = 1e-6  # what is this share above the threshold is so in float32 too
 
 
 class LatentVectors(nn.Module):
@@ -51,15 +52,19 @@ class LatentVectors(nn.Module):
     def keep(self, group: str) -> Tensor:
         """Return which channels of `group` live, (C,) bool.
 
-        An entry lives if |v| >= min(threshold, the min_channels-th largest |v|).
+        An entry lives if |v| >= threshold, or if it is one of the `min_channels` largest: of
+        equal ones the first.
         """
         size = self.vectors[group].detach().abs()
         if group in {INPUT, OUTPUT}:
             return torch.ones_like(size, dtype=torch.bool)
-        least = min(self.min_channels, size.numel())
-        floor = size.topk(least).values[-1]
-        living: Tensor = size >= floor.clamp(max=self.threshold)
+        living: Tensor = size >= self.threshold
+        living[self._largest(size)] = True
         return living
+
+    def _largest(self, size: Tensor) -> Tensor:
+        """Return the places of the `min_channels` largest entries of a group, (min_channels,)."""
+        return size.sort(descending=True, stable=True).indices[: self.min_channels]
 
     def mask(self, groups: Iterable[str]) -> Tensor:
         """Return the masks of `groups` one after another, (C,) of 0 and 1."""
@@ -75,17 +80,33 @@ class LatentVectors(nn.Module):
     def proximal_step(self, shrinkage: float) -> None:
         """Soft-threshold: v <- sign(v) max(|v| - shrinkage, 0), the proximal operator of L1.
 
-        A vector that is down to `min_channels` living entries is left alone.
+        A vector that is down to `min_channels` living entries is left alone; one that a strong
+        step would take further keeps its largest just alive.
         """
+        if not shrinkage:
+            return
         for group in self.plan.groups:
             vector = self.vectors[group]
             if int((vector.abs() >= self.threshold).sum()) > self.min_channels:
-                vector.copy_(vector.sign() * (vector.abs() - shrinkage).clamp(min=0))
+                size = vector.abs()
+                least = torch.zeros_like(size)
+                least[self._largest(size)] = self.threshold * (1 + _HAIR)
+                vector.copy_(vector.sign() * (size - shrinkage).clamp(min=least))
 
     @torch.no_grad()
     def kill(self, group: str, channels: Tensor) -> None:
         """Set the latent entries of `channels` (indices) of `group` to zero."""
         self.vectors[group][channels] = 0
+
+    @torch.no_grad()
+    def lift(self, group: str, channels: Tensor) -> None:
+        """Raise the latent entries of `channels` (indices) of `group` that are dead, to living.
+
+        An entry of zero becomes a positive one.
+        """
+        vector, least = self.vectors[group], self.threshold * (1 + _HAIR)
+        held = vector[channels]
+        vector[channels] = torch.where(held < 0, -1.0, 1.0) * held.abs().clamp(min=least)
 
 
 def _drawn(length: int) -> Tensor:

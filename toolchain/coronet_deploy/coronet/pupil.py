@@ -96,6 +96,7 @@ class Pupil:
         latents = self.network.latents
         shrinkage = self.controller.shrinkage(latents, step)
         latents.proximal_step(shrinkage)
+        self.controller.hold(latents)
         return shrinkage
 
     def slice(self) -> None:
