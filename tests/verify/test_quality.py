@@ -11,7 +11,15 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from coronet_deploy.errors import BadInput, GateFailed
-from coronet_deploy.images import Array, Pixels, from_pixels
+from coronet_deploy.images import Array, Pixels, from_pixels, to_pixels
+from coronet_deploy.verify import distances
+from coronet_deploy.verify.distances import (
+    SUBSETS,
+    Features,
+    frechet_distance,
+    halves,
+    kernel_distance,
+)
 from coronet_deploy.verify.examples import find_examples
 from coronet_deploy.verify.features import SqueezeNet, read_squeezenet
 from coronet_deploy.verify.quality import judge
@@ -104,6 +112,43 @@ def test_distances_tell_true_pictures_from_others(tmp_path: Path, network: Squee
     assert far.kernel.value > 10 * abs(far.kernel_floor)
     again = judge("x", _dim, SIZE, examples, [network])
     assert (again.likeness, again.distances) == (dim.likeness, dim.distances)
+
+
+def test_distances_are_those_that_stand_alone(tmp_path: Path, network: SqueezeNet) -> None:
+    examples = find_examples(write_pairs(tmp_path, 8), "AtoB")
+    said: list[str] = []
+    (found,) = judge("x", _dim, SIZE, examples, [network], told=said.append).distances
+    given, true, generated = (
+        np.stack([network.features(picture) for picture in pictures])
+        for pictures in (
+            [left for left, _ in examples.read_pairs(*SIZE)],
+            [right for _, right in examples.read_pairs(*SIZE)],
+            [to_pixels(_dim(from_pixels(left)[None])[0]) for left, _ in examples.read_pairs(*SIZE)],
+        )
+    )
+    # To the last digit: what is shared between them is computed as for each alone.
+    assert found.frechet == frechet_distance(generated, true)
+    assert found.frechet_untouched == frechet_distance(given, true)
+    assert found.frechet_floor == frechet_distance(*halves(true))
+    assert found.kernel == kernel_distance(generated, true)
+    assert found.kernel_untouched == kernel_distance(given, true).value
+    assert found.kernel_floor == kernel_distance(*halves(true)).value
+    assert said == ["SqueezeNet-FD and SqueezeNet-KID of 8 pictures"]
+
+
+def test_only_a_distance_that_shows_its_spread_draws_subsets(
+    tmp_path: Path, network: SqueezeNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    real = distances._mmd2
+
+    def counted(first: Features, second: Features) -> float:
+        drawn.append(len(first))
+        return real(first, second)
+
+    monkeypatch.setattr(distances, "_mmd2", counted)
+    judge("x", _dim, SIZE, find_examples(write_pairs(tmp_path, 8), "AtoB"), [network])
+    assert len(drawn) == SUBSETS + 3
 
 
 def test_unpaired_folders_have_distances_alone(tmp_path: Path, network: SqueezeNet) -> None:

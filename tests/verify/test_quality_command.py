@@ -16,6 +16,7 @@ from PIL import Image
 
 from coronet_deploy.storage import sha256_of
 from quality_data import write_pairs, write_picture, write_squeezenet
+from support import fill
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Exported = tuple[Path, dict[str, Any]]
@@ -137,6 +138,49 @@ def test_feature_files_that_cannot_be_used(
     # A checkpoint is a whole safetensors file, too.
     _refused(cli(*command, "--features", checkpoint), 2, "is not a SqueezeNet 1.0")
     _refused(cli(*command, "--inception", data / "00.png"), 2, "00.png", "not a whole torch file")
+    gone = tmp_path / "gone.pth"
+    words = "https://github.com/toshas/torch-fidelity/releases/", "2015-12-05-6726825d.pth"
+    _refused(cli(*command, "--inception", gone), 2, str(gone), "does not exist", *words)
+
+
+def test_a_grid_that_cannot_be_written_costs_no_figures(
+    cli: Cli, checkpoint: Path, data: Path, disk: Path
+) -> None:
+    command = ("evaluate", checkpoint, "--data", data, "--direction", "AtoB", *SIZE, "--json")
+    before = cli(*command, "--grid", "/proc/none/grid.png")
+    _refused(before, 3, "--grid /proc/none/grid.png cannot be written")
+    assert "pictures" not in before.stderr
+    fill(disk)
+    late = cli(*command, "--grid", disk / "grid.png")
+    assert late.returncode == 3
+    assert "cannot write" in late.stderr
+    assert json.loads(late.stdout)["generated"] == 6
+    assert not (disk / "grid.png").exists()
+
+
+def test_what_takes_its_time_after_the_pictures_is_told(
+    cli: Cli, checkpoint: Path, data: Path, features: Path
+) -> None:
+    command = ("evaluate", checkpoint, "--data", data, "--direction", "AtoB", *SIZE)
+    done = cli(*command, "--features", features)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "SqueezeNet-FD and SqueezeNet-KID of 6 pictures"
+
+
+def test_features_without_the_package_that_reads_them(features: Path) -> None:
+    program = (
+        "import sys\n"
+        "from coronet_deploy.verify.features import read_squeezenet\n"
+        "from coronet_deploy.errors import EnvironmentProblem\n"
+        "from pathlib import Path\n"
+        "sys.modules['safetensors'] = None\n"
+        "try: read_squeezenet(Path(sys.argv[1]))\n"
+        "except EnvironmentProblem as error: print(error)\n"
+    )
+    line = [sys.executable, "-c", program, str(features)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert "'safetensors' is not installed" in done.stdout
 
 
 def test_a_generator_that_draws_no_numbers_fails(cli: Cli, data: Path, tmp_path: Path) -> None:

@@ -104,8 +104,8 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def existing_file(path: Path, what: str) -> Path:
-    """Return `path` if it is a readable file.
+def existing_file(path: Path, what: str, hint: str | None = None) -> Path:
+    """Return `path` if it is a readable file; `hint` says where to get one that is missing.
 
     Raises:
         BadInput: it is missing, a folder, or not readable; `what` names its role.
@@ -113,7 +113,7 @@ def existing_file(path: Path, what: str) -> Path:
     """
     mode = _mode_of(path, what)
     if mode is None:
-        raise BadInput(f"{what} {path} does not exist")
+        raise BadInput(f"{what} {path} does not exist", hint=hint)
     if not stat.S_ISREG(mode):
         raise BadInput(f"{what} {path} is not a file")
     if not os.access(path, os.R_OK):

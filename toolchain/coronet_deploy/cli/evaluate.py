@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coronet_deploy.cli._bench_flags import check_reports
 from coronet_deploy.cli._shared import read_checkpoint
 from coronet_deploy.cli.export import picture_size
 from coronet_deploy.errors import BadInput, missing_package
-from coronet_deploy.storage import require_file_name
 
 if TYPE_CHECKING:  # numpy and torch come with these, and --help needs neither
     from coronet_deploy.images import Array
@@ -66,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--inception",
         type=Path,
         metavar="FILE",
-        help="torch-fidelity's Inception weights (.pth) for FID and KID",
+        help="torch-fidelity's Inception weights for FID and KID: "
+        "weights-inception-2015-12-05-6726825d.pth, of its release v0.2.0 on GitHub "
+        "(toshas/torch-fidelity)",
     )
     parser.add_argument(
         "--count",
@@ -108,24 +110,26 @@ class _Model:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    if args.grid:
-        require_file_name(args.grid, "--grid")
+    check_reports(args, ["--grid"])
     with _opened(args.model, args.size) as model:
         examples = _examples(args, model)
         networks = _networks(args)
         from coronet_deploy.verify.quality import judge
 
-        quality = judge(str(model.path), model.translate, model.size, examples, networks, _progress)
+        quality = judge(
+            str(model.path), model.translate, model.size, examples, networks, _progress, _tell
+        )
+    # Before the grid: its disk may be full by now, and the figures took hours.
+    if args.json:
+        print(json.dumps(_fields(model, examples, quality), allow_nan=False), flush=True)
+    else:
+        _show(model, examples, quality)
     if args.grid:
         from coronet_deploy.storage import write_bytes
         from coronet_deploy.verify.grid import sheet_png
 
         titles = ("input", "truth", "generated") if examples.paired else ("input", "generated")
         write_bytes(args.grid, sheet_png(titles, quality.shown))
-    if args.json:
-        print(json.dumps(_fields(model, examples, quality), allow_nan=False))
-    else:
-        _show(model, examples, quality)
     return 0
 
 
@@ -227,6 +231,10 @@ def _progress(done: int, total: int) -> None:
         print(f"\033[K{done} of {total} pictures", end=end, file=sys.stderr, flush=True)
     elif done % _EVERY == 0 or done == total:
         print(f"{done} of {total} pictures", file=sys.stderr, flush=True)
+
+
+def _tell(step: str) -> None:
+    print(step, file=sys.stderr, flush=True)
 
 
 def _show(model: _Model, examples: Examples, quality: Quality) -> None:

@@ -39,22 +39,50 @@ class KernelDistance:
     subset_size: int
 
 
+@dataclass(frozen=True)
+class Gaussian:
+    """What a Fréchet distance takes of a set of features, for several distances to one set.
+
+    `mean` is (D,); `root` is R, of min(N, D) rows, with R'R the covariance.
+    """
+
+    mean: Features
+    root: Features
+
+
+def fit(features: Features) -> Gaussian:
+    """Return the Gaussian fitted to an (N, D) set of features.
+
+    Raises:
+        BadInput: it has fewer than two pictures.
+
+    """
+    _check_count(features)
+    return Gaussian(features.mean(axis=0), _root_of_covariance(features))
+
+
 def frechet_distance(first: Features, second: Features) -> float:
     """Return the Fréchet distance of the Gaussians fitted to two (N, D) sets of features.
-
-    |m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½), of Heusel et al., "GANs trained by a two time-scale
-    update rule" (2017), C with N - 1 below the line. With C1 = A'A and C2 = B'B, the trace of the
-    root is the sum of the singular values of AB': no matrix root is taken, and covariances of
-    fewer pictures than dimensions, which are singular, are as exact as others. They are poor
-    estimates all the same: see `frechet_is_reliable`.
 
     Raises:
         BadInput: a set has fewer than two pictures, or the sets differ in dimensions.
 
     """
     _check(first, second)
-    a, b = _root_of_covariance(first), _root_of_covariance(second)
-    shift = float(np.sum(np.square(first.mean(axis=0) - second.mean(axis=0))))
+    return frechet_between(fit(first), fit(second))
+
+
+def frechet_between(first: Gaussian, second: Gaussian) -> float:
+    """Return the Fréchet distance of two Gaussians of as many dimensions.
+
+    |m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½), of Heusel et al., "GANs trained by a two time-scale
+    update rule" (2017), C with N - 1 below the line. With C1 = A'A and C2 = B'B, the trace of the
+    root is the sum of the singular values of AB': no matrix root is taken, and covariances of
+    fewer pictures than dimensions, which are singular, are as exact as others. They are poor
+    estimates all the same: see `frechet_is_reliable`.
+    """
+    a, b = first.root, second.root
+    shift = float(np.sum(np.square(first.mean - second.mean)))
     cross = float(np.linalg.svd(a @ b.T, compute_uv=False).sum())
     # The distance is not negative; what rounding leaves of equal sets may be.
     return max(0.0, shift + float(np.sum(a * a) + np.sum(b * b)) - 2 * cross)
@@ -63,6 +91,17 @@ def frechet_distance(first: Features, second: Features) -> float:
 def frechet_is_reliable(first: Features, second: Features) -> bool:
     """Return whether both sets have more pictures than dimensions: covariances of full rank."""
     return min(len(first), len(second)) > first.shape[1]
+
+
+def kernel_value(first: Features, second: Features) -> float:
+    """Return `kernel_distance`'s value alone, without its spread, which takes a hundred draws.
+
+    Raises:
+        BadInput: see `frechet_distance`.
+
+    """
+    _check(first, second)
+    return _mmd2(first, second)
 
 
 def kernel_distance(first: Features, second: Features) -> KernelDistance:
@@ -107,13 +146,17 @@ def halves(features: Features) -> tuple[Features, Features]:
 
 
 def _check(first: Features, second: Features) -> None:
-    for features in (first, second):
-        if len(features) < MIN_PICTURES:
-            raise BadInput(f"a distance takes sets of at least 2 pictures, not {len(features)}")
+    _check_count(first)
+    _check_count(second)
     if first.shape[1] != second.shape[1]:
         raise BadInput(
             f"features of {first.shape[1]} and {second.shape[1]} dimensions have no distance"
         )
+
+
+def _check_count(features: Features) -> None:
+    if len(features) < MIN_PICTURES:
+        raise BadInput(f"a distance takes sets of at least 2 pictures, not {len(features)}")
 
 
 def _root_of_covariance(features: Features) -> Features:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coronet_deploy.errors import BadInput
+from coronet_deploy.errors import BadInput, missing_package
 from coronet_deploy.images import Pixels, at_size
 from coronet_deploy.storage import existing_file, sha256_of
 from coronet_deploy.verify.distances import Features
@@ -131,11 +131,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         BadInput: the file is missing or not whole.
+        EnvironmentProblem: the package that reads it is not installed.
 
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ModuleNotFoundError as error:
+        raise missing_package(error.name or "safetensors", "torch") from error
     existing_file(path, "feature network")
     try:
         return load_file(path)

@@ -6,7 +6,6 @@ published figures depend on. Its weights are given by path: nothing is downloade
 
 from __future__ import annotations
 
-import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,12 @@ from coronet_deploy.images import Pixels
 from coronet_deploy.storage import existing_file, sha256_of
 from coronet_deploy.verify.distances import Features
 from coronet_deploy.verify.features import read_tensors
+
+WEIGHTS_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
+)
+"""Where the weights come from that published figures were measured with."""
 
 _LAYER = "2048"
 
@@ -77,12 +82,12 @@ def read_inception(path: Path) -> Inception:
         EnvironmentProblem: torch-fidelity is not installed.
 
     """
-    existing_file(path, "feature network")
+    existing_file(path, "feature network", hint=f"download {WEIGHTS_URL}")
     if path.suffix == ".safetensors":
         return Inception(path, read_tensors(path))
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # torch's readers raise nearly anything over broken bytes
         # torch's own words advise to open the file in the way that runs what is in it.
         raise BadInput(
             f"{path} is not a whole torch file of tensors and nothing else", hint="it is not opened"

@@ -18,10 +18,13 @@ from coronet_deploy.images import Array, Pixels, from_pixels, to_pixels
 from coronet_deploy.verify.distances import (
     Features,
     KernelDistance,
+    fit,
+    frechet_between,
     frechet_distance,
     frechet_is_reliable,
     halves,
     kernel_distance,
+    kernel_value,
 )
 from coronet_deploy.verify.examples import Examples, read_single
 from coronet_deploy.verify.parity import psnr_db, ssim
@@ -128,11 +131,12 @@ def judge(
     examples: Examples,
     networks: Sequence[FeatureNetwork] = (),
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    told: Callable[[str], None] = lambda _step: None,
 ) -> Quality:
     """Return how good `translate`'s pictures of `examples` are, at `size` (height, width).
 
     `what` names the generator in errors; `progress` is told how many pictures of how many are
-    done.
+    done, and `told` what takes its time after them.
 
     Raises:
         BadInput: a picture cannot be read, a generated one is of another shape, or nothing is
@@ -169,16 +173,15 @@ def judge(
     for place, path in enumerate(examples.targets):
         tally.add(read_single(path, *size), tally.true)
         progress(examples.input_count + place + 1, total)
+    distances = []
+    for network, *rows in zip(networks, tally.generated, tally.true, tally.given, strict=True):
+        told(f"{' and '.join(network.names)} of {total} pictures")
+        distances.append(_distances(network, *map(np.stack, rows)))
     return Quality(
         generated=examples.input_count,
         true=examples.target_count,
         likeness=_likeness(tally.figures) if tally.figures else None,
-        distances=tuple(
-            _distances(network, *map(np.stack, rows))
-            for network, *rows in zip(
-                networks, tally.generated, tally.true, tally.given, strict=True
-            )
-        ),
+        distances=tuple(distances),
         shown=tuple(tally.shown),
     )
 
@@ -218,14 +221,15 @@ def _distances(
     if len(true) >= _FEWEST_FOR_HALVES:
         first, second = halves(true)
         frechet_floor = frechet_distance(first, second)
-        kernel_floor = kernel_distance(first, second).value
+        kernel_floor = kernel_value(first, second)
+    truth = fit(true)
     return Distances(
         network=network,
-        frechet=frechet_distance(generated, true),
+        frechet=frechet_between(fit(generated), truth),
         frechet_reliable=frechet_is_reliable(generated, true),
         kernel=kernel_distance(generated, true),
         frechet_floor=frechet_floor,
         kernel_floor=kernel_floor,
-        frechet_untouched=frechet_distance(given, true),
-        kernel_untouched=kernel_distance(given, true).value,
+        frechet_untouched=frechet_between(fit(given), truth),
+        kernel_untouched=kernel_value(given, true),
     )
