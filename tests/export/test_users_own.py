@@ -100,6 +100,13 @@ class Dict(Sketch):
         return {"y": super().forward(x)}
 
 
+class Late(Sketch):
+    def forward(self, x):
+        from sketch_parts import twice
+
+        return super().forward(twice(x))
+
+
 class Branching(Sketch):
     def forward(self, x):
         return super().forward(x) if x.mean() > 0 else x * 2
@@ -130,6 +137,7 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     sys.modules.pop("sketches", None)
+    sys.modules.pop("sketch_parts", None)
 
 
 def _pictures(height: int, width: int) -> Pictures:
@@ -274,6 +282,17 @@ def test_one_picture_alone_in_a_tuple_or_a_dict_is_taken(
     told = capfd.readouterr()
     assert told.out == ""
     assert ("their forward prints" in told.err) is (name == "Dict")
+
+
+def test_what_a_forward_imports_late_is_found(theirs: Path) -> None:
+    (theirs / "sketch_parts.py").write_text("def twice(x):\n    return x * 2\n")
+    subject = load_own("sketches:Late")
+    pictures = _pictures(16, 16)
+    sys.modules.pop("sketch_parts", None)
+    assert translate(subject.generator, pictures)[0].shape == (1, 16, 16, 3)
+    sys.modules.pop("sketch_parts", None)
+    assert capture(subject.generator, 16, 16).count()["mul"] == 1
+    assert str(theirs) not in sys.path
 
 
 def test_two_pictures_are_not_one() -> None:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import io
+import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export import operators as ops
-from coronet_deploy.export.graph import INPUT, Builder, FloatArray, Graph
+from coronet_deploy.export.aten import COPIES, DROPOUTS, IDENTITIES, TRANSLATIONS, unsupported
+from coronet_deploy.export.graph import INPUT, Graph
 from coronet_deploy.export.native import captured_stderr
-from coronet_deploy.export.operators import Padding
+from coronet_deploy.export.operators import Shape
+from coronet_deploy.export.theirs import importable_here
+from coronet_deploy.export.translation import Memory, Refused, Translation
 
-_NCHW_TO_NHWC = (0, 3, 1, 2)  # where an NCHW axis is found in NHWC
-_RANK = 4
+_AUTOCAST, _GRAD = "wrap_with_autocast", "wrap_with_set_grad_enabled"
+_SAYS_NOTHING = "aten._assert_tensor_metadata"
 
 
 def capture(module: nn.Module, height: int, width: int, channels: int = 3) -> Graph:
@@ -36,7 +38,7 @@ def capture(module: nn.Module, height: int, width: int, channels: int = 3) -> Gr
     try:
         module.eval()
         example = torch.zeros(1, channels, height, width)
-        with _quiet(), torch.no_grad():
+        with _quiet(), importable_here(), torch.no_grad():
             program = torch.export.export(module, (example,))
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -47,7 +49,7 @@ def capture(module: nn.Module, height: int, width: int, channels: int = 3) -> Gr
     finally:
         for m, mode in training.items():
             m.training = mode  # not m.train(), which would set the layers below as well
-    return _Translation(program, (1, height, width, channels)).graph()
+    return _Program(program, (1, height, width, channels)).graph()
 
 
 @contextlib.contextmanager
@@ -61,18 +63,14 @@ def _quiet() -> Iterator[None]:
     sys.stderr.write(told + said.getvalue())
 
 
-class _Refused(Exception):
-    """Why an operator cannot be translated."""
+class _Program:
+    """Translates the nodes of one exported program, in order."""
 
-
-class _Translation:
-    """Translates the nodes of one exported program into a builder."""
-
-    def __init__(self, program: torch.export.ExportedProgram, input_shape: ops.Shape) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, input_shape: Shape) -> None:
         self._program = program
-        self.builder = Builder(input_shape)
-        self._values: dict[fx.Node, str] = {}
-        self._weights: dict[fx.Node, Tensor] = {}
+        self._to = Translation(input_shape)
+        self._order: dict[fx.Node, int] = {}
+        self._memory = Memory(self._read_after)
 
     def graph(self) -> Graph:
         signature = self._program.graph_signature
@@ -82,64 +80,152 @@ class _Translation:
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
+        nodes = self._program.graph.nodes
+        self._number(self._program.graph)
         pictures = []
-        for node in self._program.graph.nodes:
+        for node in nodes:
             if node.op == "placeholder" and node.name in names:
-                self._weights[node] = tensors[names[node.name]]
+                self._to.weights[node] = tensors[names[node.name]]
             elif node.op == "placeholder":
                 pictures.append(node)
-                self._values[node] = INPUT
-            elif node.op == "call_function":
-                self._translate(node)
+                self._to.values[node] = INPUT
+        self._walk(self._program.graph)
         if len(pictures) != 1 or len(signature.user_outputs) != 1:
             raise ConversionFailed(
                 "the network must take one picture and return one, "
                 f"not {len(pictures)} and {len(signature.user_outputs)}"
             )
-        (output,) = next(n for n in self._program.graph.nodes if n.op == "output").args[0]
-        if self._values.get(output, INPUT) == INPUT:
+        (output,) = _given(self._program.graph)
+        if not self._to.is_picture(output):
+            what = "a constant" if isinstance(output, fx.Node) else f"{output}"
+            raise ConversionFailed(f"the network returns {what} and no picture")
+        value = self._to.value(output)
+        if value == INPUT:
             raise ConversionFailed("the network returns its input unchanged")
-        return self.builder.finish(self._values[output])
+        return self._to.builder.finish(value)
+
+    def _number(self, graph: fx.Graph) -> None:
+        """Give all nodes numbers in the order in which they run, a wrapped part first."""
+        for node in graph.nodes:
+            if (part := _wrapped(node)) is not None:
+                self._number(part.graph)
+            self._order[node] = len(self._order)
+
+    def _read_after(self, value: fx.Node, node: fx.Node) -> bool:
+        return any(self._order[user] > self._order[node] for user in value.users)
+
+    def _walk(self, graph: fx.Graph) -> None:
+        for node in graph.nodes:
+            if node.op != "call_function" or _operator(node) == _SAYS_NOTHING:
+                continue
+            where = _layer(node)
+            self._to.builder.scope = where
+            try:
+                self._take(node)
+            except (Refused, ValueError) as error:
+                names = {key.removeprefix("aten.") for key in TRANSLATIONS}
+                raise ConversionFailed(
+                    f"operator {_name(node)} in layer {where or 'the network itself'!r}: {error}",
+                    hint=f"supported: {', '.join(sorted(names))}",
+                ) from error
+
+    def _take(self, node: fx.Node) -> None:
+        """Translate one node, or what it wraps, and note what its result is."""
+        if node.target is operator.getitem:
+            self._pick(node)
+        elif (part := _wrapped(node)) is not None:
+            self._inline(node, part)
+        elif not hasattr(node.target, "_schema"):
+            raise Refused("is not supported")
+        elif _operator(node) in IDENTITIES and node.args[0] in self._to.weights:
+            self._to.weights[node] = self._to.weights[node.args[0]]  # type: ignore[index]
+        else:
+            self._translate(node)
+
+    def _pick(self, node: fx.Node) -> None:
+        """Take one of several tensors: of the parts of one, or of what a wrapped part gives."""
+        source: Any = node.args[0]
+        place: Any = node.args[1]
+        held = self._to.values.get(source)
+        if not isinstance(held, list):
+            raise Refused("picks from what is no list of tensors")
+        self._to.values[node] = held[place]
+        if (part := _wrapped(source)) is None:
+            self._memory.part(node, source)
+        else:
+            self._memory.same(node, _given(part.graph)[place])
+
+    def _inline(self, node: fx.Node, part: fx.GraphModule) -> None:
+        """Walk through a part of the network that stands under another mode of torch."""
+        if _name(node) == _AUTOCAST:
+            device, dtype, enabled = node.args[:3]
+            if enabled and device == "cpu":
+                raise Refused(f"computes in {dtype}; leave torch.autocast out of the forward")
+        elif _name(node) != _GRAD:
+            raise Refused("is not supported")
+        first = next(i for i, a in enumerate(node.args) if _is_module(a)) + 1
+        taken = [n for n in part.graph.nodes if n.op == "placeholder"]
+        for inner, outer in zip(taken, node.args[first:], strict=True):
+            if outer in self._to.weights:
+                self._to.weights[inner] = self._to.weights[outer]  # type: ignore[index]
+            else:
+                self._to.values[inner] = self._to.value(outer)
+                self._memory.same(inner, outer)  # type: ignore[arg-type]
+        self._walk(part.graph)
+        (given,) = next(n for n in part.graph.nodes if n.op == "output").args
+        self._to.values[node] = [self._to.value(value) for value in given]
 
     def _translate(self, node: fx.Node) -> None:
-        name, where = str(node.target), _layer(node)
-        key = name.rpartition(".")[0]
-        translate: Callable[..., str] = _TRANSLATIONS.get(key, _unsupported)
-        try:
-            arguments = _named_arguments(node)
-            self.builder.scope = where
-            value = translate(self, **arguments)
-        except (_Refused, ValueError) as error:
-            names = {key.removeprefix("aten.").rstrip("_") for key in _TRANSLATIONS}
-            raise ConversionFailed(
-                f"operator {name} in layer {where or 'the network itself'!r}: {error}",
-                hint=f"supported: {', '.join(sorted(names))}",
-            ) from error
-        expected = node.meta["val"].shape
-        shape = self.builder.shapes[value]
-        if tuple(expected) != (shape[0], shape[3], shape[1], shape[2]):
-            raise ConversionFailed(
-                f"operator {name} in layer {where!r} gives {tuple(expected)}, not NHWC {shape}"
-            )
-        self._values[node] = value
+        """Translate one operator into the builder."""
+        key, builder = _operator(node), self._to.builder
+        value = TRANSLATIONS.get(key, unsupported)(self._to, **_named_arguments(node))
+        made = node.meta["val"]
+        if isinstance(value, str):
+            n, h, w, c = builder.shapes[value]
+            if tuple(made.shape) != (n, c, h, w):
+                raise Refused(f"gives {tuple(made.shape)}, not NHWC {(n, h, w, c)}")
+            if key in IDENTITIES and made.dtype != torch.float32:
+                raise Refused(f"gives {made.dtype}; everything is captured in float32")
+        self._to.values[node] = value
+        schema, source = node.target._schema, node.args[0]  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
+        shared = any(r.alias_info is not None for r in schema.returns)
+        if any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments):
+            for same in self._memory.write(node, source, self._to.values):  # type: ignore[arg-type]
+                self._to.values[same] = value
+            self._memory.same(node, source)  # type: ignore[arg-type]
+        elif key in (IDENTITIES | DROPOUTS) - COPIES:
+            self._memory.same(node, source)  # type: ignore[arg-type]
+        elif shared:
+            self._memory.part(node, source)  # type: ignore[arg-type]
 
-    def value(self, argument: Any) -> str:  # noqa: ANN401 - whatever torch passes
-        """Return the name of a picture-like operand; a plain number becomes a constant."""
-        if isinstance(argument, fx.Node) and argument in self._values:
-            return self._values[argument]
-        if isinstance(argument, int | float):
-            return self.builder.constant([argument])
-        raise _Refused("takes a learnt tensor where a picture is expected")
 
-    def array(self, argument: fx.Node) -> FloatArray:
-        """Return a learnt tensor as an array of its own; training on does not reach the graph."""
-        if argument not in self._weights:
-            raise _Refused("takes weights that another operator computes")
-        return self._weights[argument].detach().cpu().numpy().copy()
+def _name(node: fx.Node) -> str:
+    """Return what an operator is called, "aten.relu_.default"."""
+    schema = hasattr(node.target, "_schema")
+    return str(node.target) if schema else getattr(node.target, "__name__", str(node.target))
 
-    def constants(self, **tensors: FloatArray | None) -> list[str]:
-        """Return the names of the tensors that are there."""
-        return [self.builder.constant(t, name) for name, t in tensors.items() if t is not None]
+
+def _operator(node: fx.Node) -> str:
+    """Return the operator without its overload, "aten.relu", in place or not."""
+    return _name(node).rpartition(".")[0].rstrip("_")
+
+
+def _given(graph: fx.Graph) -> Any:  # noqa: ANN401 - whatever torch lists
+    """Return what a graph gives, in order."""
+    return next(node for node in graph.nodes if node.op == "output").args[0]
+
+
+def _is_module(argument: object) -> bool:
+    return isinstance(argument, fx.Node) and argument.op == "get_attr"
+
+
+def _wrapped(node: fx.Node) -> fx.GraphModule | None:
+    """Return the part of the network that a node runs under another mode, if it does."""
+    name = next((a for a in node.args if _is_module(a)), None)
+    if node.op != "call_function" or name is None:
+        return None
+    part = getattr(node.graph.owning_module, name.target)  # type: ignore[union-attr, arg-type]
+    return part if isinstance(part, fx.GraphModule) else None
 
 
 def _layer(node: fx.Node) -> str:
@@ -148,234 +234,11 @@ def _layer(node: fx.Node) -> str:
 
 
 def _named_arguments(node: fx.Node) -> dict[str, Any]:
-    """Return the operator's arguments by the names in its schema, defaults filled in."""
+    """Return the operator's arguments by the names in its schema, in its order, defaults too."""
     schema = node.target._schema  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
-    values = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-    values |= {a.name: v for a, v in zip(schema.arguments, node.args, strict=False)}
-    return {**values, **node.kwargs}
-
-
-def _pair(value: list[int]) -> tuple[int, int]:
-    return (value[0], value[-1])
-
-
-def _conv2d(
-    t: _Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    weight: fx.Node,
-    bias: fx.Node | None,
-    stride: list[int],
-    padding: list[int] | str,
-    dilation: list[int],
-    groups: int,
-) -> str:
-    if any(d != 1 for d in dilation):
-        raise _Refused(f"dilation {dilation} is not supported")
-    kernels = t.array(weight)
-    if isinstance(padding, str):
-        spare = [k - 1 if padding == "same" else 0 for k in kernels.shape[2:]]
-        top, left = (s // 2 for s in spare)
-        pad = Padding(top, spare[0] - top, left, spare[1] - left)
-    else:
-        (y, x) = _pair(padding)
-        pad = Padding(y, y, x, x)
-    shift = None if bias is None else t.array(bias)
-    if groups == 1:
-        weights = t.constants(weight=kernels.transpose(0, 2, 3, 1), bias=shift)
-        return t.builder.emit(ops.Conv2d(_pair(stride), pad), t.value(input), *weights)
-    if kernels.shape[1] != 1:
-        raise _Refused(f"{groups} groups of {kernels.shape[1]} channels; only 1 or depthwise")
-    depthwise = ops.DepthwiseConv2d(_pair(stride), pad, kernels.shape[0] // groups)
-    weights = t.constants(weight=kernels.transpose(1, 2, 3, 0), bias=shift)
-    return t.builder.emit(depthwise, t.value(input), *weights)
-
-
-def _conv_transpose2d(
-    t: _Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    weight: fx.Node,
-    bias: fx.Node | None,
-    stride: list[int],
-    padding: list[int],
-    output_padding: list[int],
-    groups: int,
-    dilation: list[int],
-) -> str:
-    if groups != 1 or any(d != 1 for d in dilation):
-        raise _Refused(f"groups {groups} and dilation {dilation} are not supported")
-    shift = None if bias is None else t.array(bias)
-    weights = t.constants(weight=t.array(weight).transpose(1, 2, 3, 0), bias=shift)
-    op = ops.ConvTranspose2d(_pair(stride), _pair(padding), _pair(output_padding))
-    return t.builder.emit(op, t.value(input), *weights)
-
-
-def _batch_norm(
-    t: _Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    weight: fx.Node | None,
-    bias: fx.Node | None,
-    running_mean: fx.Node | None,
-    running_var: fx.Node | None,
-    eps: float,
-    training: bool = False,
-    **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
-) -> str:
-    if training or running_mean is None or running_var is None:
-        raise _Refused("has no running statistics; put the network in eval mode")
-    mean, variance = t.array(running_mean), t.array(running_var)
-    scale = np.ones_like(mean) if weight is None else t.array(weight)
-    shift = np.zeros_like(mean) if bias is None else t.array(bias)
-    weights = [
-        # Equal arrays share a constant, so the four are looked up one by one.
-        *t.constants(scale=scale),
-        *t.constants(shift=shift),
-        *t.constants(mean=mean),
-        *t.constants(variance=variance),
-    ]
-    return t.builder.emit(ops.BatchNorm(eps), t.value(input), *weights)
-
-
-def _instance_norm(
-    t: _Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    weight: fx.Node | None,
-    bias: fx.Node | None,
-    running_mean: fx.Node | None,
-    running_var: fx.Node | None,
-    use_input_stats: bool,
-    eps: float,
-    **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
-) -> str:
-    if not use_input_stats:
-        return _batch_norm(
-            t,
-            input=input,
-            weight=weight,
-            bias=bias,
-            running_mean=running_mean,
-            running_var=running_var,
-            eps=eps,
-        )
-    affine = []
-    if weight is not None or bias is not None:
-        x = t.value(input)
-        channels = t.builder.shapes[x][3]
-        scale = np.ones(channels, np.float32) if weight is None else t.array(weight)
-        shift = np.zeros(channels, np.float32) if bias is None else t.array(bias)
-        affine = t.constants(scale=scale, shift=shift)
-    return t.builder.emit(ops.InstanceNorm(eps), t.value(input), *affine)
-
-
-def _pad(
-    t: _Translation,
-    *,
-    pad: list[int],
-    mode: str = "constant",
-    value: float | None = None,
-    **picture: fx.Node,
-) -> str:
-    (x,) = picture.values()  # `self` or `input`, by the operator
-    if len(pad) > 4 and any(pad[4:]):  # noqa: PLR2004 - left, right, top, bottom
-        raise _Refused(f"padding {pad} goes beyond height and width")
-    left, right, top, bottom = [*pad, 0, 0, 0, 0][:4]
-    padding = Padding(top, bottom, left, right)
-    if min(pad) < 0:
-        raise _Refused(f"negative padding {pad} is not supported")
-    if mode == "reflect":
-        return t.builder.emit(ops.ReflectPad(padding), t.value(x))
-    if mode != "constant" or value:
-        raise _Refused(f"padding mode {mode!r} with value {value} is not supported")
-    return t.builder.emit(ops.ZeroPad(padding), t.value(x))
-
-
-def _reflection_pad2d(t: _Translation, *, self: fx.Node, padding: list[int]) -> str:
-    return _pad(t, pad=padding, mode="reflect", x=self)
-
-
-def _leaky_relu(t: _Translation, *, self: fx.Node, negative_slope: float) -> str:
-    return t.builder.emit(ops.LeakyRelu(float(negative_slope)), t.value(self))
-
-
-def _unary(op: ops.Operator) -> Callable[..., str]:
-    def translate(t: _Translation, *, self: fx.Node) -> str:
-        return t.builder.emit(op, t.value(self))
-
-    return translate
-
-
-def _binary(op: ops.Operator) -> Callable[..., str]:
-    def translate(t: _Translation, *, self: Any, other: Any, alpha: float = 1) -> str:  # noqa: ANN401
-        if alpha != 1:
-            raise _Refused(f"alpha {alpha} is not supported")
-        return t.builder.emit(op, t.value(self), t.value(other))
-
-    return translate
-
-
-def _cat(t: _Translation, *, tensors: list[fx.Node], dim: int) -> str:
-    values = [t.value(tensor) for tensor in tensors]
-    return t.builder.emit(ops.Concat(_NCHW_TO_NHWC[dim % _RANK]), *values)
-
-
-def _slice(
-    t: _Translation,
-    *,
-    self: fx.Node,
-    dim: int,
-    start: int | None,
-    end: int | None,
-    step: int,
-) -> str:
-    x = t.value(self)
-    shape, axis = t.builder.shapes[x], _NCHW_TO_NHWC[dim % _RANK]
-    first, last, stride = slice(start, end, step).indices(shape[axis])
-    if stride != 1:
-        raise _Refused(f"step {step} is not supported")
-    begin, size = [0] * _RANK, list(shape)
-    begin[axis], size[axis] = first, last - first
-    if tuple(size) == shape:
-        return x
-    return t.builder.emit(ops.Slice(tuple(begin), tuple(size)), x)
-
-
-def _unsupported(_: _Translation, **_arguments: object) -> str:
-    raise _Refused("is not supported")
-
-
-def _same(t: _Translation, **arguments: Any) -> str:  # noqa: ANN401 - whatever torch passes
-    return t.value(next(iter(arguments.values())))
-
-
-_TRANSLATIONS: dict[str, Callable[..., str]] = {
-    "aten.conv2d": _conv2d,
-    "aten.conv_transpose2d": _conv_transpose2d,
-    "aten.batch_norm": _batch_norm,
-    "aten.instance_norm": _instance_norm,
-    "aten.pad": _pad,
-    "aten.constant_pad_nd": _pad,
-    "aten.reflection_pad2d": _reflection_pad2d,
-    "aten.relu": _unary(ops.Relu()),
-    "aten.relu_": _unary(ops.Relu()),
-    "aten.leaky_relu": _leaky_relu,
-    "aten.leaky_relu_": _leaky_relu,
-    "aten.tanh": _unary(ops.Tanh()),
-    "aten.tanh_": _unary(ops.Tanh()),
-    "aten.sigmoid": _unary(ops.Sigmoid()),
-    "aten.add": _binary(ops.Add()),
-    "aten.add_": _binary(ops.Add()),
-    "aten.sub": _binary(ops.Sub()),
-    "aten.mul": _binary(ops.Mul()),
-    "aten.cat": _cat,
-    "aten.slice": _slice,
-    "aten.dropout": _same,
-    "aten.dropout_": _same,
-    "aten.feature_dropout": _same,
-    "aten.clone": _same,
-    "aten.contiguous": _same,
-    "aten.detach": _same,
-    "aten.alias": _same,
-}
+    given = {a.name: v for a, v in zip(schema.arguments, node.args, strict=False)} | node.kwargs
+    return {
+        a.name: given.get(a.name, a.default_value)
+        for a in schema.arguments
+        if a.name in given or a.has_default_value()
+    }

@@ -23,6 +23,7 @@ from coronet_deploy.coronet.foreign import read_tensors
 from coronet_deploy.errors import BadInput
 from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.subject import MOST_CHANNELS, Subject, file_name
+from coronet_deploy.export.theirs import importable_here
 from coronet_deploy.storage import existing_file, sha256_of
 from coronet_deploy.vocabulary import Kind
 
@@ -89,19 +90,12 @@ def _made(name: str) -> nn.Module:
 @contextlib.contextmanager
 def _their_code(doing: str) -> Iterator[None]:
     """Run the user's code: the current folder importable, what it prints kept off stdout."""
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with importable_here(), contextlib.redirect_stdout(sys.stderr):
             yield
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split()) or "no reason given"
         raise BadInput(f"{doing} failed: {type(error).__name__}: {reason}") from error
-    finally:
-        if added:
-            sys.path.remove(here)
 
 
 def _require_tensors(name: str, module: nn.Module) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from coronet_deploy.errors import BadInput, GateFailed
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.outputs import PICTURE, ValueRange, spread_of
+from coronet_deploy.export.theirs import importable_here
 from coronet_deploy.images import Array
 from coronet_deploy.verify.parity import compare
 from coronet_deploy.verify.runtimes import Partitions, open_session
@@ -66,7 +67,8 @@ def drawn(generator: nn.Module, picture: Array) -> Array:
     """
     import torch
 
-    with torch.inference_mode(), contextlib.redirect_stdout(sys.stderr):
+    told = contextlib.redirect_stdout(sys.stderr)
+    with torch.inference_mode(), importable_here(), told:
         output: object = generator(torch.from_numpy(picture.transpose(0, 3, 1, 2).copy()))
     while isinstance(output, tuple | list | dict) and len(output) == 1:  # as capture takes them
         (output,) = output.values() if isinstance(output, dict) else output

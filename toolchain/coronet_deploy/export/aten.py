@@ -1,0 +1,322 @@
+"""What stands in a `Graph` for each operator of torch (ATen) that one can be captured with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from coronet_deploy.export import operators as ops
+from coronet_deploy.export.operators import Padding
+from coronet_deploy.export.translation import Refused, Translation
+
+_NCHW_TO_NHWC = (0, 3, 1, 2)  # where an NCHW axis is found in NHWC
+_RANK = 4
+_MOST_CONCATENATED = 5  # by which XNNPACK takes a concatenation
+
+
+def _pair(value: list[int]) -> tuple[int, int]:
+    return (value[0], value[-1])
+
+
+def _conv2d(
+    t: Translation,
+    *,
+    input: fx.Node,  # noqa: A002 - the schema's name
+    weight: fx.Node,
+    bias: fx.Node | None,
+    stride: list[int],
+    padding: list[int] | str,
+    dilation: list[int],
+    groups: int,
+) -> str:
+    if any(d != 1 for d in dilation):
+        raise Refused(f"dilation {dilation} is not supported")
+    kernels = t.array(weight)
+    if isinstance(padding, str):
+        spare = [k - 1 if padding == "same" else 0 for k in kernels.shape[2:]]
+        top, left = (s // 2 for s in spare)
+        pad = Padding(top, spare[0] - top, left, spare[1] - left)
+    else:
+        (y, x) = _pair(padding)
+        pad = Padding(y, y, x, x)
+    if groups == 1:
+        weights = t.kernel(weight, (0, 2, 3, 1), bias)
+        return t.builder.emit(ops.Conv2d(_pair(stride), pad), t.value(input), *weights)
+    if kernels.shape[1] != 1:
+        raise Refused(f"{groups} groups of {kernels.shape[1]} channels; only 1 or depthwise")
+    depthwise = ops.DepthwiseConv2d(_pair(stride), pad, kernels.shape[0] // groups)
+    weights = t.kernel(weight, (1, 2, 3, 0), bias)
+    return t.builder.emit(depthwise, t.value(input), *weights)
+
+
+def _conv_transpose2d(
+    t: Translation,
+    *,
+    input: fx.Node,  # noqa: A002 - the schema's name
+    weight: fx.Node,
+    bias: fx.Node | None,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    groups: int,
+    dilation: list[int],
+) -> str:
+    if groups != 1 or any(d != 1 for d in dilation):
+        raise Refused(f"groups {groups} and dilation {dilation} are not supported")
+    weights = t.kernel(weight, (1, 2, 3, 0), bias)
+    op = ops.ConvTranspose2d(_pair(stride), _pair(padding), _pair(output_padding))
+    return t.builder.emit(op, t.value(input), *weights)
+
+
+def _batch_norm(
+    t: Translation,
+    *,
+    input: fx.Node,  # noqa: A002 - the schema's name
+    weight: fx.Node | None,
+    bias: fx.Node | None,
+    running_mean: fx.Node | None,
+    running_var: fx.Node | None,
+    eps: float,
+    training: bool = False,
+    **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
+) -> str:
+    if training or running_mean is None or running_var is None:
+        raise Refused("has no running statistics; put the network in eval mode")
+    mean, variance = t.array(running_mean), t.array(running_var)
+    scale = np.ones_like(mean) if weight is None else t.array(weight)
+    shift = np.zeros_like(mean) if bias is None else t.array(bias)
+    weights = [
+        # Equal arrays share a constant, so the four are looked up one by one.
+        *t.constants(scale=scale),
+        *t.constants(shift=shift),
+        *t.constants(mean=mean),
+        *t.constants(variance=variance),
+    ]
+    return t.builder.emit(ops.BatchNorm(eps), t.value(input), *weights)
+
+
+def _instance_norm(
+    t: Translation,
+    *,
+    input: fx.Node,  # noqa: A002 - the schema's name
+    weight: fx.Node | None,
+    bias: fx.Node | None,
+    running_mean: fx.Node | None,
+    running_var: fx.Node | None,
+    use_input_stats: bool,
+    eps: float,
+    **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
+) -> str:
+    if not use_input_stats:
+        return _batch_norm(
+            t,
+            input=input,
+            weight=weight,
+            bias=bias,
+            running_mean=running_mean,
+            running_var=running_var,
+            eps=eps,
+        )
+    affine = []
+    if weight is not None or bias is not None:
+        x = t.value(input)
+        channels = t.builder.shapes[x][3]
+        scale = np.ones(channels, np.float32) if weight is None else t.array(weight)
+        shift = np.zeros(channels, np.float32) if bias is None else t.array(bias)
+        affine = t.constants(scale=scale, shift=shift)
+    return t.builder.emit(ops.InstanceNorm(eps), t.value(input), *affine)
+
+
+def _pad(
+    t: Translation,
+    *,
+    pad: list[int],
+    mode: str = "constant",
+    value: float | None = None,
+    **picture: fx.Node,
+) -> str:
+    (x,) = picture.values()  # `self` or `input`, by the operator
+    if len(pad) > 4 and any(pad[4:]):  # noqa: PLR2004 - left, right, top, bottom
+        raise Refused(f"padding {pad} goes beyond height and width")
+    left, right, top, bottom = [*pad, 0, 0, 0, 0][:4]
+    padding = Padding(top, bottom, left, right)
+    if min(pad) < 0:
+        raise Refused(f"negative padding {pad} is not supported")
+    if mode == "reflect":
+        return t.builder.emit(ops.ReflectPad(padding), t.value(x))
+    if mode != "constant" or value:
+        raise Refused(f"padding mode {mode!r} with value {value} is not supported")
+    return t.builder.emit(ops.ZeroPad(padding), t.value(x))
+
+
+def _reflection_pad2d(t: Translation, *, self: fx.Node, padding: list[int]) -> str:
+    return _pad(t, pad=padding, mode="reflect", x=self)
+
+
+def _leaky_relu(t: Translation, *, self: fx.Node, negative_slope: float) -> str:
+    return t.builder.emit(ops.LeakyRelu(float(negative_slope)), t.value(self))
+
+
+def _unary(op: ops.Operator) -> Callable[..., str]:
+    def translate(t: Translation, *, self: fx.Node) -> str:
+        return t.builder.emit(op, t.value(self))
+
+    return translate
+
+
+def _binary(op: ops.Operator) -> Callable[..., str]:
+    def translate(t: Translation, *, self: Any, other: Any, alpha: float = 1) -> str:  # noqa: ANN401
+        return _combined(t, op, self, _times(t, other, alpha))
+
+    return translate
+
+
+def _combined(t: Translation, op: ops.Operator, one: Any, other: Any) -> str:  # noqa: ANN401
+    if not (t.is_picture(one) or t.is_picture(other)):
+        raise Refused("takes no picture")
+    return t.builder.emit(op, t.operand(one), t.operand(other))
+
+
+def _times(t: Translation, operand: Any, factor: float) -> Any:  # noqa: ANN401 - whatever torch passes
+    """Return an operand, `factor` times as large: a number, a node, or the name of a value."""
+    if factor == 1:
+        return operand
+    if isinstance(operand, int | float):
+        return operand * factor
+    return t.builder.emit(ops.Mul(), t.operand(operand), t.builder.constant([factor]))
+
+
+def _rsub(t: Translation, *, self: fx.Node, other: Any, alpha: float = 1) -> str:  # noqa: ANN401
+    return _combined(t, ops.Sub(), other, _times(t, self, alpha))
+
+
+def _neg(t: Translation, *, self: fx.Node) -> str:
+    return _combined(t, ops.Mul(), self, -1.0)
+
+
+def _div(
+    t: Translation,
+    *,
+    self: fx.Node,
+    other: Any,  # noqa: ANN401 - a number or a tensor
+    rounding_mode: str | None = None,
+) -> str:
+    if rounding_mode is not None:
+        raise Refused(f"rounding_mode {rounding_mode!r} is not supported")
+    if not isinstance(other, int | float):
+        raise Refused("divides by a tensor; only by a number")
+    if not other:
+        raise Refused("divides by zero")
+    return _combined(t, ops.Mul(), self, 1 / other)
+
+
+def _cat(t: Translation, *, tensors: list[fx.Node], dim: int) -> str:
+    values, axis = [t.value(tensor) for tensor in tensors], _NCHW_TO_NHWC[dim % _RANK]
+    if len(values) > _MOST_CONCATENATED:
+        return t.builder.concat(values, axis)
+    return t.builder.emit(ops.Concat(axis), *values)
+
+
+def _chunk(t: Translation, *, self: fx.Node, chunks: int, dim: int) -> list[str]:
+    whole = t.builder.shapes[t.value(self)][_NCHW_TO_NHWC[dim % _RANK]]
+    return _split(t, self=self, split_size=-(-whole // chunks), dim=dim)
+
+
+def _split(t: Translation, *, self: fx.Node, dim: int, split_size: int | list[int]) -> list[str]:
+    whole = t.builder.shapes[t.value(self)][_NCHW_TO_NHWC[dim % _RANK]]
+    sizes = split_size
+    if isinstance(sizes, int):
+        sizes = [min(sizes, whole - start) for start in range(0, whole, sizes)]
+    starts = [sum(sizes[:place]) for place in range(len(sizes))]
+    return [
+        _slice(t, self=self, dim=dim, start=start, end=start + size, step=1)
+        for start, size in zip(starts, sizes, strict=True)
+    ]
+
+
+def _split_with_sizes(
+    t: Translation, *, self: fx.Node, split_sizes: list[int], dim: int
+) -> list[str]:
+    return _split(t, self=self, split_size=split_sizes, dim=dim)
+
+
+def _slice(
+    t: Translation,
+    *,
+    self: fx.Node,
+    dim: int,
+    start: int | None,
+    end: int | None,
+    step: int,
+) -> str:
+    x = t.value(self)
+    shape, axis = t.builder.shapes[x], _NCHW_TO_NHWC[dim % _RANK]
+    first, last, stride = slice(start, end, step).indices(shape[axis])
+    if stride != 1:
+        raise Refused(f"step {step} is not supported")
+    begin, size = [0] * _RANK, list(shape)
+    begin[axis], size[axis] = first, last - first
+    if tuple(size) == shape:
+        return x
+    return t.builder.emit(ops.Slice(tuple(begin), tuple(size)), x)
+
+
+def _same(t: Translation, **arguments: Any) -> str:  # noqa: ANN401 - whatever torch passes
+    return t.value(next(iter(arguments.values())))
+
+
+def _dropout(t: Translation, *, p: float, train: bool, **picture: fx.Node) -> str:
+    if train and p > 0:
+        raise Refused("is random in eval mode too: pass it training=self.training")
+    return _same(t, **picture)
+
+
+def unsupported(_: Translation, **_arguments: object) -> str:
+    """Refuse an operator that stands in no table."""
+    raise Refused("is not supported")
+
+
+IDENTITIES = frozenset(
+    f"aten.{name}"
+    for name in ("alias", "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy")
+)
+"""Operators that give what they take, in float32."""
+
+COPIES = frozenset({"aten.clone", "aten.lift_fresh_copy", "aten._to_copy"})
+"""Those of them whose result shares no memory with what they take."""
+
+DROPOUTS = frozenset(
+    f"aten.{name}"
+    for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+)
+
+TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
+    "aten.conv2d": _conv2d,
+    "aten.conv_transpose2d": _conv_transpose2d,
+    "aten.batch_norm": _batch_norm,
+    "aten.instance_norm": _instance_norm,
+    "aten.pad": _pad,
+    "aten.constant_pad_nd": _pad,
+    "aten.reflection_pad2d": _reflection_pad2d,
+    "aten.relu": _unary(ops.Relu()),
+    "aten.leaky_relu": _leaky_relu,
+    "aten.tanh": _unary(ops.Tanh()),
+    "aten.sigmoid": _unary(ops.Sigmoid()),
+    "aten.add": _binary(ops.Add()),
+    "aten.sub": _binary(ops.Sub()),
+    "aten.rsub": _rsub,
+    "aten.mul": _binary(ops.Mul()),
+    "aten.div": _div,
+    "aten.neg": _neg,
+    "aten.cat": _cat,
+    "aten.slice": _slice,
+    "aten.chunk": _chunk,
+    "aten.split": _split,
+    "aten.split_with_sizes": _split_with_sizes,
+    **dict.fromkeys(sorted(DROPOUTS), _dropout),
+    **dict.fromkeys(sorted(IDENTITIES), _same),
+}
+"""What stands for each operator of torch; one in place ("relu_") goes by the name without "_"."""

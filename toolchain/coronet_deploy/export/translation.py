@@ -1,0 +1,114 @@
+"""What is known of a traced network on the way through its operators: values, weights, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx
+
+from coronet_deploy.export import operators as ops
+from coronet_deploy.export.graph import Builder, FloatArray
+
+_RANK = 4
+
+
+class Refused(Exception):
+    """Why an operator cannot be translated."""
+
+
+class Translation:
+    """Nodes of a traced network as values of the graph in `builder`, as its learnt tensors."""
+
+    def __init__(self, input_shape: ops.Shape) -> None:
+        self.builder = Builder(input_shape)
+        self.values: dict[fx.Node, str | list[str]] = {}
+        self.weights: dict[fx.Node, Tensor] = {}
+        self._kernels: dict[tuple[Any, ...], str] = {}
+
+    def is_picture(self, argument: object) -> bool:
+        """Return whether an operand depends on the picture: a node, or the name of a value."""
+        return isinstance(argument, str) or argument in self.values
+
+    def value(self, argument: Any) -> str:  # noqa: ANN401 - whatever torch passes
+        """Return the name of a picture-like operand; a plain number becomes a constant."""
+        if isinstance(argument, str):
+            return argument
+        if isinstance(argument, fx.Node) and argument in self.values:
+            value = self.values[argument]
+            if isinstance(value, list):
+                raise Refused("takes several tensors where a picture is expected")
+            return value
+        if isinstance(argument, int | float):
+            return self.builder.constant([argument])
+        raise Refused("takes a learnt tensor where a picture is expected")
+
+    def operand(self, argument: Any) -> str:  # noqa: ANN401 - whatever torch passes
+        """Return the name of what goes into arithmetic: a value, a number, or a learnt tensor."""
+        if not isinstance(argument, fx.Node) or argument not in self.weights:
+            return self.value(argument)
+        tensor = self.array(argument)
+        if tensor.ndim > _RANK or (tensor.ndim == _RANK and tensor.shape[0] != 1):
+            raise Refused(f"takes a learnt tensor of shape {list(tensor.shape)}")
+        spread = tensor.reshape((1,) * (_RANK - tensor.ndim) + tensor.shape).transpose(0, 2, 3, 1)
+        plain = spread.shape[:3] == (1, 1, 1)
+        return self.builder.constant(spread.reshape(-1) if plain else spread, "constant")
+
+    def array(self, argument: fx.Node) -> FloatArray:
+        """Return a learnt tensor as an array of its own; training on does not reach the graph."""
+        if argument not in self.weights:
+            raise Refused("takes weights that another operator computes")
+        return self.weights[argument].detach().cpu().numpy().copy()
+
+    def constants(self, **tensors: FloatArray | None) -> list[str]:
+        """Return the names of the tensors that are there."""
+        return [self.builder.constant(t, name) for name, t in tensors.items() if t is not None]
+
+    def kernel(self, weight: fx.Node, axes: tuple[int, ...], bias: fx.Node | None) -> list[str]:
+        """Return the names of a convolution's weight, its axes permuted, and of its bias.
+
+        A layer that is used twice has its weight once.
+        """
+        array = self.array(weight)
+        tensor = self.weights[weight]
+        key = tensor.data_ptr(), tensor.shape, tensor.stride(), axes
+        if key not in self._kernels:
+            (self._kernels[key],) = self.constants(weight=array.transpose(axes))
+        shift = None if bias is None else self.array(bias)
+        return [self._kernels[key], *self.constants(bias=shift)]
+
+
+class Memory:
+    """Which nodes are one tensor, or parts of one, so that a write is seen wherever it shows."""
+
+    def __init__(self, reads: Callable[[fx.Node, fx.Node], bool]) -> None:
+        self._read_after = reads
+        self._owner: dict[fx.Node, fx.Node] = {}
+        self._view: dict[fx.Node, fx.Node] = {}
+
+    def same(self, node: fx.Node, as_: fx.Node) -> None:
+        """Note that `node` is the tensor that `as_` is."""
+        self._owner[node] = self._owner.get(as_, as_)
+        self._view[node] = self._view.get(as_, as_)
+
+    def part(self, node: fx.Node, of: fx.Node) -> None:
+        """Note that `node` is a part of the tensor `of`."""
+        self._owner[node] = self._owner.get(of, of)
+
+    def write(self, node: fx.Node, target: fx.Node, values: Mapping[fx.Node, Any]) -> list[fx.Node]:
+        """Return the nodes that are what the operator `node` makes of `target`, in place.
+
+        Raises:
+            Refused: what is read later is, or holds, another part of what was written to.
+
+        """
+        owner, view = self._owner.get(target, target), self._view.get(target, target)
+        shared = [other for other in values if self._owner.get(other, other) is owner]
+        same = [other for other in shared if self._view.get(other, other) is view]
+        for other in shared:
+            if other not in same and self._read_after(other, node):
+                raise Refused(
+                    "writes in place into memory that is read by another slice; let it make a "
+                    "tensor of its own"
+                )
+        return [*same, target]
