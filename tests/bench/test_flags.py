@@ -80,6 +80,8 @@ def test_flags_for_phones_are_refused_on_the_host(
     place: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str | None
 ) -> None:
     given = [flag] if value is None else [flag, value]
+    if flag == "--serial":  # by itself it names a phone
+        given += ["--device", "host"]
     before = listed(place)
     told = refused(capsys, 2, "bench", "tiny.onnx", *given)
     assert f"error: {flag} means nothing without a phone" in told
@@ -89,6 +91,33 @@ def test_flags_for_phones_are_refused_on_the_host(
         capsys, 2, "compare", "base.json", "candidate.json", *given
     )
     assert listed(place) == before
+
+
+@pytest.mark.parametrize("line", [("bench", "tiny.onnx"), ("compare", "tiny.onnx", "tiny.onnx")])
+@pytest.mark.usefixtures("place")
+def test_a_serial_alone_names_a_phone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("coronet_deploy.bench.choose.list_devices", lambda: ())
+    told = refused(capsys, 3, *line, "--serial", "R5CT30")
+    assert "--device any --serial R5CT30: no such phone is attached; none is attached" in told
+
+
+@pytest.mark.parametrize("given", [["--device", "any"], ["--serial", "R5"]])
+def test_a_dry_run_of_any_phone_needs_none(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[str],
+) -> None:
+    monkeypatch.setattr("coronet_deploy.bench.choose.list_devices", lambda: ())
+    for name in ("coronet-runner", "libonnxruntime.so"):
+        (place / name).write_bytes(b"")
+    line = ["bench", "tiny.onnx", *given, "--dry-run", "--phone-libraries", str(place)]
+    assert main(line) == 0
+    out, err = capsys.readouterr()
+    assert f"adb -s {'R5' if 'R5' in given else 'SERIAL'} push" in out
+    assert err.startswith("no phone yet: --device any")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from coronet_deploy.coronet.zoo import model_dir
 from coronet_deploy.results.files import read_run
 from support import COMMAND, Cli
 
@@ -23,6 +26,27 @@ def test_the_demo_writes_a_report_that_needs_nothing_else(cli: Cli, tmp_path: Pa
     run = read_run(tmp_path / said["run_file"])
     assert len(run.launches) == len(said["rows"]) == 16
     assert all(launch.samples_ms for launch in run.launches)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"), [("facades-unet256", False), ("horse2zebra-resnet9", True)]
+)
+def test_a_model_of_another_task_is_told_what_its_ranges_come_from(
+    tmp_path: Path, model: str, told: bool
+) -> None:
+    program = (
+        "import sys\n"
+        "from coronet_deploy.cli import demo, main\n"
+        "from coronet_deploy.errors import GateFailed\n"
+        "def fail(*_): raise GateFailed('so far')\n"
+        "demo._materialize = print\n"
+        "demo._export = fail\n"
+        "sys.exit(main(['demo', *sys.argv[1:]]))\n"
+    )
+    line = [sys.executable, "-c", program, str(model_dir(model) / f"{model}.safetensors"), "--json"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert ("INT8 ranges come from the bundled label maps" in done.stderr) == told
 
 
 def test_an_interrupted_demo_keeps_its_finished_launches(tmp_path: Path) -> None:

@@ -199,6 +199,8 @@ def load_profiles(folder: Path | None = None) -> tuple[Profile, ...]:
 def find_profile(name: str, profiles: Sequence[Profile] | None = None) -> Profile:
     """Return the profile called `name`: its id, name or an alias, however it is spaced.
 
+    What a phone says in `ro.soc.model` names it too, such as MT6983W/CZA.
+
     Raises:
         BadInput: there is none; the hint has the nearest names.
 
@@ -207,6 +209,10 @@ def find_profile(name: str, profiles: Sequence[Profile] | None = None) -> Profil
     spellings = {_plain(one): profile for profile in known for one in profile.names}
     if found := spellings.get(_plain(name)):
         return found
+    told = name.strip()
+    fitting = [one for one in known if re.search(one.identity.soc_model, told, re.IGNORECASE)]
+    if len(fitting) == 1:
+        return fitting[0]
     near = difflib.get_close_matches(_plain(name), spellings, n=3, cutoff=0.6)
     meant = dict.fromkeys(f"{spellings[one].id} ({spellings[one].name})" for one in near)
     hint = f"did you mean {', '.join(meant)}?" if meant else _all_ids(known)

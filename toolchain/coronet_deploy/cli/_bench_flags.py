@@ -66,6 +66,12 @@ def refuse(
         raise BadInput(f"{', '.join(told)} {verb} nothing {why}", hint=hint)
 
 
+def take_serial_alone(args: argparse.Namespace) -> None:
+    """Have `--serial` without `--device` mean that phone, whatever its chipset."""
+    if args.serial is not None and not is_given(args, "--device"):
+        args.device = "any"
+
+
 def refuse_phone_flags(args: argparse.Namespace) -> None:
     """Let arguments through that measure on a phone, or have none of the flags for phones.
 

@@ -81,7 +81,7 @@ def measure_phone(
 def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
     """Print what a bench would tell the phone; asks only which phones there are."""
     from coronet_deploy.bench.adb import Device
-    from coronet_deploy.bench.choose import candidates, choose
+    from coronet_deploy.bench.choose import ANY, candidates, choose
     from coronet_deploy.bench.phone_dry import say_bench
     from coronet_deploy.profiles import find_profile, load_profiles
 
@@ -90,7 +90,8 @@ def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
     try:
         found = choose(name, candidates(profiles=profiles), serial=args.serial, profiles=profiles)
     except EnvironmentProblem as error:
-        name = find_profile(name, profiles).id
+        if name != ANY:
+            name = find_profile(name, profiles).id
         print(f"no phone yet: {error}", file=sys.stderr)
     else:
         name, serial = name_of(found), found.attached.serial

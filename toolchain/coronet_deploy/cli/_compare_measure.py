@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coronet_deploy.cli._bench_flags import check_writable, refuse_phone_flags
+from coronet_deploy.cli._bench_flags import (
+    check_writable,
+    refuse_phone_flags,
+    take_serial_alone,
+)
 from coronet_deploy.cli._bench_phone import measure_phone
 from coronet_deploy.cli.bench import bench_progress, journal_in
 from coronet_deploy.errors import BadInput
@@ -26,6 +30,7 @@ def measure(args: argparse.Namespace, bounds: Bounds) -> tuple[Matching, list[Ru
     from coronet_deploy.report.regression import LAUNCHES_LEAST
     from coronet_deploy.report.verdict import needs_rerun
 
+    take_serial_alone(args)
     refuse_phone_flags(args)
     if args.rounds < LAUNCHES_LEAST or args.most < args.rounds:
         raise BadInput(

@@ -17,7 +17,11 @@ def add_phone_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that matter with a phone only."""
     group = parser.add_argument_group("on a phone (--device sm8550, or a serial, or any)")
     add = group.add_argument
-    add("--serial", metavar="SERIAL", help="which phone, where several have the chipset")
+    add(
+        "--serial",
+        metavar="SERIAL",
+        help="which phone, where several have the chipset; without --device that phone",
+    )
     add("--profiles", type=Path, metavar="DIR", help="device profiles of your own")
     add(
         "--backend",

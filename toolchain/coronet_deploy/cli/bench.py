@@ -18,6 +18,7 @@ from coronet_deploy.cli._bench_flags import (
     check_writable,
     note_given,
     refuse_phone_flags,
+    take_serial_alone,
 )
 from coronet_deploy.cli._bench_phone import dry_run, measure_phone
 from coronet_deploy.cli._phone_flags import add_phone_arguments
@@ -120,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     from coronet_deploy.bench.host import bench_host
     from coronet_deploy.report.summary import summarize
 
+    take_serial_alone(args)
     refuse_phone_flags(args)
     artifacts = args.artifacts or _default_artifacts()
     if args.baseline:

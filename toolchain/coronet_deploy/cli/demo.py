@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command: each step says what it made; the first that fails ends it."""
     started = time.monotonic()
     checkpoint = read_checkpoint(args.checkpoint)
+    from coronet_deploy.coronet.zoo import DEFAULT_MODEL
+    from coronet_deploy.export.subject import file_name
     from coronet_deploy.report.html import ModelFacts, render_report
     from coronet_deploy.report.summary import summarize
     from coronet_deploy.report.tables import json_row, markdown, print_tables
@@ -56,6 +58,11 @@ def run(args: argparse.Namespace) -> int:
     _say("2 materialize")
     _materialize(checkpoint, args.output)
     _say("3 export, and compare with torch on real pictures")
+    if file_name(checkpoint.id) != DEFAULT_MODEL:
+        _say(
+            "INT8 ranges come from the bundled label maps: `export` with --calibration DIR takes "
+            "pictures of your task, which draw better"
+        )
     artifacts, twins = _export(checkpoint, args.output)
     _say("4 verify: load each artifact again and draw with it")
     pictures = _draw(checkpoint, artifacts)
