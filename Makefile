@@ -1,6 +1,8 @@
 # `make demo` and `make test` set up what they need; the rest assumes they ran.
 PYTHON ?= python3
 VENV ?= .venv
+# More options of pip for torch alone, such as an index of builds without CUDA.
+TORCH_PIP_FLAGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -21,10 +23,11 @@ lint: $(STAMP) ## ruff and mypy
 bench: $(STAMP) ## measure this host; prints tables, for benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/bench_lowering.py
 
-# torch first and by its exact version: the CPU build, and no other package may widen it.
+# torch first and by its exact version, so that no other package widens it. Which build that is, for
+# a CPU alone or with CUDA, is what pip's index has for this machine: TORCH_PIP_FLAGS chooses.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH_PIP_FLAGS) torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	touch $@
 

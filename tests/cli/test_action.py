@@ -297,6 +297,7 @@ def test_a_second_use_in_one_folder_shows_nothing_of_the_first(
         ({"base": "nowhere.onnx", "candidate": "x.onnx"}, "Verdict: 2", "nowhere.onnx"),
         ({"base": "$(touch pwned)", "candidate": "`touch pwned`"}, "Verdict: 2", "$(touch pwned)"),
         ({"base": "a", "history": "b", "candidate": "c"}, "Compare: 2", "both given"),
+        ({"candidate": "c"}, "Compare: 2", "neither base nor history is given"),
         (
             {"base": "a", "candidate": "c", "inconclusive": "maybe"},
             "Compare: 2",
