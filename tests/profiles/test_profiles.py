@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,7 @@ OLD_SM8550 = {"ro.board.platform": "kalama", "ro.hardware": "qcom"}
 def own(folder: Path, name: str, *changes: tuple[str, str]) -> None:
     """Write a copy of the shipped sm8550 under another id and name, without aliases."""
     text = (data_dir("device_profiles") / "sm8550.toml").read_text()
-    aliases = 'aliases = ["8 Gen 2", "SM8550-AB", "SM8550-AC", "kalama"]\n'
+    (aliases,) = re.findall(r"^aliases = .*\n", text, re.MULTILINE)
     named = (('id = "sm8550"', f'id = "{name}"'), ('"Snapdragon 8 Gen 2"', f'"My {name}"'))
     for old, new in (*named, (aliases, ""), *changes):
         assert old in text
