@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from coronet_deploy.bench.clusters import core_names
 from coronet_deploy.bench.host import bench_host
 from coronet_deploy.bench.system import (
     CpuTicks,
+    Quota,
     busy_notes,
+    cpu_quota,
     host_facts,
     host_state,
+    load_notes,
+    quota_notes,
     steal_percent,
     tool_versions,
 )
@@ -121,6 +126,40 @@ def test_a_system_that_pins_nothing_and_tells_no_load_is_described_too(
     monkeypatch.setattr("os.getloadavg", refuse)
     assert host_facts()["cores_allowed"] == host_facts()["cores"]
     assert host_state()["load_1min"] is None
+
+
+def test_what_a_container_is_allowed_and_who_came_meanwhile_is_told(tmp_path: Path) -> None:
+    own, root = tmp_path / "own", tmp_path / "cgroup"
+    inner = root / "pod" / "job"
+    inner.mkdir(parents=True)
+    own.write_text("1:cpu:/old\n0::/pod/job\n")
+    assert cpu_quota(root, own) is None
+    (inner / "cpu.max").write_text("max 100000\n")
+    assert cpu_quota(root, own) is None
+    (root / "pod" / "cpu.max").write_text("150000 100000\n")
+    (root / "pod" / "cpu.stat").write_text("usage_usec 1\nnr_periods 9\nnr_throttled 7\n")
+    assert cpu_quota(root, own) == Quota(1.5, 7)
+    own.write_text("0::/\n")  # as in a container, which sees its own group as the root
+    (root / "cpu.max").write_text("400000 100000\n")
+    assert cpu_quota(root, own) == Quota(4.0, 0)
+    assert quota_notes(Quota(2, 5), Quota(2, 5), 2) == []
+    assert quota_notes(None, None, 8) == []
+    tight, stopped = quota_notes(Quota(1.5, 5), Quota(1.5, 8), 2)
+    assert "2 threads" in tight
+    assert "1.5 cores" in tight
+    assert "3 times" in stopped
+    assert load_notes(0.5, 2.9, 2) == load_notes(None, 9.0, 1) == []
+    (risen,) = load_notes(0.5, 4.5, 2)
+    assert "0.50 to 4.50" in risen
+
+
+def test_a_host_of_arm_cores_is_named_by_them() -> None:
+    core = "processor\t: {}\nCPU implementer\t: {}\nCPU part\t: {}\nCPU revision\t: 1\n"
+    n1 = "\n".join(core.format(n, "0x41", "0xd0c") for n in range(4))
+    assert core_names(n1) == "Neoverse-N1"
+    mixed = [core.format(0, "0x41", "0xd05"), core.format(1, "0x61", "0x22")]
+    assert core_names("\n".join(mixed)) == "Cortex-A55 + Arm core 0x61/0x022"
+    assert core_names("processor\t: 0\nvendor_id\t: GenuineIntel\n") is None
 
 
 def test_a_target_reads_in_words(tiny: Path) -> None:

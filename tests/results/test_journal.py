@@ -10,7 +10,13 @@ import pytest
 
 from coronet_deploy.errors import BadInput
 from coronet_deploy.results.files import read_run
-from coronet_deploy.results.journal import Journal, journaled, left_behind, read_journal
+from coronet_deploy.results.journal import (
+    Journal,
+    journaled,
+    left_behind,
+    read_journal,
+    running,
+)
 from coronet_deploy.vocabulary import Run
 
 MakeRun = Callable[..., Run]
@@ -52,6 +58,21 @@ def test_every_launch_comes_back_from_a_journal_cut_anywhere(
             assert back.id == run.id
     journal.close()
     assert left_behind(tmp_path) == [path]
+
+
+def test_a_bench_beside_another_is_told(make_run: MakeRun, tmp_path: Path) -> None:
+    def notes(run: Run, journal: Journal) -> list[str]:
+        return list(read_run(journal.end(run, tmp_path)).conditions.get("notes", []))
+
+    long, short, alone = make_run(1), make_run(2), make_run(3)
+    first = written(long, tmp_path)
+    assert running(tmp_path) == [first.path]
+    second = written(short, tmp_path)
+    assert running(tmp_path, first.path) == [second.path]
+    (note,) = notes(short, second)
+    assert note.startswith("Another bench")
+    assert notes(long, first) == notes(alone, written(alone, tmp_path)) == []
+    assert running(tmp_path) == []
 
 
 def test_room_is_reserved_where_the_system_has_no_call_for_it(

@@ -28,14 +28,18 @@ _CORES = {
     (0x41, 0xD05): "Cortex-A55",
     (0x41, 0xD0A): "Cortex-A75",
     (0x41, 0xD0B): "Cortex-A76",
+    (0x41, 0xD0C): "Neoverse-N1",
     (0x41, 0xD0D): "Cortex-A77",
+    (0x41, 0xD40): "Neoverse-V1",
     (0x41, 0xD41): "Cortex-A78",
     (0x41, 0xD44): "Cortex-X1",
     (0x41, 0xD46): "Cortex-A510",
     (0x41, 0xD47): "Cortex-A710",
     (0x41, 0xD48): "Cortex-X2",
+    (0x41, 0xD49): "Neoverse-N2",
     (0x41, 0xD4D): "Cortex-A715",
     (0x41, 0xD4E): "Cortex-X3",
+    (0x41, 0xD4F): "Neoverse-V2",
     (0x41, 0xD80): "Cortex-A520",
     (0x41, 0xD81): "Cortex-A720",
     (0x41, 0xD82): "Cortex-X4",
@@ -113,6 +117,16 @@ def clusters_from(files: Mapping[str, str], cpuinfo: str = "") -> tuple[Cluster,
 def core_name(part: tuple[int, int] | None) -> str | None:
     """Return the name of a core by its (implementer, part) numbers, or None if it is unknown."""
     return None if part is None else _CORES.get(part)
+
+
+def core_names(cpuinfo: str) -> str | None:
+    """Return the kinds of cores that an Arm /proc/cpuinfo lists, by name or else by their numbers.
+
+    "Cortex-A55 + Cortex-A76"; None where it lists none.
+    """
+    kinds = dict.fromkeys(_parts({}, cpuinfo).values())
+    told = [core_name(kind) or "Arm core {:#04x}/{:#05x}".format(*kind) for kind in kinds]
+    return " + ".join(told) or None
 
 
 def differences(clusters: Sequence[Cluster], profile: Profile) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def bench_host(
         return launch(labels, (*own, *arguments), deadline_s=deadline_s, worker=worker)
 
     finished: list[Launch] = []
-    before, ticks = system.host_state(), system.cpu_ticks()
+    before, ticks, quota = system.host_state(), system.cpu_ticks(), system.cpu_quota()
     if keeper:
         now_known = {**run.conditions, "before": before}
         keeper.begin(replace(run, conditions=now_known), rounds * len(plan.subjects))
@@ -132,11 +132,16 @@ def bench_host(
         interrupted = True
     stolen = system.steal_percent(ticks, system.cpu_ticks())
     cores = system.cores_allowed()
-    notes = system.busy_notes(before["load_1min"], max(threads), cores, stolen)
+    after, most = system.host_state(), max(threads)
+    notes = [
+        *system.busy_notes(before["load_1min"], most, cores, stolen),
+        *system.load_notes(before["load_1min"], after["load_1min"], most),
+        *system.quota_notes(quota, system.cpu_quota(), most),
+    ]
     conditions = {
         **run.conditions,
         "before": before,
-        "after": system.host_state(),
+        "after": after,
         "steal_percent": stolen,
         "interrupted": interrupted,
         "notes": notes,

@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 _CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+_CGROUP = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 _KB_PER_MB = 1024
 # Work of others worth more than this share of a core is worth a word in the report.
 _BUSY_LOAD = 0.5
 _STEAL_PERCENT = 1.0
+
+
+@dataclass(frozen=True)
+class Quota:
+    """A bound on processor time, in cores, and how often it has stopped whom it binds."""
+
+    cores: float
+    throttled: int
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ def host_facts() -> dict[str, object]:
     memory = _keyed("/proc/meminfo")
     return {
         "device": "host",
-        "cpu": cpu.get("model name") or cpu.get("Model") or platform.processor() or None,
+        "cpu": cpu.get("model name") or cpu.get("Model") or _arm_cores() or _processor(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "cores_allowed": cores_allowed(),
@@ -46,6 +57,17 @@ def host_facts() -> dict[str, object]:
         "system": _os_name(),
         "python": platform.python_version(),
     }
+
+
+def _arm_cores() -> str | None:
+    """Return the cores of an Arm host, whose cpuinfo has numbers instead of a model's name."""
+    from coronet_deploy.bench.clusters import core_names
+
+    return core_names(_text(Path("/proc/cpuinfo")) or "")
+
+
+def _processor() -> str | None:
+    return platform.processor() or None
 
 
 def cores_allowed() -> int:
@@ -84,6 +106,46 @@ def steal_percent(before: CpuTicks | None, after: CpuTicks | None) -> float | No
     if before is None or after is None or after.total <= before.total:
         return None
     return round(100 * (after.steal - before.steal) / (after.total - before.total), 2)
+
+
+def cpu_quota(root: Path = _CGROUP, own: Path = _OWN_CGROUP) -> Quota | None:
+    """Return the tightest bound on processor time that this process is under, or None for none.
+
+    By version 2 of control groups, whose `cpu.max` is "microseconds period" or "max period"; a
+    group is under the bounds of those above it too. In a container `root` is its own group.
+    """
+    path = next((line[3:] for line in (_text(own) or "").splitlines() if line[:3] == "0::"), "/")
+    place = Path(path.lstrip("/"))
+    found = []
+    for folder in (root / one for one in (place, *place.parents)):
+        quota, _, period = (_text(folder / "cpu.max") or "").partition(" ")
+        if quota.isdigit() and period.isdigit() and int(period):
+            throttled = re.search(r"nr_throttled (\d+)", _text(folder / "cpu.stat") or "")
+            found.append(Quota(int(quota) / int(period), int(throttled[1]) if throttled else 0))
+    return min(found, key=lambda one: one.cores, default=None)
+
+
+def quota_notes(before: Quota | None, after: Quota | None, threads: int) -> list[str]:
+    """Return a sentence for each way in which a bound on processor time touched this run."""
+    if before is None or after is None:
+        return []
+    notes = []
+    if threads > after.cores:
+        notes.append(f"{threads} threads were asked of the {after.cores:g} cores' time allowed.")
+    if (more := after.throttled - before.throttled) > 0:
+        notes.append(
+            f"The bound of {after.cores:g} cores' time stopped this machine's work {more} times: "
+            "what was timed then is the wait, too."
+        )
+    return notes
+
+
+def load_notes(before: float | None, after: float | None, threads: int) -> list[str]:
+    """Return a sentence if the load grew by more than this bench's own `threads`."""
+    if before is None or after is None or after - before <= threads + _BUSY_LOAD:
+        return []
+    rise = f"from {before:.2f} to {after:.2f}, more than {threads} threads explain"
+    return [f"The load average rose {rise}: other work began meanwhile."]
 
 
 def busy_notes(

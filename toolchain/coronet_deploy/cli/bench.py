@@ -159,8 +159,10 @@ def journal_in(folder: Path) -> Iterator[Journal]:
     When Ctrl-C ends the bench, the launches that had finished become a run file in `folder`.
     """
     from coronet_deploy.bench.host import BenchInterrupted
-    from coronet_deploy.results.journal import journaled, left_behind
+    from coronet_deploy.results.journal import journaled, left_behind, running
 
+    for path in running(folder):
+        print(f"another bench is going on, by {path}: both disturb each other", file=sys.stderr)
     for path in left_behind(folder):
         print(
             f"{path} holds launches of a bench that was cut off: "

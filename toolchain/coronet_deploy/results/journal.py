@@ -29,6 +29,8 @@ from coronet_deploy.vocabulary import Launch, Run
 
 SUFFIX = ".partial"
 
+_BESIDE = "Another bench kept its launches in the same folder meanwhile: they shared the cores."
+
 # A float has at most 24 characters; a launch's warm-up may be longer than what is timed.
 _FLOAT_BYTES = 26
 _WARMUPS = 200
@@ -45,6 +47,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.path: Path | None = None
+        self._beside = False
         self.kept = 0
         self.planned = 0
         self._folder = folder
@@ -66,6 +69,7 @@ class Journal:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             self.path = path
+            self._beside = bool(running(self._folder, path))
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _reserve(self._handle, 2 * len(head) + planned * _launch_bytes(run))
         except OSError as error:
@@ -86,10 +90,15 @@ class Journal:
     def end(self, run: Run, folder: Path) -> Path:
         """Write `run`, with all its launches, as a run file into `folder`; remove the journal.
 
+        A bench that began or ended beside another one gets a note that says so.
+
         Raises:
             EnvironmentProblem: the run file cannot be written; names the journal, which stays.
 
         """
+        self._beside |= bool(running(self._folder, self.path))
+        if self._beside:
+            run = replace(run, conditions=_with_note(run.conditions, _BESIDE))
         self._append(_head(run))
         try:
             path = write_run(run, folder)
@@ -162,6 +171,19 @@ def left_behind(folder: Path) -> list[Path]:
     return found
 
 
+def running(folder: Path, own: Path | None = None) -> list[Path]:
+    """Return the journals in `folder`, but one's own, of benches that go on just now."""
+    found = []
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if path != own:
+                    found.append(path)
+    return found
+
+
 def read_journal(path: Path) -> Run:
     """Return the run that a journal holds, as far as it was written.
 
@@ -193,10 +215,14 @@ def read_journal(path: Path) -> Run:
 
 
 def _cut_off(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    note = "Recovered from a journal: what the machine was like at the end is not known."
+    return {**_with_note(conditions, note), "interrupted": True}
+
+
+def _with_note(conditions: Mapping[str, Any], note: str) -> dict[str, Any]:
     told = conditions.get("notes")
     notes = list(told) if isinstance(told, list | tuple) else []
-    note = "Recovered from a journal: what the machine was like at the end is not known."
-    return {**conditions, "interrupted": True, "notes": [*notes, note]}
+    return {**conditions, "notes": [*notes, note]}
 
 
 def _tools(run: Run) -> dict[str, str]:
