@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>
@@ -11,12 +12,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "process.h"
 #include "runner.h"
+#include "whole.h"
 
 static volatile sig_atomic_t interrupted;
 
@@ -179,7 +182,10 @@ static Arguments parse(int count, char **words) {
       a.keys[a.options] = value;
       a.values[a.options++] = equals + 1;
     } else if (!strcmp(flag, "--threads")) {
-      a.threads = (int)whole(flag, value, 1);
+      long threads = whole(flag, value, 1);
+      if (threads > MOST_THREADS)
+        fail(STATUS_USAGE, "usage", "%s %s: at most %d", flag, value, MOST_THREADS);
+      a.threads = (int)threads;
     } else if (!strcmp(flag, "--warmup-runs")) {
       a.warmup.most = whole(flag, value, 0);
     } else if (!strcmp(flag, "--runs")) {
@@ -237,15 +243,26 @@ static void write_whole(const char *path, const void *data, size_t bytes) {
   }
 }
 
+/* Refuse what no runtime can read before one tries: some crash over it. Looked at where it lies: a
+   copy would be measured as the process's memory. */
 static void check_model(const char *path, const char *runtime) {
-  unsigned char head[8] = {0};
-  FILE *file = fopen(path, "rb");
-  if (file == NULL) fail(STATUS_USAGE, "model", "cannot read %s: %s", path, strerror(errno));
-  size_t held = fread(head, 1, sizeof head, file);
-  fclose(file);
-  int tflite = held == sizeof head && !memcmp(head + 4, "TFL3", 4);
+  struct stat status;
+  int file = open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0 || fstat(file, &status))
+    fail(STATUS_USAGE, "model", "cannot read %s: %s", path, strerror(errno));
+  if (!S_ISREG(status.st_mode)) fail(STATUS_USAGE, "model", "cannot read %s: not a file", path);
+  if (status.st_size == 0) fail(STATUS_USAGE, "model", "%s is empty", path);
+  size_t size = (size_t)status.st_size;
+  void *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0);
+  if (bytes == MAP_FAILED)
+    fail(STATUS_USAGE, "model", "cannot read %s: %s", path, strerror(errno));
+  close(file);
+  int tflite = is_tflite(bytes, size);
   if ((strcmp(runtime, "tflite") == 0) != tflite)
     fail(STATUS_USAGE, "model", "%s is %sa TFLite file", path, tflite ? "" : "not ");
+  if (tflite && !is_whole_tflite(bytes, size))
+    fail(STATUS_USAGE, "model", "reading the model: %s is not whole", path);
+  munmap(bytes, size);
 }
 
 /* Lines ------------------------------------------------------------------------------------ */

@@ -11,6 +11,7 @@
 enum { STATUS_USAGE = 2, STATUS_LIBRARY = 3, STATUS_DELEGATE = 4, STATUS_RUNTIME = 5 };
 
 #define MOST_OPTIONS 32
+#define MOST_THREADS 1024
 #define MOST_DIMENSIONS 8
 
 /* How long to repeat: until `most` are done, or `seconds` (0: no bound) are over and `least` are

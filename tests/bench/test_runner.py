@@ -176,7 +176,10 @@ def test_a_signal_ends_it_after_the_inference_in_hand(
         ("no nnapi", 4, "without NNAPI"),
         ("delegate for litert", 4, "takes no external delegate"),
         ("unknown back end", 2, "--backend cuda: cpu, gpu, nnapi or external"),
+        ("empty model", 2, "empty.onnx is empty"),
+        ("folder for a model", 2, "not a file"),
         ("bad number", 2, "--threads 0: not a whole number"),
+        ("number past an int", 2, "--threads 4294967297: at most 1024"),
         ("no least", 2, "--runs-least 0: not a whole number of at least 1"),
         ("bad mask", 2, "--cpu-mask xyz: not hexadecimal"),
         ("unknown flag", 2, "unknown argument --fast"),
@@ -191,6 +194,8 @@ def test_what_goes_wrong_is_one_line_and_a_status(
     (tmp_path / "short").write_bytes(bytes(size - 1))
     (tmp_path / "long").write_bytes(bytes(size + 1))
     (tmp_path / "torn.tflite").write_bytes(tflite.read_bytes()[:-400])
+    (tmp_path / "empty.onnx").touch()
+    (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "torn.onnx").write_bytes(onnx.read_bytes()[:-40])
     words: list[str] = {
         "no model": host_command(runner, tmp_path / "none.onnx"),
@@ -210,6 +215,9 @@ def test_what_goes_wrong_is_one_line_and_a_status(
         "no nnapi": host_command(runner, onnx, "--backend", "nnapi"),
         "delegate for litert": host_command(runner, tflite, "--backend", "external"),
         "unknown back end": host_command(runner, tflite, "--backend", "cuda"),
+        "empty model": host_command(runner, tmp_path / "empty.onnx"),
+        "folder for a model": host_command(runner, tmp_path / "folder.onnx"),
+        "number past an int": host_command(runner, onnx, "--threads", 4294967297),
         "bad number": host_command(runner, onnx, "--threads", 0),
         "no least": host_command(runner, onnx, "--runs-least", 0),
         "bad mask": host_command(runner, onnx, "--cpu-mask", "xyz"),
@@ -225,6 +233,20 @@ def test_what_goes_wrong_is_one_line_and_a_status(
     with pytest.raises(RunnerError, match=r".+"):
         parse_lines(result.stdout.splitlines())
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+
+
+def test_a_tflite_file_cut_anywhere_is_refused_before_the_runtime_crashes(
+    runner: Path, tiny: Path, tmp_path: Path
+) -> None:
+    whole = (tiny / "tiny.tflite").read_bytes()
+    torn = tmp_path / "torn.tflite"
+    for size in [*range(8, len(whole), max(1, len(whole) // 40)), len(whole) - 1]:
+        torn.write_bytes(whole[:size])
+        line = host_command(runner, torn, "--runs", 1, "--warmup-runs", 0)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode in {0, 2}, f"{size} of {len(whole)} bytes: {done.stderr}"
+        last = json.loads(done.stdout.splitlines()[-1])
+        assert last["kind"] == ("error" if done.returncode else "end")
 
 
 HEADER = '{"kind":"header","version":"1","runtime_version":"9","load_ns":5000000}'

@@ -170,6 +170,7 @@ def test_native_files_in_their_folder_are_found(scripted: Path) -> None:
     for name in ("LiteRT for phones", "ONNX Runtime for phones"):
         assert checks[name].verdict is Verdict.MISSING
         assert "lib" in (checks[name].fix or "")
+    assert "2.3 or later" in (checks["LiteRT for phones"].fix or "")
     folder = scripted / "phone"
     folder.mkdir()
     for name in ("coronet-runner", "libonnxruntime.so"):

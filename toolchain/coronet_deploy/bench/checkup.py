@@ -53,6 +53,8 @@ _ADB_INTERFACE = ("ff", "42", "01")
 _NOT_BY_USB = re.compile(r":|^emulator-|\._adb(?:-tls-connect|-tls-pairing)?\._tcp")
 _TOOLS = ("timeout", "sha256sum", "taskset", "pkill", "env")
 _BUILD = "`coronet-deploy runner build --preset android`"
+# What the runner's calls need; LiteRT's took other arguments before.
+_OLDEST = {"LiteRT": " (libLiteRt.so of 2.3 or later)", "ONNX Runtime": " (1.17 or later)"}
 _ARTIFACTS = {Runtime.TFLITE: "TFLite artifacts", Runtime.ONNX: "ONNX artifacts"}
 _LIBRARIES = {
     "LiteRT": ("libLiteRt.so", "libtensorflowlite_c.so"),
@@ -293,7 +295,7 @@ def _libraries(folder: Path, abis: Collection[str]) -> Iterator[Check]:
     }
     for what, path in found.items():
         name = f"{what} for phones"
-        fix = f"put {' or '.join(_LIBRARIES[what])} from its Android package there"
+        fix = f"put {' or '.join(_LIBRARIES[what])} from its Android package there{_OLDEST[what]}"
         if path is not None:
             yield _native(name, path, abis, fix)
             continue
