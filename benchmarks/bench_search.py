@@ -6,8 +6,8 @@ A generator of full width learns the bundled pictures by their L1 distance, in t
 with the recipes' settings, sliced up to fifty times on the way; discriminators are left out: they
 are the same beside every generator. Dense steps are taken on the way, one in ten, so that both meet
 the same machine. "before the cut" is the ratio that the proximal steps alone reached; "steps to
-target" is how many it took to within a point of the target; the time is the whole search's over as
-many dense steps.
+target" is how many it took to within a point of the target; the time is the whole search's, slicing
+and cutting included, over as many dense steps: means on both sides.
 """
 
 from __future__ import annotations
@@ -40,13 +40,25 @@ _SLICES = 50
 
 @dataclass(frozen=True)
 class Searched:
-    """What one search gave; seconds a step of each kind, in the order they were taken."""
+    """What one search gave.
+
+    `search_s` are the seconds of each step with the slicing that followed it, `cut_s` those of the
+    cut, `dense_s` those of the dense steps that were taken on the way.
+    """
 
     before: float
     achieved: float
     reached: int | None
     search_s: list[float]
+    cut_s: float
     dense_s: list[float]
+
+    @property
+    def share(self) -> float:
+        """The whole search's time over as many dense steps."""
+        return (statistics.fmean(self.search_s) + self.cut_s / len(self.search_s)) / (
+            statistics.fmean(self.dense_s)
+        )
 
 
 def pupil(architecture: Architecture, target: float, steps: int) -> Pupil:
@@ -57,6 +69,7 @@ def pupil(architecture: Architecture, target: float, steps: int) -> Pupil:
             "title": "bench",
             "architecture": architecture,
             "norm": ARCHITECTURES[architecture],
+            "dropout": 0.0 if architecture.is_resnet else 0.5,
         },
         "search": {
             "steps": steps,
@@ -72,7 +85,7 @@ def pupil(architecture: Architecture, target: float, steps: int) -> Pupil:
 
 
 def stepper(one: Pupil, pictures: Tensor) -> Callable[[int], None]:
-    """Return what takes training step number so much of `one`."""
+    """Return what takes training step number so much of `one`, and slices when it is time."""
 
     def take(step: int) -> None:
         picture = pictures[step % len(pictures)][None]
@@ -81,6 +94,8 @@ def stepper(one: Pupil, pictures: Tensor) -> Callable[[int], None]:
         torch.autograd.backward(loss)
         one.optimizer.step()
         one.prune(step)
+        if (step + 1) % one.recipe.search.slice_every == 0:
+            one.slice()
 
     return take
 
@@ -96,20 +111,18 @@ def search(architecture: Architecture, target: float, steps: int) -> Searched:
         if step % _DENSE_EVERY == 0:
             dense_s.append(_timed(take_dense, step))
         search_s.append(_timed(take, step))
-        if (step + 1) % one.recipe.search.slice_every == 0:
-            one.slice()
         if reached is None and one.ratio <= target + _WITHIN:
             reached = step + 1
         if sys.stderr.isatty():
             print(f"\r{architecture} {target:g}: {step + 1}/{steps}", end="", file=sys.stderr)
     before = one.ratio
-    one.cut()
-    return Searched(before, one.ratio, reached, search_s, dense_s)
+    cut_s = _timed(one.cut)
+    return Searched(before, one.ratio, reached, search_s, cut_s, dense_s)
 
 
-def _timed(take: Callable[[int], None], step: int) -> float:
+def _timed(do: Callable[..., object], *arguments: int) -> float:
     started = time.perf_counter()
-    take(step)
+    do(*arguments)
     return time.perf_counter() - started
 
 
@@ -132,14 +145,13 @@ def main() -> None:
     for architecture in [args.architecture] if args.architecture else ARCHITECTURES:
         for target in args.targets:
             done = search(architecture, target, args.steps)
-            share = sum(done.search_s) / len(done.search_s) / statistics.median(done.dense_s)
             cells = (
                 architecture.value,
                 f"{target:g}",
                 f"{done.before:.4f}",
                 f"{done.achieved:.4f}",
                 done.reached or "not reached",
-                f"{share:.2f}",
+                f"{done.share:.2f}",
             )
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
