@@ -7,6 +7,7 @@ from typing import Literal
 
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
+from coronet_deploy.export.passes.borders import SplitBorders
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
@@ -42,7 +43,7 @@ SUBPIXEL_CHANNELS_ONNX = 300
 
 
 def passes_for(
-    runtime: Runtime, prefer: Preference = "speed", *, integer: bool = False
+    runtime: Runtime, prefer: Preference = "speed", *, integer: bool = False, half: bool = False
 ) -> tuple[Pass, ...]:
     """Return the passes that `lower` runs, in order."""
     folding: tuple[Pass, ...] = (FoldBatchNorm(), DropDeadBiases())
@@ -52,20 +53,21 @@ def passes_for(
         if integer and INTEGER_SUBPIXEL_ONNX:
             plain = SubpixelConvolution(winograd=False, depth_to_space=True)
             return (*folding, HoistRelu(), FuseRelu(), plain, TrimTaps())
-        multiplication = (Winograd(ONNX_RUNTIME, depth_to_space=True),)
+        multiplication = (Winograd(ONNX_RUNTIME, depth_to_space=True, half=half),)
         plain = SubpixelConvolution(
             winograd=False, depth_to_space=True, least_channels=SUBPIXEL_CHANNELS_ONNX
         )
         return (*folding, plain, TrimTaps(), *(multiplication if prefer == "speed" else ()))
-    multiplication = (Winograd(),) if prefer == "speed" else ()
+    multiplication = (Winograd(half=half),) if prefer == "speed" else ()
     return (
         *folding,
         HoistRelu(),
-        DecomposeInstanceNorm(),
+        DecomposeInstanceNorm(join_pixels=not integer),
         FuseRelu(),
         SubpixelConvolution(winograd=prefer == "speed"),
         TrimTaps(),
         *multiplication,
+        *(() if integer else (SplitBorders(),)),
         UnrollReflectPad(),
         PairPixels(),
         SplitZeroPadding(),
@@ -85,15 +87,20 @@ def run_passes(graph: Graph, passes: tuple[Pass, ...]) -> tuple[Graph, tuple[Pas
 
 
 def lower(
-    graph: Graph, runtime: Runtime, *, prefer: Preference = "speed", integer: bool = False
+    graph: Graph,
+    runtime: Runtime,
+    *,
+    prefer: Preference = "speed",
+    integer: bool = False,
+    half: bool = False,
 ) -> tuple[Graph, tuple[PassReport, ...]]:
     """Return `graph` as `runtime` runs it fastest, and what each pass did.
 
     `prefer="size"` leaves out rewrites that buy speed with a larger file. `integer` is for graphs
     whose convolutions are to compute in integers; rewrites that eight bits do not survive are left
-    out of those whatever `prefer` says.
+    out of those whatever `prefer` says. With `half`, products may be summed in float16.
     """
     # Winograd's transformed values do not fit eight bits, and integer convolutions are fast
     # without.
     chosen: Preference = "size" if integer else prefer
-    return run_passes(graph, passes_for(runtime, chosen, integer=integer))
+    return run_passes(graph, passes_for(runtime, chosen, integer=integer, half=half))

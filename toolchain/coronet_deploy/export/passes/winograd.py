@@ -34,7 +34,13 @@ from coronet_deploy.export.operators import (
     Slice,
     Sub,
 )
-from coronet_deploy.export.passes.minimal_filter import F32, F43, Matrix, MinimalFilter
+from coronet_deploy.export.passes.minimal_filter import (
+    F32,
+    F43,
+    F43_HALF,
+    Matrix,
+    MinimalFilter,
+)
 from coronet_deploy.export.passes.rewriting import Rewrite
 from coronet_deploy.export.passes.windows import Windows
 
@@ -82,21 +88,28 @@ class Tiling:
 
 
 def choose_tiling(
-    taps: int, inputs: int, outputs: int, height: int, width: int, widths: Widths = XNNPACK
+    taps: int,
+    inputs: int,
+    outputs: int,
+    height: int,
+    width: int,
+    widths: Widths = XNNPACK,
+    f43: MinimalFilter = F43,
 ) -> Tiling | None:
     """Return how a convolution of taps x taps to (height, width, outputs) pays best, if it does.
 
-    Pixels that only fill the last tiles are counted against the saving.
+    Pixels that only fill the last tiles are counted against the saving. Three taps are filtered by
+    `f43`.
     """
     channels, pixels = math.sqrt(inputs * outputs), height * width
-    if taps == F43.taps:
-        rows, columns = (_whole(n, F43.outputs) for n in (height, width))
+    if taps == f43.taps:
+        rows, columns = (_whole(n, f43.outputs) for n in (height, width))
         square, line = rows * columns / 4, height * columns / 2
         wide = channels >= widths.square_3 and rows * columns >= _FEWEST_TILES * 16
         if wide and square <= min(line, pixels / 2):
-            return Tiling(F43, square=True, rows=rows, columns=columns)
+            return Tiling(f43, square=True, rows=rows, columns=columns)
         if channels >= widths.line_3 and line <= pixels * 0.75:
-            return Tiling(F43, square=False, rows=height, columns=columns)
+            return Tiling(f43, square=False, rows=height, columns=columns)
     if taps == F32.taps and channels >= widths.square_2:
         rows, columns = (_whole(n, F32.outputs) for n in (height, width))
         if rows * columns >= _FEWEST_TILES * 9 and rows * columns * 4 / 9 <= pixels * 0.6:
@@ -113,9 +126,12 @@ class Winograd(Rewrite):
 
     name: ClassVar[str] = "winograd"
 
-    def __init__(self, widths: Widths = XNNPACK, *, depth_to_space: bool = False) -> None:
+    def __init__(
+        self, widths: Widths = XNNPACK, *, depth_to_space: bool = False, half: bool = False
+    ) -> None:
         self._widths = widths
         self._depth_to_space = depth_to_space  # whether the runtime is quick at interleaving
+        self._f43 = F43_HALF if half else F43  # whether weights or sums may be float16
 
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return the same convolution by fewer products."""
@@ -132,7 +148,7 @@ class Winograd(Rewrite):
         _, height, width, _ = op.infer(edit.shapes[x], kernel.shape)
         if taps != across:
             return None
-        tiling = choose_tiling(taps, inputs, outputs, height, width, self._widths)
+        tiling = choose_tiling(taps, inputs, outputs, height, width, self._widths, self._f43)
         if tiling is None:
             return None
         x, padding, mirrored = _without_mirrors(edit, x, op.padding, tiling)
