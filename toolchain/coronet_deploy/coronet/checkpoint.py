@@ -36,7 +36,9 @@ FORMAT_VERSION = 1
 MATERIALIZE_BOUND = 1e-4
 _LATENTS = "latents.vectors."
 _SHOWN = 4  # names that an error lists
-_LONGEST_ID = 200
+LONGEST_ID = 200
+LARGEST_EMBEDDING = 1024
+LARGEST_THRESHOLD = 1e6
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -64,14 +66,14 @@ class Header(BaseModel):
     """What a checkpoint's metadata say.
 
     `plan` gives the channels whose tensors the file holds, `total` those of the unpruned
-    generator; `target` is the MACs ratio that was asked for.
+    generator; `target` is the ratio, of MACs or of parameters, that was asked for.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     format_version: int
     stage: Stage
-    id: Annotated[str, Field(min_length=1, max_length=_LONGEST_ID), AfterValidator(_one_name)]
+    id: Annotated[str, Field(min_length=1, max_length=LONGEST_ID), AfterValidator(_one_name)]
     title: Annotated[str, AfterValidator(_printable)]
     task: str
     direction: str | None = None
@@ -79,8 +81,8 @@ class Header(BaseModel):
     total: dict[str, Annotated[int, Field(ge=1, le=MOST_CHANNELS)]]
     target: float | None = None
     form: Form = Form.PUBLISHED
-    embedding: Annotated[int, Field(ge=1, le=1024)] = EMBEDDING
-    threshold: Annotated[float, Field(gt=0, le=1e6)] = THRESHOLD
+    embedding: Annotated[int, Field(ge=1, le=LARGEST_EMBEDDING)] = EMBEDDING
+    threshold: Annotated[float, Field(gt=0, le=LARGEST_THRESHOLD)] = THRESHOLD
     min_channels: Annotated[int, Field(ge=1)] = MIN_CHANNELS
 
 
@@ -351,7 +353,7 @@ def _foreign_checkpoint(path: Path) -> Checkpoint:
     header = Header(
         format_version=FORMAT_VERSION,
         stage=Stage.DENSE,
-        id="".join(filter(str.isprintable, name))[:_LONGEST_ID] or "generator",
+        id="".join(filter(str.isprintable, name))[:LONGEST_ID] or "generator",
         title=_printable(path.stem),
         task="unknown",
         plan=plan.as_json(),

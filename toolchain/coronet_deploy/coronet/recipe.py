@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from coronet_deploy.coronet.checkpoint import LARGEST_EMBEDDING, LARGEST_THRESHOLD, LONGEST_ID
 from coronet_deploy.coronet.controller import Controller
 from coronet_deploy.coronet.data import Direction
 from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
@@ -27,6 +36,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 LEAST_CROP = 24
 """The least side of a picture that the PatchGAN has a logit for."""
+
+REVERSE = "-reverse"
+"""What the id of CycleGAN's other generator ends in."""
 
 
 class Task(StrEnum):
@@ -50,11 +62,25 @@ class Precision(StrEnum):
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and wanted is not bool:
+            raise ValueError(f"{str(value).lower()} is not a number or a name")
+        return value
+
 
 class ModelTable(_Table):
-    """What is trained. `width` is the first layer's, unpruned; `id` names folder and files."""
+    """What is trained. `width` is the first layer's, unpruned; `id` names folder and files.
 
-    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    `dropout` is the share of the activations that training drops where Isola et al. do: in the
+    widest levels of a U-Net, in the blocks of a ResNet. CycleGAN drops none unless told to.
+    """
+
+    id: Annotated[
+        str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=LONGEST_ID - len(REVERSE))
+    ]
     title: str
     task: Task = Task.PIX2PIX
     architecture: Architecture
@@ -95,8 +121,8 @@ class SearchTable(_Table):
     measure: Measure = Measure.MACS
     reach: Share = 0.8
     form: Form = Form.PUBLISHED
-    embedding: Count = EMBEDDING
-    threshold: Annotated[float, Field(gt=0)] = THRESHOLD
+    embedding: Annotated[int, Field(ge=1, le=LARGEST_EMBEDDING)] = EMBEDDING
+    threshold: Annotated[float, Field(gt=0, le=LARGEST_THRESHOLD)] = THRESHOLD
     min_channels: Count = MIN_CHANNELS
     channel_multiple: Count = 1
     latent_lr_factor: Annotated[float, Field(gt=0)] = 1.0
@@ -121,7 +147,7 @@ class FineTuneTable(_Table):
 
 
 class LossTable(_Table):
-    """The adversarial loss and the weights beside it.
+    """The adversarial loss, by default `lsgan` in CycleGAN, and the weights beside it.
 
     `l1` weighs Pix2Pix's distance to the truth; `cycle` CycleGAN's there and back, and `identity`
     times `cycle` what a generator does to pictures of its output's domain.
@@ -173,10 +199,32 @@ class Recipe(_Table):
     discriminator: DiscriminatorTable = DiscriminatorTable()
     machine: MachineTable = MachineTable()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_its_task(cls, tables: object) -> object:
+        """Fill in what a task's papers do, where nothing is said of it."""
+        if not isinstance(tables, dict) or not isinstance(tables.get("model"), dict):
+            return tables
+        cycle = tables["model"].get("task") == Task.CYCLEGAN
+        defaults: dict[str, dict[str, Any]] = {
+            "model": {"dropout": 0.0 if cycle else 0.5},
+            "loss": {"gan": GANLoss.LSGAN if cycle else GANLoss.VANILLA},
+        }
+        filled = dict(tables)
+        for name, values in defaults.items():
+            given = filled.get(name, {})
+            if isinstance(given, dict):
+                filled[name] = values | given
+        return filled
+
     @model_validator(mode="after")
     def _can_be_trained(self) -> Recipe:
         if not self.steps:
             raise ValueError("search.steps and finetune.steps are both 0: nothing to train")
+        try:
+            full_plan(self.model.architecture, self.model.norm, self.model.width)
+        except BadInput as error:
+            raise ValueError(f"model.width {self.model.width}: {error.what}") from error
         crop, architecture = self.data.crop, self.model.architecture
         multiple = size_multiple(architecture)
         if crop % multiple or crop < LEAST_CROP:
@@ -248,12 +296,29 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     for override in overrides or []:
         _override(table, override)
     try:
-        return Recipe.model_validate(table)
+        recipe = Recipe.model_validate(table)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         told = first["msg"].removeprefix("Value error, ")
         raise BadInput(f"recipe {path}: {f'{key}: ' if key else ''}{told}") from error
+    for name, key, why in _idle(recipe):
+        if key in table.get(name, {}):
+            raise BadInput(f"recipe {path}: {name}.{key} has no effect: {why}", hint="leave it out")
+    return recipe
+
+
+def _idle(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """Return the tables' keys that nothing of this recipe's run looks at, and why."""
+    if recipe.model.task is Task.CYCLEGAN:
+        idle = [("loss", "l1", "CycleGAN has no truth to be near to")]
+    else:
+        why = "it is CycleGAN's, and model.task is pix2pix"
+        idle = [("loss", "cycle", why), ("loss", "identity", why), ("data", "pool", why)]
+    if recipe.model.norm is Norm.INSTANCE:
+        why = "InstanceNorm has no running statistics"
+        idle.append(("finetune", "freeze_norm_from", why))
+    return idle
 
 
 def _override(table: dict[str, Any], override: str) -> None:

@@ -27,7 +27,7 @@ def build_generator(
 ) -> nn.Module:
     """Return the generator of `plan`, of plain layers unless `layers` makes others.
 
-    It maps (N, 3, H, W) in [-1, 1] to the same. `dropout` acts in U-Nets while training.
+    It maps (N, 3, H, W) in [-1, 1] to the same. `dropout` acts while training.
 
     Raises:
         BadInput: the plan's groups are not those of its architecture.
@@ -44,7 +44,7 @@ def build_generator(
         )
     layers = layers or DenseLayers(plan)
     if plan.architecture.is_resnet:
-        return ResNetGenerator(plan, layers)
+        return ResNetGenerator(plan, layers, dropout)
     return UNetGenerator(plan, layers, dropout)
 
 

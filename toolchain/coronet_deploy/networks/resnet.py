@@ -10,10 +10,16 @@ from coronet_deploy.vocabulary import ChannelPlan, Norm
 
 
 class ResNetBlock(nn.Module):
-    """Two reflection-padded 3x3 convolutions around a residual stream."""
+    """Two reflection-padded 3x3 convolutions around a residual stream.
 
-    def __init__(self, layers: Layers, stream: str, inner: str, *, bias: bool) -> None:
+    Between them training drops a share of the activations, as Isola et al. do.
+    """
+
+    def __init__(
+        self, layers: Layers, stream: str, inner: str, *, bias: bool, dropout: float
+    ) -> None:
         super().__init__()
+        self.dropout = dropout
         self.conv1 = layers.conv([stream], inner, 3, bias=bias)
         self.norm1 = layers.norm(inner)
         self.conv2 = layers.conv([inner], stream, 3, bias=bias)
@@ -22,6 +28,8 @@ class ResNetBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` plus the block's residual, (N, C, H, W)."""
         y: Tensor = F.relu(self.norm1(self.conv1(F.pad(x, (1, 1, 1, 1), "reflect"))))
+        if self.training and self.dropout:
+            y = F.dropout(y, self.dropout)
         y = self.norm2(self.conv2(F.pad(y, (1, 1, 1, 1), "reflect")))
         return x + y
 
@@ -29,7 +37,7 @@ class ResNetBlock(nn.Module):
 class ResNetGenerator(nn.Module):
     """Maps (N, 3, H, W) in [-1, 1] to the same shape and range; H and W are multiples of 4."""
 
-    def __init__(self, plan: ChannelPlan, layers: Layers) -> None:
+    def __init__(self, plan: ChannelPlan, layers: Layers, dropout: float = 0.5) -> None:
         super().__init__()
         bias = plan.norm is Norm.INSTANCE
         self.stem = layers.conv([INPUT], "stem", 7, bias=bias)
@@ -39,7 +47,7 @@ class ResNetGenerator(nn.Module):
         self.enter = layers.conv(["down"], "stream", 3, 2, 1, bias=bias)
         self.enter_norm = layers.norm("stream")
         self.blocks = nn.ModuleList(
-            ResNetBlock(layers, "stream", f"block{i + 1}", bias=bias)
+            ResNetBlock(layers, "stream", f"block{i + 1}", bias=bias, dropout=dropout)
             for i in range(plan.architecture.blocks)
         )
         self.up1 = layers.deconv(["stream"], "up1", 3, 1, 1, bias=bias)

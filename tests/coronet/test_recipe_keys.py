@@ -1,0 +1,90 @@
+"""A recipe is refused before training if a checkpoint could not hold it, or a key does nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from coronet_deploy.coronet.losses import GANLoss
+from coronet_deploy.coronet.recipe import read_recipe
+from coronet_deploy.errors import BadInput
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.vocabulary import Architecture
+
+RECIPE = """
+[model]
+id = "tiny"
+title = "Tiny"
+architecture = "resnet_6blocks"
+norm = "{norm}"
+width = 8
+task = "{task}"
+[search]
+steps = 2
+target = 0.5
+[finetune]
+steps = 2
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.format(task="pix2pix", norm="batch"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("search.embedding=1025", "search.embedding: "),
+        ("search.threshold=2e6", "search.threshold: "),
+        (f"model.id={'a' * 193}", "model.id: "),
+        ("model.width=20000", "model.width 20000: "),
+        ("search.target=true", "search.target: true is not a number"),
+        ("search.steps=true", "search.steps: true is not a number"),
+        ("seed=true", "seed: true is not a number"),
+        ("search.target=1e30", "search.target 1e+30, a number of MACs"),
+        ("loss.cycle=10.0", "loss.cycle has no effect"),
+        ("loss.identity=0.5", "loss.identity has no effect"),
+        ("data.pool=50", "data.pool has no effect"),
+    ],
+)
+def test_what_cannot_be_or_does_nothing_is_named(value: str, said: str, recipe: Path) -> None:
+    changes = [value, "search.target=1e9"] if "width" in value else [value]
+    with pytest.raises(BadInput) as caught:
+        read_recipe(recipe, changes)
+    assert str(caught.value).startswith(f"recipe {recipe}: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_keys_that_nothing_looks_at_are_named(recipe: Path) -> None:
+    recipe.write_text(RECIPE.format(task="cyclegan", norm="instance"))
+    read_recipe(recipe, ["loss.cycle=5.0", "data.pool=3", f"model.id={'a' * 192}"])
+    for value in ("loss.l1=100.0", "finetune.freeze_norm_from=0.5"):
+        with pytest.raises(BadInput, match=f"{value.partition('=')[0]} has no effect"):
+            read_recipe(recipe, [value])
+
+
+def test_a_task_has_the_defaults_of_its_paper(recipe: Path) -> None:
+    paired = read_recipe(recipe)
+    assert (paired.model.dropout, paired.loss.gan) == (0.5, GANLoss.VANILLA)
+    cycle = read_recipe(recipe, ["model.task=cyclegan"])
+    assert (cycle.model.dropout, cycle.loss.gan) == (0.0, GANLoss.LSGAN)
+    told = read_recipe(recipe, ["model.task=cyclegan", "model.dropout=0.2", "loss.gan=vanilla"])
+    assert (told.model.dropout, told.loss.gan) == (0.2, GANLoss.VANILLA)
+
+
+def test_a_resnet_drops_activations_while_it_trains_alone() -> None:
+    torch.manual_seed(1)
+    plan = full_plan(Architecture.RESNET_6, width=4)
+    dropping = build_generator(plan, dropout=0.5)
+    plain = build_generator(plan, dropout=0.0)
+    plain.load_state_dict(dropping.state_dict())  # the same tensors
+    x = torch.rand(1, 3, 24, 24)
+    with torch.no_grad():
+        assert not torch.equal(dropping(x), dropping(x))
+        assert torch.equal(plain(x), plain(x))
+        assert torch.equal(dropping.eval()(x), plain.eval()(x))
