@@ -11,7 +11,8 @@ from PIL import Image
 from coronet_deploy.coronet import train
 from coronet_deploy.coronet.hypernetwork import Form
 from coronet_deploy.coronet.recipe import Recipe
-from coronet_deploy.coronet.train import StepReport, Trainer
+from coronet_deploy.coronet.state import StepReport
+from coronet_deploy.coronet.train import Trainer
 
 
 def recipe(*, channels_last: bool, form: Form = Form.COLLAPSED, precision: str = "fp32") -> Recipe:

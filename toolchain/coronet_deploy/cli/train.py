@@ -16,7 +16,9 @@ from coronet_deploy.errors import BadInput, missing_package
 from coronet_deploy.storage import exclusive
 
 if TYPE_CHECKING:
-    from coronet_deploy.coronet.train import StepReport, Trainer
+    from coronet_deploy.coronet.state import StepReport
+    from coronet_deploy.coronet.team import Team
+    from coronet_deploy.coronet.train import Trainer
 
 HELP = "train a generator that is pruned while it trains, from a recipe"
 
@@ -32,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pairs of equal names); for samples val/ or test/, or testA/ and testB/",
     )
     parser.add_argument(
-        "--output", type=Path, help="folder for state, samples and result (default runs/<id>)"
+        "--output",
+        type=Path,
+        help="folder for state, samples and result (default runs/<id>); processes on several hosts "
+        "resume from it, so it must be one that all of them see",
     )
     parser.add_argument(
         "--set",
@@ -67,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         import torch
 
         from coronet_deploy.coronet.allocator import keep_freed_memory
+        from coronet_deploy.coronet.endings import memory_told
         from coronet_deploy.coronet.recipe import read_recipe
         from coronet_deploy.coronet.team import joined
         from coronet_deploy.coronet.train import Trainer
@@ -77,38 +83,48 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     recipe = read_recipe(args.recipe, args.overrides)
     output = args.output or Path("runs") / recipe.model.id
-    with joined(args.device) as team:
-        device = _device(args.device, team.local_rank)
-        trainer = Trainer(recipe, args.data, output, device, team)
-        with contextlib.ExitStack() as stack:
-            reports: list[Callable[[StepReport], None]] = []
-            if team.leader:
-                stack.enter_context(exclusive(output))
-                reports = [
-                    _Progress(recipe.search.measure.label),
-                    *([_tensorboard(output, stack)] if args.tensorboard else []),
-                ]
-            if args.resume:
-                trainer.resume()
-            elif team.leader:
-                trainer.require_new()
-
-            def report(row: StepReport) -> None:
-                for tell in reports:
-                    tell(row)
-
-            trainer.run(report, args.save_every)
+    with memory_told(), joined(args.device) as team:
+        trainer = Trainer(recipe, args.data, output, _device(args.device, team), team)
+        _train(trainer, args)
     if team.leader:
         _plot(trainer)
         _print_results(trainer, as_json=args.json)
     return 0
 
 
-def _device(name: str, place: int) -> str:
-    """Return the torch device of this process, the `place`-th of its host."""
+def _train(trainer: Trainer, args: argparse.Namespace) -> None:
+    """Take a training from where it is to its end, telling of each step."""
+    leader, output = trainer.team.leader, trainer.output
+    with contextlib.ExitStack() as stack:
+        if leader:
+            stack.enter_context(exclusive(output))
+        if args.resume:
+            trainer.resume()
+        elif leader:
+            trainer.require_new()
+        reports: list[Callable[[StepReport], None]] = []
+        if leader:
+            reports.append(_Progress(trainer.recipe.search.measure.label))
+            if args.tensorboard:
+                reports.append(_tensorboard(output, trainer.step, stack))
+
+        def report(row: StepReport) -> None:
+            for tell in reports:
+                tell(row)
+
+        trainer.run(report, args.save_every)
+
+
+def _device(name: str, team: Team) -> str:
+    """Return the torch device of this process of the team."""
     import torch
 
-    device = f"cuda:{place}" if name == "cuda" else name
+    if team.size > 1 and name.startswith("cuda:"):
+        raise BadInput(
+            f"--device {name}: every process that torchrun started has a GPU of its own",
+            hint="--device cuda",
+        )
+    device = f"cuda:{team.local_rank}" if name == "cuda" else name
     try:
         torch.ones(1, device=device).item()  # which "meta" has not
     except (RuntimeError, AssertionError) as error:
@@ -129,9 +145,18 @@ def _plot(trainer: Trainer) -> None:
 
 
 def _print_results(trainer: Trainer, *, as_json: bool) -> None:
+    from coronet_deploy.coronet.controller import WINDOW
     from coronet_deploy.networks.cost import Measure
 
     recipe, plans = trainer.recipe, [pupil.plan for pupil in trainer.pupils]
+    for result, pupil in zip(trainer.results, trainer.pupils, strict=True):
+        if recipe.prunes and pupil.ratio < recipe.target_ratio - WINDOW:
+            print(
+                f"{result}: {pupil.ratio:.4f} is further than {WINDOW:g} below the target, "
+                f"{recipe.target_ratio:.4g}: whole multiples of {recipe.search.channel_multiple} "
+                "channels left nothing nearer",
+                file=sys.stderr,
+            )
     if as_json:
         results = [str(result) for result in trainer.results]
         summary = {"checkpoint": results[0], "checkpoints": results, "steps": recipe.steps}
@@ -145,13 +170,18 @@ def _print_results(trainer: Trainer, *, as_json: bool) -> None:
         print(f"{result}: {pupil.ratio:.4f} of the {counted} after {recipe.steps} steps")
 
 
-def _tensorboard(output: Path, stack: contextlib.ExitStack) -> Callable[[StepReport], None]:
-    """Return what logs a step's losses and ratio for TensorBoard."""
+def _tensorboard(
+    output: Path, first: int, stack: contextlib.ExitStack
+) -> Callable[[StepReport], None]:
+    """Return what logs a step's losses and ratio for TensorBoard, from step `first` on.
+
+    What a run that was killed had logged beyond it is not shown.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
         raise missing_package("tensorboard", "tensorboard") from error
-    writer = SummaryWriter(str(output / "tensorboard"))
+    writer = SummaryWriter(str(output / "tensorboard"), purge_step=first or None)
     stack.callback(writer.close)
 
     def log(row: StepReport) -> None:

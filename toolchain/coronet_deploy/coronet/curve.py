@@ -10,7 +10,7 @@ from coronet_deploy.coronet.controller import Controller
 from coronet_deploy.storage import atomic_path
 
 if TYPE_CHECKING:
-    from coronet_deploy.coronet.train import StepReport
+    from coronet_deploy.coronet.state import StepReport
 
 _SMOOTHED = 50  # steps of a loss's running mean
 

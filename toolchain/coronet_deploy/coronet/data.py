@@ -8,10 +8,12 @@ stopped and resumed sees what it would have seen.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +34,7 @@ from coronet_deploy.images import (
 
 _FLIPPED = 0.5  # share of the pictures that training sees mirrored
 _MOST_KEPT = 4 << 30  # bytes of decoded pictures of one folder
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")  # bytes that a container may use
 _SHARE_KEPT = 1 / 8  # of this machine's memory, at most: there are a training and a held-out set
 
 
@@ -44,6 +47,10 @@ class Direction(StrEnum):
 
 class Pictures(Protocol):
     """Pictures of an input and an output domain, in the recipe's direction."""
+
+    @property
+    def names(self) -> list[str]:
+        """The files' names, in order."""
 
     def __len__(self) -> int:
         """Return how many there are to look at one by one."""
@@ -58,7 +65,8 @@ class Pictures(Protocol):
 class _Files:
     """Files decoded on demand; as many as fit into a bound are kept decoded.
 
-    The first are read at once, so that a broken one is found before training begins.
+    The first are read at once, so that a broken one is found before training begins; of the rest
+    it is seen that they begin as pictures do.
     """
 
     def __init__(self, paths: list[Path], read: Callable[[Path], Pixels], budget: int) -> None:
@@ -69,6 +77,13 @@ class _Files:
         self._held[0] = first
         for i in range(1, min(len(paths), self._room)):
             self._held[i] = read(paths[i])
+        for path in paths[len(self._held) :]:
+            require_picture(path)
+
+    @property
+    def names(self) -> list[str]:
+        """The files' names, in order."""
+        return [path.name for path in self._paths]
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -83,6 +98,11 @@ class PairedPictures:
 
     def __init__(self, files: _Files) -> None:
         self._files = files
+
+    @property
+    def names(self) -> list[str]:
+        """The files' names, in order."""
+        return self._files.names
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -111,6 +131,11 @@ class UnpairedPictures:
     def __init__(self, inputs: _Files, outputs: _Files) -> None:
         self._piles = inputs, outputs
 
+    @property
+    def names(self) -> list[str]:
+        """The files' names, the input's pile first."""
+        return [name for pile in self._piles for name in pile.names]
+
     def __len__(self) -> int:
         """Return the pictures of the smaller pile."""
         return min(map(len, self._piles))
@@ -137,10 +162,13 @@ class UnpairedPictures:
 
 
 class Ahead:
-    """Pictures whose next batch is made by a thread while the present one is learned from."""
+    """Pictures whose next batch is made by a thread while the present one is learned from.
 
-    def __init__(self, pictures: Pictures) -> None:
-        self._pictures = pictures
+    `pinned` ones lie where a GPU can fetch them while it computes.
+    """
+
+    def __init__(self, pictures: Pictures, *, pinned: bool = False) -> None:
+        self._pictures, self._pinned = pictures, pinned
         self._thread = ThreadPoolExecutor(1)
         self._next: tuple[tuple[int, int, int, int], Future[tuple[Tensor, Tensor]]] | None = None
 
@@ -152,10 +180,14 @@ class Ahead:
         if self._next is not None and self._next[0] == wanted:
             batch = self._next[1].result()
         else:
-            batch = self._pictures.batch(*wanted)
+            batch = self._made(*wanted)
         following = step + stride, size, crop, seed
-        self._next = following, self._thread.submit(self._pictures.batch, *following)
+        self._next = following, self._thread.submit(self._made, *following)
         return batch
+
+    def _made(self, step: int, size: int, crop: int, seed: int) -> tuple[Tensor, Tensor]:
+        x, y = self._pictures.batch(step, size, crop, seed)
+        return (x.pin_memory(), y.pin_memory()) if self._pinned else (x, y)
 
 
 def open_training(
@@ -184,9 +216,16 @@ def open_training(
 
 
 def _budget() -> int:
-    """Return how many bytes of decoded pictures may be kept for one set."""
+    """Return how many bytes of decoded pictures may be kept for one set.
+
+    That is a share of what this host, or the container that this is, has for each process.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(_MOST_KEPT, int(memory * _SHARE_KEPT))
+    with contextlib.suppress(OSError, ValueError):  # there is none, or it has no bound: "max"
+        memory = min(memory, int(_CONTAINER.read_text()))
+    here = os.environ.get("LOCAL_WORLD_SIZE", "")  # as torchrun tells
+    processes = int(here) if here.isdecimal() else 1
+    return min(_MOST_KEPT, int(memory * _SHARE_KEPT / max(processes, 1)))
 
 
 def side_by_side(folder: Path, direction: Direction, load: int) -> PairedPictures:
@@ -237,6 +276,22 @@ def unpaired(a: Path, b: Path, direction: Direction, load: int) -> UnpairedPictu
     return UnpairedPictures(*(piles if direction is Direction.A_TO_B else piles[::-1]))
 
 
+def require_picture(path: Path) -> None:
+    """Let a file through that begins as a picture does, without decoding it.
+
+    Raises:
+        BadInput: it does not.
+
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path):
+            pass
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{path} is not a readable picture: {error}") from error
+
+
 def _square(path: Path, load: int) -> Pixels:
     return at_size(open_rgb(path), load, load)
 
@@ -249,7 +304,13 @@ def _ordered(halves: list[Pixels], direction: Direction) -> Pixels:
 def _shuffled(index: int, count: int, seed: int) -> int:
     """Return the `index`-th place of an endless sequence of epochs, each in an order of its own."""
     epoch, place = divmod(index, count)
-    return int(np.random.default_rng([seed, 0, epoch]).permutation(count)[place])
+    return int(_order(epoch, count, seed)[place])
+
+
+@lru_cache(maxsize=4)  # a batch can reach into the next epoch; there are a reader and its thread
+def _order(epoch: int, count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return an epoch's order of `count` pictures."""
+    return np.random.default_rng([seed, 0, epoch]).permutation(count)
 
 
 def _augmented(pictures: Pixels, crop: int, rng: np.random.Generator) -> Array:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from coronet_deploy.coronet.pool import ImagePool
 from coronet_deploy.coronet.pupil import Pupil, adam, load_moments, placed
-from coronet_deploy.coronet.recipe import Precision, Recipe, Task
+from coronet_deploy.coronet.recipe import REVERSE, Precision, Recipe, Task
 from coronet_deploy.coronet.team import Team
 from coronet_deploy.networks.patchgan import PatchGAN
 from coronet_deploy.vocabulary import Norm
@@ -34,7 +34,7 @@ class Game(ABC):
         self.discriminators = nn.ModuleList(self._make_discriminators())
         placed(recipe, self.discriminators, device)
         self.optimizer_d = adam(recipe, self.discriminators)
-        self.pools = [ImagePool(recipe.data.pool, recipe.seed + i) for i in range(2)]
+        self.pools = [ImagePool(recipe.data.pool, recipe.seed + i, team.rank) for i in range(2)]
         self._players: list[nn.Module] = []
 
     def _make_pupils(self) -> list[Pupil]:
@@ -100,12 +100,17 @@ class Game(ABC):
             optimizer.step()
 
     def state(self) -> dict[str, Any]:
-        """Return all that the game needs to go on."""
+        """Return all that the game needs to go on; a team calls this together.
+
+        Of what its processes hold each, the pools matter; of BatchNorm's running statistics only
+        the leader's are ever used.
+        """
+        pools = [self.team.gathered(pool.state().to(self.device)) for pool in self.pools]
         return {
             "pupils": [pupil.state() for pupil in self.pupils],
             "discriminators": self.discriminators.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
-            "pools": [pool.state() for pool in self.pools],
+            "pools": pools,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -115,7 +120,9 @@ class Game(ABC):
         self.discriminators.load_state_dict(state["discriminators"])
         load_moments(self.optimizer_d, state["optimizer_d"])
         for pool, pictures in zip(self.pools, state["pools"], strict=True):
-            pool.load(pictures)
+            # One process's pool alone is what states once held.
+            own = pictures if isinstance(pictures, Tensor) else pictures[self.team.rank]
+            pool.load(own.to(self.device))
         self.regroup()
 
 
@@ -171,7 +178,7 @@ class CycleGAN(Game):
 
     def _make_pupils(self) -> list[Pupil]:
         name = self.recipe.model.id
-        return [self._pupil(n) for n in (name, f"{name}-reverse")]
+        return [self._pupil(n) for n in (name, f"{name}{REVERSE}")]
 
     def _make_discriminators(self) -> list[nn.Module]:
         full = self.recipe.full

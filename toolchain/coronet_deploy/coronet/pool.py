@@ -13,10 +13,10 @@ _SWAPPED = 0.5  # chance that a fake is swapped with one of the pool
 
 
 class ImagePool:
-    """Holds up to `size` fakes; what it draws is a function of the seed and the step alone."""
+    """Holds up to `size` fakes; what it draws is a function of seed, step and process alone."""
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed = size, seed
+    def __init__(self, size: int, seed: int, rank: int = 0) -> None:
+        self.size, self.seed, self.rank = size, seed, rank
         self.held: list[Tensor] = []
 
     def swap(self, fakes: Tensor, step: int) -> Tensor:
@@ -27,16 +27,17 @@ class ImagePool:
         """
         if self.size == 0:
             return fakes
-        rng = np.random.default_rng([self.seed, 3, step])
+        others = [self.rank] if self.rank else []
+        rng = np.random.default_rng([self.seed, 3, step, *others])
         judged = []
         for fake in fakes.detach():
             if len(self.held) < self.size:
-                self.held.append(fake)
+                self.held.append(fake.clone())  # a view would keep its batch alive
                 judged.append(fake)
             elif rng.random() < _SWAPPED:
                 place = int(rng.integers(self.size))
                 judged.append(self.held[place])
-                self.held[place] = fake
+                self.held[place] = fake.clone()
             else:
                 judged.append(fake)
         return torch.stack(judged)
@@ -47,4 +48,4 @@ class ImagePool:
 
     def load(self, state: Tensor) -> None:
         """Hold what `state` returned."""
-        self.held = list(state)
+        self.held = [fake.clone() for fake in state]

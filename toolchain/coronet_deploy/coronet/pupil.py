@@ -7,6 +7,7 @@ steps get cheaper. The cut network is trained on as an ordinary one with a fresh
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -99,6 +100,12 @@ class Pupil:
         self.controller.hold(latents)
         return shrinkage
 
+    def latents_now(self) -> list[Tensor]:
+        """Return the latent vectors while there are some, as they are in memory."""
+        if not isinstance(self.network, CoroNetGenerator):
+            return []
+        return [vector.data for vector in self.network.latents.parameters()]
+
     def slice(self) -> None:
         """Slice dead channels out, and remember which of the first ones live."""
         if not isinstance(self.network, CoroNetGenerator):
@@ -156,6 +163,8 @@ class Pupil:
         # Indices and latents stay in main memory whatever device the networks are loaded to.
         self.alive = {k: v.cpu() for k, v in state["alive"].items()}
         self.latents = {k: v.cpu() for k, v in state["latents"].items()}
+        del self.network, self.optimizer  # there need not be room for two
+        gc.collect()  # an optimiser and what it calls before a step hold one another
         self.network = self._searched(plan) if state["searching"] else self._plain(plan)
         self.network.load_state_dict(state["network"])
         self.optimizer = self._adam()

@@ -2,7 +2,9 @@
 
 Every process holds the whole model and steps on pictures of its own; DistributedDataParallel
 averages the gradients, so that all take the same steps. The proximal step, the slicing and the
-cut are functions of the latents alone, and so the same everywhere. The leader writes the files.
+cut are functions of the latents alone; those are the leader's wherever channels are cut, for sums
+may come out differently by a bit. The leader writes the files, and all read the state to resume
+from: the output folder is one that every host sees.
 """
 
 from __future__ import annotations
@@ -65,6 +67,15 @@ class Team:
         """Overwrite `tensor` by the leader's, in place."""
         if self.size > 1:
             torch.distributed.broadcast(tensor, 0)
+
+    def gathered(self, tensor: Tensor) -> list[Tensor]:
+        """Return every process's `tensor`, all of one shape, in the order of their ranks."""
+        if self.size == 1:
+            return [tensor]
+        here = tensor.contiguous()
+        everyone = [torch.empty_like(here) for _ in range(self.size)]
+        torch.distributed.all_gather(everyone, here)
+        return everyone
 
 
 SOLO = Team()

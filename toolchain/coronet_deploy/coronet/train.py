@@ -6,55 +6,34 @@ a generator's channels its pupil's (`pupil`).
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import signal
-import threading
 import time
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from coronet_deploy.coronet.checkpoint import save_checkpoint
 from coronet_deploy.coronet.data import Ahead, open_training
+from coronet_deploy.coronet.endings import stop_requests
 from coronet_deploy.coronet.games import GAMES
 from coronet_deploy.coronet.recipe import Recipe, Task
 from coronet_deploy.coronet.samples import save_samples
+from coronet_deploy.coronet.state import (
+    Metrics,
+    StepReport,
+    broken,
+    circumstances,
+    read_state,
+    write_state,
+)
 from coronet_deploy.coronet.team import SOLO, Team
-from coronet_deploy.errors import BadInput, EnvironmentProblem, GateFailed
-from coronet_deploy.storage import atomic_path, write_text
+from coronet_deploy.errors import BadInput, GateFailed
 
 _RECALIBRATION_BATCHES = 200
 _SAMPLES = 6
 _CALMER = "train anew with a lower optimiser.lr"
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one training step did.
-
-    `ratio` is the living share of what the target counts and `shrinkage` the proximal step, both
-    means over the generators; `losses` are in the order of the game's names. `pictures` is how
-    many of each domain all processes saw.
-    """
-
-    step: int
-    steps: int
-    phase: str
-    ratio: float
-    shrinkage: float
-    lr: float
-    losses: dict[str, float]
-    pictures: int
-    seconds: float
 
 
 class Trainer:
@@ -74,12 +53,17 @@ class Trainer:
         self.pictures, self.held_out = open_training(
             data, d.direction, d.load, d.crop, paired=recipe.model.task is Task.PIX2PIX
         )
-        self._ahead = Ahead(self.pictures)
+        self._ahead = Ahead(self.pictures, pinned=self.device.type == "cuda")
         torch.manual_seed(recipe.seed)
         self.game = GAMES[recipe.model.task](recipe, self.device, team)
         self.pupils = self.game.pupils
         self.step = 0
-        self.rows: list[StepReport] = []
+        self.metrics = Metrics(output / "metrics.csv", self.game.losses)
+
+    @property
+    def rows(self) -> list[StepReport]:
+        """What the steps so far did."""
+        return self.metrics.rows
 
     @property
     def searching(self) -> bool:
@@ -98,13 +82,16 @@ class Trainer:
     def run(self, report: Callable[[StepReport], None], save_every: int = 500) -> Path:
         """Train to the end and return the checkpoint's path: the recipe's direction's.
 
-        Ctrl-C and SIGTERM end the step in hand, save the state and raise `KeyboardInterrupt`.
+        Ctrl-C, SIGTERM and SIGHUP end the step in hand, save the state and raise
+        `KeyboardInterrupt`.
 
         Raises:
+            BadInput: a picture cannot be read; the state before its step is saved, unless there is
+                a team, which would wait for one another.
             GateFailed: a loss or a weight is no longer finite; the last state stays on disk.
 
         """
-        with _stop_requests() as asked:
+        with stop_requests() as asked:
             while self.step < self.recipe.steps:
                 if self.step >= self.recipe.search.steps:
                     self._end_search()
@@ -137,7 +124,12 @@ class Trainer:
         d = recipe.data
         # Each process takes its share of one batch of the whole team.
         place = step * team.size + team.rank
-        batch = self._ahead.batch(place, d.batch, d.crop, recipe.seed, stride=team.size)
+        try:
+            batch = self._ahead.batch(place, d.batch, d.crop, recipe.seed, stride=team.size)
+        except BadInput:
+            if team.size == 1:
+                self._save_state()
+            raise
         dtype = recipe.machine.dtype
         x, y = (pictures.to(self.device, dtype, non_blocking=True) for pictures in batch)
         if recipe.machine.channels_last:
@@ -156,7 +148,7 @@ class Trainer:
         phase = "search" if self.searching else "finetune"
         shrinkage = sum(pupil.prune(step) for pupil in self.pupils) / len(self.pupils)
         if self.searching and (step + 1) % recipe.search.slice_every == 0:
-            self.game.regroup()
+            self._agree()
             for pupil in self.pupils:
                 pupil.slice()
         ratio = sum(pupil.ratio for pupil in self.pupils) / len(self.pupils)
@@ -227,12 +219,19 @@ class Trainer:
         if not self.searching:
             return
         self._require_finite()
-        self.game.regroup()
+        self._agree()
         searches = [pupil.cut() for pupil in self.pupils]
         self._require_finite()  # what finite hypernetworks make may not be
         for pupil, searched in zip(self.pupils, searches, strict=True):
             if searched and self.team.leader:
                 save_checkpoint(self.output / f"{pupil.name}.search.safetensors", *searched)
+
+    def _agree(self) -> None:
+        """Have the leader's latents everywhere: what is cut next must be the same channels."""
+        self.game.regroup()
+        for pupil in self.pupils:
+            for vector in pupil.latents_now():
+                self.team.same(vector)
 
     def _require_finite(self) -> None:
         """Raise GateFailed if a weight is no number: losses tell that a step later only."""
@@ -249,62 +248,35 @@ class Trainer:
     def _save_state(self) -> None:
         """Write `state.pt` and `metrics.csv`, each whole or not at all."""
         self._require_finite()
+        game = self.game.state()  # which the whole team makes
         if not self.team.leader:
             return
         state = {
             "recipe": self.recipe.model_dump_json(),
             "step": self.step,
-            "game": self.game.state(),
-            "rows": [tuple(vars(row).values()) for row in self.rows],
+            "circumstances": circumstances(self.pictures, self.team.size),
+            "game": game,
+            "rows": self.metrics.pending(),
         }
-        path = self._state
-        with atomic_path(path) as temporary:
-            try:
-                torch.save(state, temporary)
-            except RuntimeError as error:  # its writer hides the system's reason
-                raise EnvironmentProblem(
-                    f"cannot write {path}: {str(error).splitlines()[0]}",
-                    hint="make room; the last state is still there",
-                ) from error
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            ("step", "phase", "ratio", "shrinkage", "lr", *self.game.losses, "pictures", "seconds")
-        )
-        for row in self.rows:
-            head = row.step, row.phase, row.ratio, row.shrinkage, row.lr
-            writer.writerow((*head, *row.losses.values(), row.pictures, row.seconds))
-        write_text(self.output / "metrics.csv", text.getvalue())
+        write_state(self._state, state)
+        self.metrics.save()
 
     def resume(self) -> None:
-        """Go on from `state.pt` in the output folder.
+        """Go on from `state.pt` in the output folder, which every process of a team reads.
 
         Raises:
-            BadInput: there is none, it is broken, or it is of another recipe.
+            BadInput: there is none, it is broken, or it is of another recipe, other pictures or
+                another number of processes.
 
         """
         path = self._state
-        if not path.is_file():
-            raise BadInput(f"{path} does not exist: there is nothing to resume")
-        try:
-            with zipfile.ZipFile(path) as archive:  # torch reads past a wrong checksum
-                damaged = archive.testzip()
-            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-            recipe = Recipe.model_validate_json(state["recipe"])
-        except Exception as error:  # what torch raises on broken files is not told
-            raise _broken(path) from error
-        if damaged:
-            raise _broken(path)
-        if recipe != self.recipe:
-            raise BadInput(
-                f"{path} was written with another recipe: {_difference(recipe, self.recipe)}"
-            )
+        state = read_state(path, self.recipe, circumstances(self.pictures, self.team.size))
         try:
             self.step = state["step"]
-            self.rows = [StepReport(*row) for row in state["rows"]]
+            self.metrics.load(state["rows"], self.recipe.steps)
             self.game.load(state["game"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise _broken(path) from error
+            raise broken(path) from error
 
     def require_new(self) -> None:
         """Raise BadInput if the output folder holds a training, which this one would replace."""
@@ -336,46 +308,5 @@ class Trainer:
         save_samples(self.output / "samples" / f"{self.step:06d}.png", columns)
 
 
-def _broken(path: Path) -> BadInput:
-    return BadInput(
-        f"{path} is not a whole training state", hint="train anew, with another --output"
-    )
-
-
-def _difference(held: Recipe, asked: Recipe) -> str:
-    """Return the first key in which two recipes differ, and what both say."""
-    before, now = (_flat(recipe.model_dump(mode="json")) for recipe in (held, asked))
-    key = next(key for key in before if before[key] != now[key])
-    return f"{key} was {before[key]} and is {now[key]}"
-
-
-def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tables.items():
-        keys = value if isinstance(value, dict) else {}
-        flat |= {f"{name}.{key}": one for key, one in keys.items()} or {name: value}
-    return flat
-
-
 def _batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
     return [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """Yield what Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
