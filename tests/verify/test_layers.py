@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.calibrate import Pictures
@@ -119,3 +120,29 @@ def test_what_another_converter_wrote_has_no_layers_to_tell(tmp_path: Path) -> N
     other = manifest.model_copy(update={"converter": "litert-torch"})
     with pytest.raises(ConversionFailed, match="litert-torch"):
         compare_layers(path, other, _subject(Architecture.RESNET_6), smooth_picture(32, 48))
+
+
+class _Block(nn.Module):
+    """Ends in a layer of its own; what its forward does by itself comes before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        drawn: torch.Tensor = self.conv(torch.relu(x))
+        return drawn
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_a_block_whose_value_is_not_its_last_is_not_wrong(runtime: Runtime, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), _Block(), _Block(), nn.Conv2d(8, 3, 1))
+    source = Source(sha256="0" * 64, kind=Kind.MODULE, module="a:b")
+    subject = Subject("blocks", source, network.eval())
+    given = Pictures(("a",), (smooth_picture(32, 48, seed=3),))
+    (artifact,) = release(Order(subject, tmp_path, given, given, (runtime,)))
+    manifest = read_manifest(artifact.path.with_name(f"{artifact.path.name}.json"))
+    layers = compare_layers(artifact.path, manifest, subject, given.values[0])
+    assert {"0", "1.conv", "2.conv"} <= {layer.layer for layer in layers}
+    assert first_wrong(layers, LEAST_SNR_DB[DType.FP32]) is None

@@ -109,28 +109,46 @@ def compare_layers(
 def _references(generator: nn.Module, graph: Graph, picture: Array) -> dict[str, Array]:
     """Return the captured values by name: torch's own where a layer of its makes one."""
     values = interpret_values(graph, picture, [n.output for n in graph.nodes])
-    last = {n.output.rpartition("/")[0]: n.output for n in graph.nodes}
+    made: list[tuple[str, Array]] = []
     hooks = []
 
     def keep(name: str) -> Any:  # noqa: ANN401 - torch's type of a hook
         def hook(_: nn.Module, __: object, output: object) -> None:
             if isinstance(output, Tensor) and output.ndim == picture.ndim:
                 # A copy: an activation in place would change it afterwards.
-                made = output.detach().clone().numpy().transpose(0, 2, 3, 1)
-                if made.shape == graph.shapes[last[name]]:
-                    values[last[name]] = made
+                made.append((name, output.detach().clone().numpy().transpose(0, 2, 3, 1)))
 
         return hook
 
     for name, layer in generator.named_modules():
-        if name in last and name:
+        if name:
             hooks.append(layer.register_forward_hook(keep(name)))
     try:
         values[OUTPUT] = drawn(generator, picture)
     finally:
         for hook in hooks:
             hook.remove()
+    for layer_name, output in made:
+        if value := _value_of(layer_name, output, graph, values):
+            values[value] = output
     return values
+
+
+def _value_of(layer: str, output: Array, graph: Graph, values: Mapping[str, Array]) -> str | None:
+    """Return which captured value it is that a layer gave: not always the last one made in it.
+
+    Where none is like it, one operator by itself has only one value to be; of more it is left open.
+    """
+    scopes = {n.output: n.output.rpartition("/")[0] for n in reversed(graph.nodes)}
+    inside = [
+        name
+        for name, scope in scopes.items()
+        if f"{scope}.".startswith(f"{layer}.") and graph.shapes[name] == output.shape
+    ]
+    for name in inside:
+        if _difference(output, values[name], affine=False)[0] >= _SAME_DB:
+            return name
+    return inside[0] if len(inside) == 1 else None
 
 
 def _stands_for(graph: Graph, manifest: Manifest, picture: Array) -> dict[str, tuple[str, bool]]:
@@ -140,7 +158,8 @@ def _stands_for(graph: Graph, manifest: Manifest, picture: Array) -> dict[str, t
     if _EQUALIZE in names:  # which folds first
         names |= {FoldBatchNorm.name, DropDeadBiases.name}
     integer = manifest.dtype not in {DType.FP32, DType.FP16}
-    passes = passes_for(manifest.runtime, prefer, integer=integer)
+    half = manifest.dtype is DType.FP16
+    passes = passes_for(manifest.runtime, prefer, integer=integer, half=half)
     ran = [step for step in passes if step.name in names]
     lowered, _ = run_passes(graph, tuple(ran))
     captured = {node.output: node for node in graph.nodes}
