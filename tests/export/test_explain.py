@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import onnx
@@ -11,19 +12,24 @@ import pytest
 import torch
 from torch import nn
 
+from coronet_deploy.cli._explain import explanations, show
 from coronet_deploy.export.build import emit
+from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.cost import graph_macs
 from coronet_deploy.export.figures import figures_of
+from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.passes import lower, run_passes
 from coronet_deploy.export.passes.minimal import MINIMAL
+from coronet_deploy.export.subject import Subject
 from coronet_deploy.export.tflite_file import end_names, pack, read_model, with_metadata
 from coronet_deploy.networks.cost import macs
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.explain import AFTER, BEFORE, explain
-from coronet_deploy.vocabulary import Architecture, DType, Runtime
+from coronet_deploy.verify.release import Order
+from coronet_deploy.vocabulary import Architecture, DType, Kind, Runtime
 from lowering import run_tflite, smooth_picture
-from support import Cli
+from support import Cli, fill
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +133,44 @@ def test_the_command_shows_tables_of_eighty_columns_and_json(cli: Cli, tmp_path:
     assert told["steps"][0]["outside"] == 1
     assert told["steps"][-1]["outside"] == 0
     assert onnx.load(tmp_path / "out" / "net_16x16_fp32.onnx").graph.node
+
+
+def _wide() -> nn.Module:
+    """Return a network whose BatchNorm float16 cannot hold until it is folded."""
+    norm = nn.BatchNorm2d(3)
+    assert norm.running_var is not None
+    norm.running_var.fill_(1e10)
+    nn.init.constant_(norm.weight, 1e5)
+    return nn.Sequential(nn.Conv2d(3, 3, 3), norm).eval()
+
+
+def test_a_step_that_cannot_be_written_is_told_with_its_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = explain(capture(_wide(), 8, 8), Runtime.ONNX, DType.FP16, "speed", None)
+    assert [step.name for step in steps] == [BEFORE, "fold_batch_norm"]
+    assert "float16" in steps[0].reason
+    assert not steps[1].reason
+    assert steps[1].figures.operators == 3
+    pictures = Pictures(("a",), (smooth_picture(8, 8),))
+    source = Source(sha256="0" * 64, kind=Kind.MODULE, module="a:b")
+    networks = (_wide(), nn.Softmax(1))
+    orders = [
+        Order(Subject("x", source, network), Path("out"), pictures, pictures, dtypes=[DType.FP16])
+        for network in networks
+    ]
+    told = explanations(orders, [])
+    assert [len(one["steps"]) for one in told] == [2, 2, 0, 0]
+    assert "softmax" in told[-1]["reason"]
+    show(told)
+    shown = capsys.readouterr().out
+    assert f"{BEFORE}: ONNX" in shown
+    assert "softmax" in shown
+
+
+def test_a_full_disk_is_the_reason_of_a_step(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    fill(disk)
+    (step,) = explain(capture(nn.Conv2d(3, 3, 3), 8, 8), Runtime.ONNX, DType.FP32, "speed", None)
+    assert "No space left" in step.reason
+    assert str(disk) in step.reason

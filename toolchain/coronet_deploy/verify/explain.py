@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from coronet_deploy.errors import CoronetError
 from coronet_deploy.export.build import emit
 from coronet_deploy.export.figures import Figures, figures_of
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.passes import Preference, passes_for, run_passes
 from coronet_deploy.export.passes.minimal import MINIMAL
+from coronet_deploy.export.passes.rewriting import Pass
+from coronet_deploy.storage import write_bytes
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import DType, Runtime
 
@@ -22,13 +25,15 @@ BEFORE, AFTER = "as captured", "artifact"
 class Step:
     """The file after one step: its figures, and the delegate calls that an inference makes.
 
-    `outside` counts operators that no delegate took.
+    `outside` counts operators that no delegate took. A step that cannot be told of, because its
+    file cannot be written or run, has a `reason` and no figures.
     """
 
     name: str
     figures: Figures
     partitions: int
     outside: int
+    reason: str = ""
 
 
 def explain(
@@ -41,34 +46,49 @@ def explain(
     there is one; integer types come in there.
     """
     whole = dtype in {DType.FP32, DType.FP16}
+    passes = passes_for(
+        runtime, prefer if whole else "size", integer=not whole, half=dtype is DType.FP16
+    )
     steps = [
-        _step(name, emit(form, runtime, dtype if whole else DType.FP32, {}), runtime)
-        for name, form in _forms(graph, runtime, prefer if whole else "size", integer=not whole)
+        _step(name, form, runtime, dtype if whole else DType.FP32)
+        for name, form in _forms(graph, runtime, passes)
     ]
     if artifact is not None:
-        steps.append(_step(AFTER, artifact.read_bytes(), runtime))
+        steps.append(_step(AFTER, artifact, runtime, dtype))
     return tuple(steps)
 
 
 def _forms(
-    graph: Graph, runtime: Runtime, prefer: Preference, *, integer: bool
+    graph: Graph, runtime: Runtime, passes: tuple[Pass, ...]
 ) -> Iterator[tuple[str, Graph]]:
     def written(form: Graph) -> Graph:
         # ONNX has an operator for all that is captured and all that its passes make.
         return form if runtime is Runtime.ONNX else run_passes(form, MINIMAL)[0]
 
     yield BEFORE, written(graph)
-    for step in passes_for(runtime, prefer, integer=integer):
+    for step in passes:
         after = step.run(graph)
         if after.nodes != graph.nodes:
             yield step.name, written(after)
         graph = after
 
 
-def _step(name: str, data: bytes, runtime: Runtime) -> Step:
+def _step(name: str, made: Graph | Path, runtime: Runtime, dtype: DType) -> Step:
+    try:
+        return _told(name, made, runtime, dtype)
+    except CoronetError as error:
+        reason = error.what
+    except OSError as error:  # of the folder for it
+        reason = f"no temporary file can be made: {error.strerror or error}"
+    return Step(name, Figures(0, 0, 0, 0), 0, 0, reason)
+
+
+def _told(name: str, made: Graph | Path, runtime: Runtime, dtype: DType) -> Step:
+    """Return the step of a file, or of the one that a graph makes."""
+    data = made.read_bytes() if isinstance(made, Path) else emit(made, runtime, dtype, {})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"step{runtime.suffix}"
-        path.write_bytes(data)
+        write_bytes(path, data)
         with open_session(path, runtime, threads=1) as session:
             split = session.partitions
     return Step(name, figures_of(data, runtime), split.parts, split.total - split.taken)
