@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.build import Built, build
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.capture import capture
@@ -17,8 +18,10 @@ from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.manifest import Source, read_manifest
 from coronet_deploy.export.outputs import spread_of
 from coronet_deploy.export.passes import lower
-from coronet_deploy.export.ranges import channel_deviations, measure
+from coronet_deploy.export.quantize import plan_int8
+from coronet_deploy.export.ranges import Range, Seen, channel_deviations, fitted, measure
 from coronet_deploy.export.sensitivity import int8_layers, search, simulate
+from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.verify.gate import translate, try_artifact
 from coronet_deploy.verify.parity import psnr_db
@@ -141,3 +144,47 @@ def test_a_picture_of_zeros_is_no_faint_picture() -> None:
     assert psnr_db(faint, np.zeros_like(faint)) > 30
     assert psnr_db(faint, np.zeros_like(faint), spread_of(None, [faint])) < 25
     assert spread_of(None, [np.zeros((1, 2, 2, 1), np.float32)]) == (0, 1)
+
+
+@pytest.mark.parametrize("dtype", [DType.FP32, DType.INT8, DType.INT8_FULL])
+@pytest.mark.parametrize("runtime", Runtime)
+def test_strides_may_differ(runtime: Runtime, dtype: DType, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU()),
+        *(nn.ConvTranspose2d(8, 3, (4, 3), (2, 1), (1, 1)), nn.Tanh()),
+    ).eval()
+    built = _built(network, runtime, dtype)
+    assert _psnr_db(network, built, tmp_path) >= {DType.FP32: 100}.get(dtype, 50)
+
+
+def test_a_manifest_tells_of_every_convolution_and_of_what_was_done() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 32, 3, 1, 1), nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.Conv2d(32, 32, 3, 1, 1, groups=32), nn.ReLU()),
+        *(nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 3, 3, 1, 1), nn.Tanh()),
+    ).eval()
+    study = Study(capture(network, HEIGHT, WIDTH), _pictures())
+    for budget_db in (30.0, 75.0):
+        plan = plan_int8(study, Runtime.ONNX, budget_db)
+        told = plan.summary
+        assert {"3/depthwise_conv2d"} <= set(told.float_layers)
+        assert len(told.int8_layers) + len(told.float_layers) == 4
+        assert set(told.packed_layers) == plan.packed <= set(told.float_layers)
+    assert plan.packed
+    built = _built(network, Runtime.ONNX)
+    assert built.embedded.passes[:2] == ("fold_batch_norm", "equalize")
+    built = _built(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Tanh()), Runtime.ONNX)
+    assert not {"fold_batch_norm", "equalize"}.intersection(built.embedded.passes)
+
+
+def test_a_network_without_convolutions_is_said_to_have_none() -> None:
+    with pytest.raises(ConversionFailed, match="no convolution"):
+        _built(nn.Sequential(nn.InstanceNorm2d(3), nn.Tanh()), Runtime.ONNX)
+
+
+@pytest.mark.parametrize("largest", [1e-45, 1e-40, 1e-37])
+def test_values_next_to_nothing_are_as_good_as_constant(largest: float) -> None:
+    values = np.linspace(0, largest, 50, dtype=np.float32)
+    assert fitted(Seen(0.0, float(values.max()), values)) == Range(0.0, 1.0)

@@ -69,11 +69,10 @@ def build(
     if dtype is DType.FP16:
         from coronet_deploy.export.half import lower_to_half
 
-        lowered, reports, scaled = lower_to_half(graph, runtime, calibration, prefer)
-        passes = (*(("equalize",) if scaled else ()), *_names(reports))
+        lowered, reports, _ = lower_to_half(graph, runtime, calibration, prefer)
     else:
         lowered, reports = lower(graph, runtime, prefer=prefer)
-        passes = _names(reports)
+    passes = _names(reports)
     half_io = half_io and takes_half_io(runtime, dtype)
     embedded = describe(graph, runtime, dtype, subject, passes, half_io=half_io)
     metadata = embedded.as_metadata()
@@ -94,7 +93,7 @@ def _int8(
     resnet = _like_resnet(graph, subject)
     budget_db = quantize.RESNET_BUDGET_DB if resnet else quantize.UNET_BUDGET_DB
     plan = quantize.plan_int8(study, runtime, budget_db, progress)
-    passes = ("equalize", *_names(plan.passes))
+    passes = _names(plan.passes)
     embedded = describe(graph, runtime, DType.INT8, subject, passes)
     return Built(quantize.write_int8(plan, runtime, embedded.as_metadata()), embedded, plan.summary)
 
@@ -119,7 +118,7 @@ def _integer(
 
     margin = RESNET_MARGIN if _like_resnet(graph, subject) else UNET_MARGIN
     plan = plan_integer(graph, runtime, calibration, INTEGER_BITS[dtype], margin)
-    passes = ("equalize", *_names(plan.passes))
+    passes = _names(plan.passes)
     embedded = describe(graph, runtime, dtype, subject, passes)
     tensors = {}
     for role, stored in (("input", plan.formats.get(INPUT)), ("output", plan.formats.get(OUTPUT))):
@@ -153,7 +152,7 @@ def _int8_weights(graph: Graph, runtime: Runtime, dtype: DType, subject: Subject
 
 
 def _names(reports: Sequence[PassReport]) -> tuple[str, ...]:
-    return tuple(report.name for report in reports if report.changed)
+    return tuple(dict.fromkeys(report.name for report in reports if report.changed))
 
 
 def describe(

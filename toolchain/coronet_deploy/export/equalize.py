@@ -18,7 +18,7 @@ from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, InstanceNorm
 from coronet_deploy.export.outputs import output_range, spread_of
-from coronet_deploy.export.passes import run_passes
+from coronet_deploy.export.passes import PassReport, run_passes
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.ranges import channel_deviations
 
@@ -36,11 +36,22 @@ def equalize(graph: Graph, pictures: Pictures, *, between: bool = True) -> Graph
 
     Without `between` only those before InstanceNorms are scaled, at no cost in the weights.
     """
-    folded, _ = run_passes(graph, (FoldBatchNorm(),))
+    return equalized(graph, pictures, between=between)[0]
+
+
+def equalized(
+    graph: Graph, pictures: Pictures, *, between: bool = True
+) -> tuple[Graph, tuple[PassReport, ...]]:
+    """Return what `equalize` does, and what it did."""
+    folded, reports = run_passes(graph, (FoldBatchNorm(),))
     scaled = _before_norms(folded, pictures)
     if not _alike(folded, scaled, pictures):
         scaled = folded
-    return equalize_channels(scaled, pictures) if between else scaled
+    if between:
+        scaled = equalize_channels(scaled, pictures)
+    changed = scaled.nodes != folded.nodes
+    report = PassReport("equalize", len(folded.nodes), len(scaled.nodes), changed)
+    return scaled, (*reports, report)
 
 
 def _before_norms(graph: Graph, pictures: Pictures) -> Graph:

@@ -16,7 +16,7 @@ from torch import Tensor
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.calibrate import Pictures
-from coronet_deploy.export.equalize import equalize
+from coronet_deploy.export.equalize import equalized
 from coronet_deploy.export.graph import OUTPUT, FloatArray, Graph
 from coronet_deploy.export.interpret import interpret_values
 from coronet_deploy.export.passes import PassReport, Preference, lower
@@ -110,20 +110,21 @@ def lower_to_half(
 ) -> tuple[Graph, tuple[PassReport, ...], bool]:
     """Return `graph` lowered so that float16 holds every value, the passes, and if it was scaled.
 
-    Only where it would overflow are channels scaled (see `equalize`), for that changes rounding.
+    Only where it would overflow are channels scaled (see `equalized`), for that changes rounding.
 
     Raises:
         ConversionFailed: a value is too large even then; names the operator.
 
     """
-    lowered, reports = lower(graph, runtime, prefer=prefer)
+    lowered, reports = lower(graph, runtime, prefer=prefer, half=True)
     if find_overflow(lowered, pictures) is None:
         return lowered, reports, False
-    lowered, reports = lower(equalize(graph, pictures), runtime, prefer=prefer)
+    even, evened = equalized(graph, pictures)
+    lowered, reports = lower(even, runtime, prefer=prefer, half=True)
     if (overflow := find_overflow(lowered, pictures)) is not None:
         raise ConversionFailed(
             f"float16 cannot hold what {overflow.name} ({overflow.kind}) gives: "
             f"{overflow.magnitude:.3g} of at most {FLOAT16_MAX:.0f}",
             hint="take fp32 or int8",
         )
-    return lowered, reports, True
+    return lowered, (*evened, *reports), True

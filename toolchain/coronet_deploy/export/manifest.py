@@ -125,12 +125,16 @@ class Split(_Table):
 
 
 class Quantization(_Table):
-    """How an INT8 artifact was made: what was calibrated on, and what stayed float."""
+    """How an INT8 artifact was made: what was calibrated on, and what stayed float.
+
+    `packed_layers` are those of `float_layers` whose weights are stored in int8.
+    """
 
     calibration_pictures: tuple[str, ...]
     int8_layers: tuple[str, ...]
     float_layers: tuple[str, ...]
     int8_macs_share: Annotated[float, Field(ge=0, le=1)]
+    packed_layers: tuple[str, ...] = ()
 
 
 class ParityFigures(_Table):

@@ -22,8 +22,8 @@ from coronet_deploy.export.packing import with_rounded_weights
 from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.pixels import BRIGHTER, moved_from, with_exact_pixels
 from coronet_deploy.export.ranges import Range
-from coronet_deploy.export.sensitivity import Layer, float_macs, int8_layers
-from coronet_deploy.export.study import Study
+from coronet_deploy.export.sensitivity import CONVOLUTIONS, float_macs, int8_layers
+from coronet_deploy.export.study import Study, Survey
 from coronet_deploy.vocabulary import DType, Runtime
 
 RESNET_BUDGET_DB = 41.0
@@ -64,8 +64,13 @@ def plan_int8(
 
     """
     lowered, reports = lower(study.even, runtime, integer=True)
+    reports = (*study.even_by, *reports)
     exact = with_exact_pixels(lowered)
     found = study.survey(exact, budget_db, progress)
+    if not found.layers:
+        raise ConversionFailed(
+            "the network has no convolution that could compute in int8", hint="take fp16"
+        )
     if not found.chosen:
         raise ConversionFailed(
             f"no layer can compute in int8 with a PSNR of {budget_db:g} dB",
@@ -76,7 +81,7 @@ def plan_int8(
         report = PassReport("exact_pixels", len(lowered.nodes), len(exact.nodes), changed=True)
         reports = (*reports, report)
         lowered = exact
-    summary = _summary(found.layers, found.chosen, study.shown, float_macs(lowered))
+    summary = _summary(lowered, found, study.shown)
     rounded = with_rounded_weights(lowered, found.packed)
     rounded = with_room_for_biases(rounded, found.chosen, found.ranges)
     return Int8Plan(rounded, reports, found.chosen, found.packed, found.ranges, summary)
@@ -145,15 +150,14 @@ def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
     return pack(model)
 
 
-def _summary(
-    layers: tuple[Layer, ...], chosen: frozenset[str], pictures: Pictures, other_macs: int
-) -> Quantization:
-    total = sum(layer.macs for layer in layers) + other_macs
+def _summary(graph: Graph, found: Survey, pictures: Pictures) -> Quantization:
+    total = sum(layer.macs for layer in found.layers) + float_macs(graph)
+    computed = [layer for layer in found.layers if layer.name in found.chosen]
+    convolutions = [node.output for node in graph.nodes if isinstance(node.op, CONVOLUTIONS)]
     return Quantization(
         calibration_pictures=pictures.names,
-        int8_layers=tuple(layer.name for layer in layers if layer.name in chosen),
-        float_layers=tuple(layer.name for layer in layers if layer.name not in chosen),
-        int8_macs_share=round(
-            sum(layer.macs for layer in layers if layer.name in chosen) / total, 4
-        ),
+        int8_layers=tuple(layer.name for layer in computed),
+        float_layers=tuple(name for name in convolutions if name not in found.chosen),
+        int8_macs_share=round(sum(layer.macs for layer in computed) / total, 4),
+        packed_layers=tuple(name for name in convolutions if name in found.packed),
     )

@@ -29,6 +29,7 @@ _SHRINKS = tuple(np.linspace(1.0, 0.2, 41).tolist())
 _ROUNDS = 2
 MARGIN = 1.5
 _BINS = 4096
+_LEAST_SPREAD = _BINS * float(np.finfo(np.float32).tiny)  # whose bins float32 can tell apart
 _SETTLINGS = np.linspace(0.95, 1.05, 21)
 
 _Float64 = npt.NDArray[np.float64]
@@ -127,6 +128,8 @@ def fitted(seen: Seen, through: Transfer | None = None, margin: float = MARGIN) 
     pictures, such as label maps, values are few, and that is worth up to 3 dB.
     """
     best = best_range(seen.samples, seen.low, seen.high, through)
+    if seen.high - seen.low < _LEAST_SPREAD:
+        return best
     r = Range(best.low * margin, best.high * margin)
     values, weights = _histogram(seen.samples, seen.low, seen.high)
     exact = through(values) if through else values
@@ -148,12 +151,12 @@ def best_range(
 ) -> Range:
     """Return the part of [low, high] that holds `values` in int8 with the least mean square error.
 
-    The ends shrink in turn, each to its best with the other where it is. Values that are all zero
-    get the range [0, 1]. `through` is what becomes of the values, if the error that counts is that
-    of its result: behind a tanh, saturated values may be clipped.
+    The ends shrink in turn, each to its best with the other where it is. Values that are all zero,
+    or too near it for float32, get the range [0, 1]. `through` is what becomes of the values, if
+    the error that counts is that of its result: behind a tanh, saturated values may be clipped.
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    if high - low < np.finfo(np.float32).tiny:
+    if high - low < _LEAST_SPREAD:
         return Range(0.0, 1.0)
     centres, weights = _histogram(values, low, high)
     slope, exact = 1.0, centres

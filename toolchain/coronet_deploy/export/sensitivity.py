@@ -25,6 +25,8 @@ from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, DepthwiseCo
 from coronet_deploy.export.outputs import PICTURE, ValueRange, spread_of
 from coronet_deploy.export.ranges import QMAX, QMIN, Range
 
+CONVOLUTIONS = Conv2d | DepthwiseConv2d | ConvTranspose2d
+
 _TRIED_ON = 3  # pictures a guess is tried on
 
 _Float64 = npt.NDArray[np.float64]

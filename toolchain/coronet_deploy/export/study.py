@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from coronet_deploy.export.calibrate import Pictures, with_flips
-from coronet_deploy.export.equalize import equalize
+from coronet_deploy.export.equalize import equalized
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.outputs import output_range
 from coronet_deploy.export.packing import packed_layers
-from coronet_deploy.export.passes import lower
+from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.pixels import BRIGHTER, PIXELS, moved_from, with_exact_pixels
 from coronet_deploy.export.ranges import Range, measure
 from coronet_deploy.export.sensitivity import Layer, int8_layers, search
@@ -72,10 +72,19 @@ class Study:
         """The pictures that ranges are measured on: few ones with their mirror images."""
         return with_flips(self.pictures)
 
-    @cached_property
+    @property
     def even(self) -> Graph:
         """The graph with its channels scaled (see `equalize`)."""
-        return equalize(self.graph, self.shown)
+        return self._equalized[0]
+
+    @property
+    def even_by(self) -> tuple[PassReport, ...]:
+        """What was done to get `even`."""
+        return self._equalized[1]
+
+    @cached_property
+    def _equalized(self) -> tuple[Graph, tuple[PassReport, ...]]:
+        return equalized(self.graph, self.shown)
 
     def survey(
         self, lowered: Graph, budget_db: float, progress: Callable[[str], None] = lambda _: None

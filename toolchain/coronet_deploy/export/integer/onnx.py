@@ -32,7 +32,11 @@ except ImportError as error:
 OPSET, IR_VERSION = 21, 10
 """The first in which QuantizeLinear knows 16 bits."""
 
-_PARAMETERS = {"Conv": 1, "InstanceNormalization": 1}  # where an operator's weight stands
+_PARAMETERS = {
+    "Conv": 1,
+    "ConvTranspose": 1,
+    "InstanceNormalization": 1,
+}  # where an operator's weight stands
 
 
 def write_onnx(plan: IntegerPlan, metadata: Mapping[str, str]) -> bytes:
@@ -150,8 +154,8 @@ class _Rewriter:
             if name in self._weights and self._weights[name].dtype == np.float32:
                 bits = self._bits_of(node)
                 node.input[place] = self._plain_constant(name, self._weights[name], bits)
-        if node.op_type == "Conv":
-            self._parameters(node, axis=0)
+        if node.op_type in {"Conv", "ConvTranspose"}:
+            self._parameters(node, axis=0 if node.op_type == "Conv" else 1)
         elif node.op_type == "InstanceNormalization":
             self._parameters(node, axis=None)
 
@@ -171,7 +175,7 @@ class _Rewriter:
         return restored
 
     def _parameters(self, node: Any, axis: int | None) -> None:  # noqa: ANN401 - onnx ships no types
-        """Store weight and bias; per output channel if `axis` names that."""
+        """Store weight and bias; per output channel if `axis` is that of a weight."""
         x, weight, bias = node.input
         source = self._format_of(x)
         kernel, added = self._weights[weight], self._weights[bias]
@@ -179,8 +183,10 @@ class _Rewriter:
             spread = kernel.reshape(1, 1, 1, -1)
             scales = channel_scales(spread, np.abs(added).max(keepdims=True), source)
         else:
-            scales = channel_scales(kernel.transpose(0, 2, 3, 1), added, source)
-        shape = (-1,) + (1,) * (kernel.ndim - 1)
+            outputs_first = np.moveaxis(kernel, axis, 0)
+            scales = channel_scales(outputs_first.transpose(0, 2, 3, 1), added, source)
+        shape = [1] * kernel.ndim
+        shape[axis or 0] = -1
         steps = np.clip(np.rint(kernel / scales.reshape(shape)), -QMAX, QMAX).astype(np.int8)
         units = (scales.astype(np.float64) * float(source.scale)).astype(np.float32)
         whole = np.rint(added / units.astype(np.float64))
@@ -189,7 +195,7 @@ class _Rewriter:
         whole = np.clip(whole, limit.min, limit.max).astype(np.int32)
         name = f"{node.output[0]}/stored"
         node.input[1] = self._stored(f"{name}/weight", steps, scales, axis)
-        node.input[2] = self._stored(f"{name}/bias", whole, units, axis)
+        node.input[2] = self._stored(f"{name}/bias", whole, units, None if axis is None else 0)
 
     def _format_of(self, restored: str) -> Format:
         name = INPUT if restored == f"{INPUT}/real" else restored

@@ -17,7 +17,7 @@ import numpy as np
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.calibrate import Pictures, with_flips
-from coronet_deploy.export.equalize import equalize
+from coronet_deploy.export.equalize import equalized
 from coronet_deploy.export.graph import INPUT, OUTPUT, Edit, Graph, Node, rewrite
 from coronet_deploy.export.integer.formats import (
     FLOAT_BITS,
@@ -90,7 +90,7 @@ def plan_integer(
     """
     pictures, framed = with_flips(pictures), bits == 16  # noqa: PLR2004 - the wide scheme
     # 16 bits have room for channels of unlike size, and weights round better as they are.
-    alike = equalize(graph, pictures, between=not framed)
+    alike, evened = equalized(graph, pictures, between=not framed)
     lowered, reports = lower(alike, runtime, integer=True)
     lowered = _with_biases(lowered)
     pixels = not framed and takes_pixels(lowered)
@@ -107,6 +107,7 @@ def plan_integer(
     if pixels:
         for name in moved_from(placed, INPUT):
             formats[name] = PIXELS_8
+    reports = (*evened, *reports)
     return IntegerPlan(_above_zero(placed, formats), formats, reports, pictures.names, framed)
 
 

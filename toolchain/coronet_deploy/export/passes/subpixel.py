@@ -103,6 +103,8 @@ class SubpixelConvolution(Rewrite):
         op = node.op
         if not isinstance(op, ConvTranspose2d):
             return None
+        if self._depth_to_space and op.stride[0] != op.stride[1]:
+            return None  # DepthToSpace has one block size for both
         x, weight = node.inputs[:2]
         kernel = edit.constants[weight]
         if math.sqrt(kernel.shape[0] * kernel.shape[3]) < self._least_channels:
@@ -112,7 +114,7 @@ class SubpixelConvolution(Rewrite):
             _Axis.of(op, i, edit.shapes[x][1 + i], kernel.shape[1 + i], size[i]) for i in (0, 1)
         )
         together = self._pays_together(kernel, rows, columns)
-        if self._depth_to_space and op.stride[0] == op.stride[1]:
+        if self._depth_to_space:
             y = _to_space(edit, node.inputs, op, rows, columns, together=together)
         else:
             phases = _together if together else _apart
