@@ -360,7 +360,7 @@ def test_a_graph_that_reads_what_is_not_there_is_refused() -> None:
 
 
 def test_lowering_does_not_depend_on_how_often_it_is_done() -> None:
-    network = build_generator(full_plan(Architecture.RESNET_6, width=6))
+    network = build_generator(full_plan(Architecture.RESNET_6, width=6)).eval()
     picture = smooth_picture(20, 28)
     graph, _ = lower(capture(network, 20, 28), Runtime.TFLITE)
     again, _ = lower(graph, Runtime.TFLITE)

@@ -6,6 +6,7 @@ import json
 import pickle
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,17 @@ def test_what_a_forward_imports_late_is_found(theirs: Path) -> None:
     sys.modules.pop("sketch_parts", None)
     assert capture(subject.generator, 16, 16).count()["mul"] == 1
     assert str(theirs) not in sys.path
+
+
+def test_the_name_of_a_file_says_what_rewrites_were_left_out(theirs: Path) -> None:
+    order = Order(load_own("sketches:seeded"), theirs, _pictures(16, 16), _pictures(16, 16))
+    plain = {order.name_of(r, d) for r in Runtime for d in DType}
+    small = replace(order, prefer="size")
+    for runtime in Runtime:
+        for dtype in DType:
+            rewritten = dtype in {DType.FP32, DType.FP16}
+            assert (small.name_of(runtime, dtype) not in plain) is rewritten
+    assert small.name_of(Runtime.ONNX, DType.FP32) == "seeded_16x16_fp32_prefer-size.onnx"
 
 
 def test_two_pictures_are_not_one() -> None:

@@ -86,6 +86,9 @@ class Order:
             name = f"{name}_{self.converter.value}"
         if self.half_io and takes_half_io(runtime, dtype):
             name = f"{name}_half-io"
+        rewritten = self.converter is Converter.DIRECT and dtype in {DType.FP32, DType.FP16}
+        if self.prefer != "speed" and rewritten:
+            name = f"{name}_prefer-{self.prefer}"
         return f"{name}{runtime.suffix}"
 
 
