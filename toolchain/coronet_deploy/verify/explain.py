@@ -58,9 +58,7 @@ def explain(
     return tuple(steps)
 
 
-def _forms(
-    graph: Graph, runtime: Runtime, passes: tuple[Pass, ...]
-) -> Iterator[tuple[str, Graph]]:
+def _forms(graph: Graph, runtime: Runtime, passes: tuple[Pass, ...]) -> Iterator[tuple[str, Graph]]:
     def written(form: Graph) -> Graph:
         # ONNX has an operator for all that is captured and all that its passes make.
         return form if runtime is Runtime.ONNX else run_passes(form, MINIMAL)[0]
