@@ -184,10 +184,10 @@ class TensorContract:
 
 @dataclass(frozen=True)
 class Parity:
-    """An artifact's outputs beside torch's on real pictures, real values in [-1, 1].
+    """An artifact's outputs beside torch's on real pictures, in real values.
 
-    `psnr_db` is the lowest over the pictures, with a peak-to-peak of 2; `max_abs` the largest
-    absolute difference; `bound_db` the gate.
+    `psnr_db` is the lowest over the pictures, against the range of what the network draws, which is
+    2 behind a tanh; `max_abs` the largest absolute difference; `bound_db` the gate.
     """
 
     psnr_db: float

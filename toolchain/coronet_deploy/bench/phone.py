@@ -99,9 +99,7 @@ def bench_phone(
     subjects = load_subjects(artifacts, names)
     bench = _Bench(device, name, subjects, kit, settings, progress, list(notes), keeper)
     bench.prepare(chipset, earlier, command)
-    references = {
-        one.name: make_reference(one.name, one.path, pictures) for one in subjects if pictures
-    }
+    references = {one.name: make_reference(one, pictures) for one in subjects if pictures}
     try:
         bench.carry_out(references)
     except KeyboardInterrupt:

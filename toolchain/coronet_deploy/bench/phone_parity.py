@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from coronet_deploy.bench.host import OnDisk
+from coronet_deploy.export.outputs import PICTURE, ValueRange, spread_of
 from coronet_deploy.images import Array
 from coronet_deploy.verify.parity import DEFAULT_BOUNDS_DB, compare
 from coronet_deploy.verify.runtimes import open_session, runtime_of
@@ -28,13 +29,15 @@ Translate = Callable[[bytes], bytes]
 class Reference:
     """What this host makes of the pictures with one artifact.
 
-    `inputs` are the input tensors' bytes, `outputs` the pictures, (1, H, W, 3) real values.
+    `inputs` are the input tensors' bytes, `outputs` the pictures, (1, H, W, 3) real values;
+    errors are measured against `value_range`, or against what the pictures reach if it is None.
     """
 
     name: str
     inputs: tuple[bytes, ...]
     outputs: tuple[Array, ...]
     output: TensorContract
+    value_range: ValueRange | None = PICTURE
 
     def judge(self, outputs: Sequence[bytes], bound_db: float) -> Parity:
         """Compare the phone's output tensors with the reference.
@@ -46,7 +49,8 @@ class Reference:
         shape, dtype = self.output.shape, np.dtype(self.output.dtype)
         stored = [np.frombuffer(one, dtype).reshape(shape) for one in outputs]
         pictures = [to_real(one, self.output) for one in stored]
-        return compare(self.name, self.outputs, pictures, bound_db)
+        against = spread_of(self.value_range, self.outputs)
+        return compare(self.name, self.outputs, pictures, bound_db, against)
 
     @property
     def output_bytes(self) -> int:
@@ -54,7 +58,7 @@ class Reference:
         return int(np.prod(self.output.shape)) * np.dtype(self.output.dtype).itemsize
 
 
-def make_reference(name: str, path: Path, pictures: Callable[[int, int], list[Array]]) -> Reference:
+def make_reference(subject: OnDisk, pictures: Callable[[int, int], list[Array]]) -> Reference:
     """Return what this host's runtime makes of `pictures(height, width)` with the artifact.
 
     Pictures are (H, W, 3) float32 real values in [-1, 1].
@@ -63,11 +67,18 @@ def make_reference(name: str, path: Path, pictures: Callable[[int, int], list[Ar
         CoronetError: the runtime is not installed, or does not load the artifact.
 
     """
-    with open_session(path, runtime_of(path), 1) as session:
+    with open_session(subject.path, runtime_of(subject.path), 1) as session:
         batch = [one[np.newaxis] for one in pictures(*session.input_shape[1:3])]
         inputs = tuple(to_stored(one, session.input).tobytes() for one in batch)
         outputs = tuple(session.run(one).copy() for one in batch)
-        return Reference(name, inputs, outputs, session.output)
+        told = _told_range(subject.manifest)
+        return Reference(subject.name, inputs, outputs, session.output, told)
+
+
+def _told_range(manifest: Mapping[str, Any]) -> ValueRange | None:
+    """Return what a manifest says its pictures range over, if anything; without one, [-1, 1]."""
+    told = manifest.get("output", {"value_range": PICTURE}).get("value_range")
+    return None if told is None else (float(told[0]), float(told[1]))
 
 
 def bound_db(manifest: Mapping[str, Any], backend: str) -> float:

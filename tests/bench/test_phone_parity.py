@@ -1,0 +1,40 @@
+"""What a phone's picture is held against: the host's own, over the range that its manifest tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coronet_deploy.bench.host import OnDisk
+from coronet_deploy.bench.phone_parity import make_reference
+from lowering import smooth_picture
+
+
+@pytest.mark.parametrize(
+    ("manifest", "peak"),
+    [
+        ({}, 2.0),
+        ({"output": {"value_range": [-1.0, 1.0]}}, 2.0),
+        ({"output": {"value_range": [0.0, 1.0]}}, 1.0),
+        ({"output": {}}, None),  # nothing bounds it: what the pictures reach
+    ],
+)
+def test_an_error_is_measured_against_what_the_network_draws(
+    tiny: Path, manifest: dict[str, Any], peak: float | None
+) -> None:
+    subject = OnDisk("tiny", tiny / "tiny.tflite", "0" * 64, manifest)
+    reference = make_reference(
+        subject, lambda height, width: [smooth_picture(height, width, seed=s)[0] for s in (0, 1)]
+    )
+    error = 1e-3
+    drawn = [(one + np.float32(error)).tobytes() for one in reference.outputs]
+    if peak is None:
+        peak = float(
+            max(o.max() for o in reference.outputs) - min(o.min() for o in reference.outputs)
+        )
+        assert peak < 1.9
+    parity = reference.judge(drawn, 40.0)
+    assert parity.psnr_db == pytest.approx(20 * np.log10(peak / error), abs=0.01)
