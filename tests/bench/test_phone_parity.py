@@ -1,4 +1,4 @@
-"""What a phone's picture is held against: the host's own, over the range that its manifest tells."""
+"""What a phone draws is held against the host, over the range that a manifest tells."""
 
 from __future__ import annotations
 
