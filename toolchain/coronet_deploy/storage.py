@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from coronet_deploy.errors import BadInput, EnvironmentProblem
 
 _CHUNK = 1 << 20
+_NAME_KEPT = 40  # characters, of at most four bytes: a name may have 255
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed and renamed to `path`.
+    """Yield a temporary path; on success it is flushed and becomes `path`.
 
-    On any exception, Ctrl-C included, the temporary file is removed and `path` is as it was.
+    A file, or what a link at `path` leads to, is replaced by a rename in its folder and keeps its
+    mode. A device, a pipe or a socket stays what it is, and is given the bytes. On any exception,
+    Ctrl-C included, the temporary file is removed and `path` is as it was.
 
     Raises:
         EnvironmentProblem: the folder cannot be made, `path` is a folder, or the disk refuses the
@@ -29,24 +35,63 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     if not path.name:  # as of "." and "/"
         raise EnvironmentProblem(f"cannot write {path}: it is a folder", hint="name a file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    target = Path(os.path.realpath(path))
+    names = {str(path), str(target), *map(str, path.parents), *map(str, target.parents)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        mode = _mode_at(path)
+        if mode is not None and stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with contextlib.ExitStack() as stack:
+            if mode is None or stat.S_ISREG(mode):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                folder = target.parent
+            else:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            temporary = folder / _temporary_name(path)
+            names.add(str(temporary))
+            stack.callback(_remove, temporary)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            _become(temporary, path, target, mode)
     except OSError as error:
         # An error that names another file (one being read, say) is not about this output.
-        if error.filename not in {None, str(temporary), str(path), *map(str, path.parents)}:
+        if error.filename is not None and str(error.filename) not in names:
             raise
         reason = error.strerror or str(error)
         raise EnvironmentProblem(
             f"cannot write {path}: {reason}", hint="choose another place or make room"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+
+
+def _become(temporary: Path, path: Path, target: Path, mode: int | None) -> None:
+    """Let the file `temporary` replace `target`, or give its bytes to what is no file at `path`."""
+    if mode is None or stat.S_ISREG(mode):
+        if mode is not None:
+            temporary.chmod(stat.S_IMODE(mode))
+        temporary.replace(target)
+        return
+    # Neither made nor cut: both are for files. A pipe waits here for its reader.
+    with temporary.open("rb") as file, open(os.open(path, os.O_WRONLY), "wb") as node:  # noqa: PTH123 - made by `open`, what is no file could become one
+        shutil.copyfileobj(file, node)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _temporary_name(path: Path) -> str:
+    """Return a name for a neighbour of `path` that is not too long where its own is not."""
+    return f".{path.name[:_NAME_KEPT]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def _mode_at(path: Path) -> int | None:
+    """Return what kind of file is at `path` or where it links to, None if there is none."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -82,6 +127,26 @@ def exclusive(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by another run", hint="wait for it, or choose another folder"
             ) from error
         yield
+
+
+def try_writing(path: Path) -> None:
+    """Find out whether a file can be written to `path`; neither it nor a folder is made.
+
+    Raises:
+        OSError: it cannot.
+
+    """
+    mode = _mode_at(path)
+    if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return
+    target = Path(os.path.realpath(path))
+    folder = next(one for one in target.parents if os.path.lexists(one))
+    for name in target.relative_to(folder).parts:  # behind a folder to be made nobody looked
+        _mode_at(folder / name)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def require_file_name(path: Path, flag: str) -> None:

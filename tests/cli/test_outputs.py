@@ -1,0 +1,95 @@
+"""What stands at the place of an output: a device, a pipe, a link, a file with a mode."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from coronet_deploy.errors import EnvironmentProblem
+from coronet_deploy.storage import write_bytes, write_text
+from support import Cli
+
+RUN = Path(__file__).parents[1] / "results/fixtures/run-v1.json"
+NULL = os.makedev(1, 3)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """Return a null device of the test's own, or skip where none can be made or opened."""
+    path = tmp_path / "null"
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, NULL)
+        path.write_bytes(b"")
+    except OSError as error:
+        pytest.skip(f"no device node here: {error}")
+    return path
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["null", "link"])
+def test_a_device_stays_a_device(name: str, node: Path, cli: Cli) -> None:
+    (node.parent / "link").symlink_to(node)
+    place = node.parent / name
+    done = cli("report", RUN, "--format", "markdown", "--output", place)
+    assert done.returncode == 0, done.stderr
+    assert stat.S_ISCHR(node.lstat().st_mode)
+    assert node.lstat().st_rdev == NULL
+    assert _names_in(node.parent) == ["link", "null"]
+
+
+def test_a_pipe_is_given_the_bytes_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    data = bytes(range(256)) * 1024  # more than it holds
+    write_bytes(pipe, data)
+    reader.join(timeout=30)
+    assert got == [data]
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    assert _names_in(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_stays_and_what_it_leads_to_is_replaced(is_there: bool, tmp_path: Path) -> None:
+    target = tmp_path / "far" / "report.md"
+    target.parent.mkdir()
+    if is_there:
+        target.write_text("old")
+    link = tmp_path / "link"
+    link.symlink_to("far/report.md")
+    write_text(link, "new")
+    assert str(link.readlink()) == "far/report.md"
+    assert target.read_text() == "new"
+    assert _names_in(target.parent) == ["report.md"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o755])
+def test_a_file_keeps_its_mode(mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "report.md"
+    path.write_text("old")
+    path.chmod(mode)
+    write_text(path, "new")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", mode)
+
+
+def test_a_link_that_leads_to_itself_is_no_place(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    with pytest.raises(EnvironmentProblem, match="loop"):
+        write_text(loop, "new")
+    assert loop.is_symlink()
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 120 + "x" * 15)
+    write_text(path, "new")
+    assert path.read_text() == "new"
