@@ -166,7 +166,7 @@ def test_names_signature_and_metadata_are_found_by_any_reader() -> None:
     assert [tensor.name for tensor in ends] == [b"input", b"output"]
     assert [list(tensor.shape) for tensor in ends] == [[1, 256, 256, 3]] * 2
     assert signature.signatureKey == b"serving_default"
-    assert signature.inputs[0].name, signature.outputs[0].name == (b"input", b"output")
+    assert (signature.inputs[0].name, signature.outputs[0].name) == (b"input", b"output")
     stored = {entry.name: bytes(model.buffers[entry.buffer].data) for entry in model.metadata}
     assert stored == {
         b"coronet_deploy": '{"plan": "übung"}'.encode(),
