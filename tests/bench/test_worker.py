@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from coronet_deploy.bench import worker
@@ -71,17 +69,20 @@ def test_sampling_stops_at_the_count_or_at_the_time_but_not_below_the_least() ->
     assert len(worker.take_samples(lambda: None, worker.Budget(2, 1e-9))) == 2
 
 
-def test_warm_up_settles_on_steady_times_and_gives_up_on_wild_ones() -> None:
+def test_warm_up_settles_on_steady_times_and_gives_up_on_wild_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert worker.has_settled([90, 30, 12, 10.1, 10.0, 10.2, 10.1, 10.0, 10.1])
     assert not worker.has_settled([50, 40, 30, 20, 15, 12])
     assert not worker.has_settled([10, 10, 10])
-    wild = iter(np.random.default_rng(3).permutation(np.geomspace(1e-4, 0.02, 200)))
 
-    def invoke() -> None:
-        end = time.perf_counter() + float(next(wild))
-        while time.perf_counter() < end:
-            pass
+    def warmed(times_ms: list[float]) -> tuple[list[float], bool]:
+        given = iter(times_ms)
+        monkeypatch.setattr(worker, "time_once", lambda _: next(given))
+        return worker.warm_up(lambda: None)
 
-    history_ms, settled = worker.warm_up(invoke)
-    assert len(history_ms) <= worker.WARMUP_MOST
-    assert settled == worker.has_settled(history_ms)
+    steady = [90.0, 30, 12, 10.1, 10.0, 10.2, 10.1, 10.0, 10.1, 10.0, 10.1]
+    assert warmed(steady) == (steady[:8], True)
+    # Every window of three is eight times as slow as the one before it.
+    wild = [2.0**i for i in range(2 * worker.WARMUP_MOST)]
+    assert warmed(wild) == (wild[: worker.WARMUP_MOST], False)
