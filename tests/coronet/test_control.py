@@ -74,7 +74,8 @@ def test_the_search_follows_its_path_and_the_cut_lands(multiple: int) -> None:
         if step > 5:
             assert ratio >= controller.path(step) - 0.02
     assert controller.path(40) == pytest.approx(0.21)
-    assert 0.195 <= controller.ratio(controller.cut(latents)) <= 0.2
+    assert controller.cut(latents) == latents.living_plan()
+    assert 0.195 <= controller.ratio(latents.living_plan()) <= 0.2
 
 
 def test_a_target_that_no_plan_can_reach_is_refused() -> None:
