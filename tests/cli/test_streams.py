@@ -61,18 +61,53 @@ def test_a_command_that_nobody_reads_has_its_own_status(status: int) -> None:
     assert (done.returncode, done.stderr) == (status, "")
 
 
-@pytest.mark.parametrize("line", ["devices >&-", "devices --json >&-", "devices 2>&- >/dev/null"])
+@pytest.mark.parametrize(
+    "line",
+    ["devices --known >&-", "devices --known --json >&-", "devices --known 2>&- >/dev/null"],
+)
 def test_a_closed_stream_is_no_error(line: str) -> None:
     done = _shell(f"coronet-deploy {line}")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("line", ["devices", "devices --json"])
+@pytest.mark.parametrize("line", ["devices --known", "devices --known --json"])
 def test_a_full_device_is_one_line(line: str) -> None:
     done = _shell(f"coronet-deploy {line} >/dev/full")
     assert done.returncode == 3
     assert done.stderr == (
         "coronet-deploy: error: cannot write to stdout: No space left on device\n"
+    )
+
+
+@pytest.mark.parametrize("line", ["--help", "--version", "bench --help"])
+def test_help_on_a_full_device_is_one_line(line: str) -> None:
+    done = _shell(f"coronet-deploy {line} >/dev/full")
+    assert done.returncode == 3
+    assert done.stderr == (
+        "coronet-deploy: error: cannot write to stdout: No space left on device\n"
+    )
+
+
+def test_an_error_that_cannot_be_said_has_its_status() -> None:
+    assert _shell("coronet-deploy inspect lost.safetensors 2>/dev/full").returncode == 2
+
+
+def test_what_cannot_be_read_is_not_called_stdout() -> None:
+    done = _shell("coronet-deploy inspect /proc/self/mem")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "coronet-deploy: error: checkpoint /proc/self/mem cannot be read: input/output error\n",
+    )
+
+
+def test_an_error_of_a_file_without_a_name_is_not_called_stdout() -> None:
+    setup = "from coronet_deploy.cli import inspect\n"
+    setup += "def run(args):\n    raise OSError(5, 'Input/output error')\ninspect.run = run"
+    done = _main(setup, "inspect")
+    assert (done.returncode, done.stderr) == (
+        3,
+        "coronet-deploy: error: a file cannot be read or written: Input/output error "
+        "(--debug shows which)\n",
     )
 
 
