@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -109,13 +110,27 @@ def require_rig(arch: str = "amd64") -> None:
         pytest.skip(reason)
 
 
+_claims: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """Return a free port outside those that adb takes for emulators'."""
+    """Return a TCP port of this process's own, outside those that adb takes for emulators'.
+
+    It is bound only later, by adb: until then another test process could be given the same. So its
+    number is claimed: as UDP, which adb leaves alone, for as long as this process lives. It is
+    below those that the kernel gives to outgoing connections.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if not 5555 <= port <= 5585:
+        port = 20_000 + secrets.randbelow(12_000)
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            with socket.socket() as probe:
+                claim.bind(("127.0.0.1", port))
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+        else:
+            _claims.append(claim)
             return port
 
 
