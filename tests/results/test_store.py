@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -334,17 +335,21 @@ def test_a_read_only_store_is_read_and_refuses_writing_in_one_line(
     place = tmp_path / "kept"
     with open_store(place / "s.sqlite", make=True) as store:
         import_runs(store, [folder])
-    for above in (tmp_path, *list(tmp_path.parents)[:3]):
-        above.chmod(above.stat().st_mode | 0o055)
-    place.chmod(0o555)
-    (place / "s.sqlite").chmod(0o444)
+    # Whoever reads has to get here, and only as long as it reads.
+    modes = {one: stat.S_IMODE(one.stat().st_mode) for one in (tmp_path, *tmp_path.parents[:3])}
     try:
+        for above, mode in modes.items():
+            above.chmod(mode | 0o055)
+        place.chmod(0o555)
+        (place / "s.sqlite").chmod(0o444)
         done = subprocess.run(
             [sys.executable, "-c", READER, place / "s.sqlite", folder],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
     finally:
         place.chmod(0o755)
+        for above, mode in modes.items():
+            above.chmod(mode)
     lines = done.stdout.splitlines()
     assert lines[:1] == ["12"], done.stderr
     assert lines[1].startswith("3 the result store")
