@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.images import Array, list_pictures, read_picture
@@ -23,6 +24,9 @@ from support import COMMAND, Cli
 def pytest_configure() -> None:
     """Let Ctrl-C reach what tests start; a run in the background would have it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.environ.get("CI"):  # the same examples in every run; elsewhere always new ones
+        settings.register_profile("seeded", derandomize=True)
+        settings.load_profile("seeded")
 
 
 @pytest.fixture(scope="session")
