@@ -53,6 +53,27 @@ def test_wrong_usage_is_status_2(line: tuple[str, ...], cli: Cli) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [
+        (("export", "--output", ""), "--output"),
+        (("export", "--output="), "--output"),
+        (("results", "list", "--store", ""), "--store"),
+        (("bench", "x.onnx", "--baseline", ""), "--baseline"),
+        (("inspect", ""), "an argument"),
+    ],
+)
+def test_an_argument_that_says_nothing_is_refused(
+    line: tuple[str, ...], flag: str, cli: Cli, tmp_path: Path
+) -> None:
+    result = cli(*line, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"coronet-deploy: error: {flag} is given as '' (is a variable of the shell not set?)\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def _without_torch(line: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the command where torch is not installed."""
     program = (

@@ -104,10 +104,10 @@ def test_an_error_of_a_file_without_a_name_is_not_called_stdout() -> None:
     setup = "from coronet_deploy.cli import inspect\n"
     setup += "def run(args):\n    raise OSError(5, 'Input/output error')\ninspect.run = run"
     done = _main(setup, "inspect")
-    assert (done.returncode, done.stderr) == (
-        3,
+    assert done.returncode == 3
+    assert done.stderr == (
         "coronet-deploy: error: a file cannot be read or written: Input/output error "
-        "(--debug shows which)\n",
+        "(--debug shows which)\n"
     )
 
 

@@ -13,13 +13,14 @@ import errno
 import importlib.util
 import io
 import os
-import signal
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from coronet_deploy import __version__
+from coronet_deploy.cli._signals import take_signals
 from coronet_deploy.errors import INTERRUPTED, BadInput, CoronetError, EnvironmentProblem
 
 COMMANDS = (
@@ -91,7 +92,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         _require_posix()
         _set_up()
-        args = _parser().parse_args(arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        _refuse_nothing(given)
+        args = _parsed(given)
         debug = args.debug
         status: int = args.run(args)
         sys.stdout.flush()
@@ -103,16 +106,34 @@ def _run(arguments: Sequence[str] | None) -> int:
         print("coronet-deploy: interrupted", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
-        if error.filename is not None:
-            return _failed(_of_file(error), debug=debug)
-        # A file has a name: this is what was printed to.
-        if error.errno not in _UNWRITABLE:
-            raise
-        # What is still to be flushed, at interpreter exit too, goes nowhere.
-        _silence(sys.stdout.fileno())
-        problem = EnvironmentProblem(f"cannot write to stdout: {error.strerror}")
-        return _failed(problem, debug=debug)
+        if isinstance(error, _Unwritten):
+            # What is still to be flushed, at interpreter exit too, goes nowhere.
+            _silence(error.descriptor)
+            problem = EnvironmentProblem(f"cannot write to {error.stream}: {error.strerror}")
+            return _failed(problem, debug=debug)
+        return _failed(_of_file(error), debug=debug)
     return status
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    try:
+        return _parser().parse_args(arguments)
+    finally:  # of --help and --version, which end here: argparse passes over what it cannot print
+        sys.stdout.flush()
+
+
+def _refuse_nothing(arguments: Sequence[str]) -> None:
+    """Let a line through in which every argument says something.
+
+    Raises:
+        BadInput: one is empty, and would be taken for the current folder or a default.
+
+    """
+    for before, one in zip(("", *arguments), arguments, strict=False):
+        if one == "" or re.fullmatch(r"--[a-z-]+=", one):
+            flag = one[:-1] or before
+            where = flag if flag.startswith("-") else "an argument"
+            raise BadInput(f"{where} is given as ''", hint="is a variable of the shell not set?")
 
 
 def _require_posix() -> None:
@@ -130,6 +151,12 @@ def _of_file(error: OSError) -> CoronetError:
 
     """
     name, reason = error.filename, error.strerror or str(error)
+    if name is None and error.errno in _UNWRITABLE:
+        return EnvironmentProblem(
+            f"a file cannot be read or written: {reason}", hint="--debug shows which"
+        )
+    if name is None:
+        raise error
     if error.errno in _NO_PLACE or (error.errno in _CLOSED and _was_to_be_written(name)):
         return EnvironmentProblem(f"cannot write {name}: {reason}", hint="choose another place")
     if error.errno in _NO_INPUT:
@@ -147,17 +174,16 @@ def _failed(error: CoronetError, *, debug: bool) -> int:
     """Say what went wrong, and return the exit status that it has with `--debug` too."""
     if debug:
         traceback.print_exc()
-    print(f"coronet-deploy: error: {error}", file=sys.stderr)
+    try:
+        print(f"coronet-deploy: error: {error}", file=sys.stderr)
+    except _Unwritten as full:
+        _silence(full.descriptor)
     return error.exit_status
 
 
 def _set_up() -> None:
     """Make the ways out of the process safe: its signals and its streams."""
-    # A polite kill takes the same way out as Ctrl-C, so that nothing is left half-written; so
-    # does a session that is closed, unless `nohup` has us outlive it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    take_signals()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the shell, >&-
@@ -172,6 +198,7 @@ def _patient(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     A command whose reader has gone (`| head`) goes on to its own status: a gate's verdict.
     """
     raw = _Patient(stream.fileno(), "wb", closefd=False)
+    raw.stream = stream.name.strip("<>")
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         stream.encoding,
@@ -180,13 +207,26 @@ def _patient(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     )
 
 
+class _Unwritten(OSError):
+    """A standard stream cannot be written: its place is full, say."""
+
+    def __init__(self, error: OSError, stream: str, descriptor: int) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.stream = stream
+        self.descriptor = descriptor
+
+
 class _Patient(io.FileIO):
+    stream = "stdout"
+
     def write(self, data: Any, /) -> int:  # noqa: ANN401 - any buffer
         try:
             return super().write(data)
         except BrokenPipeError:
             _silence(self.fileno())
             return len(data)
+        except OSError as error:
+            raise _Unwritten(error, self.stream, self.fileno()) from error
 
 
 def _silence(descriptor: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coronet_deploy.errors import BadInput, missing_package
-from coronet_deploy.storage import existing_file
+from coronet_deploy.storage import existing_file, readable
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -28,7 +28,9 @@ def read_checkpoint(path: Path | None) -> Checkpoint:
         from coronet_deploy.coronet.zoo import bundled_checkpoint
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", "torch") from error
-    return load_checkpoint(path or bundled_checkpoint())
+    chosen = path or bundled_checkpoint()
+    with readable(f"checkpoint {chosen}"):
+        return load_checkpoint(chosen)
 
 
 def read_subject(given: str | None, weights: Path | None, channels: int | None) -> Subject:

@@ -1,0 +1,64 @@
+"""Ctrl-C, a polite kill and a session that is closed: one way out of the process.
+
+An exception that arrives in the middle of an import is lost, or leaves a package half loaded: numpy
+then refuses to be loaded again. So nothing is raised there. While the command line itself imports
+what a command needs, nothing has begun that must be undone, and the process ends at once; while
+work imports more, the interruption waits for the end of that import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+from coronet_deploy.errors import INTERRUPTED
+
+_HERE = f"{Path(__file__).parent}{os.sep}"
+_IMPORTER = "<frozen importlib"
+_AGAIN_S = 0.05
+
+
+def take_signals() -> None:
+    """Have SIGINT, SIGTERM and SIGHUP end the process as Ctrl-C does, with nothing half-written.
+
+    A signal that whoever started us had us ignore (`nohup`, a shell's `&`) stays ignored, but for
+    SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    importing, at_work = _state(frame)
+    if not importing:
+        raise KeyboardInterrupt
+    if not at_work:
+        with contextlib.suppress(OSError):
+            os.write(2, b"coronet-deploy: interrupted\n")
+        os._exit(INTERRUPTED)
+    signal.signal(signal.SIGALRM, _interrupt)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+
+
+def _state(frame: FrameType | None) -> tuple[bool, bool]:
+    """Tell of the stack above `main` whether it imports, and whether that is for work begun.
+
+    Work is whatever the command line calls: what is open there, a temporary folder, say, must be
+    closed.
+    """
+    importing = at_work = False
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename.startswith(_IMPORTER):
+            importing, at_work = True, False
+        elif not code.co_filename.startswith(_HERE):
+            at_work = True
+        elif code.co_name == "main":
+            break
+        frame = frame.f_back
+    return importing, at_work
