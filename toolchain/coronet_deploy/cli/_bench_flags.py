@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from coronet_deploy.cli._phone_flags import add_phone_arguments
 from coronet_deploy.errors import BadInput, EnvironmentProblem
-from coronet_deploy.storage import require_file_name
+from coronet_deploy.storage import require_file_name, try_writing
 
 THREADS_MOST = 1024
 COUNT_MOST = 1_000_000
@@ -99,31 +100,43 @@ def check_reports(args: argparse.Namespace, flags: Iterable[str]) -> None:
     Neither are the files made or touched, nor missing folders made.
 
     Raises:
-        BadInput: one is a folder.
+        BadInput: one is a folder, or two are the same file.
         EnvironmentProblem: one is where nothing can be written.
 
     """
+    places: dict[str, str] = {}
     for flag in flags:
         path: Path | None = getattr(args, _name_of(flag))
         if path is None:
             continue
         require_file_name(path, flag)
         with _told_unwritable(f"{flag} {path}"):
-            _try_writing(next(one for one in path.absolute().parents if one.exists()))
+            try_writing(path)
+        if (other := places.setdefault(os.path.realpath(path), flag)) != flag and _is_a_file(path):
+            raise BadInput(f"{other} and {flag} name the same file, {path}")
+
+
+def _is_a_file(path: Path) -> bool:
+    """Tell of a file, or a name for one, from a device or a pipe, which takes several outputs."""
+    return path.is_file() or not path.exists()
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """Let a folder through that files can be written to; it is not made if it is missing.
+
+    Raises:
+        EnvironmentProblem: nothing can be written there.
+
+    """
+    with _told_unwritable(f"{flag} {folder}"):
+        try_writing(folder / "x")
 
 
 def check_writable(folder: Path) -> None:
     """Refuse a folder that the run could not be written to, before the run rather than after."""
     with _told_unwritable(f"--output {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        _try_writing(folder)
-
-
-def _try_writing(folder: Path) -> None:
-    import tempfile
-
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+        try_writing(folder / "x")
 
 
 @contextlib.contextmanager

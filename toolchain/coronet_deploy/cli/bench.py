@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     take_serial_alone(args)
     refuse_phone_flags(args)
     artifacts = args.artifacts or _default_artifacts()
-    if args.baseline:
+    if args.baseline is not None:
         _check_baseline(args.baseline, artifacts)
     if args.dry_run:
         return dry_run(args, artifacts)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coronet_deploy.cli import inspect as inspect_command
+from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._shared import read_checkpoint
 from coronet_deploy.cli.bench import bench_progress, journal_in, judge, positive
 
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command: each step says what it made; the first that fails ends it."""
     started = time.monotonic()
+    check_folder(args.output, "--output")
     checkpoint = read_checkpoint(args.checkpoint)
     from coronet_deploy.coronet.zoo import DEFAULT_MODEL
     from coronet_deploy.export.subject import file_name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import re
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._explain import explanations, show
 from coronet_deploy.cli._shared import read_subject
 from coronet_deploy.errors import BadInput, ConversionFailed, CoronetError, GateFailed
@@ -37,17 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime",
         choices=(*_RUNTIMES, "all"),
-        default="all",
+        action="append",
         help="what the artifacts are for (default: all)",
     )
     parser.add_argument(
         "--dtype",
         choices=(*_DTYPES, *_SCHEMES, "all"),
-        default="fp32",
+        action="append",
         metavar="NAME",
         help="number type of weights and arithmetic: fp32, fp16, int8, or all of these; int8-full "
         "(integers throughout, pictures too, for NPUs), int16x8 (TFLite) or a16w8 (ONNX), "
-        "int8-dynamic, int8-weights (default: fp32)",
+        "int8-dynamic, int8-weights; the flag again makes artifacts in each (default: fp32)",
     )
     parser.add_argument(
         "--output",
@@ -143,10 +145,11 @@ def add_generator(parser: argparse.ArgumentParser, flag: str | None = None) -> N
 
 def picture_size(text: str) -> tuple[int, int]:
     """Return (height, width) of "HxW"."""
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 256x256")
-    height, width = int(match[1]), int(match[2])
+    # Cut: Python reads no number of thousands of digits.
+    height, width = (int(side[:5]) for side in match.groups())
     if max(height, width) > _LONGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is too large: sides of at most {_LONGEST}")
     return height, width
@@ -188,7 +191,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from coronet_deploy.images import list_pictures
 
-    runtimes = _runtimes(args)
+    check_folder(args.output, "--output")
+    requests = [(one, _runtimes(one)) for one in _requests(args)]
     for folder in (args.pictures, args.calibration):
         if folder is not None:
             list_pictures(folder)
@@ -198,7 +202,7 @@ def run(args: argparse.Namespace) -> int:
     sizes = list(dict.fromkeys(args.size or [(256, 256)]))
     for size in sizes:  # before anything is made
         check_fit(subject, *size)
-    if _calibrates_on_others(args, subject.model):
+    if any(_calibrates_on_others(one, subject.model) for one, _ in requests):
         print(
             "INT8 ranges come from the bundled label maps: --calibration DIR takes pictures of "
             "your task, which draw better",
@@ -209,8 +213,8 @@ def run(args: argparse.Namespace) -> int:
     orders: list[Order] = []
     told: list[dict[str, Any]] = []
     try:
-        for size in sizes:
-            orders.append(_order(args, subject, size, runtimes))
+        for size, (one, runtimes) in itertools.product(sizes, requests):
+            orders.append(_order(one, subject, size, runtimes))
             try:
                 release(orders[-1], lambda line: print(line, file=sys.stderr), artifacts.append)
             except (ConversionFailed, GateFailed) as error:
@@ -223,6 +227,22 @@ def run(args: argparse.Namespace) -> int:
     if failures:
         raise joined(failures)
     return 0
+
+
+def _requests(args: argparse.Namespace) -> list[argparse.Namespace]:
+    """Return the line as one for each number type in it, with both runtimes as "all"."""
+    runtimes = set(args.runtime or ["all"])
+    runtime = runtimes.pop() if len(runtimes) == 1 else "all"
+    dtypes = list(dict.fromkeys(args.dtype or ["fp32"]))
+    if "all" in dtypes:
+        dtypes = ["all", *(dtype for dtype in dtypes if dtype not in {"all", *_DTYPES})]
+    # Of several, those that --half-io means; alone, one that it does not mean is refused with it.
+    halves = {"fp16", "all"}.intersection(dtypes) or set(dtypes)
+    shared = {**vars(args), "runtime": runtime}
+    return [
+        argparse.Namespace(**shared | {"dtype": dtype, "half_io": args.half_io and dtype in halves})
+        for dtype in dtypes
+    ]
 
 
 def _calibrates_on_others(args: argparse.Namespace, model: str) -> bool:

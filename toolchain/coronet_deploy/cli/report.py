@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coronet_deploy.cli._bench_flags import check_reports
 from coronet_deploy.errors import BadInput, NothingMeasured
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     form = "json" if args.json else args.format or "terminal"
     if form != "html" and (args.quality or args.history or args.title):
         raise BadInput("--quality, --history and --title are for --format html")
+    check_reports(args, ["--output"])
     runs = [(path, read_run(path)) for path in args.runs]
     # Not its samples: a vendor's program that keeps none still tells its median.
     if not any(launch.median_ms is not None for _, one in runs for launch in one.launches):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli.bench import positive
 from coronet_deploy.errors import BadInput, missing_package
 from coronet_deploy.storage import exclusive
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     recipe = read_recipe(args.recipe, args.overrides)
     output = args.output or Path("runs") / recipe.model.id
+    check_folder(output, "--output")
     with memory_told(), joined(args.device) as team:
         trainer = Trainer(recipe, args.data, output, _device(args.device, team), team)
         _train(trainer, args)

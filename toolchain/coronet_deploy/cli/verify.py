@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coronet_deploy.cli._bench_flags import check_reports
 from coronet_deploy.cli._layers import layers_of, show_layers
 from coronet_deploy.cli._shared import read_subject
 from coronet_deploy.cli.export import add_generator, decibels, read_pictures
 from coronet_deploy.errors import BadInput, GateFailed
-from coronet_deploy.storage import require_file_name
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.export.calibrate import Pictures
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neithe
 HELP = "compare artifacts with the checkpoint they were made of, in their real runtimes"
 
 _WIDTH = 80
+_SUFFIXES = (".onnx", ".tflite")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,18 +66,26 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.grid and len(args.artifacts) > 1:
         raise BadInput("--grid takes one artifact at a time")
-    if args.grid:
-        require_file_name(args.grid, "--grid")
+    check_reports(args, ["--grid"])
+    for path in args.artifacts:
+        if path.suffix not in _SUFFIXES:
+            raise BadInput(
+                f"{path} is not an artifact: its name does not end in {' or '.join(_SUFFIXES)}"
+            )
     from coronet_deploy.export.manifest import checked_manifest
+    from coronet_deploy.storage import write_bytes
     from coronet_deploy.verify.described import require_described
 
     manifests = {path: checked_manifest(path) for path in args.artifacts}
     for path, manifest in manifests.items():
         require_described(path, manifest)
     subject = _source(manifests, args)
-    found, failures = _check_all(manifests, subject, args)
+    found, failures, grids = _check_all(manifests, subject, args)
     told = {path: _layers(path, manifest, subject, args) for path, manifest in manifests.items()}
     _show(found, manifests, told, as_json=args.json)
+    sys.stdout.flush()  # before the grid: its disk may be full by now
+    for grid in grids:
+        write_bytes(args.grid, grid)
     if failures:
         raise GateFailed("; ".join(map(str, failures)))
     return 0
@@ -112,9 +121,8 @@ def _layers(
 
 def _check_all(
     manifests: dict[Path, Manifest], subject: Subject, args: argparse.Namespace
-) -> tuple[dict[Path, Parity], list[GateFailed]]:
-    """Return the parity of each artifact, and an error for each that did not pass."""
-    from coronet_deploy.storage import write_bytes
+) -> tuple[dict[Path, Parity], list[GateFailed], list[bytes]]:
+    """Return each artifact's parity, an error for each that failed, and the grid asked for."""
     from coronet_deploy.verify.channels import with_channels
     from coronet_deploy.verify.gate import require, translate, try_artifact
     from coronet_deploy.verify.grid import grid_png
@@ -122,6 +130,7 @@ def _check_all(
     translated: dict[tuple[int, int], tuple[Pictures, tuple[Array, ...]]] = {}
     found: dict[Path, Parity] = {}
     failures: list[GateFailed] = []
+    grids: list[bytes] = []
     for path, manifest in manifests.items():
         print(f"{path.name}: comparing", file=sys.stderr)
         if manifest.size not in translated:
@@ -137,12 +146,13 @@ def _check_all(
             )
             found[path] = trial.parity
             if args.grid:
-                grid = grid_png(pictures.values, references, trial.outputs, trial.value_range)
-                write_bytes(args.grid, grid)
+                grids.append(
+                    grid_png(pictures.values, references, trial.outputs, trial.value_range)
+                )
             require(trial.parity, str(path))
         except GateFailed as error:
             failures.append(error)
-    return found, failures
+    return found, failures, grids
 
 
 def _show(

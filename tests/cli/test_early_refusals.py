@@ -1,0 +1,187 @@
+"""What cannot come to an end is refused before the work, not behind it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from coronet_deploy.coronet.checkpoint import Header, Stage, save_checkpoint
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.vocabulary import Architecture
+from support import Cli
+
+LONG = "x" * 300
+RECIPE = Path(__file__).parents[2] / "models/facades-unet256/recipe.toml"
+
+
+def _refused(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
+    assert done.returncode == status, done.stderr
+    (line,) = done.stderr.splitlines()
+    for word in words:
+        assert word in line
+
+
+def _without(package: str, folder: Path, *line: object) -> subprocess.CompletedProcess[str]:
+    """Run the command where `package`, which its work takes, cannot be imported."""
+    program = f"import sys\nsys.modules[{package!r}] = None\nfrom coronet_deploy.cli import main\n"
+    program += f"sys.exit(main({[str(one) for one in line]!r}))"
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=folder
+    )
+
+
+@pytest.mark.parametrize("command", ["export", "demo"])
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("file", "Not a directory"),
+        ("file/below", "Not a directory"),
+        ("/proc/x", "No such file or directory"),
+        (LONG, "File name too long"),
+        (f"new/{LONG}", "File name too long"),
+    ],
+)
+def test_a_folder_that_cannot_be_is_told_before_torch_is_loaded(
+    command: str, place: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = _without("torch", tmp_path, command, "--output", place)
+    _refused(done, 3, f"--output {place} cannot be written: {reason}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_train_tells_of_its_folder_before_it_looks_for_data(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = ("train", RECIPE, "--data", "none", "--output", "file")
+    _refused(cli(*line, cwd=tmp_path), 3, "--output file cannot be written: Not a directory")
+
+
+@pytest.mark.parametrize("name", [LONG, f"new/{LONG}"])
+def test_the_name_of_a_report_is_tried_before_anything_is_measured(
+    name: str, cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "a.onnx").touch()
+    done = cli("bench", "a.onnx", "--markdown", name, cwd=tmp_path)
+    _refused(done, 3, f"--markdown {name} cannot be written: File name too long")
+
+
+def test_two_reports_in_one_file_are_refused(cli: Cli, tmp_path: Path) -> None:
+    line = ("compare", "a.onnx", "b.onnx", "--junit", "f", "--markdown", "./f")
+    _refused(cli(*line, cwd=tmp_path), 2, "--markdown and --junit name the same file")
+
+
+def test_a_baseline_without_a_name_is_refused_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from coronet_deploy import cli
+    from coronet_deploy.cli import bench
+    from coronet_deploy.errors import BadInput
+
+    monkeypatch.chdir(tmp_path)
+    args = cli._parser().parse_args(["bench", "a.onnx", "--baseline", "", "--output", "runs"])
+    with pytest.raises(BadInput, match="--baseline is not among the artifacts"):
+        bench.run(args)
+    assert capsys.readouterr().err == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", ["100000000x8", "8x100000", f"8x{'9' * 5000}"])
+def test_a_size_that_is_too_large_is_told_the_bound(size: str, cli: Cli) -> None:
+    done = cli("export", "--size", size)
+    assert done.returncode == 2
+    assert "is too large: sides of at most 4096" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["a.onnx.json", "model.safetensors", "a"])
+def test_verify_looks_at_the_name_before_anything(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    done = _without("pydantic", tmp_path, "verify", name)
+    _refused(done, 2, f"{name} is not an artifact: its name does not end in .onnx or .tflite")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small checkpoint of seeded weights."""
+    torch.manual_seed(11)
+    plan = full_plan(Architecture.RESNET_6, width=4)
+    header = Header(
+        format_version=1,
+        stage=Stage.DENSE,
+        id="small",
+        title="A small generator",
+        task="test",
+        plan=plan.as_json(),
+        total=dict(plan.groups),
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_checkpoint(path, header, build_generator(plan).state_dict())
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, cli: Cli) -> Path:
+    """Return the folder of what several number types and runtimes in one line made."""
+    folder = checkpoint.parent / "artifacts"
+    line = ("export", checkpoint, "--size", "32x48", "--output", folder, "--json")
+    done = cli(*line, *("--dtype", "fp32", "--dtype", "int8-dynamic", "--runtime", "tflite"))
+    assert done.returncode == 0, done.stderr
+    assert [one["dtype"] for one in json.loads(done.stdout)["artifacts"]] == [
+        "fp32",
+        "int8-dynamic",
+    ]
+    return folder
+
+
+def test_flags_of_export_that_are_given_again_accumulate(exported: Path) -> None:
+    names = sorted(path.name for path in exported.glob("*.tflite"))
+    assert names == ["small_32x48_fp32.tflite", "small_32x48_int8-dynamic.tflite"]
+
+
+def test_a_line_of_several_number_types_is_one_of_each() -> None:
+    from coronet_deploy import cli
+    from coronet_deploy.cli.export import _requests
+
+    def asked(*line: str) -> list[tuple[str, str, bool]]:
+        requests = _requests(cli._parser().parse_args(["export", *line]))
+        return [(one.runtime, one.dtype, one.half_io) for one in requests]
+
+    assert asked() == [("all", "fp32", False)]
+    assert asked("--runtime", "onnx", "--runtime", "tflite")[0][0] == "all"
+    assert asked("--dtype", "int16x8", "--dtype", "all", "--dtype", "fp16") == [
+        ("all", "all", False),
+        ("all", "int16x8", False),
+    ]
+    assert asked("--dtype", "fp16", "--dtype", "fp32", "--half-io") == [
+        ("all", "fp16", True),
+        ("all", "fp32", False),
+    ]
+    assert asked("--dtype", "fp32", "--half-io") == [("all", "fp32", True)]
+
+
+def test_verify_tells_of_the_grids_place_before_it_compares(
+    exported: Path, checkpoint: Path, cli: Cli
+) -> None:
+    line = ("verify", exported / "small_32x48_fp32.tflite", "--checkpoint", checkpoint)
+    done = cli(*line, "--grid", "/proc/g.png")
+    _refused(done, 3, "--grid /proc/g.png cannot be written")
+
+
+def test_verify_prints_its_verdict_before_a_grid_that_fails(
+    exported: Path, checkpoint: Path, cli: Cli, tmp_path: Path
+) -> None:
+    import resource
+
+    line = ("verify", exported / "small_32x48_fp32.tflite", "--checkpoint", checkpoint)
+    done = cli(
+        *line,
+        *("--grid", tmp_path / "g.png"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+    )
+    assert done.returncode == 3
+    assert "pass" in done.stdout
+    assert f"cannot write {tmp_path / 'g.png'}" in done.stderr
