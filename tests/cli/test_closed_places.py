@@ -95,6 +95,20 @@ def test_a_folder_that_cannot_be_listed_is_a_bad_input(
     _one_line(done, 2, str(closed), "ermission denied")
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_an_import_names_a_folder_that_cannot_be_listed(
+    beside: bool, closed: Path, common_user: Cli
+) -> None:
+    run = Path(__file__).parents[1] / "results/fixtures/run-v1.json"
+    if beside:
+        shutil.copy(run, closed.parent)
+    store = closed.parent / "store.sqlite"
+    done = common_user(COMMAND, "results", "import", closed.parent, "--store", store)
+    assert done.returncode == 2, done.stderr
+    assert f"folder {closed} cannot be listed: Permission denied" in done.stderr
+    assert ("1 added" in done.stdout) is store.exists() is beside
+
+
 @pytest.mark.parametrize("mode", [0, 0o100, 0o400])
 def test_pictures_that_may_not_be_listed_are_a_bad_input(
     mode: int, closed: Path, common_user: Cli

@@ -98,6 +98,44 @@ def test_the_store_is_found_without_naming_it(cli: Cli, folder: Path, tmp_path: 
     assert "mine.sqlite does not exist" in done.stderr
 
 
+@pytest.mark.parametrize("content", [{}, {"m.json": "{}"}])
+def test_an_import_that_finds_no_run_file_fails_and_makes_no_store(
+    cli: Cli, tmp_path: Path, content: dict[str, str]
+) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for name, text in content.items():
+        (folder / name).write_text(text)
+    done = cli("results", "import", folder, "--store", tmp_path / "store.sqlite")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"no run file in {folder}" in done.stderr
+    assert not (tmp_path / "store.sqlite").exists()
+
+
+def test_what_is_no_store_is_not_to_be_removed(cli: Cli, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "model.safetensors"
+    checkpoint.write_bytes(bytes(range(256)) * 64)
+    done = cli("results", "list", "--store", checkpoint)
+    assert done.returncode == 2
+    assert "remove" not in done.stderr
+    assert "rebuild" not in done.stderr
+
+
+def test_one_is_counted_as_one(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    store = ("--store", tmp_path / "store.sqlite")
+    one = tmp_path / "one"
+    one.mkdir()
+    (folder / "r0001.json").rename(one / "r0001.json")
+    (tmp_path / "manifest.json").rename(one / "manifest.json")
+    done = cli("results", "import", one, *store)
+    assert done.stdout.startswith("1 run file: 1 added; in ")
+    assert "1 other JSON file was passed over" in done.stdout
+    pruned = cli("results", "prune", "--before", "2030-01-01", "--files", *store)
+    assert "1 run is out of" in pruned.stdout
+    assert "1 run file deleted" in pruned.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
@@ -118,6 +156,7 @@ def test_the_store_is_found_without_naming_it(cli: Cli, folder: Path, tmp_path: 
         ),
         (["import", "runs", "--store", "runs"], 2, "is a folder"),
         (["import", "cut.json", "runs"], 2, "1 of 7 run files were refused"),
+        (["list", "--store", "cut.json"], 2, "is not a result store"),
         (["prune", "--keep", "0"], 2, "--keep"),
         (["recover", "runs/r0001.json"], 2, "is not a journal"),
         (

@@ -189,13 +189,17 @@ def _tell(args: argparse.Namespace, done: Imported, name: str) -> int:
             (len(done.refused), "refused"),
         ]
         told = ", ".join(f"{count} {what}" for count, what in counts if count) or "none"
-        print(f"{done.total} run files: {told}; in {name}")
+        print(f"{_number_of(done.total, 'run file')}: {told}; in {name}")
         if done.others:
-            print(f"{done.others} other JSON files were passed over")
+            were = "was" if done.others == 1 else "were"
+            print(f"{_number_of(done.others, 'other JSON file')} {were} passed over")
     for reason in done.refused:
         print(f"refused: {reason}", file=sys.stderr)
     if done.refused:
-        raise BadInput(f"{len(done.refused)} of {done.total} run files were refused")
+        were = "was" if done.total == 1 else "were"
+        raise BadInput(
+            f"{len(done.refused)} of {_number_of(done.total, 'run file')} {were} refused"
+        )
     return 0
 
 
@@ -213,7 +217,7 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     print_runs(found, sys.stdout)
     if total > len(found):
-        print(f"The newest {len(found)} of {total} runs; --limit shows more")
+        print(f"The newest {len(found)} of {_number_of(total, 'run')}; --limit shows more")
     elif not found:
         print(f"No run in {store.name} passes")
     return 0
@@ -278,12 +282,12 @@ def _prune(args: argparse.Namespace) -> int:
         }
         print(json.dumps(plain, indent=2))
         return 0
-    would = "would go" if args.dry_run else "are out"
+    would = "would go" if args.dry_run else "is out" if len(done.runs) == 1 else "are out"
     for one in done.runs:
         print(f"{one.id}  {one.path}")
-    print(f"{len(done.runs)} runs {would} of {store.name}")
+    print(f"{_number_of(len(done.runs), 'run')} {would} of {store.name}")
     if args.files and not args.dry_run:
-        print(f"{len(done.deleted)} run files deleted")
+        print(f"{_number_of(len(done.deleted), 'run file')} deleted")
     elif done.runs:
         print("Their run files stay, and `rebuild` would bring them back; --files deletes them")
     for reason in done.spared:
@@ -303,8 +307,14 @@ def _recover(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"run": found.id, "run_file": str(path), "launches": len(found.launches)}))
     else:
-        print(f"{len(found.launches)} launches are in {path}")
+        are = "launch is" if len(found.launches) == 1 else "launches are"
+        print(f"{len(found.launches)} {are} in {path}")
     return 0
+
+
+def _number_of(number: int, what: str) -> str:
+    """Return "1 run" or "2 runs"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _date(text: str) -> str:

@@ -334,9 +334,12 @@ def _sqlite_problem(name: str, error: sqlite3.Error, patience_s: float) -> Coron
     if _is_locked(error):
         return _locked(name, patience_s)
     if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        # What is no database is somebody's file, and nothing to remove.
+        damaged = code.startswith("SQLITE_CORRUPT")
+        move = "if it is a result store, move it away and run `coronet-deploy results rebuild DIR`"
         return BadInput(
-            f"{name} is not a result store, or is damaged: {error}",
-            hint="remove it and run `coronet-deploy results rebuild DIR`",
+            f"{name} is {'a damaged database' if damaged else 'not a result store'}: {error}",
+            hint=move if damaged else "name another file with --store",
         )
     if code.startswith("SQLITE_READONLY"):
         return EnvironmentProblem(f"the result store {name} is read-only", hint="--store FILE")

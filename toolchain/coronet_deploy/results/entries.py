@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,10 +84,14 @@ class HistoryPoint:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What was found under some paths: run files, in order, and how many other JSON files."""
+    """What was found under some paths: run files, in order, and how many other JSON files.
+
+    `unlisted` has a line for each folder that could not be looked into.
+    """
 
     paths: tuple[Path, ...]
     others: int
+    unlisted: tuple[str, ...] = ()
 
 
 def find_run_files(places: Sequence[Path]) -> RunFiles:
@@ -102,18 +107,28 @@ def find_run_files(places: Sequence[Path]) -> RunFiles:
     """
     found: dict[Path, None] = {}
     others = 0
+    unlisted: list[str] = []
+
+    def note(error: OSError) -> None:
+        unlisted.append(f"folder {error.filename} cannot be listed: {error.strerror}")
+
     for place in places:
         if not place.is_dir():
             found[existing_file(place, "run file").absolute()] = None
             continue
-        for path in sorted(place.rglob("*.json")):
+        below = (
+            Path(folder, name)
+            for folder, _, names in os.walk(place, onerror=note)
+            for name in names
+        )
+        for path in sorted(path for path in below if path.suffix == ".json"):
             if path.name.startswith(".") or not path.is_file():
                 continue
             if _is_other_json(path):
                 others += 1
             else:
                 found[path.absolute()] = None
-    return RunFiles(tuple(found), others)
+    return RunFiles(tuple(found), others, tuple(unlisted))
 
 
 def read_entry(path: Path) -> RunEntry:

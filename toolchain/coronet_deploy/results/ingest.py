@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from coronet_deploy.errors import BadInput, EnvironmentProblem
 from coronet_deploy.results.database import rows, runs, setups
-from coronet_deploy.results.entries import RunEntry, entry_of, find_run_files
+from coronet_deploy.results.entries import RunEntry, RunFiles, entry_of, find_run_files
 from coronet_deploy.results.keys import setup_hash
 from coronet_deploy.results.store import Filters, Store, list_runs
 from coronet_deploy.storage import sha256_of
@@ -87,12 +87,15 @@ def import_runs(
     or moved is brought up to date; one whose id another, existing file has is refused.
 
     Raises:
-        BadInput: a place does not exist, or the store is none.
+        BadInput: a place does not exist, none holds a run file, or the store is none.
         EnvironmentProblem: the store went away or cannot be written; says how many are in.
 
     """
     found = find_run_files(places)
-    done = Imported(total=len(found.paths), others=found.others)
+    if not found.paths:
+        told = found.unlisted or (f"no run file in {', '.join(map(str, places))}",)
+        raise BadInput("; ".join(told), hint="`coronet-deploy bench` writes them, to runs")
+    done = _begun(found)
     with store.write():
         pass  # makes the tables, or tells that they cannot be made, before any file is read
     for batch in _batches(found.paths):
@@ -128,7 +131,7 @@ def rebuild(
 
     """
     found = find_run_files(places)
-    done = Imported(total=len(found.paths), others=found.others)
+    done = _begun(found)
     entries: list[RunEntry] = []
     for path in found.paths:
         data = _content(path, done)
@@ -183,6 +186,12 @@ def prune(
         deleted=tuple(path for path, reason in outcomes if reason is None),
         spared=tuple(f"{path}: {reason}" for path, reason in outcomes if reason is not None),
     )
+
+
+def _begun(found: RunFiles) -> Imported:
+    """Return where an import of `found` begins: folders that could not be listed are refused."""
+    total = len(found.paths) + len(found.unlisted)
+    return Imported(total=total, others=found.others, refused=list(found.unlisted))
 
 
 def _unknown(store: Store, batch: Sequence[Path], done: Imported) -> list[RunEntry]:
