@@ -91,6 +91,32 @@ def test_a_phone_that_is_not_ready_has_its_state_and_advice(
     assert (state if state != "device" else "not answering") in " ".join(ended.stdout.split())
 
 
+@pytest.mark.parametrize(
+    ("listing", "told"),
+    [("", "none is attached"), ("R5\\tunauthorized\\n", "R5 is unauthorized")],
+)
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_phone_that_is_required_and_not_there_is_3(
+    cli: Cli, tmp_path: Path, listing: str, told: str, form: tuple[str, ...]
+) -> None:
+    ended = cli("devices", "--require", *form, env=scripted(tmp_path, listing))
+    assert ended.returncode == 3
+    assert ended.stdout
+    assert ended.stderr == (
+        f"coronet-deploy: error: no phone answers: {told} "
+        "(`coronet-deploy doctor` checks the way there)\n"
+    )
+
+
+def test_a_chipset_is_no_phone_that_could_be_required(cli: Cli) -> None:
+    assert cli("devices", "--known", "--require").returncode == 2
+
+
+def test_the_example_for_a_phone_fails_without_one() -> None:
+    example = Path(__file__).parents[2] / "examples/ci/phone.yml"
+    assert "run: coronet-deploy devices --require\n" in example.read_text()
+
+
 def test_no_phone_is_an_answer(cli: Cli, tmp_path: Path) -> None:
     environment = scripted(tmp_path, "")
     ended = cli("devices", env=environment)

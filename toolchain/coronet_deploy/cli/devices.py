@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coronet_deploy.errors import BadInput, EnvironmentProblem
+
 if TYPE_CHECKING:  # pydantic comes with these, and --help does not need it
     from coronet_deploy.bench.inventory import Listed
     from coronet_deploy.profiles import Profile
@@ -29,18 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--known", action="store_true", help="list the chipsets that have a profile instead"
     )
+    parser.add_argument("--require", action="store_true", help="status 3 unless a phone answers")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the phones; none attached is an answer too.
 
     Raises:
-        CoronetError: a profile is not one (2); there is no adb, or no server (3).
+        CoronetError: a profile is not one (2); there is no adb, no server, or with --require no
+            phone that could be measured (3).
 
     """
     from coronet_deploy.profiles import load_profiles
 
     profiles = load_profiles(args.profiles)
+    if args.known and args.require:
+        raise BadInput("--known is of no phone that --require could mean")
     if args.known:
         _show_known(profiles, as_json=args.json)
         return 0
@@ -54,7 +60,16 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("No phone is attached. Plug one in and allow USB debugging on it;")
         print("`coronet-deploy doctor` checks the way there.")
+    if args.require and not any(phone.ready for phone in phones):
+        raise EnvironmentProblem(
+            f"no phone answers: {'; '.join(map(_named, phones)) or 'none is attached'}",
+            hint="`coronet-deploy doctor` checks the way there",
+        )
     return 0
+
+
+def _named(phone: Listed) -> str:
+    return f"{phone.candidate.attached.serial} is {_word(phone)}"
 
 
 def _show(phones: Sequence[Listed]) -> None:
