@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.vocabulary import Architecture
 from support import Cli
 
+RUN = Path(__file__).parents[1] / "results/fixtures/run-v1.json"
 LONG = "x" * 300
 RECIPE = Path(__file__).parents[2] / "models/facades-unet256/recipe.toml"
 
@@ -88,6 +90,55 @@ def test_a_baseline_without_a_name_is_refused_before_anything_is_measured(
         bench.run(args)
     assert capsys.readouterr().err == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_busy_machine_is_told_before_the_first_launch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from coronet_deploy.bench import system
+    from coronet_deploy.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(system, "host_state", lambda: {"load_1min": 9.5})
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert main(["compare", "a.onnx", "b.onnx", "--max-load", "9"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the machine is busy: load average 9.5, above 9 (--max-load)" in line
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize("load", ["-1", "0", "nan", "much"])
+def test_a_load_that_is_none_is_called_a_load(load: str, cli: Cli) -> None:
+    done = cli("compare", "a.onnx", "b.onnx", f"--max-load={load}")
+    assert done.returncode == 2
+    assert f"{load!r} is not a load average above 0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [(("--history", "runs"), "RUN is missing"), ((), "BASE and CANDIDATE are missing")],
+)
+def test_compare_says_which_side_is_missing(line: tuple[str, ...], told: str, cli: Cli) -> None:
+    _refused(cli("compare", *line), 2, told)
+
+
+def test_a_run_beside_itself_is_called_so(cli: Cli) -> None:
+    done = cli("compare", RUN, RUN, "--json", "--max-load", "999")
+    assert "BASE and CANDIDATE are the same run" in " ".join(json.loads(done.stdout)["notes"])
+
+
+@pytest.mark.parametrize(
+    "line", [("bench", "{}"), ("compare", "{}", "{}"), ("compare", ".", ".")], ids=" ".join
+)
+def test_a_name_that_is_not_utf8_is_named_in_one_line(
+    line: tuple[str, ...], cli: Cli, tmp_path: Path
+) -> None:
+    name = os.fsdecode(b"bad\xff.onnx")
+    (tmp_path / name).write_bytes(b"x")
+    done = cli(*(word.format(name) for word in line), cwd=tmp_path)
+    _refused(done, 2, r"b'bad\xff.onnx' is not UTF-8")
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("size", ["100000000x8", "8x100000", f"8x{'9' * 5000}"])
@@ -185,3 +236,16 @@ def test_verify_prints_its_verdict_before_a_grid_that_fails(
     assert done.returncode == 3
     assert "pass" in done.stdout
     assert f"cannot write {tmp_path / 'g.png'}" in done.stderr
+
+
+def test_dry_run_does_not_claim_to_run_nothing(cli: Cli) -> None:
+    told = " ".join(cli("bench", "--help").stdout.split())
+    assert "print every adb command of the bench; of them only those that list phones" in told
+
+
+def test_what_artifacts_take_is_said_in_one_number(tmp_path: Path) -> None:
+    from coronet_deploy.cli._bench_phone import _find
+    from coronet_deploy.errors import BadInput
+
+    with pytest.raises(BadInput, match=r"^lib\.so is needed for onnx artifacts, and .* holds none"):
+        _find(tmp_path, ["lib.so"], "--onnxruntime-library", "onnx artifacts")

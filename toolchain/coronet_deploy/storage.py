@@ -160,6 +160,22 @@ def require_file_name(path: Path, flag: str) -> None:
         raise BadInput(f"{flag} {path} is a folder", hint="name a file")
 
 
+def require_utf8(name: str) -> None:
+    """Let a file's name through that JSON can hold.
+
+    Raises:
+        BadInput: it is not UTF-8.
+
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"the name {os.fsencode(name)!r} is not UTF-8, and no run file can hold it",
+            hint="rename it",
+        ) from error
+
+
 def sha256_of(path: Path) -> str:
     """Return the file's SHA-256 as 64 hex digits."""
     digest = hashlib.sha256()

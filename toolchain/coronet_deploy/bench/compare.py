@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from coronet_deploy.bench.host import bench_host, described
 from coronet_deploy.errors import BadInput
-from coronet_deploy.storage import existing_file, is_folder, readable, sha256_of
+from coronet_deploy.storage import existing_file, is_folder, readable, require_utf8, sha256_of
 from coronet_deploy.vocabulary import Run, Runtime
 
 BASE, CANDIDATE = "base/", "candidate/"
@@ -81,6 +81,8 @@ def find_subjects(path: Path, side: str) -> list[Subject]:
             raise BadInput(f"{side} {path} holds no .onnx or .tflite file")
     else:
         found = [existing_file(path, side)]
+    for one in found:
+        require_utf8(one.name)
     return [Subject(one.name, described(one, sha256_of(one)), one) for one in found]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from coronet_deploy.cli._phone_flags import add_phone_arguments
 from coronet_deploy.errors import BadInput, EnvironmentProblem
-from coronet_deploy.storage import require_file_name, try_writing
+from coronet_deploy.storage import require_file_name, require_utf8, try_writing
 
 THREADS_MOST = 1024
 COUNT_MOST = 1_000_000
@@ -119,6 +119,18 @@ def check_reports(args: argparse.Namespace, flags: Iterable[str]) -> None:
 def _is_a_file(path: Path) -> bool:
     """Tell of a file, or a name for one, from a device or a pipe, which takes several outputs."""
     return path.is_file() or not path.exists()
+
+
+def require_text(*groups: Iterable[object]) -> None:
+    """Let names through that a run file can hold, as it keeps the line and its artifacts' names.
+
+    Raises:
+        BadInput: one is not UTF-8.
+
+    """
+    for group in groups:
+        for one in group:
+            require_utf8(str(one))
 
 
 def check_folder(folder: Path, flag: str) -> None:

@@ -214,7 +214,7 @@ def _find(folder: Path, names: Sequence[str], flag: str, what: str) -> Path:
         else "unpack it from the runtime's Android package; "
     )
     raise BadInput(
-        f"{what} needs {names[0]}, and {folder} holds none",
+        f"{names[0]} is needed for {what}, and {folder} holds none",
         hint=f"{build}give it with {flag} or its folder with --phone-libraries",
     )
 

@@ -15,7 +15,7 @@ from coronet_deploy.cli._bench_flags import (
 )
 from coronet_deploy.cli._bench_phone import measure_phone
 from coronet_deploy.cli.bench import bench_progress, journal_in
-from coronet_deploy.errors import BadInput
+from coronet_deploy.errors import BadInput, EnvironmentProblem
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.bench.compare import Matching
@@ -40,6 +40,8 @@ def measure(args: argparse.Namespace, bounds: Bounds) -> tuple[Matching, list[Ru
     base, candidate = args.sides
     matching = match(find_subjects(base, "BASE"), find_subjects(candidate, "CANDIDATE"))
     check_writable(args.output)
+    if args.device == "host":
+        _require_quiet(args.max_load)
     first, path = _bench(args, matching, args.rounds)
     pairs = measured_pairs([first], matching.pairs, args.max_load)
     open_ones = {pair.artifact for pair in pairs if needs_rerun(pair, bounds)}
@@ -49,6 +51,24 @@ def measure(args: argparse.Namespace, bounds: Bounds) -> tuple[Matching, list[Ru
     print(f"not settled, measured again: {', '.join(sorted(open_ones))}", file=sys.stderr)
     second, more = _bench(args, again, args.most - args.rounds)
     return matching, [first, second], [path, more]
+
+
+def _require_quiet(max_load: float | None) -> None:
+    """Refuse to measure where the runs could not be judged.
+
+    Raises:
+        EnvironmentProblem: this host is busy.
+
+    """
+    from coronet_deploy.bench.system import cores_allowed, host_state
+    from coronet_deploy.report.pairs import load_most
+
+    load, most = host_state()["load_1min"], load_most(cores_allowed(), max_load)
+    if load is not None and most is not None and load > most:
+        raise EnvironmentProblem(
+            f"the machine is busy: load average {load:g}, above {most:g} (--max-load)",
+            hint="wait until it is idle: nothing would be judged",
+        )
 
 
 def _bench(args: argparse.Namespace, matching: Matching, rounds: int) -> tuple[Run, Path]:

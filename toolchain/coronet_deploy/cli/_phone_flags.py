@@ -103,7 +103,11 @@ def add_phone_arguments(parser: argparse.ArgumentParser) -> None:
         help="longest wait for a phone that went away (default: 60)",
     )
     add("--resume", type=Path, metavar="RUN", help="go on with a run that was cut short")
-    add("--dry-run", action="store_true", help="print every adb command, and run none")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print every adb command of the bench; of them only those that list phones are run",
+    )
 
 
 def _backends(text: str) -> tuple[str, ...]:

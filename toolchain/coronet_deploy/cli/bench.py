@@ -18,6 +18,7 @@ from coronet_deploy.cli._bench_flags import (
     check_writable,
     note_given,
     refuse_phone_flags,
+    require_text,
     take_serial_alone,
 )
 from coronet_deploy.cli._bench_phone import dry_run, measure_phone
@@ -124,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
     take_serial_alone(args)
     refuse_phone_flags(args)
     artifacts = args.artifacts or _default_artifacts()
+    require_text(sys.argv[1:], artifacts)
     if args.baseline is not None:
         _check_baseline(args.baseline, artifacts)
     if args.dry_run:

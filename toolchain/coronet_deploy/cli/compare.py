@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coronet_deploy.cli._bench_flags import check_reports, note_given, refuse
+from coronet_deploy.cli._bench_flags import check_reports, note_given, refuse, require_text
 from coronet_deploy.cli._compare_files import check_threads, refuse_measuring
 from coronet_deploy.cli._compare_history import add_history_argument, compare_with_history
 from coronet_deploy.cli._compare_measure import measure
@@ -32,6 +32,8 @@ _APART = (
     "difference, and no re-run could confirm one."
 )
 
+_SAME = "BASE and CANDIDATE are the same run: nothing is compared with anything else."
+
 _REPORTS = {
     "--markdown": "the table as Markdown, for a step summary",
     "--junit": "JUnit XML",
@@ -51,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sides",
         metavar="BASE CANDIDATE",
-        nargs="+",
+        nargs="*",
         type=Path,
         help="two .onnx or .tflite files, two folders of them, or two run files of `bench`; with "
         "--history the candidate's run file",
@@ -131,7 +133,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     judging.add_argument(
         "--max-load",
-        type=seconds,
+        type=_load,
         metavar="LOAD",
         help="load average before the first launch beyond which nothing is judged "
         "(default: twice the cores)",
@@ -163,6 +165,14 @@ def run(args: argparse.Namespace) -> int:
     refuse(args, _OF_BENCH, "to `compare`", "for `bench` only")
     bounds = Bounds(args.margin, args.resolution)
     paths: list[Path] = []
+    if not args.sides:
+        raise BadInput(
+            "RUN is missing: the run file that is judged by its history"
+            if args.history
+            else "BASE and CANDIDATE are missing",
+            hint="`coronet-deploy compare --help` shows how to call it",
+        )
+    require_text(sys.argv[1:], args.sides)
     of_files = bool(args.history) or all(_are_files(args.sides))
     if of_files:
         refuse_measuring(args)
@@ -223,7 +233,7 @@ def _of_files(args: argparse.Namespace, bounds: Bounds) -> Comparison:
         base, candidate, matching.pairs, args.max_load, across_models=args.across_models
     )
     # A run compared with itself has nothing between its sides.
-    notes = [_APART] if base.id != candidate.id else []
+    notes = [_APART if base.id != candidate.id else _SAME]
     return _comparison(pairs, matching, [base, candidate], bounds, notes, Method.TWO_RUNS)
 
 
@@ -294,6 +304,13 @@ def _show(args: argparse.Namespace, comparison: Comparison, paths: list[Path]) -
         # The runner reads both streams; stdout may be JSON, or on its way to a file.
         for line in ci.github_commands(comparison):
             print(line, file=sys.stderr)
+
+
+def _load(text: str) -> float:
+    try:
+        return seconds(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a load average above 0") from error
 
 
 def _percent(text: str) -> float:

@@ -229,17 +229,23 @@ def _side_problems(side: str, launches: Sequence[Launch], manifest: Mapping[str,
     return problems
 
 
+def load_most(cores: object, max_load: float | None) -> float | None:
+    """Return the load average beyond which nothing is judged: the one given, or by the cores."""
+    if max_load is None and isinstance(cores, int):
+        return _LOAD_PER_CORE_MOST * cores
+    return max_load
+
+
 def _run_problems(run: Run, max_load: float | None) -> list[str]:
     problems = []
     before = run.conditions.get("before")
     load = before.get("load_1min") if isinstance(before, Mapping) else None
     cores = run.conditions.get("cores_allowed")
-    if max_load is None and isinstance(cores, int):
-        max_load = _LOAD_PER_CORE_MOST * cores
-    if isinstance(load, int | float) and max_load is not None and load > max_load:
+    most = load_most(cores, max_load)
+    if isinstance(load, int | float) and most is not None and load > most:
         problems.append(
             f"the machine was busy: load average {load:g} before the first launch, "
-            f"above {max_load:g} (--max-load)"
+            f"above {most:g} (--max-load)"
         )
     stolen = run.conditions.get("steal_percent")
     if isinstance(stolen, int | float) and stolen > _STEAL_PERCENT_MOST:
