@@ -161,6 +161,23 @@ def test_an_error_that_is_debugged_has_its_own_status() -> None:
     assert done.stderr.endswith("\ncoronet-deploy: error: no such thing\n")
 
 
+@pytest.mark.parametrize("error", ["BadInput('damaged')", "SystemError('no result')"])
+@pytest.mark.parametrize("lost", [True, False])
+def test_an_error_that_native_code_makes_of_an_interruption_is_one(lost: bool, error: str) -> None:
+    setup = "import os, signal\nfrom coronet_deploy.cli import inspect\n"
+    setup += "from coronet_deploy.errors import BadInput\n"
+    setup += "def run(args):\n    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+    # Behind the block, it does not have the interruption in its chain.
+    setup += f"    except KeyboardInterrupt:\n        {'pass' if lost else f'raise {error}'}\n"
+    setup += f"    raise {error}\ninspect.run = run"
+    done = _main(setup, "inspect")
+    if lost:
+        assert (done.returncode, done.stderr) == (130, "coronet-deploy: interrupted\n")
+    else:
+        assert done.returncode == (2 if "Bad" in error else 70)
+        assert error.split("'")[1] in done.stderr
+
+
 @pytest.mark.parametrize("ignored", [True, False])
 def test_a_closed_session_interrupts_unless_nohup_is_asked_for(ignored: bool) -> None:
     setup = "import os, signal\nfrom coronet_deploy.cli import inspect\n"

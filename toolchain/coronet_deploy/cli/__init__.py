@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coronet_deploy import __version__
-from coronet_deploy.cli._signals import take_signals
+from coronet_deploy.cli._signals import is_of_interruption, take_signals
 from coronet_deploy.errors import INTERRUPTED, BadInput, CoronetError, EnvironmentProblem
 
 COMMANDS = (
@@ -81,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         return _run(arguments)
-    except Exception:  # noqa: BLE001 - whatever it is: Python's own 1 is a failed gate's
+    except Exception as error:  # noqa: BLE001 - whatever it is: Python's own 1 is a failed gate's
+        if is_of_interruption(error):
+            return _interrupted()
         with contextlib.suppress(OSError):  # of a stderr that is full
             traceback.print_exc()
         return _DEFECT
@@ -99,12 +101,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         status: int = args.run(args)
         sys.stdout.flush()
     except CoronetError as error:
-        return _failed(error, debug=debug)
+        return _interrupted() if is_of_interruption(error) else _failed(error, debug=debug)
     except KeyboardInterrupt:
         if debug:
             raise
-        print("coronet-deploy: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted()
     except OSError as error:
         if isinstance(error, _Unwritten):
             # What is still to be flushed, at interpreter exit too, goes nowhere.
@@ -113,6 +114,11 @@ def _run(arguments: Sequence[str] | None) -> int:
             return _failed(problem, debug=debug)
         return _failed(_of_file(error), debug=debug)
     return status
+
+
+def _interrupted() -> int:
+    print("coronet-deploy: interrupted", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:

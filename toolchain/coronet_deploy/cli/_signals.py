@@ -20,6 +20,9 @@ _HERE = f"{Path(__file__).parent}{os.sep}"
 _IMPORTER = "<frozen importlib"
 _AGAIN_S = 0.05
 
+_arrived: list[int] = []
+"""The signals of this command that were raised as an interruption."""
+
 
 def take_signals() -> None:
     """Have SIGINT, SIGTERM and SIGHUP end the process as Ctrl-C does, with nothing half-written.
@@ -27,15 +30,30 @@ def take_signals() -> None:
     A signal that whoever started us had us ignore (`nohup`, a shell's `&`) stays ignored, but for
     SIGTERM.
     """
+    _arrived.clear()
     signal.signal(signal.SIGTERM, _interrupt)
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 
 
-def _interrupt(_number: int, frame: FrameType | None) -> None:
+def is_of_interruption(error: BaseException) -> bool:
+    """Tell of an error whether native code made it of an interruption, whose trace it lost.
+
+    One that came while an interruption was dealt with has that in its chain, and is its own.
+    """
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, KeyboardInterrupt):
+            return False
+        chain = chain.__cause__ or chain.__context__
+    return bool(_arrived)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
     importing, at_work = _state(frame)
     if not importing:
+        _arrived.append(number)
         raise KeyboardInterrupt
     if not at_work:
         with contextlib.suppress(OSError):
