@@ -46,7 +46,7 @@ def test_a_worker_that_raises_tells_its_last_line() -> None:
 def test_a_hanging_worker_and_its_children_are_stopped_at_the_deadline(tmp_path: Path) -> None:
     note = tmp_path / "child"
     # A shell, for it starts in milliseconds even where Python takes seconds.
-    hangs = f"sleep 600 & echo $! > '{note}.new'; mv '{note}.new' '{note}'; sleep 600"
+    hangs = f"sleep 100 & echo $! > '{note}.new'; mv '{note}.new' '{note}'; sleep 100"
     result = launch(LABELS, (), deadline_s=5, worker=("sh", "-c", hangs))
     assert result.error == "no answer after 5 s: stopped"
     assert result.details["failure"] == "deadline"
