@@ -78,6 +78,14 @@ def test_more_than_the_bound_in_one_number_of_one_picture_is_refused(
     assert not output.exists()
 
 
+def test_what_is_no_number_is_refused(searched: Checkpoint, tmp_path: Path) -> None:
+    output = tmp_path / "dense.safetensors"
+    spoil(searched.network, float("nan"))
+    with pytest.raises(GateFailed, match="generator is nan, the bound is 1e-04"):
+        save_dense(searched, output, [*pictures(), *pictures()])
+    assert not output.exists()
+
+
 def test_less_than_the_bound_is_written_and_told(searched: Checkpoint, tmp_path: Path) -> None:
     output = tmp_path / "dense.safetensors"
     spoil(searched.network, 0.9e-4)

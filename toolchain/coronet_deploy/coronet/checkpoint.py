@@ -165,11 +165,12 @@ def save_dense(checkpoint: Checkpoint, output: Path, pictures: Sequence[Array]) 
 
     """
     dense = checkpoint.generator()
-    worst = 0.0
+    apart = [torch.zeros(())]
     with torch.no_grad():
         for picture in pictures:
             x = torch.from_numpy(picture).permute(2, 0, 1)[None]
-            worst = max(worst, float((checkpoint.network(x) - dense(x)).abs().max()))
+            apart.append((checkpoint.network(x) - dense(x)).abs().max())
+    worst = float(torch.stack(apart).max())  # NaN, if there is one
     if not worst <= MATERIALIZE_BOUND:
         raise GateFailed(
             f"{output}: max |difference| to the checkpoint's generator is {worst:.2e}, "
