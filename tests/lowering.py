@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
+from coronet_deploy.coronet.checkpoint import Header, Stage, save_checkpoint
 from coronet_deploy.images import Array, from_pixels
-from coronet_deploy.vocabulary import ChannelPlan
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.vocabulary import Architecture, ChannelPlan
 
 
 def smooth_picture(height: int, width: int, channels: int = 3, seed: int = 0) -> Array:
@@ -44,6 +47,24 @@ def shrunk(plan: ChannelPlan, widths: Sequence[int]) -> ChannelPlan:
     return ChannelPlan(
         plan.architecture, plan.norm, groups, plan.input_channels, plan.output_channels
     )
+
+
+def small_checkpoint(folder: Path) -> Path:
+    """Return the checkpoint, made in `folder`, of a dense ResNet-6 of width 4, seeded weights."""
+    torch.manual_seed(11)
+    plan = full_plan(Architecture.RESNET_6, width=4)
+    header = Header(
+        format_version=1,
+        stage=Stage.DENSE,
+        id="small",
+        title="A small generator",
+        task="test",
+        plan=plan.as_json(),
+        total=dict(plan.groups),
+    )
+    path = folder / "small.safetensors"
+    save_checkpoint(path, header, build_generator(plan).state_dict())
+    return path
 
 
 def run_torch(module: nn.Module, picture: Array) -> Array:

@@ -9,11 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from coronet_deploy.coronet.checkpoint import Header, Stage, save_checkpoint
-from coronet_deploy.networks.generator import build_generator, full_plan
-from coronet_deploy.vocabulary import Architecture
+from lowering import small_checkpoint
 from support import Cli
 
 RUN = Path(__file__).parents[1] / "results/fixtures/run-v1.json"
@@ -158,20 +155,7 @@ def test_verify_looks_at_the_name_before_anything(name: str, tmp_path: Path) -> 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small checkpoint of seeded weights."""
-    torch.manual_seed(11)
-    plan = full_plan(Architecture.RESNET_6, width=4)
-    header = Header(
-        format_version=1,
-        stage=Stage.DENSE,
-        id="small",
-        title="A small generator",
-        task="test",
-        plan=plan.as_json(),
-        total=dict(plan.groups),
-    )
-    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
-    save_checkpoint(path, header, build_generator(plan).state_dict())
-    return path
+    return small_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from coronet_deploy.coronet.checkpoint import Header, Stage, save_checkpoint
-from coronet_deploy.networks.generator import build_generator, full_plan
-from coronet_deploy.vocabulary import Architecture
+from lowering import small_checkpoint
 
 SIZE = "32x48"
 
@@ -35,20 +32,7 @@ def cli(cli: Cli) -> Cli:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a checkpoint of a dense ResNet-6 generator of width 4, seeded weights."""
-    torch.manual_seed(11)
-    plan = full_plan(Architecture.RESNET_6, width=4)
-    header = Header(
-        format_version=1,
-        stage=Stage.DENSE,
-        id="small",
-        title="A small generator",
-        task="test",
-        plan=plan.as_json(),
-        total=dict(plan.groups),
-    )
-    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
-    save_checkpoint(path, header, build_generator(plan).state_dict())
-    return path
+    return small_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="session")
