@@ -11,6 +11,8 @@ from PIL import Image
 from torch import nn
 
 from coronet_deploy.coronet.checkpoint import Header, Stage, save_checkpoint
+from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.interpret import interpret
 from coronet_deploy.images import Array, from_pixels
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.vocabulary import Architecture, ChannelPlan
@@ -25,6 +27,14 @@ def smooth_picture(height: int, width: int, channels: int = 3, seed: int = 0) ->
         noise = Image.fromarray(random.integers(0, 256, grain[::-1], dtype=np.uint8))
         planes.append(np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC)))
     return from_pixels(np.stack(planes, axis=-1)[None])
+
+
+def difference(before: Graph, after: Graph, seed: int = 0) -> float:
+    """Return how far apart two graphs draw one picture, both computed in float64."""
+    _, height, width, channels = before.input_shape
+    picture = smooth_picture(height, width, channels, seed)
+    drawn = (interpret(graph, picture, np.float64) for graph in (before, after))
+    return float(np.abs(next(drawn) - next(drawn)).max())
 
 
 def trained(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -51,7 +51,7 @@ def passes_for(
     if runtime is Runtime.ONNX:
         # ONNX Runtime has kernels of its own for all the rest, in float.
         if integer and INTEGER_SUBPIXEL_ONNX:
-            plain = SubpixelConvolution(winograd=False, depth_to_space=True)
+            plain = SubpixelConvolution(winograd=False, depth_to_space=True, integer=True)
             return (*folding, HoistRelu(), FuseRelu(), plain, TrimTaps())
         multiplication = (Winograd(ONNX_RUNTIME, depth_to_space=True, half=half),)
         plain = SubpixelConvolution(
@@ -64,7 +64,7 @@ def passes_for(
         HoistRelu(),
         DecomposeInstanceNorm(join_pixels=not integer),
         FuseRelu(),
-        SubpixelConvolution(winograd=prefer == "speed"),
+        SubpixelConvolution(winograd=prefer == "speed", integer=integer),
         TrimTaps(),
         *multiplication,
         *(() if integer else (SplitBorders(),)),

@@ -5,16 +5,17 @@ through tap k where y + p = s * i + k. The rows y = s * j + a of one phase `a` t
 rows j + d through the taps k = a + p - s * d only, which is a convolution of stride 1; no tap
 meets an inserted zero. The phases are then interleaved (Shi et al. 2016, arXiv 1609.07009).
 
-Either each phase has a convolution of its own, or one convolution computes all phases side by side
-as channels and each phase is a shifted block of its output. The second fills a matrix kernel's
-registers better where channels are few, and shares Winograd's input transform where they are many;
-but where phases differ in their taps it multiplies zeros.
+Either each phase has a convolution of its own, or one convolution computes, from one window of the
+input, a pixel of every phase. These are neighbours: a cell of the picture, which DepthToSpace makes
+of all cells. One convolution fills a matrix kernel's registers better where channels are few, and
+shares Winograd's input transform where they are many; but where phases differ in their taps it
+multiplies zeros.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -30,12 +31,13 @@ from coronet_deploy.export.operators import (
     Slice,
 )
 from coronet_deploy.export.passes.rewriting import Rewrite
-from coronet_deploy.export.passes.winograd import choose_tiling
+from coronet_deploy.export.passes.winograd import Tiling, choose_tiling
 
 # Output channels that a matrix kernel computes at once, the least of the usual 8 and 16.
 _LANES = 8
-# One convolution must save this share of the work, for its blocks are copied once more.
-_WORTH = 0.85
+# One convolution may take this much more work: it is one operator, and copies less. In integers it
+# must save some, for the phases then share what is rounded.
+_WORTH, _WORTH_IN_INTEGERS = 1.07, 0.85
 _NO_TAP = -1  # stands for a tap of zeros
 
 
@@ -80,9 +82,16 @@ class _Axis:
         taps = max(len(phase.taps) for phase in self.phases)
         return _Axis(self.size, self.lines + spread, (_Phase((_NO_TAP,) * taps, first),))
 
-    def padded_taps(self, phase: _Phase, length: int) -> tuple[int, ...]:
-        """Return the taps of `phase` with zeros behind, `length` in all."""
-        return phase.taps + (_NO_TAP,) * (length - len(phase.taps))
+    def in_turn(self) -> tuple[tuple[_Phase, ...], int]:
+        """Return the phases in the order of their lines in the picture, and the first such line.
+
+        Window t of `together` gives every phase one line. Those are neighbours in the picture, from
+        line stride * t + `first` on, for a phase that begins a line later lies before the others.
+        """
+        stride, begin = len(self.phases), self.together().phases[0].first
+        lines = [a - stride * (phase.first - begin) for a, phase in enumerate(self.phases)]
+        order = sorted(range(stride), key=lines.__getitem__)
+        return tuple(self.phases[a] for a in order), lines[order[0]]
 
 
 class SubpixelConvolution(Rewrite):
@@ -91,12 +100,20 @@ class SubpixelConvolution(Rewrite):
     name: ClassVar[str] = "subpixel_convolution"
 
     def __init__(
-        self, *, winograd: bool, depth_to_space: bool = False, least_channels: float = 0
+        self,
+        *,
+        winograd: bool,
+        depth_to_space: bool = False,
+        least_channels: float = 0,
+        integer: bool = False,
     ) -> None:
         self._winograd = winograd  # whether that pass follows
+        self._integer = integer  # whether convolutions are to compute in integers
         # Narrower ones, by the geometric mean of inputs and outputs, stay as they are.
         self._least_channels = least_channels
-        self._depth_to_space = depth_to_space  # whether the runtime is quick at interleaving
+        # Whether it is the quickest way for phases apart too. For cells it is with XNNPACK as well,
+        # in float.
+        self._depth_to_space = depth_to_space
 
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return the interleaved phases."""
@@ -109,34 +126,82 @@ class SubpixelConvolution(Rewrite):
         kernel = edit.constants[weight]
         if math.sqrt(kernel.shape[0] * kernel.shape[3]) < self._least_channels:
             return None
-        size = op.infer(edit.shapes[x], kernel.shape)[1:3]
+        size = op.infer(edit.shapes[x], kernel.shape)
         rows, columns = (
-            _Axis.of(op, i, edit.shapes[x][1 + i], kernel.shape[1 + i], size[i]) for i in (0, 1)
+            _Axis.of(op, i, edit.shapes[x][1 + i], kernel.shape[1 + i], size[1 + i]) for i in (0, 1)
         )
-        together = self._pays_together(kernel, rows, columns)
-        if self._depth_to_space:
-            y = _to_space(edit, node.inputs, op, rows, columns, together=together)
+        top = left = 0
+        if self._pays_together(kernel, rows, columns):
+            y, top, left = self._in_cells(edit, node.inputs, op.activation, rows, columns)
         else:
-            phases = _together if together else _apart
-            y = interleave(edit, phases(edit, node.inputs, op.activation, rows, columns))
-        whole = edit.shapes[y]
-        if whole[1:3] == size:
-            return y
-        return edit.emit(Slice((0, 0, 0, 0), (1, *size, whole[3])), y)
+            phases = _apart(edit, node.inputs, op.activation, rows, columns)
+            if self._depth_to_space:
+                side_by_side = edit.concat([phase for row in phases for phase in row], 3)
+                y = edit.emit(DepthToSpace(op.stride[0]), side_by_side)
+            else:
+                y = interleave(edit, [edit.concat(row, 3) for row in phases], size[3])
+        return y if edit.shapes[y] == size else edit.emit(Slice((0, -top, -left, 0), size), y)
 
     def _pays_together(self, kernel: FloatArray, rows: _Axis, columns: _Axis) -> bool:
-        outputs, inputs = kernel.shape[0], kernel.shape[3]
-        frame = rows.together(), columns.together()
-        windows = [len(axis.phases[0].taps) for axis in frame]
+        height, width = rows.together(), columns.together()
+        windows = [len(axis.phases[0].taps) for axis in (height, width)]
         phases = len(rows.phases) * len(columns.phases)
         taps = sum(len(a.taps) * len(b.taps) for a in rows.phases for b in columns.phases)
         whole = phases * windows[0] * windows[1]
-        if self._winograd and taps == whole and windows[0] == windows[1]:
-            height, width = (axis.lines for axis in frame)
-            if choose_tiling(windows[0], inputs, phases * outputs, height, width):
-                return True
-        together = _filled(phases * outputs) / phases * whole
-        return together <= _WORTH * _filled(outputs) * taps
+        if taps == whole and self._tiling(kernel, rows, columns):
+            return True
+        outputs = kernel.shape[0]
+        together = _filled(phases * outputs) / phases * whole * height.lines * width.lines
+        worth = _WORTH_IN_INTEGERS if self._integer else _WORTH
+        return together <= worth * _filled(outputs) * taps * rows.lines * columns.lines
+
+    def _tiling(self, kernel: FloatArray, rows: _Axis, columns: _Axis) -> Tiling | None:
+        """Return how Winograd cuts the output of one convolution, where it pays and follows."""
+        height, width = rows.together(), columns.together()
+        taps, across = (len(axis.phases[0].taps) for axis in (height, width))
+        if not self._winograd or taps != across:
+            return None
+        outputs = len(rows.phases) * len(columns.phases) * kernel.shape[0]
+        return choose_tiling(taps, kernel.shape[3], outputs, height.lines, width.lines)
+
+    def _in_cells(
+        self,
+        edit: Edit,
+        inputs: tuple[str, ...],
+        activation: Activation,
+        rows: _Axis,
+        columns: _Axis,
+    ) -> tuple[str, int, int]:
+        """Return the picture from one convolution, and the line and column that it begins with.
+
+        They are 0 or less. Where Winograd follows, the cells are whole tiles: what is over is cut
+        off with the rest.
+        """
+        x, weight, *biases = inputs
+        kernel = edit.constants[weight]
+        height, width = rows.together(), columns.together()
+        if tiling := self._tiling(kernel, rows, columns):
+            height = replace(height, lines=tiling.rows)
+            width = replace(width, lines=tiling.columns)
+        (down, top), (across, left) = rows.in_turn(), columns.in_turn()
+        window = [len(axis.phases[0].taps) for axis in (height, width)]
+        kernels = [
+            _picked(kernel, _filled_up(a.taps, window[0]), _filled_up(b.taps, window[1]))
+            for a in down
+            for b in across
+        ]
+        ends = *height.ends(height.phases[0]), *width.ends(width.phases[0])
+        bias = [edit.constant(np.tile(edit.constants[b], len(kernels)), "bias") for b in biases]
+        y = _convolution(edit, x, np.concatenate(kernels), bias, ends, activation)
+        if len(down) == len(across) and (self._depth_to_space or not self._integer):
+            return edit.emit(DepthToSpace(len(down)), y), top, left
+        *size, channels = edit.shapes[y]
+        part = channels // len(down)
+        lines = [
+            edit.emit(Slice((0, 0, 0, i * part), (1, size[1], size[2], part)), y)
+            for i in range(len(down))
+        ]
+        return interleave(edit, lines, kernel.shape[0]), top, left
 
 
 def _filled(channels: int) -> int:
@@ -157,62 +222,8 @@ def _apart(
     return [[phase(row, column) for column in columns.phases] for row in rows.phases]
 
 
-def _to_space(
-    edit: Edit,
-    inputs: tuple[str, ...],
-    op: ConvTranspose2d,
-    rows: _Axis,
-    columns: _Axis,
-    *,
-    together: bool,
-) -> str:
-    """Return the whole picture, interleaved by one DepthToSpace."""
-    firsts = {phase.first for axis in (rows, columns) for phase in axis.phases}
-    if together and len(firsts) == 1:
-        # No phase is moved: side by side as channels is what DepthToSpace reads.
-        side_by_side = _one_convolution(edit, inputs, op.activation, rows, columns)
-    else:
-        phases = _together if together else _apart
-        blocks = phases(edit, inputs, op.activation, rows, columns)
-        side_by_side = edit.concat([block for row in blocks for block in row], 3)
-    return edit.emit(DepthToSpace(op.stride[0]), side_by_side)
-
-
-def _together(
-    edit: Edit, inputs: tuple[str, ...], activation: Activation, rows: _Axis, columns: _Axis
-) -> list[list[str]]:
-    """Return the phases, as shifted blocks of one convolution."""
-    (row,), (column,) = rows.together().phases, columns.together().phases
-    y = _one_convolution(edit, inputs, activation, rows, columns)
-    channels = edit.shapes[inputs[1]][0]
-
-    def block(a: int, b: int) -> str:
-        channel = (a * len(columns.phases) + b) * channels
-        top, left = rows.phases[a].first - row.first, columns.phases[b].first - column.first
-        size = 1, rows.lines, columns.lines, channels
-        return edit.emit(Slice((0, top, left, channel), size), y)
-
-    return [[block(a, b) for b in range(len(columns.phases))] for a in range(len(rows.phases))]
-
-
-def _one_convolution(
-    edit: Edit, inputs: tuple[str, ...], activation: Activation, rows: _Axis, columns: _Axis
-) -> str:
-    """Return all phases side by side as channels, rows of phases first."""
-    x, weight, *biases = inputs
-    (row,), (column,) = rows.together().phases, columns.together().phases
-    kernels = [
-        _picked(
-            edit.constants[weight],
-            rows.padded_taps(a, len(row.taps)),
-            columns.padded_taps(b, len(column.taps)),
-        )
-        for a in rows.phases
-        for b in columns.phases
-    ]
-    ends = *rows.together().ends(row), *columns.together().ends(column)
-    bias = [edit.constant(np.tile(edit.constants[b], len(kernels)), "bias") for b in biases]
-    return _convolution(edit, x, np.concatenate(kernels), bias, ends, activation)
+def _filled_up(taps: tuple[int, ...], length: int) -> tuple[int, ...]:
+    return taps + (_NO_TAP,) * (length - len(taps))
 
 
 def _picked(kernel: FloatArray, rows: tuple[int, ...], columns: tuple[int, ...]) -> FloatArray:
@@ -241,13 +252,12 @@ def _convolution(
     )
 
 
-def interleave(edit: Edit, phases: list[list[str]]) -> str:
-    """Return (1, s*H, t*W, C) from s x t phases of (1, H, W, C): row s*y + a, column t*x + b.
+def interleave(edit: Edit, rows: list[str], channels: int) -> str:
+    """Return (1, s*H, t*W, C) from s values (1, H, W, t*C): row s*y + a is row y of the one at a.
 
-    Concatenations and reshapes only: columns side by side as channels, then whole rows.
+    What lies side by side as channels are neighbours already; whole rows are concatenated.
     """
-    n, h, w, c = edit.shapes[phases[0][0]]
-    down, across = len(phases), len(phases[0])
-    rows = [edit.concat(columns, 3) for columns in phases]
-    flat = [edit.emit(Reshape((n, h, 1, across * w * c)), row) for row in rows]
-    return edit.emit(Reshape((n, down * h, across * w, c)), edit.concat(flat, 2))
+    n, h, w, c = edit.shapes[rows[0]]
+    flat = [edit.emit(Reshape((n, h, 1, w * c)), row) for row in rows]
+    whole = n, len(rows) * h, w * c // channels, channels
+    return edit.emit(Reshape(whole), edit.concat(flat, 2))

@@ -16,6 +16,7 @@ import numpy as np
 from coronet_deploy.export.graph import Edit
 from coronet_deploy.export.operators import DepthwiseConv2d, Padding, Slice
 from coronet_deploy.export.passes.minimal_filter import Matrix
+from coronet_deploy.export.passes.zero_padding import same_lines
 
 # XNNPACK has depthwise kernels of 3, 4, 9 and 25 taps. Up to 4, one more that is zero costs little;
 # up to 9, less than a copy of the whole value, which no other window shares.
@@ -70,6 +71,7 @@ class Windows:
                 x = self._lines(edit, x, first, size - first)
                 size -= first
             first = 0
+        taps, step, first = _with_own_padding(taps, step, first, self.stride, count, size)
         over = first + self.stride * (count - 1) + step * (len(taps) - 1) + 1 - size
         return self._convolution(edit, x, taps, step, (-first, max(over, 0)))
 
@@ -108,3 +110,25 @@ class Windows:
         begin, size = [0, 0, 0, 0], list(edit.shapes[x])
         begin[self.axis], size[self.axis] = first, count
         return edit.emit(Slice(tuple(begin), tuple(size)), x)
+
+
+def _with_own_padding(
+    taps: Matrix, step: int, first: int, stride: int, count: int, size: int
+) -> tuple[Matrix, int, int]:
+    """Return taps, step and first line with zeros around the taps, so that TFLite pads by itself.
+
+    Of an odd number of lines that SAME adds, the larger half comes last. Where windows reach over
+    the ends otherwise, a tap of zero before or behind may make them; else all stays as it is.
+    """
+    dense = np.zeros((step * (len(taps) - 1) + 1, *taps.shape[1:]))
+    dense[::step] = taps
+    for form, apart in ((taps, step), (dense, 1)):
+        for more in range(_FEW_TAPS + 1 - len(form)):
+            for ahead in range(more + 1):
+                begin, span = first - apart * ahead, apart * (len(form) + more - 1) + 1
+                before, after = same_lines(size, span, stride)
+                ends = begin + stride * (count - 1) + span - size
+                if -(-size // stride) == count and (-begin, max(ends, 0)) == (before, after):
+                    around = [(ahead, more - ahead), *[(0, 0)] * (form.ndim - 1)]
+                    return np.pad(form, around), apart, begin
+    return taps, step, first

@@ -12,12 +12,16 @@ from coronet_deploy.export.passes.rewriting import Rewrite
 
 def same_padding(x: Shape, kernel: Shape, stride: tuple[int, int]) -> Padding:
     """Return the zeros that TFLite's SAME puts around `x` (1, H, W, C); the odd one comes last."""
-    lines = [
-        max((-(-size // step) - 1) * step + k - size, 0)
-        for size, k, step in zip(x[1:3], kernel, stride, strict=True)
-    ]
-    top, left = lines[0] // 2, lines[1] // 2
-    return Padding(top, lines[0] - top, left, lines[1] - left)
+    rows, columns = (
+        same_lines(size, k, step) for size, k, step in zip(x[1:3], kernel, stride, strict=True)
+    )
+    return Padding(*rows, *columns)
+
+
+def same_lines(size: int, span: int, stride: int) -> tuple[int, int]:
+    """Return the zeros before and after an axis of `size` lines, for kernels that reach `span`."""
+    lines = max((-(-size // stride) - 1) * stride + span - size, 0)
+    return lines // 2, lines - lines // 2
 
 
 class SplitZeroPadding(Rewrite):
