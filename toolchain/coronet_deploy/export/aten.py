@@ -84,7 +84,10 @@ def _batch_norm(
     **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
 ) -> str:
     if training or running_mean is None or running_var is None:
-        raise Refused("has no running statistics; put the network in eval mode")
+        raise Refused(
+            "has no running statistics, and norms by those of the picture; nn.InstanceNorm2d "
+            "does the same"
+        )
     mean, variance = t.array(running_mean), t.array(running_var)
     scale = np.ones_like(mean) if weight is None else t.array(weight)
     shift = np.zeros_like(mean) if bias is None else t.array(bias)
@@ -157,7 +160,9 @@ def _reflection_pad2d(t: Translation, *, self: fx.Node, padding: list[int]) -> s
 
 
 def _leaky_relu(t: Translation, *, self: fx.Node, negative_slope: float) -> str:
-    return t.builder.emit(ops.LeakyRelu(float(negative_slope)), t.value(self))
+    # XNNPACK takes no leaky ReLU of slope 0.
+    op = ops.LeakyRelu(float(negative_slope)) if negative_slope else ops.Relu()
+    return t.builder.emit(op, t.value(self))
 
 
 def _unary(op: ops.Operator) -> Callable[..., str]:
@@ -186,6 +191,8 @@ def _times(t: Translation, operand: Any, factor: float) -> Any:  # noqa: ANN401 
         return operand
     if isinstance(operand, int | float):
         return operand * factor
+    if operand in t.weights:
+        return t.plane(t.array(operand) * np.float32(factor))
     return t.builder.emit(ops.Mul(), t.operand(operand), t.builder.constant([factor]))
 
 
@@ -207,7 +214,7 @@ def _div(
     if rounding_mode is not None:
         raise Refused(f"rounding_mode {rounding_mode!r} is not supported")
     if not isinstance(other, int | float):
-        raise Refused("divides by a tensor; only by a number")
+        raise Refused("divides by a tensor; only by a number: multiply by the reciprocal")
     if not other:
         raise Refused("divides by zero")
     return _combined(t, ops.Mul(), self, 1 / other)
@@ -215,6 +222,8 @@ def _div(
 
 def _cat(t: Translation, *, tensors: list[fx.Node], dim: int) -> str:
     values, axis = [t.value(tensor) for tensor in tensors], _NCHW_TO_NHWC[dim % _RANK]
+    if not axis and len(values) > 1:
+        raise Refused("makes a batch; one picture at a time is drawn")
     if len(values) > _MOST_CONCATENATED:
         return t.builder.concat(values, axis)
     return t.builder.emit(ops.Concat(axis), *values)

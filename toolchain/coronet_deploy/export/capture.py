@@ -85,7 +85,7 @@ class _Program:
         pictures = []
         for node in nodes:
             if node.op == "placeholder" and node.name in names:
-                self._to.weights[node] = tensors[names[node.name]]
+                self._to.own(node, tensors[names[node.name]])
             elif node.op == "placeholder":
                 pictures.append(node)
                 self._to.values[node] = INPUT
@@ -137,8 +137,8 @@ class _Program:
             self._inline(node, part)
         elif not hasattr(node.target, "_schema"):
             raise Refused("is not supported")
-        elif _operator(node) in IDENTITIES and node.args[0] in self._to.weights:
-            self._to.weights[node] = self._to.weights[node.args[0]]  # type: ignore[index]
+        elif not any(map(self._to.is_picture, node.all_input_nodes)):
+            self._to.compute(node)
         else:
             self._translate(node)
 
@@ -146,14 +146,20 @@ class _Program:
         """Take one of several tensors: of the parts of one, or of what a wrapped part gives."""
         source: Any = node.args[0]
         place: Any = node.args[1]
-        held = self._to.values.get(source)
-        if not isinstance(held, list):
+        part = _wrapped(source)
+        given = source if part is None else _given(part.graph)[place]
+        if given in self._to.weights:
+            held = self._to.weights[given]
+            self._to.weights[node] = held if part else held[place]
+            return
+        values = self._to.values.get(source)
+        if not isinstance(values, list):
             raise Refused("picks from what is no list of tensors")
-        self._to.values[node] = held[place]
-        if (part := _wrapped(source)) is None:
+        self._to.values[node] = values[place]
+        if part is None:
             self._memory.part(node, source)
         else:
-            self._memory.same(node, _given(part.graph)[place])
+            self._memory.same(node, given)
 
     def _inline(self, node: fx.Node, part: fx.GraphModule) -> None:
         """Walk through a part of the network that stands under another mode of torch."""
@@ -172,8 +178,11 @@ class _Program:
                 self._to.values[inner] = self._to.value(outer)
                 self._memory.same(inner, outer)  # type: ignore[arg-type]
         self._walk(part.graph)
-        (given,) = next(n for n in part.graph.nodes if n.op == "output").args
-        self._to.values[node] = [self._to.value(value) for value in given]
+        # What is computed of learnt tensors alone is picked from inside.
+        self._to.values[node] = [
+            "" if value in self._to.weights else self._to.value(value)
+            for value in _given(part.graph)
+        ]
 
     def _translate(self, node: fx.Node) -> None:
         """Translate one operator into the builder."""

@@ -178,6 +178,7 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Sub: lambda _, a, b: a - b,
     ops.Mul: lambda _, a, b: a * b,
     ops.SquaredDifference: lambda _, a, b: (a - b) ** 2,
+    ops.Minimum: lambda _, a, b: torch.minimum(a, b),
     ops.Concat: lambda op, *xs: torch.cat(xs, op.axis),
     ops.Slice: _slice,
     ops.Reshape: lambda op, x: x.reshape(op.shape),

@@ -7,7 +7,7 @@ shapes of the inputs in order and raises ValueError, quoting them, if they do no
 Captured from torch:  Conv2d, DepthwiseConv2d, ConvTranspose2d, BatchNorm, InstanceNorm,
     ReflectPad, ZeroPad, Relu, LeakyRelu, Tanh, Sigmoid, Add, Sub, Mul, Concat, Slice
 Made by passes:       SquaredDifference, Rsqrt, Mean, Reshape, DepthToSpace
-Made by integer plans: Requantize
+Made by integer plans: Requantize, Minimum
 """
 
 from __future__ import annotations
@@ -253,6 +253,13 @@ class SquaredDifference(_Broadcast):
     """(a - b)^2."""
 
     kind: ClassVar[str] = "squared_difference"
+
+
+@dataclass(frozen=True)
+class Minimum(_Broadcast):
+    """The smaller of a and b."""
+
+    kind: ClassVar[str] = "minimum"
 
 
 class _Pad(Operator):

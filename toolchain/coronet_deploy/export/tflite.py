@@ -373,6 +373,7 @@ _TRANSLATIONS: dict[type[Operator], Callable[..., _Translated]] = {
     ops.Sub: _arithmetic("SUB", schema.SubOptionsT),
     ops.Mul: _arithmetic("MUL", schema.MulOptionsT),
     ops.SquaredDifference: _plain("SQUARED_DIFFERENCE", schema.SquaredDifferenceOptionsT),
+    ops.Minimum: _plain("MINIMUM", schema.MaximumMinimumOptionsT),
     ops.Concat: _concat,
     ops.Slice: _slice,
     ops.Reshape: _reshape,

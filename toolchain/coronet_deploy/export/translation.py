@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from coronet_deploy.export import operators as ops
@@ -18,13 +19,39 @@ class Refused(Exception):
 
 
 class Translation:
-    """Nodes of a traced network as values of the graph in `builder`, as its learnt tensors."""
+    """Nodes of a traced network as values of the graph in `builder`, as its learnt tensors.
+
+    `weights` holds too what is computed of learnt tensors alone, several tensors as a list.
+    """
 
     def __init__(self, input_shape: ops.Shape) -> None:
         self.builder = Builder(input_shape)
         self.values: dict[fx.Node, str | list[str]] = {}
-        self.weights: dict[fx.Node, Tensor] = {}
+        self.weights: dict[fx.Node, Any] = {}
+        self._learnt: set[int] = set()  # where the numbers of the network's own tensors stand
         self._kernels: dict[tuple[Any, ...], str] = {}
+
+    def own(self, node: fx.Node, tensor: Tensor) -> None:
+        """Note that `node` is one of the network's own tensors."""
+        self.weights[node] = tensor
+        self._learnt.add(tensor.untyped_storage().data_ptr())
+
+    def compute(self, node: fx.Node) -> None:
+        """Let torch compute what no picture goes into, such as a weight times its norm."""
+        target: Any = node.target
+        if torch.Tag.nondeterministic_seeded in target.tags:
+            raise Refused("is random: each picture would have other numbers")
+        for spec, given in zip(target._schema.arguments, node.args, strict=False):  # noqa: SLF001 - torch's only way
+            written = spec.alias_info is not None and spec.alias_info.is_write
+            if written and self._is_own(given):
+                raise Refused("changes a tensor of the network while it draws")
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.weights.__getitem__)
+        with torch.no_grad():
+            self.weights[node] = target(*args, **kwargs)
+
+    def _is_own(self, argument: Any) -> bool:  # noqa: ANN401 - whatever torch passes
+        tensor = self.weights[argument]
+        return tensor.untyped_storage().data_ptr() in self._learnt
 
     def is_picture(self, argument: object) -> bool:
         """Return whether an operand depends on the picture: a node, or the name of a value."""
@@ -41,13 +68,16 @@ class Translation:
             return value
         if isinstance(argument, int | float):
             return self.builder.constant([argument])
-        raise Refused("takes a learnt tensor where a picture is expected")
+        raise Refused("takes a tensor of the network's own where a picture is expected")
 
     def operand(self, argument: Any) -> str:  # noqa: ANN401 - whatever torch passes
         """Return the name of what goes into arithmetic: a value, a number, or a learnt tensor."""
         if not isinstance(argument, fx.Node) or argument not in self.weights:
             return self.value(argument)
-        tensor = self.array(argument)
+        return self.plane(self.array(argument))
+
+    def plane(self, tensor: FloatArray) -> str:
+        """Return the name of a learnt tensor that goes into arithmetic, by torch's broadcasting."""
         if tensor.ndim > _RANK or (tensor.ndim == _RANK and tensor.shape[0] != 1):
             raise Refused(f"takes a learnt tensor of shape {list(tensor.shape)}")
         spread = tensor.reshape((1,) * (_RANK - tensor.ndim) + tensor.shape).transpose(0, 2, 3, 1)
@@ -56,9 +86,10 @@ class Translation:
 
     def array(self, argument: fx.Node) -> FloatArray:
         """Return a learnt tensor as an array of its own; training on does not reach the graph."""
-        if argument not in self.weights:
-            raise Refused("takes weights that another operator computes")
-        return self.weights[argument].detach().cpu().numpy().copy()
+        tensor = self.weights.get(argument)
+        if not isinstance(tensor, Tensor):
+            raise Refused("takes weights that the picture goes into")
+        return tensor.detach().cpu().numpy().copy()
 
     def constants(self, **tensors: FloatArray | None) -> list[str]:
         """Return the names of the tensors that are there."""

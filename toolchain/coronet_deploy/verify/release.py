@@ -2,7 +2,8 @@
 
 An artifact is worked on inside a hidden folder of the output folder. Only one that passes the
 gate gets its name (`Order.name_of`), with its manifest and its picture grid
-beside it. One that fails is kept as `<name>.rejected`, for a look, and has no manifest.
+beside it. One that fails is kept as `<name>.rejected`, for a look, and has no manifest; what an
+earlier export left under the name stays, and the error says so.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from coronet_deploy.export.subject import Subject, subject_of
 from coronet_deploy.images import Array
 from coronet_deploy.storage import sha256_of, write_bytes
 from coronet_deploy.verify.channels import with_channels
-from coronet_deploy.verify.gate import check_size, require, translate, try_artifact
+from coronet_deploy.verify.gate import Trial, check_size, require, translate, try_artifact
 from coronet_deploy.verify.grid import grid_png
 from coronet_deploy.verify.parity import DEFAULT_BOUNDS_DB
 from coronet_deploy.vocabulary import Artifact, DType, Runtime
@@ -228,6 +229,7 @@ def _publish(
     rejected = path.with_name(f"{path.name}.rejected")
     dtype, runtime = built.embedded.dtype, built.embedded.runtime
     write_bytes(candidate, built.data)
+    trial: Trial | None = None
     try:
         bound = order.bounds_db[dtype]
         bounds = built.embedded.output.value_range
@@ -236,16 +238,16 @@ def _publish(
         )
         grid = grid_png(order.pictures.values, references, trial.outputs, trial.value_range)
         if not trial.parity.passed:
-            write_bytes(rejected.with_name(f"{rejected.name}.png"), grid)
-        require(trial.parity, path.name, hint=f"kept as {rejected}")
-    except ConversionFailed as error:
+            write_bytes(_picture_of(rejected), grid)
+        require(trial.parity, path.name)
+    except (ConversionFailed, GateFailed) as error:
+        if trial is None:  # a grid that is there is of another one
+            _picture_of(rejected).unlink(missing_ok=True)
         candidate.replace(rejected)
-        raise ConversionFailed(
-            error.what.replace(str(candidate), path.name), hint=f"kept as {rejected}"
-        ) from error
-    except GateFailed:
-        candidate.replace(rejected)
-        raise
+        hint = f"kept as {rejected}"
+        if path.exists():
+            hint = f"{hint}; {path} is of an earlier export"
+        raise type(error)(error.what.replace(str(candidate), path.name), hint=hint) from error
     manifest = Manifest(
         **{name: getattr(built.embedded, name) for name in type(built.embedded).model_fields},
         quantization=built.quantization,
@@ -259,7 +261,7 @@ def _publish(
         sha256=sha256_of(candidate),
     )
     # All three are whole in the workshop before one of them takes its name.
-    picture = candidate.with_name(f"{candidate.name}.png")
+    picture = _picture_of(candidate)
     write_bytes(picture, grid)
     made = (write_manifest(candidate, manifest), picture, candidate)
     # Of two exports into one folder, one after the other puts its three files there: a manifest
@@ -267,7 +269,7 @@ def _publish(
     with _locked(order.output_dir):
         for file in made:
             file.replace(order.output_dir / file.name)
-        for left in (rejected, rejected.with_name(f"{rejected.name}.png")):
+        for left in (rejected, _picture_of(rejected)):
             left.unlink(missing_ok=True)
     return Artifact(
         path=path,
@@ -278,6 +280,11 @@ def _publish(
         seconds=time.monotonic() - started,
         parity=trial.parity,
     )
+
+
+def _picture_of(artifact: Path) -> Path:
+    """Return where the picture grid of an artifact stands."""
+    return artifact.with_name(f"{artifact.name}.png")
 
 
 @contextlib.contextmanager

@@ -29,6 +29,11 @@ from coronet_deploy.export.integer.formats import (
     TANH_16,
     Format,
 )
+from coronet_deploy.export.integer.kernels import (
+    above_zero,
+    with_finer_roots,
+    with_room_for_sums,
+)
 from coronet_deploy.export.manifest import Quantization
 from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.pixels import HALF_STEP, MOVING, moved_from, takes_pixels
@@ -107,8 +112,13 @@ def plan_integer(
     if pixels:
         for name in moved_from(placed, INPUT):
             formats[name] = PIXELS_8
+    if runtime is Runtime.TFLITE:
+        formats = with_room_for_sums(placed, formats, _groups(placed, widths))
+    placed = above_zero(placed, formats)
+    if runtime is Runtime.TFLITE:
+        placed, formats = with_finer_roots(placed, formats, seen)
     reports = (*evened, *reports)
-    return IntegerPlan(_above_zero(placed, formats), formats, reports, pictures.names, framed)
+    return IntegerPlan(placed, formats, reports, pictures.names, framed)
 
 
 def summary(plan: IntegerPlan) -> Quantization:
@@ -278,25 +288,3 @@ def _measured(
         return Format.of(Range(seen.low * room, max(seen.high * room, 1e-6)), bits)
     through = np.tanh if readers and all(isinstance(op, ops.Tanh) for op in readers) else None
     return Format.of(fitted(seen, through, margin), bits)
-
-
-def _above_zero(graph: Graph, formats: Mapping[str, Format]) -> Graph:
-    """Let no reciprocal root see a 0, for which TFLite's integer kernel stops.
-
-    What is added to a variance is raised to one step of the sum, which is far below any variance
-    but that of a constant channel.
-    """
-    under = {n.inputs[0] for n in graph.nodes if isinstance(n.op, ops.Rsqrt)}
-
-    def visit(edit: Edit, node: Node) -> str | None:
-        if node.output not in under or not isinstance(node.op, ops.Add):
-            return None
-        inputs = [
-            edit.constant(np.maximum(edit.constants[name], formats[node.output].scale), "epsilon")
-            if name in edit.constants
-            else name
-            for name in node.inputs
-        ]
-        return edit.emit(node.op, *inputs)
-
-    return rewrite(graph, visit) if under else graph

@@ -1,0 +1,119 @@
+"""A current folder with generators of a user's own in it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_CODE = """
+import torch
+from torch import nn
+
+print("a line that their code prints")
+
+
+class Sketch(nn.Module):
+    def __init__(self, channels=3, width=6):
+        super().__init__()
+        self.enter = nn.Conv2d(channels, width, 3, 2, 1)
+        self.norm = nn.InstanceNorm2d(width)
+        self.leave = nn.ConvTranspose2d(width, channels, 4, 2, 1)
+
+    def forward(self, x):
+        return torch.sigmoid(self.leave(torch.relu(self.norm(self.enter(x)))))
+
+
+class Softened(Sketch):
+    def __init__(self):
+        super().__init__()
+        self.soft = nn.Softmax(1)
+
+    def forward(self, x):
+        return self.soft(super().forward(x))
+
+
+def seeded():
+    torch.manual_seed(3)
+    return Sketch()
+
+
+def grey():
+    torch.manual_seed(3)
+    return Sketch(channels=1)
+
+
+def spoilt():
+    sketch = seeded()
+    sketch.enter.weight.data[0] = float("nan")
+    return sketch
+
+
+class Noting(Sketch):
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.only = nn.LazyConv2d(3, 3, padding=1)
+
+    def forward(self, x):
+        return self.only(x)
+
+
+class Tuple(Sketch):
+    def forward(self, x):
+        return (super().forward(x),)
+
+
+class Dict(Sketch):
+    def forward(self, x):
+        print("a line that their forward prints")
+        return {"y": super().forward(x)}
+
+
+class Late(Sketch):
+    def forward(self, x):
+        from sketch_parts import twice
+
+        return super().forward(twice(x))
+
+
+class Branching(Sketch):
+    def forward(self, x):
+        return super().forward(x) if x.mean() > 0 else x * 2
+
+
+class Overflowing(Sketch):
+    def forward(self, x):
+        return super().forward(x) * 3e38 * 3e38
+
+
+def broken():
+    raise RuntimeError("no\\nweights here")
+
+
+def leaving():
+    raise SystemExit(0)
+
+
+made = seeded()
+number = 7
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a current folder that holds the user's code."""
+    (tmp_path / "sketches.py").write_text(_CODE)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("sketches", None)
+    sys.modules.pop("sketch_parts", None)

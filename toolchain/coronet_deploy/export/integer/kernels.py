@@ -1,0 +1,92 @@
+"""What TFLite's integer kernels cannot compute as they are asked to, put so that they can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from coronet_deploy.export import operators as ops
+from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
+from coronet_deploy.export.integer.formats import Format
+from coronet_deploy.export.ranges import Seen
+
+_MOST_16 = (1 << 15) - 1
+_FINEST_SUM = 2.0**-13  # of its larger summand's steps; the kernel takes what is above 2^-14
+_STEEP = 1024  # steps below which a reciprocal root may be too steep to interpolate
+_FINER = 64  # steps in one of those
+
+
+def above_zero(graph: Graph, formats: Mapping[str, Format]) -> Graph:
+    """Let no reciprocal root see a 0, for which the kernel stops.
+
+    What is added to a variance is raised to one step of the sum, which is far below any variance
+    but that of a constant channel.
+    """
+    under = {n.inputs[0] for n in graph.nodes if isinstance(n.op, ops.Rsqrt)}
+
+    def visit(edit: Edit, node: Node) -> str | None:
+        if node.output not in under or not isinstance(node.op, ops.Add):
+            return None
+        inputs = [
+            edit.constant(np.maximum(edit.constants[name], formats[node.output].scale), "epsilon")
+            if name in edit.constants
+            else name
+            for name in node.inputs
+        ]
+        return edit.emit(node.op, *inputs)
+
+    return rewrite(graph, visit) if under else graph
+
+
+def with_room_for_sums(
+    graph: Graph, formats: Mapping[str, Format], groups: Iterable[Sequence[str]]
+) -> dict[str, Format]:
+    """Return `formats`, no sum's steps so much finer than its summands' that the kernel aborts.
+
+    It multiplies 2^15 steps of the larger summand by less than 1. Where summands all but cancel
+    out, what is left is below their own rounding. `groups` are values that share a format.
+    """
+    roomy = dict(formats)
+    together = {name: group for group in groups for name in group}
+    for node in graph.nodes:
+        if not isinstance(node.op, ops.Add) or node.output not in formats:
+            continue
+        scales = [
+            float(np.abs(graph.constants[name]).max()) / _MOST_16
+            if name in graph.constants
+            else float(roomy[name].scale)
+            for name in node.inputs
+        ]
+        least = np.float32(_FINEST_SUM * max(scales))
+        if roomy[node.output].scale < least:
+            roomy |= {name: replace(roomy[name], scale=least) for name in together[node.output]}
+    return roomy
+
+
+def with_finer_roots(
+    graph: Graph, formats: Mapping[str, Format], seen: Mapping[str, Seen]
+) -> tuple[Graph, dict[str, Format]]:
+    """Take reciprocal roots of small numbers twice, once in finer steps, and the smaller one.
+
+    The kernel interpolates between every 128th step, which near 0, where the root is steep, gives
+    up to twice what it should. What it gives is never too small. In steps a `_FINER`th as large,
+    small numbers are far from 0; larger ones saturate, whose root is then too large, so that the
+    other one is taken.
+    """
+    stored = dict(formats)
+
+    def visit(edit: Edit, node: Node) -> str | None:
+        if not isinstance(node.op, ops.Rsqrt):
+            return None
+        (x,) = node.inputs
+        if float(seen[x].samples.min()) >= _STEEP * float(formats[x].scale):
+            return None
+        fine = edit.emit(ops.Requantize(16), x, name=f"{x}/fine")
+        stored[fine] = replace(formats[x], scale=np.float32(formats[x].scale / _FINER))
+        roots = [edit.emit(node.op, value, name=f"{value}/rsqrt") for value in (x, fine)]
+        stored.update(dict.fromkeys(roots, formats[node.output]))
+        return edit.emit(ops.Minimum(), *roots)
+
+    return rewrite(graph, visit), stored
