@@ -5,6 +5,9 @@ VENV ?= .venv
 TORCH_PIP_FLAGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# pip would tell of an older Python too, but behind the largest download.
+NEW_ENOUGH := import sys; sys.version_info >= (3, 11) or \
+	sys.exit("Python 3.11 or later is needed: make PYTHON=python3.12, say")
 
 .PHONY: demo test lint bench bench-export clean
 .DEFAULT_GOAL := demo
@@ -23,10 +26,12 @@ lint: $(STAMP) ## ruff and mypy
 bench: $(STAMP) ## measure this host; prints tables, for benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/bench_lowering.py
 
+# An environment is one once it has pip: a Debian without python3-venv leaves one that has none.
 # torch first and by its exact version, so that no other package widens it. Which build that is, for
 # a CPU alone or with CUDA, is what pip's index has for this machine: TORCH_PIP_FLAGS chooses.
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -c '$(NEW_ENOUGH)'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH_PIP_FLAGS) torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	touch $@

@@ -12,6 +12,22 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 COMMAND = Path(sys.executable).with_name("coronet-deploy")
 
+# A recipe of the smallest network that trains, but for its [search] and [finetune].
+TINY_PIX2PIX = """
+[model]
+id = "tiny"
+title = "Tiny"
+architecture = "unet_128"
+norm = "batch"
+width = 8
+[data]
+direction = "BtoA"
+load = 132
+crop = 128
+[discriminator]
+width = 8
+"""
+
 
 def kill_after_saves(line: list[str], state: Path, saves: int) -> None:
     """Run a training and kill it, as -9 does, once it has saved its state so many times."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -45,10 +46,15 @@ def python_of(name: str) -> Path:
 
 
 def make(name: str) -> None:
-    """Make one environment; subprocess.CalledProcessError if pip cannot."""
-    venv.create(CACHE / name, with_pip=True, clear=True)
-    for arguments in PEERS[name]:
-        subprocess.run([python_of(name), "-m", "pip", "install", "-q", *arguments], check=True)
+    """Make one environment, whole or not at all; subprocess.CalledProcessError if pip cannot."""
+    calls = PEERS[name]
+    try:
+        venv.create(CACHE / name, with_pip=True, clear=True)
+        for arguments in calls:
+            subprocess.run([python_of(name), "-m", "pip", "install", "-q", *arguments], check=True)
+    except BaseException:  # Ctrl-C too: what has a Python is taken for made
+        shutil.rmtree(CACHE / name, ignore_errors=True)
+        raise
 
 
 def main() -> int:

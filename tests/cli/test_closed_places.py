@@ -145,8 +145,9 @@ def test_an_output_however_deep_below_a_closed_folder_is_of_the_environment(
     line: tuple[str, ...], below: str, closed: Path, common_user: Cli
 ) -> None:
     closed.chmod(0o500)
-    done = common_user(COMMAND, *(word.format(closed / below) for word in line))
-    _one_line(done, 3, f"cannot write {closed / below}", "ermission denied")
+    words = [word.format(closed / below) for word in line]
+    done = common_user(COMMAND, *words)
+    _one_line(done, 3, f"--output {words[-1]} cannot be written: Permission denied")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +170,18 @@ def test_a_file_that_nobody_nearer_told_of_is_one_line(
     program += f"def run(args):\n    {what}\n"
     program += "inspect.run = run\nsys.exit(cli.main(['inspect']))"
     _one_line(common_user(sys.executable, "-c", program), status, word)
+
+
+@pytest.mark.parametrize("line", [("inspect",), ("runner", "build", "--preset", "host")])
+def test_a_current_folder_that_was_removed_is_one_line(
+    line: tuple[str, ...], cli: Cli, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    # In the child, between its change of folder and the command.
+    done = cli(*line, cwd=gone, preexec_fn=gone.rmdir)
+    _one_line(done, 3, "the current folder cannot be used: No such file", "was it removed?")
+    assert cli(*line, "--help", cwd=tmp_path).returncode == 0
 
 
 def test_a_system_without_posix_locks_is_named() -> None:

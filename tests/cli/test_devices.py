@@ -108,6 +108,20 @@ def test_a_phone_that_is_required_and_not_there_is_3(
     )
 
 
+def test_phones_of_one_serial_are_told_to_be_attached_alone(cli: Cli, tmp_path: Path) -> None:
+    listing = "0123456789ABCDEF\\tdevice\\n" * 2
+    environment = scripted(tmp_path, listing)
+    ended = cli("devices", env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert "attach only one of them" in " ".join(ended.stdout.split())
+    artifact = tmp_path / "a.tflite"
+    artifact.touch()
+    ended = cli("bench", artifact, "--serial", "0123456789ABCDEF", env=environment, cwd=tmp_path)
+    assert ended.returncode == 3
+    assert "phone 0123456789ABCDEF is one of several (" in ended.stderr
+    assert "attach only one of them" in ended.stderr
+
+
 def test_a_chipset_is_no_phone_that_could_be_required(cli: Cli) -> None:
     assert cli("devices", "--known", "--require").returncode == 2
 

@@ -357,3 +357,21 @@ def test_a_virtual_phone_has_what_a_bench_needs(
         assert good.found.startswith("arm64-v8a, ")
         assert bad.verdict is Verdict.MISSING
         assert "make room" in (bad.fix or "")
+
+
+def test_a_phone_lacks_what_a_bench_runs_there_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_rig()
+    with (
+        AdbServer.start(tmp_path) as server,
+        VirtualPhone.boot(SM8550, server, data_mb=512) as phone,
+    ):
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(server.port))
+        for name in ("pkill", "taskset"):
+            (phone.root / "system" / "bin" / name).unlink()
+        assert found(tmp_path)[f"phone {phone.serial}"].verdict is Verdict.OK
+        for name in ("find", "sha256sum"):
+            (phone.root / "system" / "bin" / name).unlink()
+        check = found(tmp_path)[f"phone {phone.serial}"]
+        assert (check.verdict, check.found) == (Verdict.MISSING, "lacks sha256sum, find")

@@ -60,6 +60,20 @@ def test_what_a_document_shows_is_taken(path: Path, capsys: pytest.CaptureFixtur
         assert parsed.command in COMMANDS
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_a_commands_help_shows_is_taken(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = _parser()
+    with pytest.raises(SystemExit):
+        parser.parse_args([command, "--help"])
+    _, _, shown = capsys.readouterr().out.partition("\nexamples:\n")
+    lines = command_lines(shown, markdown=False)
+    assert lines
+    for line in lines:
+        assert parser.parse_args(arguments(line)).command == command
+
+
 def test_every_command_is_shown_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text()
     shown = {arguments(line)[0] for line in command_lines(text, markdown=True)}

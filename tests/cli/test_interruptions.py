@@ -87,3 +87,22 @@ def test_work_that_imports_is_interrupted_behind_the_import_and_undone(tmp_path:
     line = [sys.executable, "-c", _WORK]
     status, out, told = _interrupted(line, signal.SIGINT, 0.5, tmp_path)
     assert (status, out, told) == (130, "undone\n", "coronet-deploy: interrupted\n")
+
+
+_LOADING = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Interrupter:
+    def find_spec(self, name, *others):
+        if name == "coronet_deploy.cli._signals":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupter())
+runpy.run_module("coronet_deploy", run_name="__main__")
+"""
+
+
+def test_an_interruption_before_the_command_line_is_loaded_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADING], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "coronet-deploy: interrupted\n")

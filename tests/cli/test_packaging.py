@@ -55,6 +55,13 @@ def test_the_wheel_holds_package_and_data(wheel: Path) -> None:
     assert not [name for name in names if name.startswith(places)]
 
 
+def test_the_wheels_script_is_what_python_m_runs(unpacked: Path) -> None:
+    (scripts,) = unpacked.glob("*.dist-info/entry_points.txt")
+    assert scripts.read_text() == (
+        "[console_scripts]\ncoronet-deploy = coronet_deploy.__main__:main\n"
+    )
+
+
 def test_the_wheel_alone_finds_its_data(unpacked: Path, tmp_path: Path) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(unpacked)!r})\n"

@@ -88,8 +88,16 @@ def test_help_on_a_full_device_is_one_line(line: str) -> None:
     )
 
 
-def test_an_error_that_cannot_be_said_has_its_status() -> None:
-    assert _shell("coronet-deploy inspect lost.safetensors 2>/dev/full").returncode == 2
+@pytest.mark.parametrize("line", ["inspect lost.safetensors", "exprot", "bench --threads 0"])
+def test_an_error_that_cannot_be_said_has_its_status(line: str) -> None:
+    assert _shell(f"coronet-deploy {line} 2>/dev/full").returncode == 2
+
+
+def test_an_interruption_that_cannot_be_said_has_its_status() -> None:
+    program = "import sys\nfrom coronet_deploy import cli\ndef parser():\n"
+    program += "    raise KeyboardInterrupt\ncli._parser = parser\nsys.exit(cli.main(['inspect']))"
+    done = _shell(f'{sys.executable} -c "{program}" 2>/dev/full')
+    assert done.returncode == 130
 
 
 def test_what_cannot_be_read_is_not_called_stdout() -> None:
@@ -111,8 +119,9 @@ def test_an_error_of_a_file_without_a_name_is_not_called_stdout() -> None:
     )
 
 
-def test_an_encoding_without_the_characters_is_no_error() -> None:
-    ascii_only = "sys.stdout.reconfigure(encoding='ascii', errors='strict')\nSTATUS = 0"
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # the latter in the C locale
+def test_an_encoding_without_the_characters_is_no_error(errors: str) -> None:
+    ascii_only = f"sys.stdout.reconfigure(encoding='ascii', errors='{errors}')\nSTATUS = 0"
     done = _main(f"{ascii_only}\n{_PRINTS}", "inspect")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.rstrip().endswith("?")

@@ -17,25 +17,13 @@ from coronet_deploy.coronet.recipe import read_recipe
 from coronet_deploy.coronet.state import read_state
 from coronet_deploy.errors import BadInput
 from coronet_deploy.verify.inception import read_inception
+from support import TINY_PIX2PIX
 
-RECIPE = """
-[model]
-id = "tiny"
-title = "Tiny"
-architecture = "unet_128"
-norm = "batch"
-width = 8
-[data]
-direction = "BtoA"
-load = 132
-crop = 128
-[search]
+RECIPE = f"""{TINY_PIX2PIX}[search]
 steps = 1
 target = 0.3
 [finetune]
 steps = 0
-[discriminator]
-width = 8
 """
 
 

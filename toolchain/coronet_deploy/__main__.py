@@ -2,6 +2,16 @@
 
 import sys
 
-from coronet_deploy.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line; an interruption while it is loaded is one line too."""
+    try:
+        from coronet_deploy.cli import main as command_line
+    except KeyboardInterrupt:
+        print("coronet-deploy: interrupted", file=sys.stderr)  # noqa: T201 - the command line's own words
+        return 130
+    return command_line()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

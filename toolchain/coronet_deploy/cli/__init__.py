@@ -13,14 +13,15 @@ import errno
 import importlib.util
 import io
 import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from coronet_deploy import __version__
 from coronet_deploy.cli._signals import is_of_interruption, take_signals
+from coronet_deploy.cli._usage import STATUSES, Parser, refuse_line
 from coronet_deploy.errors import INTERRUPTED, BadInput, CoronetError, EnvironmentProblem
 
 COMMANDS = (
@@ -46,28 +47,29 @@ _CLOSED = {errno.EACCES, errno.EPERM}
 _NO_INPUT = {*_CLOSED, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 _DEFECT = 70  # EX_SOFTWARE of sysexits.h, which Windows has no name for
 
-_EPILOG = """exit statuses: 0 fine, 1 a gate failed (parity or latency), 2 usage or bad input,
-3 environment or device, 4 conversion, 5 nothing was measured or inconclusive, 70 a defect of ours,
-130 interrupted"""
-
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="coronet-deploy",
         description="Take a GAN generator that was pruned while it trained to a phone: "
         "materialize it, export it to ONNX and TFLite, prove the picture, time it.",
-        epilog=_EPILOG,
+        epilog=STATUSES,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     common.add_argument("--debug", action="store_true", help="show a traceback with an error")
     subparsers = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for name in COMMANDS:
         module = importlib.import_module(f"{__name__}.{name}")
         command = subparsers.add_parser(
-            name, parents=[common], help=module.HELP, description=module.HELP, allow_abbrev=False
+            name,
+            parents=[common],
+            help=module.HELP,
+            description=module.HELP,
+            epilog=STATUSES,
+            allow_abbrev=False,
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
@@ -95,9 +97,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         _require_posix()
         _set_up()
         given = sys.argv[1:] if arguments is None else arguments
-        _refuse_nothing(given)
+        refuse_line(given, COMMANDS)
         args = _parsed(given)
         debug = args.debug
+        _require_folder()
         status: int = args.run(args)
         sys.stdout.flush()
     except CoronetError as error:
@@ -117,35 +120,33 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _interrupted() -> int:
-    print("coronet-deploy: interrupted", file=sys.stderr)
+    _tell("interrupted")
     return INTERRUPTED
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     try:
         return _parser().parse_args(arguments)
-    finally:  # of --help and --version, which end here: argparse passes over what it cannot print
+    finally:  # of --help, --version and usage errors: argparse passes over what it cannot print
         sys.stdout.flush()
-
-
-def _refuse_nothing(arguments: Sequence[str]) -> None:
-    """Let a line through in which every argument says something.
-
-    Raises:
-        BadInput: one is empty, and would be taken for the current folder or a default.
-
-    """
-    for before, one in zip(("", *arguments), arguments, strict=False):
-        if one == "" or re.fullmatch(r"--[a-z-]+=", one):
-            flag = one[:-1] or before
-            where = flag if flag.startswith("-") else "an argument"
-            raise BadInput(f"{where} is given as ''", hint="is a variable of the shell not set?")
+        _flush_stderr()
 
 
 def _require_posix() -> None:
     """Refuse a system without what locks and workers are made of, rather than fail midway."""
     if importlib.util.find_spec("fcntl") is None:
         raise EnvironmentProblem("coronet-deploy needs Linux or macOS (on Windows: WSL)")
+
+
+def _require_folder() -> None:
+    """Refuse a current folder that is gone: torch's libraries, for one, then find no way."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the current folder cannot be used: {error.strerror}",
+            hint="was it removed? cd to one that is there",
+        ) from error
 
 
 def _of_file(error: OSError) -> CoronetError:
@@ -180,11 +181,23 @@ def _failed(error: CoronetError, *, debug: bool) -> int:
     """Say what went wrong, and return the exit status that it has with `--debug` too."""
     if debug:
         traceback.print_exc()
+    _tell(f"error: {error}")
+    return error.exit_status
+
+
+def _tell(line: str) -> None:
+    """Say a last line on stderr, if it takes one."""
+    with contextlib.suppress(_Unwritten):  # _flush_stderr meets it again
+        print(f"coronet-deploy: {line}", file=sys.stderr)
+    _flush_stderr()
+
+
+def _flush_stderr() -> None:
+    """Let no line that stderr does not take change the exit status as the interpreter ends."""
     try:
-        print(f"coronet-deploy: error: {error}", file=sys.stderr)
+        sys.stderr.flush()
     except _Unwritten as full:
         _silence(full.descriptor)
-    return error.exit_status
 
 
 def _set_up() -> None:
@@ -208,7 +221,7 @@ def _patient(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         stream.encoding,
-        "replace" if stream.errors == "strict" else stream.errors,
+        "replace" if stream.errors in {"strict", "surrogateescape"} else stream.errors,
         line_buffering=stream.line_buffering or stream.write_through,  # as stderr is
     )
 

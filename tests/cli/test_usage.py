@@ -1,0 +1,86 @@
+"""A line that is called wrongly is answered by one line: what is wrong, and the next step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support import Cli
+
+
+@pytest.mark.parametrize(
+    ("line", "what", "hint"),
+    [
+        ("exprot", ": error: there is no command 'exprot'", "did you mean export?"),
+        (
+            "help export",
+            ": error: there is no command 'help'",
+            "`coronet-deploy --help` lists the commands",
+        ),
+        ("--versoin", ": error: there is no flag --versoin", "did you mean --version?"),
+        (
+            "--json inspect",
+            ": error: --json stands before the command",
+            "flags stand behind it: coronet-deploy COMMAND --json",
+        ),
+        (
+            "--output x inspect",
+            ": error: --output stands before the command",
+            "flags stand behind it: coronet-deploy COMMAND --output",
+        ),
+        (
+            "export --dtpe=int8",
+            " export: error: there is no flag --dtpe",
+            "did you mean --dtype?",
+        ),
+        (
+            "compare a b --margn 3",
+            " compare: error: there is no flag --margn",
+            "did you mean --margin?",
+        ),
+        (
+            "results import runs --stroe x",
+            " results import: error: there is no flag --stroe",
+            "did you mean --store?",
+        ),
+        (
+            "inspect --zzz",
+            " inspect: error: there is no flag --zzz",
+            "`coronet-deploy inspect --help` shows how to call it",
+        ),
+        (
+            "inspect a b",
+            " inspect: error: 'b' is one argument too many",
+            "`coronet-deploy inspect --help` shows how to call it",
+        ),
+        (
+            "bench --threads 0",
+            " bench: error: argument --threads: '0' is not a whole number of at least 1",
+            "`coronet-deploy bench --help` shows how to call it",
+        ),
+        (
+            "",
+            ": error: the following arguments are required: COMMAND",
+            "`coronet-deploy --help` shows how to call it",
+        ),
+    ],
+)
+def test_a_wrong_line_is_answered_by_one(line: str, what: str, hint: str, cli: Cli) -> None:
+    done = cli(*line.split())
+    told = f"coronet-deploy{what} ({hint})\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+
+
+def test_a_file_that_begins_like_a_flag_is_told_how_to_be_named(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "-x.safetensors").touch()
+    done = cli("inspect", "-x.safetensors", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the file of that name is ./-x.safetensors" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["export", "compare", "results"])
+def test_help_tells_of_exit_statuses_and_shows_examples(command: str, cli: Cli) -> None:
+    told, _, examples = cli(command, "--help").stdout.partition("\nexamples:\n")
+    assert "exit statuses: 0 fine, 1 a gate failed" in told
+    assert f"  coronet-deploy {command} " in examples
