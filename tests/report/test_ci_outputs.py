@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -159,3 +160,60 @@ def test_two_emulated_run_files_are_called_so_in_every_file_of_compare(
     told = ET.fromstring(outputs["junit"].read_text("utf-8")).findtext("testsuite/system-out")  # noqa: S314 - our own
     assert EMULATED in (told or "").splitlines()
     assert EMULATED in outputs["markdown"].read_text("utf-8")
+
+
+def on_back_ends(run: Run, backends: tuple[str, ...], device: str = "sm8550") -> Run:
+    """Return `run` with the rows of one thread, on a phone's back ends."""
+    launches = tuple(
+        replace(one, target=replace(one.target, device=device, backend=backend))
+        for backend in backends
+        for one in run.launches
+        if one.target.threads == 1
+    )
+    return replace(run, launches=launches)
+
+
+def test_rows_of_several_back_ends_are_told_apart_and_the_phone_is_named(make_run: MakeRun) -> None:
+    base = on_back_ends(make_run({"a.onnx": 10.0}), ("cpu", "gpu"))
+    pairs = filed_pairs(base, base, match(subjects_of(base), subjects_of(base)).pairs)
+    comparison = Comparison(judge(pairs, Bounds()), Bounds())
+    lines = comparison_markdown(comparison).splitlines()
+    assert lines[0].startswith("| Artifact | Back end | Threads | Base ms |")
+    assert lines[1] == "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"
+    assert [line[:19] for line in lines[2:4]] == ["| a.onnx | cpu | 1 ", "| a.onnx | gpu | 1 "]
+    assert "- Measured on sm8550 cpu, sm8550 gpu." in lines
+    out = io.StringIO()
+    print_comparison(replace(comparison, notes=(EMULATED,)), out)
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+    assert re.search(r"a\.onnx +gpu +1 ", out.getvalue())
+    assert "Measured on sm8550 cpu (emulated), sm8550 gpu (emulated)." in out.getvalue()
+
+
+def test_a_row_that_one_run_file_lacks_is_named_in_every_output(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    both = make_run({"a.onnx": 10.0, "b.tflite": 20.0})
+    one = tuple(launch for launch in both.launches if launch.target.threads == 1)
+    fewer = tuple(launch for launch in one if launch.artifact == "a.onnx")
+    kept = {"a.onnx": both.artifacts["a.onnx"]}
+    now = replace(both, id="now", launches=fewer, artifacts=kept)
+    files = write_run(both, tmp_path), write_run(now, tmp_path)
+    done = cli("compare", *files, "--json", "--junit", tmp_path / "j.xml")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [row["threads"] for row in told["rows"]] == [1]
+    lone = ["b.tflite", "a.onnx on host cpu, 2 threads"]
+    assert (told["no_candidate"], told["no_base"]) == (lone, [])
+    suite = ET.fromstring((tmp_path / "j.xml").read_text()).find("testsuite")  # noqa: S314 - our own
+    assert suite is not None
+    assert (suite.get("tests"), suite.get("skipped")) == ("3", "2")
+    skipped = [case for case in suite.findall("testcase") if case.find("skipped") is not None]
+    assert [case.get("name") for case in skipped] == lone
+    assert {case[0].get("message") for case in skipped} == {"only the base has it"}
+    turned = cli("compare", *reversed(files))
+    assert "a.onnx on host cpu, 2 threads: no baseline, not compared." in turned.stdout
+
+
+def test_no_workflow_command_drives_a_terminal(comparison: Comparison) -> None:
+    for line in github_commands(comparison):
+        assert line.isprintable()

@@ -116,7 +116,17 @@ def test_a_run_file_alone_makes_a_page(make_run: MakeRun) -> None:
 def test_an_emulated_run_says_so_first(make_run: MakeRun) -> None:
     text = Page(render_report(make_run(emulated=True))).text
     assert text.index("Emulated, not a real device.") < text.index("Median ms")
+    assert "fastest median, emulated: fast.tflite, 2 threads" in text
+    assert "p90 is over all samples. Emulated: not a real device's." in text
     assert "Emulated" not in Page(render_report(make_run())).text
+
+
+def test_what_launches_tell_in_odd_ways_ends_no_page(make_run: MakeRun) -> None:
+    run = make_run()
+    for told in (7, "twice", {"a": 1}, None, [[1.0]]):
+        launches = [replace(one, details={"throttled_launches": told}) for one in run.launches]
+        text = Page(render_report(replace(run, launches=tuple(launches)))).text
+        assert ("Launches made again" in text) is isinstance(told, list)
 
 
 def test_the_page_is_the_same_every_time(make_run: MakeRun) -> None:

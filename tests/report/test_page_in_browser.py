@@ -132,6 +132,26 @@ def test_no_width_makes_the_page_scroll_sideways(
     assert may_be in range(width - 20, width + 1)
 
 
+def test_no_artifact_s_name_is_cut_off_on_a_phone(
+    browser: Callable[..., str], make_run: MakeRun, tmp_path: Path
+) -> None:
+    page = make_page(make_run, "horse2zebra-pruned-to-a-tenth-of-its-multiply-adds")
+    file = tmp_path / "frame.html"
+    file.write_text(
+        f"<!doctype html><iframe width=360 height=900 style=border:0 "
+        f'srcdoc="{escape(page)}" onload="const d = this.contentDocument; '
+        "const ends = [...d.querySelectorAll('.group th')].map((one) => { "
+        "const r = d.createRange(); r.selectNodeContents(one); "
+        "return r.getBoundingClientRect().right; }); "
+        'document.title = `${ends.length} names to ${Math.ceil(Math.max(...ends))}`"></iframe>'
+    )
+    dom = browser(file, "--window-size=1400,1000", "--virtual-time-budget=5000", "--dump-dom")
+    measured = re.search(r"<title>(\d+) names to (\d+)</title>", dom)
+    assert measured is not None
+    assert int(measured[1]) > 0
+    assert int(measured[2]) <= 360
+
+
 def test_nothing_is_cut_off_on_paper(
     browser: Callable[..., str], page: str, tmp_path: Path
 ) -> None:

@@ -80,6 +80,54 @@ def test_hostile_names_stay_text(hostile_run: Run) -> None:
     assert any("<script>alert(1)" in text for text in texts(svg))
 
 
+def test_a_plot_of_emulated_timings_says_so_where_it_stands_alone(make_run: MakeRun) -> None:
+    real, emulated = (
+        texts(latency_svg(summarize(make_run(emulated=one)), "x")) for one in (False, True)
+    )
+    assert "median latency, ms (lower is better)" in real
+    assert "median latency, ms, emulated (lower is better)" in emulated
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        # Told apart in the middle, which shortening would leave out.
+        (
+            [
+                f"horse2zebra-pruned-generator-{one}-of-it_256x256_fp32.tflite"
+                for one in ("old", "new")
+            ],
+            [
+                "…old-of-it_256x256_fp32.tflite",
+                "…new-of-it_256x256_fp32.tflite",
+            ],
+        ),
+        (
+            [f"{'a' * 30}{one}{'b' * 30}.onnx" for one in "xy"],
+            [
+                "1: aaaaaaaaaaaaaaaaaa…bbbbbbbbbbbbbbb.onnx",
+                "2: aaaaaaaaaaaaaaaaaa…bbbbbbbbbbbbbbb.onnx",
+            ],
+        ),
+        (["b.onnx", "a.onnx"], ["b.onnx", "a.onnx"]),
+    ],
+)
+def test_long_names_are_told_apart(
+    make_run: MakeRun, names: list[str], expected: list[str]
+) -> None:
+    shown = texts(latency_svg(summarize(make_run(dict.fromkeys(names, 5.0))), "x"))
+    labels = [one.removesuffix(", 1 thread") for one in shown if one.endswith(", 1 thread")]
+    assert labels == expected
+    assert max(map(len, labels)) <= 42
+
+
+def test_no_tick_is_longer_than_its_number(make_run: MakeRun) -> None:
+    shown = texts(latency_svg(summarize(make_run({"a.onnx": 20.0}, rounds=2)), "x"))
+    assert "0" in shown
+    assert "2.5" in shown
+    assert not [one for one in shown if re.fullmatch(r"\d+\.0", one)]
+
+
 def test_nothing_measured_is_nothing_to_plot() -> None:
     with pytest.raises(NothingMeasured):
         latency_svg((), "x")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coronet_deploy.bench.compare import Subject, match
-from coronet_deploy.errors import BadInput
+from coronet_deploy.errors import BadInput, NothingMeasured
 from coronet_deploy.report.pairs import Pair, filed_pairs, measured_pairs, subjects_of
 from coronet_deploy.report.regression import Bounds, Verdict
 from coronet_deploy.report.verdict import Comparison, Judged, exit_status, judge, needs_rerun
@@ -140,6 +140,20 @@ def test_the_rerun_is_pooled_and_must_agree(make_run: MakeRun) -> None:
     assert {row.verdict for row in denied} == {Verdict.INCONCLUSIVE}
     assert exit_status(Comparison(denied, Bounds())) == 5
     assert exit_status(Comparison(denied, Bounds()), inconclusive_ok=True) == 0
+
+
+def test_a_target_that_only_the_base_was_launched_on_is_invalid(make_run: MakeRun) -> None:
+    run = measured(make_run, 1.0, 6)
+    matched = [(Subject("a.onnx", {}), Subject("a.onnx", {}))]
+    lost = tuple(
+        one for one in run.launches if one.artifact == "base/a.onnx" or one.target.threads == 1
+    )
+    rows = judge(measured_pairs([replace(run, launches=lost)], matched), Bounds())
+    assert {row.pair.target.threads: row.verdict for row in rows} == {
+        1: Verdict.SAME, 2: Verdict.INVALID,
+    }  # fmt: skip
+    with pytest.raises(NothingMeasured, match="holds no launch"):
+        measured_pairs([replace(run, launches=())], matched)
 
 
 def test_the_worst_row_gives_the_exit_status(make_run: MakeRun) -> None:

@@ -43,6 +43,11 @@ def entries(svg: str) -> dict[str, str]:
     return dict(zip(names, [mark[0] for mark in marks if mark], strict=True))
 
 
+def texts(svg: str) -> list[str]:
+    root = ET.fromstring(svg)  # noqa: S314 - our own
+    return ["".join(one.itertext()).strip() for one in root.iter(f"{SVG}text")]
+
+
 def steps(svg: str) -> list[str]:
     """Return the colours of the lines through more than one point, axes and grid apart."""
     lines = re.findall(r'<path d="M [^"]*\nL [^"]*" clip-path[^>]*style="([^"]*)"', svg)
@@ -175,3 +180,23 @@ def test_each_run_has_a_history_of_its_own_name(pruned: Run, tmp_path: Path) -> 
         body = page.partition('id="history-table"')[2].partition("</table>")[0]
         assert f">{name}</th>" in body.replace("<wbr>", "")
     assert "full.onnx, 2 threads: 1 earlier sessions" in alone
+
+
+def test_more_series_than_colours_are_told_apart_by_numbers(pruned: Run) -> None:
+    few = (pruned, again(pruned, 3))
+    assert not [
+        text for text in texts(quality_svg(chosen_of(*few), metric_of([]), "x", "q")) if text == "1"
+    ]
+    runs = (*few, again(pruned, 4))
+    for svg in (
+        work_svg([one for run in runs for one in works(lines_of(run))], "x", "w"),
+        quality_svg(chosen_of(*runs), metric_of([]), "x", "q"),
+    ):
+        assert list(entries(svg))[::5] == [
+            "1: host cpu, 1 thread, 2026-01-02", "6: host cpu, 2 threads, 2026-01-04",
+        ]  # fmt: skip
+        # Two artifacts in each series.
+        root = ET.fromstring(svg)  # noqa: S314 - our own
+        plot = next(one for one in root.iter() if one.get("id", "").endswith("axes_1"))
+        said = ["".join(one.itertext()).strip() for one in plot if one.get("id", "").count("text_")]
+        assert sorted(one for one in said if one.isdecimal()) == sorted("123456" * 2)

@@ -122,3 +122,19 @@ def test_counts_and_sizes() -> None:
     ]  # fmt: skip
     assert [megabytes(value) for value in (486, 25_000, 7_340_000)] == ["0.0005", "0.03", "7.3"]
     assert milliseconds(None) == count(None) == megabytes(None) == "-"
+
+
+def test_artifacts_without_a_manifest_are_told(make_run: MakeRun) -> None:
+    names = ["a.onnx", "b.onnx", "c.onnx", "d.onnx", "e.onnx"]
+    run = make_run(dict.fromkeys(names, 5.0))
+    assert not any("manifest" in one for one in caveats(run, summarize(run)))
+    bare = {"runtime": "onnx", "bytes": 7, "sha256": "ab" * 32}
+    told = {"a.onnx": run.artifacts["a.onnx"], "b.onnx": bare}
+    two = replace(run, artifacts={**run.artifacts, **told})
+    (one,) = [one for one in caveats(two, summarize(two)) if "manifest" in one]
+    assert one == (
+        "No manifest was beside b.onnx: type, multiply-adds and PSNR are not known. "
+        "`export` writes one."
+    )
+    none = replace(run, artifacts=dict.fromkeys(names, bare))
+    assert "b.onnx, c.onnx and 2 more: type" in " ".join(caveats(none, summarize(none)))

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
+import os
 import re
+import struct
+import termios
 from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
 
 from coronet_deploy.report import tables
+from coronet_deploy.report.grid import Grid, grid_csv, width_of
 from coronet_deploy.report.summary import summarize
-from coronet_deploy.vocabulary import Run
+from coronet_deploy.vocabulary import Run, Target
 
 MakeRun = Callable[..., Run]
 LONG = "a-model-whose-name-tells-everything_256x256_fp32.tflite"
@@ -40,6 +48,48 @@ def test_what_long_names_share_is_said_once(make_run: MakeRun) -> None:
     ]  # fmt: skip
 
 
+def test_it_says_what_the_speed_up_is_over_and_that_a_phone_is_emulated(make_run: MakeRun) -> None:
+    run = make_run()
+    for text in (terminal(run, "slow.onnx"), tables.markdown(summarize(run, "slow.onnx"))):
+        assert "Speed-up is over slow.onnx, on the same target." in text
+    assert "Speed-up" not in tables.markdown(summarize(run))
+    phone = tuple(replace(one, target=Target("sm8550", "cpu", 4)) for one in run.launches)
+    for emulated, told in (
+        (False, "Measured on sm8550\n"),
+        (True, "Measured on sm8550 (emulated)\n"),
+    ):
+        rows = summarize(replace(run, launches=phone, emulated=emulated))
+        assert told in tables.markdown(rows)
+        out = io.StringIO()
+        tables.print_tables(rows, out)
+        assert out.getvalue().startswith(told)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 130])
+def test_names_and_heads_give_way_to_the_width_and_figures_never(
+    make_run: MakeRun, columns: int
+) -> None:
+    out = io.StringIO()
+    run = make_run({LONG: 1234.5, "b.onnx": 0.5})
+    tables.print_tables(summarize(run, "b.onnx"), out, ["A note " * 20], columns)
+    lines = out.getvalue().splitlines()
+    for row in summarize(run, "b.onnx"):
+        figure = f"{row.low_ms:.0f} to {row.high_ms:.0f}" if (row.low_ms or 0) > 99 else "0."
+        assert any(figure in line for line in lines)
+    assert (LONG in out.getvalue()) is (columns >= 130)
+    assert max(map(len, lines)) <= max(columns, 66)  # what the figures take
+    assert max(len(line) for line in lines if "note" in line) <= columns
+
+
+def test_it_is_as_wide_as_its_terminal() -> None:
+    for columns, width in ((132, 132), (50, 50), (10, 40), (0, 80)):
+        main, other = os.openpty()
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        with os.fdopen(main, "rb"), os.fdopen(other, "w") as file:
+            assert width_of(file) == width
+    assert width_of(io.StringIO()) == 80
+
+
 def test_hostile_names_drive_neither_terminal_nor_markdown(hostile_run: Run) -> None:
     text = terminal(hostile_run)
     assert "\x1b" not in text
@@ -62,6 +112,23 @@ def test_csv_reads_back_with_every_figure(make_run: MakeRun, hostile_run: Run) -
         for line, row in zip(back, rows, strict=True):
             assert line["median_ms"] == ("" if row.median_ms is None else repr(row.median_ms))
             assert line["run_file"] == "r.json"
+
+
+def test_no_cell_of_a_csv_is_a_formula(make_run: MakeRun) -> None:
+    names = ["=cmd|' /C calc'!A0", "+1.onnx", "@SUM(A1).onnx", "-2.onnx", "\t=1.onnx", "a=1.onnx"]
+    rows = summarize(make_run(dict.fromkeys(names, 5.0)))
+    plain = [tables.json_row(row, "r.json") for row in rows]
+    assert [row["artifact"] for row in plain[::2]] == names
+    grid = Grid(("Artifact", "=1", "Lost"), tuple((name, "-1.5", "-") for name in names))
+    for text in (tables.csv_text(plain), grid_csv(grid)):
+        cells = [cell for line in csv.reader(io.StringIO(text, newline="")) for cell in line]
+        # A dash that stands for nothing, and a number, are no formulas.
+        assert not [one for one in cells if one[:1] in set("=+@\t\r") or one[:2] in {"-2", "-c"}]
+        for name in names[:5]:
+            assert f"'{name}" in cells
+        assert "a=1.onnx" in cells
+    assert "-1.5" in cells
+    assert "-" in cells
 
 
 def test_json_rows_start_with_the_promised_keys(make_run: MakeRun) -> None:

@@ -78,6 +78,40 @@ def test_import_list_show_prune_and_rebuild(cli: Cli, folder: Path, tmp_path: Pa
     assert rebuilt.stdout.startswith("3 run files: 3 added")
 
 
+def test_a_rebuild_from_the_wrong_folder_is_a_mistake(
+    cli: Cli, folder: Path, tmp_path: Path
+) -> None:
+    store = ("--store", tmp_path / "store.sqlite")
+    cli("results", "import", folder, *store)
+    (tmp_path / "empty").mkdir()
+    done = cli("results", "rebuild", tmp_path / "empty", *store)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"no run file in {tmp_path / 'empty'}" in done.stderr
+    assert "r0005" in cli("results", "list", *store).stdout
+
+
+def test_what_a_run_says_of_its_machine_fits_and_drives_no_terminal(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(1, kernel="6.1 \x1b[31m\u202e " + "and more " * 20)
+    store = ("--store", tmp_path / "store.sqlite")
+    cli("results", "import", write_run(run, tmp_path), *store)
+    done = cli("results", "show", "r0001", *store)
+    assert done.returncode == 0, done.stderr
+    assert "and more" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("file ")]
+    assert max(map(len, lines)) <= 80
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_refused_file_drives_no_terminal(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    (folder / "cut \x1b[31m.json").write_bytes((folder / "r0001.json").read_bytes()[:99])
+    done = cli("results", "import", folder, "--store", tmp_path / "store.sqlite")
+    assert done.returncode == 2
+    (line,) = [one for one in done.stderr.splitlines() if one.startswith("refused: ")]
+    assert "cut \N{REPLACEMENT CHARACTER}[31m.json" in line
+
+
 def test_a_password_in_the_url_is_never_shown(cli: Cli, where: str, folder: Path) -> None:
     done = cli("results", "import", folder, "--store", where)
     assert done.returncode == 0, done.stderr

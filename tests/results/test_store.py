@@ -240,6 +240,23 @@ def test_rebuild_makes_the_store_from_the_files_alone(where: str, folder: Path) 
         assert len(list_runs(store)) == 11
 
 
+def test_a_rebuild_that_finds_nothing_leaves_the_store_as_it_was(
+    where: str, folder: Path, tmp_path: Path
+) -> None:
+    empty, broken = tmp_path / "empty", tmp_path / "broken"
+    empty.mkdir()
+    broken.mkdir()
+    (broken / "cut.json").write_bytes((folder / "r0001.json").read_bytes()[:99])
+    with open_store(where, make=True) as store:
+        import_runs(store, [folder])
+        held = list_runs(store)
+        with pytest.raises(BadInput, match=f"no run file in {empty}"):
+            rebuild(store, [empty])
+        done = rebuild(store, [broken])
+        assert (done.added, len(done.refused)) == (0, 1)
+        assert list_runs(store) == held
+
+
 IMPORTER = """
 import sys
 from pathlib import Path

@@ -221,7 +221,7 @@ def _are_files(sides: list[Path]) -> list[bool]:
 
 def _of_files(args: argparse.Namespace, bounds: Bounds) -> Comparison:
     from coronet_deploy.bench.compare import match
-    from coronet_deploy.report.pairs import check_keys, filed_pairs, subjects_of
+    from coronet_deploy.report.pairs import check_keys, filed_pairs, lone_rows, subjects_of
     from coronet_deploy.report.verdict import Method
     from coronet_deploy.results.files import read_run
 
@@ -234,7 +234,8 @@ def _of_files(args: argparse.Namespace, bounds: Bounds) -> Comparison:
     )
     # A run compared with itself has nothing between its sides.
     notes = [_APART if base.id != candidate.id else _SAME]
-    return _comparison(pairs, matching, [base, candidate], bounds, notes, Method.TWO_RUNS)
+    lone = lone_rows(base, candidate, matching.pairs)
+    return _comparison(pairs, matching, [base, candidate], bounds, notes, Method.TWO_RUNS, lone)
 
 
 def _comparison(
@@ -244,15 +245,17 @@ def _comparison(
     bounds: Bounds,
     notes: list[str],
     method: Method,
+    lone: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> Comparison:
+    """Return the verdicts; `lone` are the base's and the candidate's rows without another side."""
     from coronet_deploy.report.verdict import Comparison, judge
 
     comparison = Comparison(
         rows=judge(pairs, bounds),
         bounds=bounds,
         method=method,
-        no_base=tuple(subject.name for subject in matching.candidate_only),
-        no_candidate=tuple(subject.name for subject in matching.base_only),
+        no_base=(*(subject.name for subject in matching.candidate_only), *lone[1]),
+        no_candidate=(*(subject.name for subject in matching.base_only), *lone[0]),
         notes=tuple(notes),
     )
     return _told(comparison, runs)

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if form == "html":
         text = _page(args, [one for _, one in runs])
     else:
-        text = _text(form, args.layout, runs, args.baseline)
+        text = _text(form, args.layout, runs, args.baseline, _width(args.output))
     if args.output is None:
         sys.stdout.write(text)
     else:
@@ -92,14 +92,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _text(form: str, layout: str | None, runs: list[tuple[Path, Run]], baseline: str | None) -> str:
+def _width(output: Path | None) -> int:
+    """Return the columns of the terminal that stdout may be; of a file it is 80."""
+    from coronet_deploy.report.grid import TERMINAL_WIDTH, width_of
+
+    return width_of(sys.stdout) if output is None else TERMINAL_WIDTH
+
+
+def _text(
+    form: str,
+    layout: str | None,
+    runs: list[tuple[Path, Run]],
+    baseline: str | None,
+    width: int,
+) -> str:
     from coronet_deploy.report import tables
-    from coronet_deploy.report.figures import caveats
+    from coronet_deploy.report.figures import caveats, printable
     from coronet_deploy.report.lines import json_line, lines_of
     from coronet_deploy.report.summary import summarize
 
     if layout or form == "latex":
-        return _laid_out(form, layout or "full", [one for _, one in runs], baseline)
+        return _laid_out(form, layout or "full", [one for _, one in runs], baseline, width)
     summaries = [(path, one, summarize(one, baseline)) for path, one in runs]
     plain = [
         json_line(line, str(path)) for path, one, _ in summaries for line in lines_of(one, baseline)
@@ -116,8 +129,8 @@ def _text(form: str, layout: str | None, runs: list[tuple[Path, Run]], baseline:
             out.write(f"## Run {one.id}\n\n" if several else "")
             out.write(tables.markdown(rows, caveats(one, rows)) + ("\n" if several else ""))
         else:
-            out.write(f"{path}\n" if several else "")
-            tables.print_tables(rows, out, caveats(one, rows))
+            out.write(f"{printable(str(path))}\n" if several else "")
+            tables.print_tables(rows, out, caveats(one, rows), width)
     return out.getvalue()
 
 
@@ -143,7 +156,7 @@ def _page(args: argparse.Namespace, runs: list[Run]) -> str:
         )
 
 
-def _laid_out(form: str, layout: str, runs: list[Run], baseline: str | None) -> str:
+def _laid_out(form: str, layout: str, runs: list[Run], baseline: str | None, width: int) -> str:
     """Return one set of tables for all `runs`."""
     from dataclasses import asdict
 
@@ -156,7 +169,7 @@ def _laid_out(form: str, layout: str, runs: list[Run], baseline: str | None) -> 
     from coronet_deploy.report.tables import failures
 
     lines = [line for one in runs for line in lines_of(one, baseline)]
-    grids, notes = grids_of(Layout(layout), lines), legend(Layout(layout), lines)
+    grids, notes = grids_of(Layout(layout), lines), legend(Layout(layout), lines, baseline)
     for one in runs:
         rows = summarize(one, baseline)
         said = [*failures(rows), *caveats(one, rows)]
@@ -172,5 +185,5 @@ def _laid_out(form: str, layout: str, runs: list[Run], baseline: str | None) -> 
     if form == "markdown":
         return grids_.grids_markdown(grids, notes)
     out = io.StringIO()
-    grids_.print_grids(grids, out, notes)
+    grids_.print_grids(grids, out, notes, width)
     return out.getvalue()

@@ -170,6 +170,8 @@ def _counted() -> Iterator[list[Imported]]:
 
 def _tell(args: argparse.Namespace, done: Imported, name: str) -> int:
     """Print what became of the files; status 2 if some were refused."""
+    from coronet_deploy.report.figures import printable
+
     if args.json:
         plain = {
             "store": name,
@@ -194,7 +196,7 @@ def _tell(args: argparse.Namespace, done: Imported, name: str) -> int:
             were = "was" if done.others == 1 else "were"
             print(f"{_number_of(done.others, 'other JSON file')} {were} passed over")
     for reason in done.refused:
-        print(f"refused: {reason}", file=sys.stderr)
+        print(f"refused: {printable(reason)}", file=sys.stderr)
     if done.refused:
         were = "was" if done.total == 1 else "were"
         raise BadInput(
@@ -245,23 +247,20 @@ def _show(args: argparse.Namespace) -> int:
         from coronet_deploy.results.store import find_run
 
         found = find_run(store, args.name)
-    from coronet_deploy.report.listing import print_runs, run_json
+    from coronet_deploy.report.listing import print_runs, print_setup, run_json
     from coronet_deploy.storage import sha256_of
 
     if not found.path.is_file():
         state = "missing"
     else:
         state = "as imported" if sha256_of(found.path) == found.sha256 else "changed since"
-    setups = {row.key.setup: dict(row.setup) for row in found.rows}
     if args.json:
+        setups = {row.key.setup: dict(row.setup) for row in found.rows}
         plain = {**run_json(found), "run_file_state": state, "setups": setups}
         print(json.dumps(plain, indent=2))
         return 0
     print_runs([found], sys.stdout)
-    print(f"file    {found.path} ({state})\nsha256  {found.sha256}")
-    for digest, fields in setups.items():
-        told = ", ".join(f"{name} {json.loads(value)}" for name, value in fields.items())
-        print(f"set-up  {digest[:12]}: {told}")
+    print_setup(found, state, sys.stdout)
     return 0
 
 
@@ -282,16 +281,18 @@ def _prune(args: argparse.Namespace) -> int:
         }
         print(json.dumps(plain, indent=2))
         return 0
+    from coronet_deploy.report.figures import printable
+
     would = "would go" if args.dry_run else "is out" if len(done.runs) == 1 else "are out"
     for one in done.runs:
-        print(f"{one.id}  {one.path}")
+        print(f"{one.id}  {printable(str(one.path))}")
     print(f"{_number_of(len(done.runs), 'run')} {would} of {store.name}")
     if args.files and not args.dry_run:
         print(f"{_number_of(len(done.deleted), 'run file')} deleted")
     elif done.runs:
         print("Their run files stay, and `rebuild` would bring them back; --files deletes them")
     for reason in done.spared:
-        print(f"not deleted: {reason}", file=sys.stderr)
+        print(f"not deleted: {printable(reason)}", file=sys.stderr)
     return 0
 
 

@@ -24,18 +24,20 @@ def junit_xml(comparison: Comparison, *, inconclusive_ok: bool = False) -> str:
     """Return JUnit XML: a test case a row, with a failure if it is slower.
 
     An error is a row that could not be judged (`invalid`, or `inconclusive` unless that is
-    `inconclusive_ok`), skipped an artifact without a baseline. The suite's own output is the notes.
+    `inconclusive_ok`), skipped what only one side has. The suite's own output is the notes.
     Control characters, which XML 1.0 cannot hold, become U+FFFD.
     """
     unjudged = {Verdict.INVALID} | (set() if inconclusive_ok else {Verdict.INCONCLUSIVE})
     verdicts = [row.verdict for row in comparison.rows]
+    alone = [(name, "no baseline") for name in comparison.no_base]
+    alone += [(name, "only the base has it") for name in comparison.no_candidate]
     suite = ET.Element(
         "testsuite",
         name=_SUITE,
-        tests=str(len(comparison.rows) + len(comparison.no_base)),
+        tests=str(len(comparison.rows) + len(alone)),
         failures=str(verdicts.count(Verdict.SLOWER)),
         errors=str(sum(verdict in unjudged for verdict in verdicts)),
-        skipped=str(len(comparison.no_base)),
+        skipped=str(len(alone)),
     )
     properties = ET.SubElement(suite, "properties")
     ET.SubElement(properties, "property", name="method", value=comparison.method.value)
@@ -47,8 +49,8 @@ def junit_xml(comparison: Comparison, *, inconclusive_ok: bool = False) -> str:
             ET.SubElement(case, "error", type=row.verdict.value, message=_clean(row))
         else:
             ET.SubElement(case, "system-out").text = _clean(row)
-    for name in comparison.no_base:
-        ET.SubElement(_case(suite, "", name), "skipped", message="no baseline")
+    for name, why in alone:
+        ET.SubElement(_case(suite, "", name), "skipped", message=why)
     if comparison.notes:
         told = "\n".join(printable(note) for note in comparison.notes)
         ET.SubElement(suite, "system-out").text = told
@@ -137,7 +139,9 @@ def _clean(row: Judged) -> str:
 
 
 def _message(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    """Return `text` with its lines as GitHub reads them, and nothing that drives a terminal."""
+    told = "\n".join(printable(line) for line in text.replace("\r", "\n").split("\n"))
+    return told.replace("%", "%25").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

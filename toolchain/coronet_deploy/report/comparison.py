@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from coronet_deploy.report import figures
-from coronet_deploy.report.tables import TERMINAL_WIDTH, escaped
+from coronet_deploy.report.grid import console_of, escaped, print_table, print_text
 from coronet_deploy.report.verdict import Comparison, Judged, Method
 
-_HEADS = ("Artifact", "Threads", "Base ms", "Now ms", "Ratio", "90 % interval", "Verdict")
+_FIGURES = ("Threads", "Base ms", "Now ms", "Ratio", "90 % interval")
 
 _METHODS = {
     Method.IN_TURN: "Method: both sides in turn; exact rank test on medians of launches.",
@@ -21,32 +21,25 @@ _METHODS = {
 
 
 def print_comparison(comparison: Comparison, file: IO[str]) -> None:
-    """Print the table, the reasons and the notes to `file`, 80 columns wide."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(file=file, width=TERMINAL_WIDTH, highlight=False)
-    # Little space between columns leaves the more to names.
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for number, head in enumerate(_HEADS):
-        # Text, not str: a name in [brackets] is a name, not markup. The name gives way to width.
-        words = number in {0, len(_HEADS) - 1}
-        table.add_column(
-            Text(head), justify="left" if words else "right", overflow="fold", no_wrap=number > 0
-        )
-    for row in comparison.rows:
-        table.add_row(*(Text(figures.printable(cell)) for cell in _cells(row)))
-    console.print(table)
+    """Print the table, the reasons and the notes to `file` (see `grid.width_of`)."""
+    console = console_of(file)
+    where = _varying(comparison)
+    lines = [_cells(row, where) for row in comparison.rows]
+    print_table(console, _heads(where), lines, 1 + len(where), last_left=True)
     for text in sentences(comparison):
-        console.print(Text(figures.printable(text)))
+        print_text(console, text)
 
 
 def comparison_markdown(comparison: Comparison) -> str:
     """Return the table, the reasons and the notes as GitHub-flavoured Markdown."""
-    lines = ["| " + " | ".join(_HEADS) + " |", "| --- |" + " ---: |" * 5 + " --- |"]
-    lines += ["| " + " | ".join(escaped(c) for c in _cells(row)) + " |" for row in comparison.rows]
+    where = _varying(comparison)
+    heads = _heads(where)
+    rules = (" ---: |" if head in _FIGURES else " --- |" for head in heads)
+    lines = ["| " + " | ".join(heads) + " |", "|" + "".join(rules)]
+    lines += [
+        "| " + " | ".join(escaped(cell) for cell in _cells(row, where)) + " |"
+        for row in comparison.rows
+    ]
     lines.append("")
     lines += [f"- {escaped(text)}" for text in sentences(comparison)]
     return "\n".join(lines).rstrip() + "\n"
@@ -60,6 +53,7 @@ def comparison_json(comparison: Comparison, run_files: Sequence[str]) -> dict[st
         "no_base": list(comparison.no_base),
         "no_candidate": list(comparison.no_candidate),
         "method": comparison.method.value,
+        "emulated": comparison.emulated,
         "margin": bounds.margin,
         "resolution": bounds.resolution,
         "alpha": bounds.alpha,
@@ -81,6 +75,10 @@ def sentences(comparison: Comparison) -> list[str]:
     told += [f"{name}: the base is {base}." for name, base in renamed.items()]
     told += [f"{name}: no baseline, not compared." for name in comparison.no_base]
     told += [f"{name}: only the base has it, not compared." for name in comparison.no_candidate]
+    targets = [row.pair.target for row in rows if row.pair.target.device != "host"]
+    if places := dict.fromkeys(f"{target.device} {target.backend}" for target in targets):
+        label = " (emulated)" if comparison.emulated else ""
+        told.append(f"Measured on {', '.join(f'{place}{label}' for place in places)}.")
     told.append(_METHODS[comparison.method])
     told.append(
         f"A change below {100 * bounds.margin:g} % is not reported; same excludes one of "
@@ -89,7 +87,23 @@ def sentences(comparison: Comparison) -> list[str]:
     return told + list(comparison.notes)
 
 
-def _cells(row: Judged) -> tuple[str, ...]:
+def _varying(comparison: Comparison) -> list[str]:
+    """Return the heads of what a target has besides threads and is not the same in every row."""
+    targets = [row.pair.target for row in comparison.rows]
+    values = {
+        "Device": {target.device for target in targets},
+        "Back end": {target.backend for target in targets},
+    }
+    return [head for head, names in values.items() if len(names) > 1]
+
+
+def _heads(where: Sequence[str]) -> tuple[str, ...]:
+    return ("Artifact", *where, *_FIGURES, "Verdict")
+
+
+def _cells(row: Judged, where: Sequence[str]) -> tuple[str, ...]:
+    target = row.pair.target
+    places = {"Device": target.device, "Back end": target.backend}
     shift = row.shift
     if shift is None:
         ratio, interval = figures.DASH, figures.DASH
@@ -99,7 +113,8 @@ def _cells(row: Judged) -> tuple[str, ...]:
         interval = f"{shift.low:.3f} to {shift.high:.3f}" if bounded else figures.DASH
     return (
         row.pair.artifact,
-        str(row.pair.target.threads),
+        *(places[head] for head in where),
+        str(target.threads),
         figures.milliseconds(row.base_ms),
         figures.milliseconds(row.candidate_ms),
         ratio,

@@ -115,7 +115,11 @@ def _launch_pairs(launches: Sequence[Launch]) -> Iterable[tuple[str, str]]:
         ]
         if values:
             yield f"{name}, at launches", f"{min(values):.{digits}f} to {max(values):.{digits}f}"
-    again = sum(len(one.details.get("throttled_launches") or ()) for one in launches)
+    again = sum(
+        len(told)
+        for one in launches
+        if isinstance(told := one.details.get("throttled_launches"), list | tuple)
+    )
     if again:
         yield "Launches made again", f"{again}, because the phone throttled; not averaged in"
 

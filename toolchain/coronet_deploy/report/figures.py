@@ -11,6 +11,7 @@ from coronet_deploy.report.summary import LAUNCHES_FOR_95, Row
 from coronet_deploy.vocabulary import Run, Target
 
 DASH = "-"
+_NAMED = 3
 _BYTES_PER_MB = 1_000_000
 _HOST_ONLY = (
     "These are timings of this host. They compare artifacts on this kind of machine "
@@ -94,7 +95,7 @@ def caveats(run: Run, rows: tuple[Row, ...]) -> tuple[str, ...]:
         sentences.append(_HOST_ONLY)
     if run.conditions.get("interrupted") is True:
         sentences.append("The bench was interrupted: not every launch was made.")
-    sentences += _transfers(run)
+    sentences += _transfers(run) + _untold(run, rows)
     notes = run.conditions.get("notes")
     sentences += [str(note) for note in notes] if isinstance(notes, list | tuple) else []
     fewest = min((row.launches for row in rows if row.launches), default=LAUNCHES_FOR_95)
@@ -112,6 +113,23 @@ def caveats(run: Run, rows: tuple[Row, ...]) -> tuple[str, ...]:
         total = sum(row.launches for row in rows)
         sentences.append(f"Warm-up had not settled in {unsettled} of {total} launches.")
     return tuple(sentences)
+
+
+def _untold(run: Run, rows: tuple[Row, ...]) -> list[str]:
+    """Say of which artifacts no manifest told, if there are any."""
+    names = [
+        name
+        for name in dict.fromkeys(row.artifact for row in rows)
+        if not {"macs", "parity"} & run.artifacts.get(name, {}).keys()
+    ]
+    if not names:
+        return []
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    told = (
+        f"No manifest was beside {', '.join(names[:_NAMED])}{more}: type, multiply-adds and PSNR "
+        "are not known. `export` writes one."
+    )
+    return [told]
 
 
 def _transfers(run: Run) -> list[str]:

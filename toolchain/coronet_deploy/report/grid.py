@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO
+from textwrap import wrap
+from typing import IO, TYPE_CHECKING
 
 from coronet_deploy.report import figures
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 TERMINAL_WIDTH = 80
+"""Columns of what is no terminal: a pipe, a file."""
+
+_LEAST = 40
+_NAME_LEAST, _HEAD_LEAST = 8, 7  # columns that names, and heads of figures, keep
+_UNBOUNDED = 10_000
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_NUMBER = re.compile(r"-|[+-]?[0-9.]+(e[+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -23,27 +36,89 @@ class Grid:
     words: int = 1
 
 
-def print_grids(grids: Sequence[Grid], file: IO[str], notes: Sequence[str] = ()) -> None:
-    """Print `grids` and `notes` to `file`, 80 columns wide; the words give way to the figures."""
-    from rich.box import SIMPLE_HEAD
+def print_grids(
+    grids: Sequence[Grid], file: IO[str], notes: Sequence[str] = (), width: int | None = None
+) -> None:
+    """Print `grids` and `notes` to `file`, `width` columns wide (default: see `width_of`)."""
+    console = console_of(file, width)
+    for grid in grids:
+        if grid.title:
+            print_text(console, grid.title)
+        print_table(console, grid.heads, grid.lines, grid.words)
+    for text in notes:
+        print_text(console, text)
+
+
+def width_of(file: IO[str]) -> int:
+    """Return how many columns `file` has: its terminal's, or 80 where it is none."""
+    try:
+        columns = os.get_terminal_size(file.fileno()).columns if file.isatty() else 0
+    except (OSError, ValueError):  # what is no file, or a terminal that does not tell
+        columns = 0
+    return max(columns, _LEAST) if columns else TERMINAL_WIDTH
+
+
+def console_of(file: IO[str], width: int | None = None) -> Console:
+    """Return what prints to `file`, `width` columns wide (default: see `width_of`)."""
     from rich.console import Console
+
+    return Console(file=file, width=width or width_of(file), highlight=False)
+
+
+def print_text(console: Console, text: str) -> None:
+    """Print `text`, which may come from a file of anybody's, as it is."""
+    from rich.text import Text
+
+    console.print(Text(figures.printable(text)))
+
+
+def print_table(
+    console: Console,
+    heads: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    words: int,
+    *,
+    last_left: bool = False,
+) -> None:
+    """Print a table that fits: spaces and heads give way first, then the first `words` columns.
+
+    Figures are never broken: where even they do not fit, the table is wider than the console.
+    `last_left` aligns the last column, which gives way no more than figures do, to the left.
+    """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=file, width=TERMINAL_WIDTH, highlight=False)
-    for grid in grids:
-        if grid.title:
-            console.print(Text(figures.printable(grid.title)))
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for number, head in enumerate(grid.heads):
+    def made(told: Sequence[str], gap: int) -> Table:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, gap))
+        for number, head in enumerate(told):
+            left = number < words or (last_left and number == len(heads) - 1)
             # Text, not str: a name in [brackets] is a name, not markup.
-            justify = "left" if number < grid.words else "right"
-            table.add_column(Text(head), justify=justify, overflow="fold")  # type: ignore[arg-type] # a str to mypy
-        for line in grid.lines:
-            table.add_row(*(Text(figures.printable(cell)) for cell in line))
-        console.print(table)
-    for text in notes:
-        console.print(Text(figures.printable(text)))
+            table.add_column(
+                Text(head),
+                justify="left" if left else "right",
+                overflow="fold",
+                no_wrap=number >= words,
+            )
+        for cells in body:
+            table.add_row(*cells)
+        return table
+
+    body = [[Text(figures.printable(cell)) for cell in line] for line in lines]
+    plain = [figures.printable(head) for head in heads]
+    split = [head.replace(" ", "\n").replace("\n%", " %") for head in plain]
+    sizes = [max([_HEAD_LEAST, *(line[n].cell_len for line in body)]) for n in range(len(heads))]
+    folded = split[:words]
+    for head, size in zip(split[words:], sizes[words:], strict=True):
+        folded.append("\n".join(part for word in head.split("\n") for part in wrap(word, size)))
+    given = sum(max(0, size - _NAME_LEAST) for size in sizes[:words])
+    unbounded = console.options.update(width=_UNBOUNDED)
+    for told, gap, give in ((plain, 1, 0), (plain, 0, 0), (split, 0, given), (folded, 0, given)):
+        table = made(told, gap)
+        least = console.measure(table, options=unbounded).maximum - give
+        if least <= console.width:
+            break
+    console_of(console.file, max(console.width, least)).print(table)
 
 
 def grids_markdown(grids: Sequence[Grid], notes: Sequence[str] = ()) -> str:
@@ -62,12 +137,21 @@ def grids_markdown(grids: Sequence[Grid], notes: Sequence[str] = ()) -> str:
 
 
 def grid_csv(grid: Grid) -> str:
-    """Return `grid` as CSV (RFC 4180) with a head line."""
+    """Return `grid` as CSV (RFC 4180) with a head line; see `inert` of its cells."""
     out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(grid.heads)
-    writer.writerows(grid.lines)
+    csv.writer(out).writerows([inert(cell) for cell in line] for line in (grid.heads, *grid.lines))
     return out.getvalue()
+
+
+def inert(cell: object) -> object:
+    """Return a cell of CSV that no spreadsheet takes for a formula.
+
+    A text that begins like one gets an apostrophe before it, by which spreadsheets know text; a
+    number or a dash alone stays what it is.
+    """
+    if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
+        return f"'{cell}"
+    return cell
 
 
 def escaped(text: str) -> str:

@@ -200,15 +200,22 @@ def open_past(place: str, *, across_models: bool = False) -> Iterator[Past]:
     """Yield what was measured before: the run files below a folder, or a result store.
 
     Raises:
-        BadInput: there is neither at `place`, or a file of the folder is not a run file.
+        BadInput: there is neither at `place`, a file of the folder is not a run file, or a folder
+            in it cannot be listed.
         EnvironmentProblem: the store cannot be reached, or its package is missing.
 
     """
     if Path(place).is_file() and place.endswith(".json"):
         raise BadInput(f"--history {place} is one run file", hint="give its folder, or a store")
     if Path(place).is_dir():
+        found = find_run_files([Path(place)])
+        if found.unlisted:
+            raise BadInput(
+                f"--history {place}: {'; '.join(found.unlisted)}",
+                hint="sessions in there would be missing without a word",
+            )
         # A copy of a run file is no other session.
-        by_id = {one.id: one for one in map(read_entry, find_run_files([Path(place)]).paths)}
+        by_id = {one.id: one for one in map(read_entry, found.paths)}
         read = list(by_id.values())
         yield Past(lambda _row: read, across_models=across_models)
         return

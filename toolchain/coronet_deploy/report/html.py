@@ -239,10 +239,11 @@ def _key_figures(
         shown.append((f"{model.parameters_full / model.parameters:.1f}x", "fewer parameters"))
     fastest = min((row for row in rows if row.median_ms), key=lambda row: row.median_ms or 0)
     threads = f"{fastest.target.threads} thread{'s' if fastest.target.threads > 1 else ''}"
+    emulated = ", emulated" if fastest.emulated else ""
     shown.append(
         (
             f"{figures.milliseconds(fastest.median_ms)} ms",
-            f"fastest median: {fastest.artifact}, {threads}",
+            f"fastest median{emulated}: {fastest.artifact}, {threads}",
         )
     )
     measured = {row.artifact for row in rows if row.launches}

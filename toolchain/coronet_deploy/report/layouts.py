@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 
 from coronet_deploy.report import figures
 from coronet_deploy.report.grid import Grid
@@ -28,10 +29,12 @@ def grids_of(layout: Layout, lines: Sequence[Line]) -> list[Grid]:
     return _paper(lines) if layout is Layout.PAPER else _full(lines)
 
 
-def legend(layout: Layout, lines: Sequence[Line]) -> list[str]:
-    """Return, in sentences, what the tables' figures mean."""
+def legend(layout: Layout, lines: Sequence[Line], baseline: str | None = None) -> list[str]:
+    """Return, in sentences, what the tables' figures mean; `baseline` as of `lines.lines_of`."""
     said = ["Latency is the median of launch medians, in ms."]
     if layout is Layout.PAPER:
+        if any(len({line.row.run for line in own}) > 1 for own in _paper_cells(lines).values()):
+            said.append("Where several runs measured the same, the newest one's figure is shown.")
         said.append(
             "MACs are real multiply-adds; the papers count a transposed convolution higher."
         )
@@ -41,8 +44,13 @@ def legend(layout: Layout, lines: Sequence[Line]) -> list[str]:
     )
     twins = {line.row.artifact: line.twin for line in lines if line.twin}
     said += [f"The unpruned twin of {name} is {twin}." for name, twin in twins.items()]
-    if any(line.over_twin or line.over_fp32 for line in lines):
-        said.append("Speed-ups are between rows of one run, whose launches took turns.")
+    if any(line.over_twin or line.over_fp32 or line.row.speedup for line in lines):
+        said.append(
+            "A speed-up is the other file's median over the row's own, on one target of one run, "
+            "whose launches took turns: above 1x the row is the faster."
+        )
+    if baseline and any(line.row.speedup for line in lines):
+        said.append(f"The base is {baseline}.")
     if any(line.nodes_taken is not None for line in lines):
         said.append("Taken: nodes of the graph that the back end took, of all.")
     if measured_again(lines) or _changed(lines):
@@ -142,17 +150,17 @@ def _paper(lines: Sequence[Line]) -> list[Grid]:
     Sizes have a table of their own, a line for each type there is: as columns, the types of two
     runtimes would not fit a terminal.
     """
-    several = len({line.runtime for line in lines}) > 1
-    column: Callable[[Line], str] = (
-        (lambda line: f"{line.model}, {line.runtime}") if several else (lambda line: line.model)
-    )
     # Back end and threads are columns only where there is more than one of them.
-    extra = [one for one in _varying(lines) if one[0] != "Device"]
-    cells: dict[tuple[str, ...], dict[str, Line]] = {}
+    extra = _paper_extra(lines)
+    names = _models(lines)
+
+    def column(line: Line) -> str:
+        return names[line.row.run, line.row.artifact]
+
     newest = sorted(lines, key=lambda line: line.created)
-    for line in newest:
-        row = (line.device, line.dtype or figures.DASH, *(cell(line) for _, cell in extra))
-        cells.setdefault(row, {})[column(line)] = line
+    cells: dict[tuple[str, ...], dict[str, Line]] = {}
+    for (row, model), own in _paper_cells(lines).items():
+        cells.setdefault(row, {})[model] = own[-1]
     models = list(dict.fromkeys(column(line) for line in lines))
     devices = list(dict.fromkeys(line.device for line in lines))
     ordered = sorted(cells, key=lambda row: (devices.index(row[0]), _place(row[1]), row[2:]))
@@ -187,6 +195,45 @@ def _paper(lines: Sequence[Line]) -> list[Grid]:
         "Size, MB",
     )
     return [latency, cost, sizes]
+
+
+def _paper_extra(lines: Sequence[Line]) -> list[_Column]:
+    return [one for one in _varying(lines) if one[0] != "Device"]
+
+
+def _paper_cells(lines: Sequence[Line]) -> dict[tuple[tuple[str, ...], str], list[Line]]:
+    """Return the lines of each cell, by row and column, the newest run's last."""
+    extra, names = _paper_extra(lines), _models(lines)
+    cells: dict[tuple[tuple[str, ...], str], list[Line]] = {}
+    for line in sorted(lines, key=lambda line: line.created):
+        row = (line.device, line.dtype or figures.DASH, *(cell(line) for _, cell in extra))
+        cells.setdefault((row, names[line.row.run, line.row.artifact]), []).append(line)
+    return cells
+
+
+def _models(lines: Sequence[Line]) -> dict[tuple[str, str], str]:
+    """Return each artifact's column, by its run and name: its model, and as much as tells more.
+
+    A run may hold several files of one model in one type: of two sizes, say. Then the file's name
+    without its type is the column, or all of it.
+    """
+    several = len({line.runtime for line in lines}) > 1
+
+    def model(line: Line) -> str:
+        return f"{line.model}, {line.runtime}" if several else line.model
+
+    def file(line: Line) -> str:
+        name = Path(line.row.artifact).stem.replace(f"_{line.dtype}", "", 1)
+        return f"{name}, {line.runtime}" if several else name
+
+    for tell in (model, file):
+        names = {(line.row.run, line.row.artifact): tell(line) for line in lines}
+        files: dict[tuple[str, str, str | None], set[str]] = {}
+        for line in lines:
+            files.setdefault((line.row.run, tell(line), line.dtype), set()).add(line.row.artifact)
+        if all(len(one) == 1 for one in files.values()):
+            return names
+    return {(line.row.run, line.row.artifact): line.row.artifact for line in lines}
 
 
 def _runs(lines: Sequence[Line]) -> dict[str, str]:

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import IO, Any
 
 from coronet_deploy.report import figures
-from coronet_deploy.report.tables import TERMINAL_WIDTH
+from coronet_deploy.report.grid import console_of, print_table, print_text
 from coronet_deploy.results.entries import RowEntry, RunEntry
 
 _HEADS = ("Artifact", "Device", "Back end", "Thr", "Median ms", "p90 ms", "Launches")
+_WORDS = 3  # columns of words
 
 
 def print_runs(runs: Sequence[RunEntry], file: IO[str]) -> None:
-    """Print each run's id and date, and its rows below, 80 columns wide."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(file=file, width=TERMINAL_WIDTH, highlight=False)
+    """Print each run's id and date, and its rows below, to `file` (see `grid.width_of`)."""
+    console = console_of(file)
     for run in runs:
         emulated = "  emulated: not a real device's timings" if run.emulated else ""
         # The id goes on a line of its own where all of it would not fit.
-        console.print(Text(figures.printable(f"{run.id}  {run.created[:16]}Z{emulated}")))
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for number, head in enumerate(_HEADS):
-            words = number < 3  # noqa: PLR2004 - the columns of words
-            table.add_column(
-                Text(head), justify="left" if words else "right", overflow="fold", no_wrap=not words
-            )
-        for row in run.rows:
-            table.add_row(*(Text(figures.printable(cell)) for cell in _cells(row)))
-        console.print(table)
+        print_text(console, f"{run.id}  {run.created[:16]}Z{emulated}")
+        print_table(console, _HEADS, [_cells(row) for row in run.rows], _WORDS)
+
+
+def print_setup(run: RunEntry, state: str, file: IO[str]) -> None:
+    """Print where a run's file is, in which `state`, and the set-ups of its rows."""
+    setups = {row.key.setup: row.setup for row in run.rows}
+    # Not on a line of the console's width, which would break a path that is to be copied.
+    print(figures.printable(f"file    {run.path} ({state})"), file=file)
+    print(f"sha256  {run.sha256}", file=file)
+    for digest, fields in setups.items():
+        told = ", ".join(f"{name} {json.loads(value)}" for name, value in fields.items())
+        print_text(console_of(file), f"set-up  {digest[:12]}: {told}")
 
 
 def run_json(run: RunEntry) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from coronet_deploy.bench.compare import BASE, CANDIDATE, Subject
-from coronet_deploy.errors import BadInput
+from coronet_deploy.errors import BadInput, NothingMeasured
 from coronet_deploy.report.regression import LAUNCHES_LEAST, too_few
 from coronet_deploy.results.entries import moment_of
 from coronet_deploy.results.keys import SAME_CONDITIONS, SAME_SETTINGS
@@ -39,7 +39,7 @@ class Pair:
     @property
     def name(self) -> str:
         """The row's name, the same for every candidate of one name and target."""
-        return f"{self.artifact} on {_target_name(self.target)}"
+        return row_name(self.artifact, self.target)
 
     @property
     def rerun(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -63,6 +63,7 @@ def measured_pairs(
 
     Raises:
         BadInput: a row has fewer than four launches a side.
+        NothingMeasured: nothing was launched.
 
     """
     pairs = [
@@ -70,8 +71,11 @@ def measured_pairs(
             (runs, BASE + base.name), (runs, CANDIDATE + candidate.name), target, max_load=max_load
         )
         for base, candidate in matched
-        for target in _targets(runs[0], CANDIDATE + candidate.name)
+        # Both sides were to be launched there: one that was not spoils the row.
+        for target in _targets(runs[0], BASE + base.name, CANDIDATE + candidate.name)
     ]
+    if not pairs:
+        raise NothingMeasured(f"run {runs[0].id} holds no launch of either side")
     return _enough(pairs)
 
 
@@ -114,6 +118,29 @@ def filed_pairs(
             f"the candidate {targets[1] or 'nothing'}"
         )
     return _enough(pairs)
+
+
+def lone_rows(
+    base: Run, candidate: Run, matched: Sequence[tuple[Subject, Subject]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of matched artifacts' rows that only one run has: the base's, the other's.
+
+    Nothing is said of these by `filed_pairs`, whose rows are those of both.
+    """
+    lone: tuple[list[str], list[str]] = ([], [])
+    for one, other in matched:
+        theirs, own = _targets(base, one.name), _targets(candidate, other.name)
+        for names, name, targets, beside in (
+            (lone[0], one.name, theirs, own),
+            (lone[1], other.name, own, theirs),
+        ):
+            names += [row_name(name, target) for target in targets if target not in beside]
+    return tuple(lone[0]), tuple(lone[1])
+
+
+def row_name(artifact: str, target: Target) -> str:
+    """Return what a row is called: the same for every file of one name on one target."""
+    return f"{artifact} on {_target_name(target)}"
 
 
 def check_keys(base: Run, candidate: Run) -> None:
@@ -268,8 +295,8 @@ def _enough(pairs: list[Pair]) -> list[Pair]:
     return pairs
 
 
-def _targets(run: Run, name: str) -> list[Target]:
-    return list(dict.fromkeys(one.target for one in run.launches if one.artifact == name))
+def _targets(run: Run, *names: str) -> list[Target]:
+    return list(dict.fromkeys(one.target for one in run.launches if one.artifact in names))
 
 
 def _target_name(target: Target) -> str:

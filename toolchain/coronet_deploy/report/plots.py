@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from coronet_deploy.errors import NothingMeasured
 from coronet_deploy.report.figures import milliseconds, printable, target_names
 from coronet_deploy.report.summary import Row
 from coronet_deploy.report.svg import COLOURS, INK, MUTED, calm, draw_svg
-from coronet_deploy.vocabulary import Target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +43,12 @@ def latency_svg(rows: Sequence[Row], title: str, key: str = "plot") -> str:
     return draw_svg(draw, height, key=key, title=title, description=_description(measured))
 
 
+def latency_label(rows: Iterable[Row]) -> str:
+    """Return the name of an axis of medians: a plot is shown without its page, too."""
+    emulated = all(row.emulated for row in rows)
+    return "median latency, ms, emulated" if emulated else "median latency, ms"
+
+
 def short(name: str, most: int = _LABEL_MOST) -> str:
     """Return a name as it fits a plot: its start and its end."""
     shown = printable(name)
@@ -51,10 +57,28 @@ def short(name: str, most: int = _LABEL_MOST) -> str:
     return f"{shown[: most // 2]}…{shown[-(most // 2) + 1 :]}"
 
 
+def short_names(names: Iterable[str], most: int = _LABEL_MOST) -> dict[str, str]:
+    """Return names as they fit a plot, each told apart from the others.
+
+    Where their starts and ends are alike, what all start with is left out, or they are numbered.
+    """
+    every = list(dict.fromkeys(names))
+    shown = {name: short(name, most) for name in every}
+    if len(set(shown.values())) == len(every):
+        return shown
+    start = len(os.path.commonprefix(every))  # noqa: RUF071 - these are names, not paths
+    start = max(every[0].rfind(sign, 0, start) for sign in "_-/. ") + 1
+    shown = {name: short(f"…{name[start:]}" if start else name, most) for name in every}
+    if len(set(shown.values())) == len(every):
+        return shown
+    return {name: short(f"{n}: {name}", most) for n, name in enumerate(every, 1)}
+
+
 def _draw(axes: Axes, rows: Sequence[Row]) -> None:
     widths = [row.median_ms or 0.0 for row in rows]
     reach = max(max(row.high_ms or 0, *row.launch_medians_ms) for row in rows)
     names = target_names(row.target for row in rows)
+    labels = _labels(rows)
     for place, (row, width) in enumerate(zip(rows, widths, strict=True)):
         colour = COLOURS[list(names).index(row.target) % len(COLOURS)]
         axes.barh(place, width, height=0.34, color=colour, alpha=0.75, linewidth=0)
@@ -69,7 +93,7 @@ def _draw(axes: Axes, rows: Sequence[Row]) -> None:
         )
         if row.low_ms is not None and row.high_ms is not None:
             axes.plot([row.low_ms, row.high_ms], [place - _BELOW] * 2, color=INK, linewidth=1.6)
-        axes.text(0, place - 0.27, _label(row, names), color=INK, va="bottom", ha="left")
+        axes.text(0, place - 0.27, labels[place], color=INK, va="bottom", ha="left")
         axes.text(
             1,
             place - 0.27,
@@ -82,14 +106,18 @@ def _draw(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_xlim(0, reach * 1.02)
     axes.set_ylim(len(rows) - 0.6, -0.8)
     axes.set_yticks([])
-    axes.set_xlabel("median latency, ms (lower is better)", color=MUTED)
+    # "0", not "0.0": half of it would be beyond the edge.
+    axes.xaxis.set_major_formatter(lambda value, _place: f"{value:g}")
+    axes.set_xlabel(f"{latency_label(rows)} (lower is better)", color=MUTED)
     calm(axes, grid="x")
 
 
-def _label(row: Row, names: Mapping[Target, str]) -> str:
-    return f"{short(row.artifact)}, {names[row.target]}"
+def _labels(rows: Sequence[Row]) -> list[str]:
+    targets = target_names(row.target for row in rows)
+    names = short_names(row.artifact for row in rows)
+    return [f"{names[row.artifact]}, {targets[row.target]}" for row in rows]
 
 
 def _description(rows: Sequence[Row]) -> str:
-    names = target_names(row.target for row in rows)
-    return "; ".join(f"{_label(row, names)}: {milliseconds(row.median_ms)} ms" for row in rows)
+    told = zip(_labels(rows), rows, strict=True)
+    return "; ".join(f"{label}: {milliseconds(row.median_ms)} ms" for label, row in told)

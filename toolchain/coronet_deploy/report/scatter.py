@@ -1,7 +1,8 @@
 """Two plots of rows as points: latency against multiply-adds, and quality against latency.
 
 A colour stands for a series (see `report.series`): a target, of one run where several measured the
-same. A shape stands for a type of numbers, a hollow mark for ONNX.
+same. Where there are more series than colours, a number beside each mark stands for it too. A shape
+stands for a type of numbers, a hollow mark for ONNX.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from coronet_deploy.report.figures import count, milliseconds, printable
 from coronet_deploy.report.lines import Line
-from coronet_deploy.report.plots import short
+from coronet_deploy.report.plots import latency_label, short
 from coronet_deploy.report.series import Key, Series, key_of, series_of
 from coronet_deploy.report.svg import COLOURS, INK, MUTED, PAPER, calm, draw_svg
 from coronet_deploy.report.tradeoffs import Choice, Metric, Work
@@ -43,6 +44,7 @@ _ROUND = (
 _ENTRY = 0.2  # of the legend, inches
 # Of the legend's width: all of it, a mark, a letter as browsers draw it, and what parts entries.
 _FULL, _MARK, _LETTER, _APART = 100, 3, 1.75, 6
+_BESIDE, _AROUND = 8.5, 8  # points from a mark to its number, and how many fit around it
 _NAME_MOST = 16
 _TARGET_MOST = 42
 _SERIES_MOST = 54  # letters of a line of the legend
@@ -51,12 +53,12 @@ _SERIES_MOST = 54  # letters of a line of the legend
 def work_svg(works: Sequence[Work], title: str, key: str) -> str:
     """Return latency against multiply-adds, both logarithmic, with lines of equal time a MAC."""
     series = series_of([work.line for work in works])
-    colours = _colours(series)
+    colours, numbers = _colours(series), _numbers(series)
 
     def marks(axes: Axes) -> None:
         for work in works:
-            colour = colours[key_of(work.line)]
-            _mark(axes, work.macs / 1e9, work.median_ms, work.line, colour)
+            colour, number = colours[key_of(work.line)], numbers[key_of(work.line)]
+            _mark(axes, work.macs / 1e9, work.median_ms, work.line, colour, number)
             if work.ideal_ms and work.twin_macs and work.macs < work.twin_macs:
                 twin_ms = work.ideal_ms * work.twin_macs / work.macs
                 axes.plot(
@@ -73,7 +75,8 @@ def work_svg(works: Sequence[Work], title: str, key: str) -> str:
         ideals = [work.ideal_ms for work in works if work.ideal_ms]
         _ticks(axes, "y", [*(work.median_ms for work in works), *ideals])
         axes.set_xlabel("real multiply-adds of one picture, G", color=MUTED)
-        axes.set_title("median latency, ms", color=MUTED, fontsize=10, loc="left")
+        label = latency_label(work.line.row for work in works)
+        axes.set_title(label, color=MUTED, fontsize=10, loc="left")
 
     described = "; ".join(
         f"{_told(work.line, series)}: {count(work.macs)} multiply-adds, "
@@ -91,7 +94,7 @@ def work_svg(works: Sequence[Work], title: str, key: str) -> str:
 def quality_svg(choices: Sequence[Choice], metric: Metric, title: str, key: str) -> str:
     """Return quality against latency; a line joins the best of each target of a run."""
     series = series_of([choice.line for choice in choices])
-    colours = _colours(series)
+    colours, numbers = _colours(series), _numbers(series)
 
     def marks(axes: Axes) -> None:
         for row, colour in colours.items():
@@ -109,12 +112,13 @@ def quality_svg(choices: Sequence[Choice], metric: Metric, title: str, key: str)
                 zorder=1,
             )
         for choice in choices:
-            colour = colours[key_of(choice.line)]
-            _mark(axes, choice.median_ms, choice.quality, choice.line, colour)
+            colour, number = colours[key_of(choice.line)], numbers[key_of(choice.line)]
+            _mark(axes, choice.median_ms, choice.quality, choice.line, colour, number)
         axes.set_xscale("log")
         axes.margins(0.08)
         _ticks(axes, "x", [choice.median_ms for choice in choices])
-        axes.set_xlabel("median latency, ms (left is better)", color=MUTED)
+        label = latency_label(choice.line.row for choice in choices)
+        axes.set_xlabel(f"{label} (left is better)", color=MUTED)
         way = "up" if metric.higher_is_better else "down"
         axes.set_title(
             f"{printable(metric.name)} ({way} is better)", color=MUTED, fontsize=10, loc="left"
@@ -140,8 +144,8 @@ def _plot(
     described: str,
 ) -> str:
     series = series_of(lines)
-    colours = _colours(series)
-    named = {one: colours[key] for key, one in series.items()}
+    colours, numbers = _colours(series), _numbers(series)
+    named = {one: (colours[key], numbers[key]) for key, one in series.items()}
     shapes = _shape_rows(lines)
     entries = len(named) + len(shapes) + len(more)
     height = _HEIGHT + _ENTRY * entries
@@ -155,9 +159,10 @@ def _plot(
         legend.set_axis_off()
         legend.set_xlim(0, _FULL)
         legend.set_ylim(entries, 0)
-        for place, (one, colour) in enumerate(named.items()):
+        for place, (one, (colour, number)) in enumerate(named.items()):
+            told = f"{number}: {_name(one)}" if number else _name(one)
             legend.plot([1], [place + 0.5], "o", color=colour, markersize=6)
-            legend.text(4, place + 0.5, _name(one), color=INK, va="center", fontsize=9)
+            legend.text(4, place + 0.5, told, color=INK, va="center", fontsize=9)
         for place, row in enumerate(shapes, len(named)):
             for x, shape, name in row:
                 if shape:
@@ -196,7 +201,8 @@ def _shape(dtype: str | None) -> str:
     return _SHAPES[DType(dtype)] if dtype in set(DType) else _OTHER_SHAPE
 
 
-def _mark(axes: Axes, x: float, y: float, line: Line, colour: str) -> None:
+def _mark(axes: Axes, x: float, y: float, line: Line, colour: str, number: str) -> None:
+    """Draw a row's point, with the number of its series beside it if there is one."""
     axes.plot(
         [x],
         [y],
@@ -207,6 +213,23 @@ def _mark(axes: Axes, x: float, y: float, line: Line, colour: str) -> None:
         markerfacecolor=PAPER if line.runtime == Runtime.ONNX else colour,
         zorder=3,
     )
+    if number:
+        axes.annotate(
+            number,
+            (x, y),
+            xytext=_beside(int(number)),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=INK,
+            fontsize=7.5,
+        )
+
+
+def _beside(number: int) -> tuple[float, float]:
+    """Return the way from a mark to its series' number, in points: each around it elsewhere."""
+    angle = math.tau * (number - 0.5) / _AROUND
+    return _BESIDE * math.cos(angle), _BESIDE * math.sin(angle)
 
 
 def _ticks(axes: Axes, name: str, values: Sequence[float]) -> None:
@@ -262,6 +285,13 @@ def _colours(series: Mapping[Key, Series]) -> dict[Key, str]:
     """Return each series' colour, by the keys of its rows."""
     every = list(dict.fromkeys(series.values()))
     return {key: COLOURS[every.index(one) % len(COLOURS)] for key, one in series.items()}
+
+
+def _numbers(series: Mapping[Key, Series]) -> dict[Key, str]:
+    """Return each series' number, by the keys of its rows; none where its colour tells enough."""
+    every = list(dict.fromkeys(series.values()))
+    several = len(every) > len(COLOURS)
+    return {key: str(every.index(one) + 1) if several else "" for key, one in series.items()}
 
 
 def _name(series: Series) -> str:

@@ -59,7 +59,8 @@ def latency_section(
         ]
         groups.setdefault(row.artifact, []).append(line)
     over = f" Speed-up is over {baseline}, at the same threads." if baseline else ""
-    caption = f"Latency of one inference, batch 1. p90 is over all samples.{over}"
+    emulated = " Emulated: not a real device's." if run.emulated else ""
+    caption = f"Latency of one inference, batch 1. p90 is over all samples.{over}{emulated}"
     return join(
         (
             _notes((*figures.caveats(run, rows), *failures(rows))),

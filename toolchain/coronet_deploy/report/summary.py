@@ -31,7 +31,8 @@ class Row:
     `median_ms` is the median of the launches' medians, `low_ms` to `high_ms` its 95 % interval
     (None below two launches), `p90_ms` the 90th percentile of all samples. `launch_medians_ms`
     are in order of time. `unsettled` counts the launches whose warm-up is known not to have
-    settled. `speedup` is the baseline's median over this one's, on the same target.
+    settled. `speedup` is the baseline's median over this one's, on the same target. `emulated`
+    timings are no real device's.
     `macs` and `macs_published` are the two conventions of `networks.cost`.
     """
 
@@ -56,6 +57,7 @@ class Row:
     macs_published: int | None
     psnr_db: float | None
     speedup: float | None = None
+    emulated: bool = False
 
     @property
     def spread_percent(self) -> float | None:
@@ -133,6 +135,7 @@ def _row(run: Run, name: str, target: Target, launches: Sequence[Launch]) -> Row
         macs=_whole(manifest, "macs", "real"),
         macs_published=_whole(manifest, "macs", "published"),
         psnr_db=_number(manifest, "parity", "psnr_db"),
+        emulated=run.emulated,
     )
 
 

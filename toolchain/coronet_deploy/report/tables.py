@@ -10,7 +10,14 @@ from dataclasses import replace
 from typing import IO, Any
 
 from coronet_deploy.report import figures
-from coronet_deploy.report.grid import TERMINAL_WIDTH, Grid, escaped, grids_markdown, print_grids
+from coronet_deploy.report.grid import (
+    TERMINAL_WIDTH,
+    Grid,
+    escaped,
+    grids_markdown,
+    inert,
+    print_grids,
+)
 from coronet_deploy.report.summary import Row
 
 __all__ = [
@@ -34,8 +41,10 @@ _LATENCY = ("Artifact", "Back end", "Threads", "Median ms", "95 % interval", "p9
 _ARTIFACT = ("Artifact", "MB", "PSNR dB", "MACs", "Parts", "Peak MB")
 
 
-def print_tables(rows: Sequence[Row], file: IO[str], notes: Sequence[str] = ()) -> None:
-    """Print the latency table, the artifact table and `notes` to `file`, 80 columns wide."""
+def print_tables(
+    rows: Sequence[Row], file: IO[str], notes: Sequence[str] = (), width: int | None = None
+) -> None:
+    """Print the latency table, the artifact table and `notes` to `file` (`grid.print_grids`)."""
     start = shared_start([row.artifact for row in rows])
     said = [f"Names start with {start}"] if start else []
     grids = [
@@ -44,21 +53,25 @@ def print_tables(rows: Sequence[Row], file: IO[str], notes: Sequence[str] = ()) 
     ]
     for text in (*_devices(rows), *said):
         print(figures.printable(text), file=file)
-    print_grids(grids, file, (*failures(rows), *notes))
+    print_grids(grids, file, (*_over(rows), *failures(rows), *notes), width)
 
 
 def markdown(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     """Return the tables and `notes` as GitHub-flavoured Markdown, a line feed at the end."""
-    return grids_markdown(_grids(rows), (*_devices(rows), *failures(rows), *notes))
+    told = (*_devices(rows), *_over(rows), *failures(rows), *notes)
+    return grids_markdown(_grids(rows), told)
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return `json_row`s as CSV (RFC 4180) with a head line; unknown figures are empty."""
+    """Return `json_row`s as CSV (RFC 4180) with a head line; unknown figures are empty.
+
+    What spreadsheets would take for a formula is text (see `grid.inert`).
+    """
     out = io.StringIO()
     columns = [key for key in rows[0] if key != "launch_medians_ms"] if rows else []
     writer = csv.DictWriter(out, columns, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: inert(value) for key, value in row.items()} for row in rows)
     return out.getvalue()
 
 
@@ -124,8 +137,22 @@ def _grids(rows: Sequence[Row]) -> list[Grid]:
 
 def _devices(rows: Sequence[Row]) -> list[str]:
     """Say which phone was measured on; this host is what a reader takes for granted."""
-    names = dict.fromkeys(row.target.device for row in rows if row.target.device != "host")
+    names = dict.fromkeys(
+        f"{row.target.device} (emulated)" if row.emulated else row.target.device
+        for row in rows
+        if row.target.device != "host"
+    )
     return [f"Measured on {', '.join(names)}"] if names else []
+
+
+def _over(rows: Sequence[Row]) -> list[str]:
+    """Say what speed-ups are over: the one artifact that is as fast as itself on every target."""
+    gains: dict[str, set[float]] = {}
+    for row in rows:
+        if row.speedup is not None:
+            gains.setdefault(row.artifact, set()).add(row.speedup)
+    bases = [name for name, values in gains.items() if values == {1.0}]
+    return [f"Speed-up is over {bases[0]}, on the same target."] if len(bases) == 1 else []
 
 
 def shared_start(names: Sequence[str]) -> str:

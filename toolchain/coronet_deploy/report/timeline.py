@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from coronet_deploy.report.figures import milliseconds, target_names
 from coronet_deploy.report.history import Line
-from coronet_deploy.report.plots import short
+from coronet_deploy.report.plots import short_names
 from coronet_deploy.report.svg import COLOURS, INK, MUTED, calm, draw_svg
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def history_svg(rows: Sequence[tuple[Line, float]], title: str, key: str) -> str
 def _names(lines: Sequence[Line]) -> list[str]:
     """Return rows' names, no longer than leaves room for a figure beside them."""
     targets = target_names(line.target for line in lines)
-    return [f"{short(line.artifact, _NAME_MOST)}, {targets[line.target]}" for line in lines]
+    artifacts = short_names((line.artifact for line in lines), _NAME_MOST)
+    return [f"{artifacts[line.artifact]}, {targets[line.target]}" for line in lines]
 
 
 def _draw(axes: Axes, name: str, line: Line, now_ms: float) -> None:

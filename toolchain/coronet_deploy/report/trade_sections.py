@@ -128,6 +128,8 @@ def history_section(
             "Sessions of the same machine, software and settings, the newest apart. Usual is the "
             "median of the sessions since the last change."
         )
+        if any(point.emulated for line, _ in rows for point in line.points):
+            caption += " Emulated: not a real device's."
         heads = ("Target", "Sessions", "From", "Changes", "Since", "Usual ms", "Now ms", "Now")
         legend = (
             "Grey: each earlier session's median, with its fastest and slowest launch. Lines: the "

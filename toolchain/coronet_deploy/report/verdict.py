@@ -66,9 +66,9 @@ class Method(StrEnum):
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows, the artifacts that have no other side, and what a reader must know.
+    """All rows, what has no other side, and what a reader must know.
 
-    `no_base` and `no_candidate` name artifacts of the candidate's and the base's side.
+    `no_base` and `no_candidate` name artifacts, or rows, that only the candidate or the base has.
     """
 
     rows: tuple[Judged, ...]

@@ -91,10 +91,7 @@ def import_runs(
         EnvironmentProblem: the store went away or cannot be written; says how many are in.
 
     """
-    found = find_run_files(places)
-    if not found.paths:
-        told = found.unlisted or (f"no run file in {', '.join(map(str, places))}",)
-        raise BadInput("; ".join(told), hint="`coronet-deploy bench` writes them, to runs")
+    found = _found(places)
     done = _begun(found)
     with store.write():
         pass  # makes the tables, or tells that they cannot be made, before any file is read
@@ -126,11 +123,12 @@ def rebuild(
     """Make `store` anew from the run files among `places`: all at once, or left as it was.
 
     Raises:
-        BadInput: a place does not exist.
+        BadInput: a place does not exist, or none holds a run file: a store without a run is not
+            what a misspelt folder asks for.
         EnvironmentProblem: the store cannot be written.
 
     """
-    found = find_run_files(places)
+    found = _found(places)
     done = _begun(found)
     entries: list[RunEntry] = []
     for path in found.paths:
@@ -138,6 +136,8 @@ def rebuild(
         if data is not None and (entry := _entry(path, data, done)):
             entries.append(entry)
         progress(done)
+    if not entries:  # all were refused: what is in the store is better than nothing
+        return done
     with store.write(anew=True) as connection:
         counts = _bring_in(connection, entries, done.refused)
     done.added, done.known = counts.added, counts.known
@@ -186,6 +186,15 @@ def prune(
         deleted=tuple(path for path, reason in outcomes if reason is None),
         spared=tuple(f"{path}: {reason}" for path, reason in outcomes if reason is not None),
     )
+
+
+def _found(places: Sequence[Path]) -> RunFiles:
+    """Return the run files among `places`, of which there is one at least (see `import_runs`)."""
+    found = find_run_files(places)
+    if not found.paths:
+        told = found.unlisted or (f"no run file in {', '.join(map(str, places))}",)
+        raise BadInput("; ".join(told), hint="`coronet-deploy bench` writes them, to runs")
+    return found
 
 
 def _begun(found: RunFiles) -> Imported:
