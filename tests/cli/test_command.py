@@ -126,3 +126,10 @@ def test_what_is_missing_is_said_before_torch_is_loaded(
         2,
         [f"coronet-deploy: error: {said}"],
     )
+
+
+def test_an_error_drives_no_terminal(cli: Cli, tmp_path: Path) -> None:
+    done = cli("inspect", "\x1b[31mred\x1b]0;title\x07.pt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "�[31mred�]0;title�.pt" in done.stderr
+    assert done.stderr.replace("\n", "").isprintable()

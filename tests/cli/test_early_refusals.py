@@ -54,6 +54,25 @@ def test_a_folder_that_cannot_be_is_told_before_torch_is_loaded(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("command", ["export", "demo"])
+def test_a_folder_whose_name_no_runtime_reads_is_refused_before_the_work(
+    command: str, tmp_path: Path
+) -> None:
+    done = _without("torch", tmp_path, command, "--output", os.fsdecode(b"bad\xff"))
+    _refused(done, 2, "b'bad\\xff' is not UTF-8, and no runtime can open files in it (rename it)")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["tflite", "onnx"])
+def test_an_artifact_whose_name_no_runtime_reads_is_refused(
+    suffix: str, cli: Cli, tmp_path: Path
+) -> None:
+    artifact = os.fsdecode(b"bad\xff." + suffix.encode())
+    (tmp_path / artifact).write_bytes(b"not read")
+    done = cli("evaluate", artifact, "--data", ".", cwd=tmp_path)
+    _refused(done, 2, "is not UTF-8, and no runtime can open it")
+
+
 def test_train_tells_of_its_folder_before_it_looks_for_data(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     line = ("train", RECIPE, "--data", "none", "--output", "file")

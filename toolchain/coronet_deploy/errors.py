@@ -32,8 +32,17 @@ class CoronetError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        line = " ".join(self.what.split())
-        return f"{line} ({' '.join(self.hint.split())})" if self.hint else line
+        return f"{_line(self.what)} ({_line(self.hint)})" if self.hint else _line(self.what)
+
+
+def _line(text: str) -> str:
+    """Return `text` on one line, without what could drive a terminal: names come from files too."""
+    return " ".join("".join(c if _is_shown(c) else "\ufffd" for c in text).split())
+
+
+def _is_shown(c: str) -> bool:
+    # A byte of a name that is not UTF-8 is a surrogate, which the stream escapes.
+    return c.isprintable() or c.isspace() or "\ud800" <= c <= "\udfff"
 
 
 class GateFailed(CoronetError):

@@ -160,8 +160,8 @@ def require_file_name(path: Path, flag: str) -> None:
         raise BadInput(f"{flag} {path} is a folder", hint="name a file")
 
 
-def require_utf8(name: str) -> None:
-    """Let a file's name through that JSON can hold.
+def require_utf8(name: str, use: str = "no run file can hold it") -> None:
+    """Let a file's name through that JSON, or another `use`, can take.
 
     Raises:
         BadInput: it is not UTF-8.
@@ -171,7 +171,7 @@ def require_utf8(name: str) -> None:
         name.encode()
     except UnicodeEncodeError as error:
         raise BadInput(
-            f"the name {os.fsencode(name)!r} is not UTF-8, and no run file can hold it",
+            f"the name {os.fsencode(name)!r} is not UTF-8, and {use}",
             hint="rename it",
         ) from error
 

@@ -13,6 +13,7 @@ from coronet_deploy.cli import inspect as inspect_command
 from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._shared import read_checkpoint
 from coronet_deploy.cli.bench import bench_progress, journal_in, judge, positive
+from coronet_deploy.storage import require_utf8
 
 if TYPE_CHECKING:  # heavy, and --help needs none of them
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command: each step says what it made; the first that fails ends it."""
     started = time.monotonic()
+    require_utf8(str(args.output), "no runtime can open files in it")
     check_folder(args.output, "--output")
     checkpoint = read_checkpoint(args.checkpoint)
     from coronet_deploy.coronet.zoo import DEFAULT_MODEL

@@ -16,6 +16,7 @@ from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._explain import explanations, show
 from coronet_deploy.cli._shared import read_subject
 from coronet_deploy.errors import BadInput, ConversionFailed, CoronetError, GateFailed
+from coronet_deploy.storage import require_utf8
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.export.calibrate import Pictures
@@ -191,6 +192,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from coronet_deploy.images import list_pictures
 
+    require_utf8(str(args.output), "no runtime can open files in it")
     check_folder(args.output, "--output")
     requests = [(one, _runtimes(one)) for one in _requests(args)]
     for folder in (args.pictures, args.calibration):

@@ -26,7 +26,7 @@ from coronet_deploy.export.manifest import METADATA_KEY
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.subject import MOST_CHANNELS
 from coronet_deploy.images import Array
-from coronet_deploy.storage import existing_file
+from coronet_deploy.storage import existing_file, require_utf8
 from coronet_deploy.verify.installed import not_loading
 from coronet_deploy.verify.stored import INTEGER_TYPES, to_real, to_stored
 from coronet_deploy.vocabulary import Runtime, TensorContract
@@ -131,12 +131,13 @@ def open_session(path: Path, runtime: Runtime, threads: int, *, optimize: bool =
     Without `optimize` it loads sooner and runs slower: for a look at what the file says.
 
     Raises:
-        BadInput: there is no such file.
+        BadInput: there is no such file, or its name is not UTF-8, which the runtimes read.
         ConversionFailed: the runtime does not load it, or it does not map one picture to one.
         EnvironmentProblem: the runtime is not installed, or does not load.
 
     """
     existing_file(path, "artifact")
+    require_utf8(str(path), "no runtime can open it")
     if threads < 1:
         raise BadInput(f"{threads} threads: at least 1")
     kind = _LiteRT if runtime is Runtime.TFLITE else _OnnxRuntime
