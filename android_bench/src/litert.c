@@ -1,4 +1,4 @@
-/* LiteRT 2 through its C API (libLiteRt.so, 2.3 or later: the environment comes first).
+/* LiteRT 2 through its C API (libLiteRt.so, 2.3 or later).
 
    On the GPU a run only enqueues work, and the tensors are the GPU's. There a sample is what an app
    waits for: the picture's way in, the run, and the output where the CPU can read it. */
@@ -164,14 +164,31 @@ static int has_accelerator(void *library, Handle environment, int kind) {
   return 0;
 }
 
+/* Refuse a library whose calls take other arguments. From 2.1.6 on the environment comes first, under
+   the same names: told are the versions apart by functions that came with it. */
+static void require_environment_first(void *library) {
+  static const char *const came_with_it[] = {
+      "LiteRtCreateModelFromFd", "LiteRtCreateModelFromAllocation", "LiteRtGetBlockWiseQuantization"};
+  for (size_t i = 0; i < sizeof came_with_it / sizeof *came_with_it; ++i) {
+    if (optional_symbol(library, came_with_it[i])) return;
+  }
+  fail(STATUS_LIBRARY, "library", "this LiteRT is older than 2.1.6: give one of 2.3 or later");
+}
+
 /* A GPU that alone does not run the whole graph is compiled for with the CPU beside it, and said
    not to run all. */
 static int compile_model(void *library, Handle environment, int accelerator, const Arguments *a) {
   Result (*make)(Handle, Handle, Handle, Handle *) =
       GET(library, LiteRtCreateCompiledModel, Handle, Handle, Handle, Handle *);
   Result result = make(environment, model, make_options(library, accelerator, a), &compiled);
-  int shared = result == STATUS_COMPILATION && accelerator != ACCELERATOR_CPU &&
-               has_accelerator(library, environment, accelerator);
+  int lacking =
+      accelerator != ACCELERATOR_CPU && !has_accelerator(library, environment, accelerator);
+  if (result && lacking)
+    fail(STATUS_DELEGATE, "delegate",
+         "compiling the model: LiteRT answers with status %d and finds no accelerator for %s: one "
+         "stands beside the library or is given by --backend-library",
+         result, a->backend);
+  int shared = result == STATUS_COMPILATION && accelerator != ACCELERATOR_CPU;
   if (shared)
     result = make(environment, model, make_options(library, accelerator | ACCELERATOR_CPU, a),
                   &compiled);
@@ -197,6 +214,7 @@ void open_litert(const Arguments *a, void *library, Session *session) {
   /* LiteRT looks for its accelerator by name; one that is loaded already is found under its own. */
   if (a->backend_library && dlopen(a->backend_library, RTLD_NOW | RTLD_LOCAL) == NULL)
     fail(STATUS_LIBRARY, "library", "cannot load the accelerator: %s", dlerror());
+  require_environment_first(library);
   snprintf(session->runtime_version, sizeof session->runtime_version, "LiteRT 2");
   check(GET(library, LiteRtCreateEnvironment, int, const void *, Handle *)(0, NULL, &environment),
         STATUS_RUNTIME, "starting LiteRT");

@@ -65,8 +65,14 @@ static void print_string(FILE *file, const char *text) {
 
 /* End, all written. Runtimes' own tear-down is not ours to wait for, and some crash in it. */
 static void __attribute__((noreturn)) leave(int status) {
+  errno = EIO; /* of what failed before and not now, no more is known */
+  fflush(lines);
+  if (ferror(lines)) {
+    fprintf(stderr, "coronet-runner: stdout did not take all lines: %s\n", strerror(errno));
+    if (status == 0) status = STATUS_RUNTIME;
+  }
   fflush(NULL);
-  _exit(status == 0 && ferror(lines) ? STATUS_RUNTIME : status);
+  _exit(status);
 }
 
 void fail(int status, const char *code, const char *format, ...) {
@@ -113,7 +119,8 @@ size_t tensor_bytes(const Tensor *tensor, size_t size) {
   for (int i = 0; i < tensor->rank; ++i) {
     if (tensor->shape[i] <= 0)
       fail(STATUS_USAGE, "shape", "tensor %s has no fixed shape", tensor->name);
-    count *= (size_t)tensor->shape[i];
+    if (__builtin_mul_overflow(count, (size_t)tensor->shape[i], &count))
+      fail(STATUS_USAGE, "shape", "tensor %s is larger than memory can be", tensor->name);
   }
   return count;
 }
@@ -218,7 +225,9 @@ static void *read_whole(const char *path, size_t bytes) {
   FILE *file = fopen(path, "rb");
   if (file == NULL) fail(STATUS_USAGE, "input", "cannot read %s: %s", path, strerror(errno));
   void *data = malloc(bytes);
-  size_t held = data ? fread(data, 1, bytes, file) : 0;
+  if (data == NULL) fail(STATUS_RUNTIME, "memory", "out of memory");
+  size_t held = fread(data, 1, bytes, file);
+  if (ferror(file)) fail(STATUS_USAGE, "input", "cannot read %s: %s", path, strerror(errno));
   int more = held == bytes && fgetc(file) != EOF;
   fclose(file);
   if (held != bytes || more)

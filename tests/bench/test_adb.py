@@ -20,6 +20,7 @@ from coronet_deploy.bench.adb import (
     DeviceLost,
     list_devices,
 )
+from coronet_deploy.bench.dryrun import DryDevice
 from coronet_deploy.errors import EnvironmentProblem
 from virtual_phone import SM8550, AdbServer, VirtualPhone
 
@@ -49,6 +50,18 @@ def test_arguments_reach_the_phone_as_they_are(phone: VirtualPhone) -> None:
     nasty = ["it's", "two  spaces", "$HOME", "`id`", "a;b|c>d", "*", "\\", '"', "", "né"]
     result = Device(phone.serial).shell(["printf", "%s\\n", *nasty], seconds=SLOW)
     assert result.stdout.decode().split("\n")[:-1] == nasty
+
+
+def test_a_file_whose_name_begins_with_a_dash_is_no_option(
+    phone: VirtualPhone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-dash").write_bytes(b"whole")
+    Device(phone.serial).push(Path("-dash"), "/data/local/tmp/dash")
+    assert Device(phone.serial).read_text("/data/local/tmp/dash") == "whole"
+    said: list[str] = []
+    DryDevice(phone.serial, said.append).push(Path("-dash"), "/data/local/tmp/dash")
+    assert said == [f"adb -s {phone.serial} push ./-dash /data/local/tmp/dash"]
 
 
 def test_files_go_there_and_back_whole(phone: VirtualPhone, tmp_path: Path) -> None:

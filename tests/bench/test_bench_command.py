@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from coronet_deploy.results.files import read_run
+from support import COMMAND
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ("--threads", "1", "--rounds", "2", "--samples", "5")
@@ -196,3 +203,40 @@ def _worker_of(pid: int) -> int:
             return int(found[0])
         time.sleep(0.05)
     raise AssertionError("the bench started no worker")
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_long_name_does_not_push_the_count_off_a_terminal(
+    tiny: Path, tmp_path: Path, columns: int
+) -> None:
+    artifact = tmp_path / f"{'long' * 20}.tflite"
+    artifact.write_bytes((tiny / "tiny.tflite").read_bytes())
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    line = [COMMAND, "bench", artifact, *QUICK, "--output", tmp_path / "runs"]
+    environment = {**os.environ, "TERM": "xterm"}
+    environment.pop("COLUMNS", None)
+    with subprocess.Popen(
+        list(map(str, line)), stderr=theirs, stdout=subprocess.DEVNULL, env=environment
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        with contextlib.suppress(OSError):  # Linux's answer once the other end is closed
+            while chunk := os.read(ours, 1 << 16):
+                seen += chunk
+        assert process.wait(60) == 0
+    os.close(ours)
+    told = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    for part in ("0/2", "1/2", "longlong", "\N{HORIZONTAL ELLIPSIS}"):
+        assert part in told
+    assert "/100" not in told
+    assert max(map(len, re.split(r"[\r\n]+", told))) <= columns
+
+
+def test_a_name_does_not_drive_the_terminal(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    artifact = tmp_path / "a\x1b[31m.tflite"
+    artifact.write_bytes((tiny / "tiny.tflite").read_bytes())
+    done = cli("bench", artifact, *QUICK, "--output", tmp_path / "runs")
+    assert done.returncode == 0
+    assert "launch 1 of 2" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr

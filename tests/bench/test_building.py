@@ -162,6 +162,22 @@ def test_ninja_builds_it_where_there_is_no_make(
     assert "-G Ninja" in (tmp_path / "asked").read_text().splitlines()[0]
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_built(
+    cli: Cli, tmp_path: Path
+) -> None:
+    cmake = tmp_path / "bin" / "cmake"
+    cmake.parent.mkdir()
+    cmake.write_text(f"#!/bin/sh\ntouch {tmp_path / 'built'}\nexit 1\n")
+    cmake.chmod(0o755)
+    (tmp_path / "file").touch()
+    environment = {"PATH": f"{cmake.parent}:{os.environ['PATH']}"}
+    for output in (tmp_path / "file", tmp_path / "file" / "x", Path("/proc/coronet")):
+        done = cli("runner", "build", "--preset", "host", "--output", output, env=environment)
+        assert done.returncode == 3
+        assert f"--output {output} cannot be written" in done.stderr
+    assert not (tmp_path / "built").exists()
+
+
 def test_building_without_cmake_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

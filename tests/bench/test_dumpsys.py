@@ -81,3 +81,11 @@ def test_nonsense_tells_nothing(text: str) -> None:
     thermal = parse_thermal(text)
     assert (thermal.status, thermal.temperatures) == (None, ())
     assert parse_screen(text) is None
+
+
+def test_numbers_past_all_bounds_are_no_readings() -> None:
+    battery = parse_battery("level: 9e999\nscale: 100\ntemperature: 284\nstatus: 9e999\n")
+    assert battery == Battery(None, 28.4, None, None, faked=False)
+    text = "Temperature{mValue=31.5, mType=%s, mName=skin, mStatus=0}\n"
+    assert parse_thermal(text % "9e999").temperatures == ()
+    assert parse_thermal(text % "3").hottest(SKIN) == 31.5

@@ -14,11 +14,13 @@ from coronet_deploy.bench.system import (
     CpuTicks,
     Quota,
     busy_notes,
+    cores_shared,
     cpu_quota,
     host_facts,
     host_state,
     load_notes,
     quota_notes,
+    shared_notes,
     steal_percent,
     tool_versions,
 )
@@ -76,6 +78,32 @@ def test_a_launch_that_fails_once_is_tried_again(tiny: Path, tmp_path: Path) -> 
     )
     assert [bool(launch.error) for launch in run.launches] == [False, True, False]
     assert run.launches[1].error == "the worker was killed by SIGABRT"
+
+
+def test_an_artifact_that_is_replaced_meanwhile_is_not_measured_as_the_one_it_was(
+    tiny: Path, tmp_path: Path
+) -> None:
+    artifact = tmp_path / "tiny.onnx"
+    whole = (tiny / "tiny.onnx").read_bytes()
+    artifact.write_bytes(whole)
+
+    def export(done: int, _total: int, _what: str) -> None:
+        if done == 1:  # the same bytes, as an export of the same network writes
+            artifact.unlink()
+            artifact.write_bytes(whole)
+        if done == 2:
+            artifact.write_bytes((tiny / "tiny.tflite").read_bytes())
+        if done == 3:
+            artifact.unlink()
+
+    code = "print('{\"samples_ms\": [1.0]}')"
+    worker = (sys.executable, "-c", code)
+    run = bench_host([artifact], threads=(1,), rounds=4, worker=worker, progress=export)
+    first, same, other, gone = run.launches
+    assert (first.error, same.error) == (None, None)
+    for launch in (other, gone):
+        assert launch.samples_ms == ()
+        assert launch.error == f"{artifact} was changed while the bench went on"
 
 
 def test_files_of_one_name_in_two_folders_stay_apart(tiny: Path, tmp_path: Path) -> None:
@@ -151,6 +179,20 @@ def test_what_a_container_is_allowed_and_who_came_meanwhile_is_told(tmp_path: Pa
     assert load_notes(0.5, 2.9, 2) == load_notes(None, 9.0, 1) == []
     (risen,) = load_notes(0.5, 4.5, 2)
     assert "0.50 to 4.50" in risen
+
+
+def test_hardware_threads_of_one_core_are_no_cores(tmp_path: Path) -> None:
+    for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
+        folder = tmp_path / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{siblings}\n")
+    assert [cores_shared(cpus, tmp_path) for cpus in ({0, 1, 2, 3}, {0, 1}, {1, 3})] == [2, 2, 1]
+    assert cores_shared({0, 9}, tmp_path) is None
+    assert cores_shared((), tmp_path) is None
+    assert shared_notes(2, 4, 2) == shared_notes(2, 2, None) == []
+    assert shared_notes(4, 2, 1) == []  # there is another note for more threads than CPUs
+    assert shared_notes(3, 4, 2) == ["3 threads shared 2 physical cores (4 CPUs)."]
+    assert shared_notes(2, 2, 1) == ["2 threads shared 1 physical core (2 CPUs)."]
 
 
 def test_a_host_of_arm_cores_is_named_by_them() -> None:

@@ -163,6 +163,7 @@ def test_a_signal_ends_it_after_the_inference_in_hand(
         ("torn tflite", 2, "reading the model"),
         ("short input", 2, "has fewer bytes than the 12288"),
         ("long input", 2, "has more bytes than the 12288"),
+        ("folder for an input", 2, "Is a directory"),
         ("no folder for output", 2, "cannot write"),
         ("no library", 3, "cannot load the runtime"),
         ("other library", 3, "has no OrtGetApiBase"),
@@ -198,6 +199,7 @@ def test_what_goes_wrong_is_one_line_and_a_status(
         "torn model": host_command(runner, tmp_path / "torn.onnx"),
         "short input": host_command(runner, onnx, "--input", tmp_path / "short"),
         "long input": host_command(runner, tflite, "--input", tmp_path / "long"),
+        "folder for an input": host_command(runner, onnx, "--input", tmp_path),
         "no folder for output": host_command(
             runner, onnx, "--output", tmp_path / "none" / "output"
         ),
@@ -270,6 +272,12 @@ def test_lines_that_are_fine_are_read() -> None:
         (['{"kind":"poem"}'], RunnerGarbage, "poem"),
         ([HEADER.replace("{", '{"protocol":2,'), SAMPLE, END], RunnerGarbage, "build it again"),
         ([HEADER, '{"kind":"error","code":"x","message":"no luck"}'], RunnerRefused, "no luck"),
+        ([HEADER, SAMPLE.replace("2000000", f"2{'0' * 400}"), END], RunnerGarbage, "no count"),
+        ([HEADER, SAMPLE.replace("2000000", "true"), END], RunnerGarbage, "no count"),
+        ([HEADER, "[" * 100_000, END], RunnerGarbage, "garbage"),
+        ([HEADER.replace("5000000", "NaN"), SAMPLE, END], RunnerGarbage, "no count"),
+        ([HEADER.replace("{", '{"nodes":"12",'), SAMPLE, END], RunnerGarbage, "'12' is no count"),
+        ([HEADER.replace("{", '{"nodes":-1,'), SAMPLE, END], RunnerGarbage, "'-1' is no count"),
     ],
 )
 def test_output_that_is_none_is_refused(
@@ -292,5 +300,17 @@ def test_a_run_on_this_host_gives_samples_or_a_named_error(
         run_runner([*command, "--runs", "2000000000"], 1)
     with pytest.raises(RunnerKilled, match="SIGSEGV"):
         run_runner(["/bin/sh", "-c", "kill -SEGV $$"], 60)
+    with pytest.raises(RunnerKilled, match="signal 40"):
+        run_runner(["/bin/sh", "-c", "kill -40 $$"], 60)
     with pytest.raises(EnvironmentProblem, match="runner build --preset host"):
         run_runner([str(tmp_path / "coronet-runner")], 60)
+
+
+def test_lines_that_nobody_takes_are_told(runner: Path, tiny: Path) -> None:
+    line = host_command(runner, tiny / "tiny.onnx", "--runs", 2)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 5
+    assert "stdout did not take all lines: No space left on device" in done.stderr

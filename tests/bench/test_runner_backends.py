@@ -174,6 +174,8 @@ def test_without_a_gpu_the_back_end_is_refused(
     with pytest.raises(RunnerRefused, match="compiling the model") as caught:
         run_runner(command, 60)
     assert caught.value.code == "delegate"
+    assert "finds no accelerator for gpu" in str(caught.value)
+    assert "--backend-library" in str(caught.value)
     with pytest.raises(RunnerRefused, match="cannot load the accelerator") as caught:
         run_runner([*command, "--backend-library", str(tmp_path / "none.so")], 60)
     assert caught.value.code == "library"

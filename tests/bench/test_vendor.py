@@ -203,6 +203,19 @@ def test_without_rows_there_is_no_sample() -> None:
     assert vendor_perf_test.parse("", None, ONNX).error == "it printed nothing"
 
 
+@pytest.mark.parametrize("number", [".", "1.2.3", "1..5", "9e999", "9" * 400])
+def test_a_number_that_is_none_is_no_figure(number: str) -> None:
+    text = f"INFO: count=50 first=1 curr=1 avg={number}\nInference timings in us: "
+    text += f"Init: 5, First inference: 1, Warmup (avg): 1, Inference (avg): {number}\n"
+    result = vendor_benchmark_model.parse(text, Tool.TFLITE)
+    assert result.summary is None
+    assert result.error == "it ended before it had measured"
+    told = f"Session creation time cost: {number} s\nP50 Latency: {number} s\n"
+    failed = vendor_perf_test.parse(told, f"/m.onnx,{number},1,2,0\n", ONNX)
+    assert (failed.summary, failed.load_ms, failed.samples_ms) == (None, None, ())
+    assert "holds no time" in (failed.error or "")
+
+
 def flags(request: Request, tool: Tool) -> dict[str, str]:
     given = vendor_benchmark_model.arguments(request, tool)
     cut = (flag.removeprefix("--").partition("=") for flag in given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tomllib
@@ -264,6 +265,8 @@ def test_two_of_ones_own_that_are_one_phone_are_refused(tmp_path: Path) -> None:
         ('id = "sm8550"', 'id = "sm8551"', "not the file's name"),
         ('cpus = "7"', 'cpus = "6"', "each from 0 on, once"),
         ('cpus = "7"', 'cpus = "seven"', "not a list of CPUs"),
+        ('cpus = "7"', 'cpus = "7-6"', "7-6 goes backwards"),
+        ('cpus = "7"', 'cpus = ","', r"clusters\.3\.cpus: .*no CPU"),
         ("'^SM8550(?![0-9])'", "'^SM8550('", "not a regular expression"),
         ('backends = ["cpu", "gpu", "qnn"]', 'backends = ["tpu"]', r"backends\.0"),
         ('"kalama"]\nback', '"Snapdragon 8 Gen 1"]\nback', "both called"),
@@ -280,6 +283,26 @@ def test_what_is_wrong_with_a_profile_is_told_with_its_file(
     path.write_text(text.replace(old, new))
     with pytest.raises(BadInput, match=told):
         load_profiles(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to nowhere"])
+def test_what_is_no_file_is_no_profile(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "mine.toml"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere")
+    said = "does not exist" if kind == "link to nowhere" else "is not a file"
+    with pytest.raises(BadInput, match=rf"^device profile {path} {said}$"):
+        load_profiles(tmp_path)
+
+
+def test_a_byte_order_mark_before_a_profile_is_passed_over(tmp_path: Path) -> None:
+    text = (data_dir("device_profiles") / "sm8550.toml").read_text()
+    (tmp_path / "sm8550.toml").write_text(text, encoding="utf-8-sig")
+    assert find_profile("sm8550", load_profiles(tmp_path)).name == "Snapdragon 8 Gen 2"
 
 
 def test_a_folder_without_profiles_is_refused(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@
 #define MODE "/fake/faulty_mode"
 
 static int taken = 12, sampled;
+static const char *cpus = "";
 
 static void header(void) {
   printf("{\"kind\":\"header\",\"version\":\"faulty\",\"runtime_version\":\"0\",\"load_ns\":1000000,"
-         "\"nodes_taken\":%d,\"nodes\":12,\"partitions\":1}\n", taken);
+         "\"nodes_taken\":%d,\"nodes\":12,\"partitions\":1,\"cpus_allowed_list\":\"%s\"}\n", taken,
+         cpus);
 }
 
 static void samples(const char *kind, int count) {
@@ -35,6 +37,7 @@ int main(int argc, char **argv) {
   }
   setvbuf(stdout, NULL, _IOLBF, 0);
   if (strcmp(mode, "partial") == 0 && strcmp(backend, "cpu") != 0) taken = 7;
+  if (strcmp(mode, "elsewhere") == 0) cpus = "4-6";
   if (strcmp(mode, "refuse") == 0 && strcmp(backend, "cpu") != 0) {
     printf("{\"kind\":\"error\",\"code\":\"delegate\",\"message\":\"the delegate refused\"}\n");
     return 4;

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from coronet_deploy.errors import BadInput
-from coronet_deploy.storage import data_dir, is_folder, readable
+from coronet_deploy.storage import data_dir, existing_file, is_folder, readable
 
 UNVERIFIED = "unverified"
 """The source of what nobody has seen written down."""
@@ -70,7 +70,8 @@ class ClusterProfile(_Strict):
     @field_validator("cpus")
     @classmethod
     def _is_a_list(cls, value: str) -> str:
-        cpu_list(value)
+        if not cpu_list(value):
+            raise ValueError("no CPU")
         return value
 
     @property
@@ -163,8 +164,10 @@ def cpu_list(text: str) -> tuple[int, ...]:
     for part in text.replace(",", " ").split():
         if not (found := re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)):
             raise ValueError(f"{text!r} is not a list of CPUs such as '0-3'")
-        first = int(found[1])
-        numbers += range(first, int(found[2] or first) + 1)
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise ValueError(f"{text!r} is not a list of CPUs: {part} goes backwards")
+        numbers += range(first, last + 1)
     return tuple(numbers)
 
 
@@ -287,8 +290,9 @@ def _read_folder(folder: Path) -> tuple[Profile, ...]:
 
 
 def _read(path: Path) -> Profile:
+    existing_file(path, "device profile")
     try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+        plain = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors may begin with a BOM
     except (OSError, ValueError) as error:  # not TOML and not UTF-8 are both ValueErrors
         raise BadInput(f"device profile {path}: {error}") from error
     try:

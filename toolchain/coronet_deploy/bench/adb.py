@@ -21,6 +21,7 @@ import re
 import shlex
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,8 +31,8 @@ from coronet_deploy.bench.process import Ended, last_words, run_bounded
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.storage import atomic_path
 
-DEVICE, ABSENT = "device", "absent"
-"""States of a phone that is ready, and of one that adb does not list."""
+DEVICE, ABSENT, SHARED = "device", "absent", "one of several"
+"""States of a phone that is ready, of one that adb does not list, and of those with one serial."""
 
 _QUICK_S = 15.0
 _SERVER_START_S = 30.0
@@ -58,6 +59,7 @@ _ADVICE = {
     "recovery": "start Android on the phone",
     "sideload": "start Android on the phone",
     "bootloader": "start Android on the phone",
+    SHARED: "they have one serial, which adb cannot tell apart: attach only one of them",
 }
 
 
@@ -165,7 +167,9 @@ def list_devices() -> tuple[Attached, ...]:
         if tab:
             # "no permissions" is followed by reasons in parentheses or after a semicolon.
             found.append(Attached(serial.strip(), re.split(r"[;(]", state)[0].strip()))
-    return tuple(found)
+    # Some makers give all their phones one serial; whatever adb is told for it, it refuses.
+    counts = Counter(one.serial for one in found)
+    return tuple(one if counts[one.serial] == 1 else replace(one, state=SHARED) for one in found)
 
 
 def connect(address: str) -> None:
@@ -189,6 +193,11 @@ def call_adb(arguments: Sequence[str], *, seconds: float) -> Ended:
     if ended.status != 0:
         raise _error(AdbError, f"`adb {shlex.join(arguments)}` failed", command, None, ended)
     return ended
+
+
+def local(path: Path) -> str:
+    """Return a path here as adb takes it: one that begins with a dash is no option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 class Device:
@@ -251,7 +260,7 @@ class Device:
             AdbError: it cannot be written there (no room, say), or not in time.
 
         """
-        self._transfer(["push", str(source), target], f"push of {source.name}", seconds)
+        self._transfer(["push", local(source), target], f"push of {source.name}", seconds)
 
     def pull(self, source: str, target: Path, *, seconds: float = 300.0) -> None:
         """Copy the file `source` on the phone to `target`, whole or not at all.

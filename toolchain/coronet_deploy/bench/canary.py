@@ -46,7 +46,8 @@ class Canary:
 
     def measure(self) -> float | None:
         """Return the milliseconds of the fastest of three; None where the phone cannot time it."""
-        once = f"date +%s%N; seq {self.count} > /dev/null; date +%s%N"
+        # A phone without seq would time nothing, and take its noise for throttling.
+        once = f"date +%s%N; seq {self.count} > /dev/null || exit 1; date +%s%N"
         script = f"for n in {' '.join(map(str, range(_TIMES)))}; do {once}; done"
         pin = ["taskset", self.mask] if self.mask else []
         try:

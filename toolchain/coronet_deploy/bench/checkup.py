@@ -33,6 +33,7 @@ from coronet_deploy.bench.building import (
     make_program,
 )
 from coronet_deploy.bench.elf import abi_of, machine_of
+from coronet_deploy.bench.outdated import outdated
 from coronet_deploy.bench.process import run_bounded
 from coronet_deploy.bench.runner import NDK_OLDEST, find_ndk
 from coronet_deploy.errors import CoronetError, EnvironmentProblem
@@ -51,7 +52,9 @@ _REASON_MOST = 200
 _ADB_INTERFACE = ("ff", "42", "01")
 # Serials of phones by TCP, of emulators, and of wireless debugging as mDNS names it.
 _NOT_BY_USB = re.compile(r":|^emulator-|\._adb(?:-tls-connect|-tls-pairing)?\._tcp")
-_TOOLS = ("timeout", "sha256sum", "taskset", "pkill", "env")
+# What no bench can do without. Of others it makes do: without seq no throttling is looked for,
+# without flock a phone is held on this computer alone, and taskset is for --cpu-mask.
+_TOOLS = ("timeout", "sha256sum", "env", "grep", "find")
 _BUILD = "`coronet-deploy runner build --preset android`"
 # What the runner's calls need; LiteRT's took other arguments before.
 _OLDEST = {"LiteRT": " (libLiteRt.so of 2.3 or later)", "ONNX Runtime": " (1.17 or later)"}
@@ -304,9 +307,9 @@ def _libraries(folder: Path, abis: Collection[str]) -> Iterator[Check]:
 
 
 def _native(name: str, path: Path, abis: Collection[str], fix: str) -> Check:
-    """Check that `path` is a native file that one of the attached phones, if any, can run."""
+    """Check that `path` is a native file, new enough, that an attached phone, if any, can run."""
     try:
-        machine = machine_of(path)
+        machine, old = machine_of(path), outdated(path)
     except (CoronetError, OSError) as error:
         told = error.what if isinstance(error, CoronetError) else f"{path}: {error.strerror}"
         return Check(name, Verdict.MISSING, told, fix)
@@ -316,6 +319,8 @@ def _native(name: str, path: Path, abis: Collection[str], fix: str) -> Check:
     if abis and abi_of(machine) not in abis:
         told = f"{path} is for {machine}, and what is attached is {', '.join(abis)}"
         return Check(name, Verdict.MISSING, told, fix)
+    if old is not None:
+        return Check(name, Verdict.MISSING, f"{path} is {old}", fix)
     return Check(name, Verdict.OK, f"{path}, for {machine}")
 
 

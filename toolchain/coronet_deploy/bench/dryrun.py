@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from coronet_deploy.bench.adb import DEVICE, Device, ShellResult
+from coronet_deploy.bench.adb import DEVICE, Device, ShellResult, local
 
 
 class DryDevice(Device):
@@ -37,7 +37,7 @@ class DryDevice(Device):
     def push(self, source: Path, target: str, *, seconds: float = 300.0) -> None:
         """Say the push."""
         del seconds
-        self._tell("push", str(source), target)
+        self._tell("push", local(source), target)
 
     def pull(self, source: str, target: Path, *, seconds: float = 300.0) -> None:
         """Say the pull."""

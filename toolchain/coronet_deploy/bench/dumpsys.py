@@ -122,7 +122,9 @@ def plausible(celsius: float) -> bool:
 
 
 def _number(text: str | None) -> float | None:
-    found = re.fullmatch(r"(-?[0-9]+)(?:[.,]([0-9]+))?(?:[eE]([+-]?[0-9]+))?", text or "")
+    # As long as a double is printed, and no longer: what is past all bounds is not a reading.
+    pattern = r"(-?[0-9]{1,18})(?:[.,]([0-9]{1,18}))?(?:[eE]([+-]?[0-9]{1,2}))?"
+    found = re.fullmatch(pattern, text or "")
     return float(f"{found[1]}.{found[2] or 0}e{found[3] or 0}") if found else None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from coronet_deploy.bench import system
-from coronet_deploy.bench.launch import WORKER, Labels, launch
+from coronet_deploy.bench.launch import WORKER, Failure, Labels, launch
 from coronet_deploy.bench.plan import Plan, PlannedLaunch, Subject, make_plan
 from coronet_deploy.errors import BadInput
 from coronet_deploy.export.manifest import checked_manifest, manifest_path
@@ -81,10 +81,11 @@ def bench_host(
 
     Each of `rounds` launches every artifact once for every number of threads. A launch takes up
     to `samples` samples and stops early, but not below five, after `seconds`. One that has not
-    answered after `deadline_s` is stopped. A failed launch is part of the run; an artifact whose
-    launches on a target all failed so far is not launched there again. `command` is kept in the
-    run as what was called, and `keeper` gets each launch as it ends. Artifacts are called by their
-    file names, or by `names`: then the same file may be measured under two.
+    answered after `deadline_s` is stopped. A failed launch is part of the run, as is one whose file
+    was changed meanwhile: it fails. An artifact whose launches on a target all failed so far is not
+    launched there again. `command` is kept in the run as what was called, and `keeper` gets each
+    launch as it ends. Artifacts are called by their file names, or by `names`: then the same file
+    may be measured under two.
 
     Raises:
         BadInput: an artifact is missing, given twice, or not what its manifest says; or nothing
@@ -113,12 +114,14 @@ def bench_host(
         launches=(),
     )
     arguments = ("--samples", str(samples), "--seconds", str(seconds))
+    unchanged = {name: _Unchanged(subject) for name, subject in subjects.items()}
 
     def make(planned: PlannedLaunch) -> Launch:
         subject, target = subjects[planned.subject.artifact], planned.subject.target
         labels = Labels(subject.name, subject.sha256, target, planned.order)
         own = (str(subject.path.absolute()), "--threads", str(target.threads))
-        return launch(labels, (*own, *arguments), deadline_s=deadline_s, worker=worker)
+        made = launch(labels, (*own, *arguments), deadline_s=deadline_s, worker=worker)
+        return made if made.error else unchanged[subject.name].checked(made)
 
     finished: list[Launch] = []
     before, ticks, quota = system.host_state(), system.cpu_ticks(), system.cpu_quota()
@@ -135,6 +138,7 @@ def bench_host(
     after, most = system.host_state(), max(threads)
     notes = [
         *system.busy_notes(before["load_1min"], most, cores, stolen),
+        *system.shared_notes(most, cores, system.cores_shared()),
         *system.load_notes(before["load_1min"], after["load_1min"], most),
         *system.quota_notes(quota, system.cpu_quota(), most),
     ]
@@ -151,6 +155,39 @@ def bench_host(
     if interrupted:
         raise BenchInterrupted(run, rounds * len(plan.subjects))
     return run
+
+
+class _Unchanged:
+    """Whether an artifact is still the file that the bench began with: an export may replace it."""
+
+    def __init__(self, subject: OnDisk) -> None:
+        self._subject = subject
+        self._stamp = self._read_stamp()
+
+    def checked(self, made: Launch) -> Launch:
+        """Return a launch as it is, or failed if it may have run another file."""
+        stamp = self._read_stamp()
+        if stamp == self._stamp:
+            return made
+        if stamp is not None and sha256_of(self._subject.path) == self._subject.sha256:
+            self._stamp = stamp  # written anew, with the same bytes
+            return made
+        return replace(
+            made,
+            samples_ms=(),
+            warmup_ms=(),
+            load_ms=None,
+            peak_rss_mb=None,
+            details={"failure": Failure.CHANGED.value},
+            error=f"{self._subject.path} was changed while the bench went on",
+        )
+
+    def _read_stamp(self) -> tuple[int, ...] | None:
+        try:
+            told = self._subject.path.stat()
+        except OSError:
+            return None
+        return told.st_ino, told.st_size, told.st_mtime_ns
 
 
 def _carry_out(

@@ -44,6 +44,7 @@ class Failure(StrEnum):
     DELEGATION = "delegation"  # the back end did not take the whole graph
     PARITY = "parity"  # it drew another picture
     THROTTLED = "throttled"  # the phone was too hot, and stayed so
+    CHANGED = "changed"  # the artifact is not the file any more that the bench began with
 
 
 class _Answer(BaseModel):

@@ -33,6 +33,7 @@ from coronet_deploy.bench.phone_kit import (
     check_planned,
     check_same_bench,
     combinations,
+    left_out,
 )
 from coronet_deploy.bench.phone_launch import (
     Setup,
@@ -150,7 +151,7 @@ class _Bench:
 
     def prepare(self, chipset: str | None, earlier: Run | None, command: Sequence[str]) -> None:
         """Learn what the phone is, and refuse what cannot work before anything is pushed."""
-        combinations(self.subjects.values(), self.settings.backends)
+        self.notes += left_out(self.subjects.values(), self.settings.backends)
         properties = self.device.properties()
         machine = self.device.shell(["uname", "-m"], seconds=_QUICK_S, check=True).text
         runtimes = {runtime_of(one.path) for one in self.subjects.values()}

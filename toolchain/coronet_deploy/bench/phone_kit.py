@@ -11,6 +11,7 @@ from typing import Any
 from coronet_deploy.bench.canary import LIMIT
 from coronet_deploy.bench.elf import check_machine
 from coronet_deploy.bench.host import OnDisk
+from coronet_deploy.bench.outdated import check_age
 from coronet_deploy.bench.plan import PlannedLaunch
 from coronet_deploy.errors import BadInput
 from coronet_deploy.storage import sha256_of
@@ -51,10 +52,11 @@ class Kit:
         """Let files through that a phone of the machine `machine` can run, if none lacks.
 
         Raises:
-            BadInput: one is missing, or for another machine.
+            BadInput: one is missing, for another machine, or too old.
 
         """
         check_machine(self.runner, "--runner", machine)
+        check_age(self.runner, "--runner", "build it again with `coronet-deploy runner build`")
         for runtime in sorted(set(runtimes)):
             if runtime not in self.libraries:
                 raise BadInput(
@@ -62,6 +64,8 @@ class Kit:
                     hint="or --phone-libraries with a folder that holds it",
                 )
             check_machine(self.libraries[runtime], LIBRARY_FLAGS[runtime], machine)
+            newer = "unpack it from a newer release of the runtime's Android package"
+            check_age(self.libraries[runtime], LIBRARY_FLAGS[runtime], newer)
         for path in self.vendor_tools:
             check_machine(path, "--vendor-tool", machine)
         for backend, library in self.backend_libraries.items():
@@ -133,6 +137,18 @@ def combinations(subjects: Iterable[OnDisk], backends: Sequence[str]) -> list[tu
             hint="name a .tflite artifact, or another back end",
         )
     return pairs
+
+
+def left_out(subjects: Iterable[OnDisk], backends: Sequence[str]) -> list[str]:
+    """Return a note for each artifact and back end that `combinations` leaves out."""
+    subjects = list(subjects)
+    pairs = combinations(subjects, backends)
+    return [
+        f"{one.name} was not measured on {backend}: ONNX Runtime has no GPU back end on phones."
+        for one in subjects
+        for backend in backends
+        if (one, backend) not in pairs
+    ]
 
 
 def check_same_bench(earlier: Run, now: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ _SDK_VARIABLES = ("ANDROID_HOME", "ANDROID_SDK_ROOT")
 _LINES_TOLD = 80
 _KB_PER_MB = 1024
 _NS_PER_MS = 1e6
+_COUNT_MOST = 2**63
 
 
 class Preset(StrEnum):
@@ -123,30 +124,44 @@ def parse_lines(lines: Sequence[str]) -> RunnerResult:
             f"{len(samples)} samples arrived of the {end.get('samples')} that were taken"
         )
     try:
+        load_ns, peak_kb = _count(header["load_ns"]), _count(end["peak_rss_kb"])
+        nodes_taken, nodes, partitions = (
+            _count(header.get(key)) for key in ("nodes_taken", "nodes", "partitions")
+        )
         return RunnerResult(
             samples,
             warmup,
-            header["load_ns"] / _NS_PER_MS,
-            None if end["peak_rss_kb"] is None else end["peak_rss_kb"] / _KB_PER_MB,
-            header.get("nodes_taken"),
-            header.get("nodes"),
-            header.get("partitions"),
+            None if load_ns is None else load_ns / _NS_PER_MS,
+            None if peak_kb is None else peak_kb / _KB_PER_MB,
+            nodes_taken,
+            nodes,
+            partitions,
             {"runner": str(header["version"]), "runtime": str(header["runtime_version"])},
             {key: header[key] for key in _KEPT if key in header},
             bool(end.get("interrupted")),
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise RunnerGarbage(f"the runner's header or end lacks {error}") from error
 
 
 def _row(line: str) -> dict[str, Any]:
     """Return one line of the protocol."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         row = json.loads(line)
         kind = row.get("kind") if isinstance(row, dict) else None
-        if kind in _ONCE or (kind in _TIMED and isinstance(row.get("ns"), int) and row["ns"] > 0):
+        if kind in _ONCE or (kind in _TIMED and _count(row.get("ns"))):
             return dict(row)
     raise RunnerGarbage(f"garbage from the runner: {line[:_LINES_TOLD]!r}")
+
+
+def _count(value: object) -> int | None:
+    """Return a count or a duration of the protocol; None for null."""
+    if value is None:
+        return None
+    # Not a bool, which is an int too; and what C's long long does not hold, no runner wrote.
+    if type(value) is int and 0 <= value < _COUNT_MOST:
+        return value
+    raise RunnerGarbage(f"garbage from the runner: {str(value)[:_LINES_TOLD]!r} is no count")
 
 
 _TIMED = ("sample", "warmup")
@@ -187,7 +202,9 @@ def run_runner(command: Sequence[str], seconds: float) -> RunnerResult:
     if ended.status is None:
         raise RunnerTimeout(f"no answer after {seconds:g} s: stopped")
     if ended.status < 0:
-        raise RunnerKilled(f"the runner was killed by {signal.Signals(-ended.status).name}")
+        names = {one.value: one.name for one in signal.Signals}
+        named = names.get(-ended.status, f"signal {-ended.status}")
+        raise RunnerKilled(f"the runner was killed by {named}")
     result = parse_lines(ended.stdout.decode(errors="replace").splitlines())
     if ended.status:
         raise RunnerTruncated(f"the runner ended with status {ended.status} and gave no reason")

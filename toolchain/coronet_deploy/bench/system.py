@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-_CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+_CPUS = Path("/sys/devices/system/cpu")
+_CPUFREQ = _CPUS / "cpu0" / "cpufreq"
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _KB_PER_MB = 1024
@@ -75,6 +76,18 @@ def cores_allowed() -> int:
     # macOS pins nothing, and has no such call.
     allowed: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def cores_shared(cpus: Collection[int] | None = None, root: Path = _CPUS) -> int | None:
+    """Return how many physical cores `cpus` are (those allowed if not given), None if none tells.
+
+    Two hardware threads of one core count once.
+    """
+    if cpus is None:
+        allowed: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+        cpus = allowed(0) if allowed else ()
+    told = [_text(root / f"cpu{cpu}" / "topology" / "thread_siblings_list") for cpu in cpus]
+    return len(set(told)) if told and all(told) else None
 
 
 def host_state() -> dict[str, float | None]:
@@ -146,6 +159,13 @@ def load_notes(before: float | None, after: float | None, threads: int) -> list[
         return []
     rise = f"from {before:.2f} to {after:.2f}, more than {threads} threads explain"
     return [f"The load average rose {rise}: other work began meanwhile."]
+
+
+def shared_notes(threads: int, cpus: int, cores: int | None) -> list[str]:
+    """Return a sentence if `threads` fit on `cpus`, but not on the `cores` that these share."""
+    if cores is None or threads > cpus or threads <= cores:
+        return []
+    return [f"{threads} threads shared {cores} physical core{'s' * (cores > 1)} ({cpus} CPUs)."]
 
 
 def busy_notes(

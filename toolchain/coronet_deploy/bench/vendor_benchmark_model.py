@@ -11,6 +11,7 @@ import re
 from dataclasses import replace
 
 from coronet_deploy.bench.vendor_result import (
+    NUMBER,
     US_PER_MS,
     Achieved,
     Request,
@@ -20,27 +21,26 @@ from coronet_deploy.bench.vendor_result import (
 )
 from coronet_deploy.errors import BadInput
 
-_NUMBER = r"[0-9.]+(?:e[+-]?[0-9]+)?"
 # In logcat a time and a tag stand before a line, on stdout perhaps "INFO: ".
-_STATISTICS = re.compile(r"(?:^|[\s:])count=([0-9]+)([^\n]*)$", re.MULTILINE)
-_FIELD = re.compile(rf"(\w+)=({_NUMBER})(\(all same\))?")
+_STATISTICS = re.compile(r"(?:^|[\s:])count=([0-9]{1,18})([^\n]*)$", re.MULTILINE)
+_FIELD = re.compile(rf"(\w+)=({NUMBER})(\(all same\))?")
 _TIMINGS = re.compile(r"Inference timings in us: (.*)$", re.MULTILINE)
-_TIMING = re.compile(rf"([A-Z][\w ]*?(?: \(avg\))?): ({_NUMBER})")
+_TIMING = re.compile(rf"([A-Z][\w ]*?(?: \(avg\))?): ({NUMBER})")
 _LITERT = re.compile(
-    rf"(Model initialization|Warmup \(\w+\)|Inference \(\w+\)): +({_NUMBER})(?: ms)?"
-    r"(?: \(([0-9]+) runs\))?"
+    rf"(Model initialization|Warmup \(\w+\)|Inference \(\w+\)): +({NUMBER})(?: ms)?"
+    r"(?: \(([0-9]{1,18}) runs\))?"
 )
 _PEAK = re.compile(
     rf"(?:Overall peak memory footprint \(MB\) via periodic monitoring:|Peak memory usage:) "
-    rf"*({_NUMBER})"
+    rf"*({NUMBER})"
 )
 _APPLIED = re.compile(
     r"(?:Explicitly applied|Though) (\w+) delegate.*?the model graph will "
     r"(be completely|be partially|not be) executed by the delegate(?: w/ ([0-9]+) delegate kernel)?"
 )
 _REPLACING = re.compile(
-    r"Replacing ([0-9]+) out of ([0-9]+) node\(s\) with delegate \((\w+)\) node, "
-    r"yielding ([0-9]+) partitions"
+    r"Replacing ([0-9]{1,18}) out of ([0-9]{1,18}) node\(s\) with delegate \((\w+)\) node, "
+    r"yielding ([0-9]{1,18}) partitions"
 )
 _UNKNOWN_FLAGS = re.compile(r"Unconsumed cmdline flags: *(.*)$", re.MULTILINE)
 _FAILURES = (

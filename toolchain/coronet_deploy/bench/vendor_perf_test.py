@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from coronet_deploy.bench.vendor_result import (
     MS_PER_S,
+    NUMBER,
     Achieved,
     Request,
     Summary,
@@ -20,14 +21,13 @@ from coronet_deploy.bench.vendor_result import (
 )
 from coronet_deploy.errors import BadInput
 
-_NUMBER = r"[0-9.]+(?:e[+-]?[0-9]+)?"
 _SEED = "1"
 _PROVIDERS = {"cpu": "cpu", "nnapi": "nnapi", "qnn": "qnn"}
 _ROW_COMMAS = 4
 _BYTES_PER_MB = 1 << 20
-_ITERATION = re.compile(rf"^iteration:([0-9]+),time_cost:({_NUMBER})", re.MULTILINE)
+_ITERATION = re.compile(rf"^iteration:([0-9]{{1,18}}),time_cost:({NUMBER})", re.MULTILINE)
 # Today's "P50 Latency: 0.0019 s", and "P50 Latency is 0.0019sec" before.
-_LATENCY = re.compile(rf"(Min|Max|P50|P95) Latency(?::| is) *({_NUMBER}) *s", re.MULTILINE)
+_LATENCY = re.compile(rf"(Min|Max|P50|P95) Latency(?::| is) *({NUMBER}) *s", re.MULTILINE)
 _COMPLAINT = re.compile(r"error|exception|fail|unknown", re.IGNORECASE)
 _FALLBACK = "session.disable_cpu_ep_fallback"
 
@@ -89,8 +89,8 @@ def _samples(rows: str | None, text: str) -> tuple[tuple[float, ...], str | None
     for line in (rows or "").splitlines():
         # A model's name may hold commas.
         cells = line.rsplit(",", _ROW_COMMAS)
-        if len(cells) == _ROW_COMMAS + 1 and re.fullmatch(r"[0-9]+", cells[-1]):
-            if not re.fullmatch(_NUMBER, cells[1]):
+        if len(cells) == _ROW_COMMAS + 1 and re.fullmatch(r"[0-9]{1,18}", cells[-1]):
+            if not re.fullmatch(NUMBER, cells[1]):
                 return (), f"its result file holds no time in {line!r}"
             found.append((int(cells[-1]), float(cells[1])))
     if not found:
@@ -123,7 +123,7 @@ def _summary(text: str, rows: str | None, samples: tuple[float, ...]) -> Summary
 
 
 def _scaled(text: str, label: str, factor: float) -> float | None:
-    found = re.search(rf"{label} *({_NUMBER})", text)
+    found = re.search(rf"{label} *({NUMBER})", text)
     return float(found[1]) * factor if found and float(found[1]) > 0 else None
 
 

@@ -11,6 +11,9 @@ from coronet_deploy.bench.launch import Failure
 
 US_PER_MS = 1000.0
 MS_PER_S = 1000.0
+NUMBER = r"(?:[0-9]{1,18}(?:\.[0-9]{0,18})?(?:e[+-]?[0-9]{1,2})?(?![0-9.e]))"
+"""Pattern of a number as programs print it, whole: of "1.2.3", which a phone's log may make of two,
+none is found."""
 
 
 class Tool(StrEnum):

@@ -263,25 +263,40 @@ def bench_progress() -> Iterator[Progress]:
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
+    from coronet_deploy.report.figures import printable
+
+    console = Console(stderr=True)
     columns = (
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=min(20, console.width // 6)),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
+        # Gets what the others leave: a long name is cut short, not the count.
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda done, total, what: bar.update(
-            task, completed=done, total=total or None, description=what
-        )
+    with Progress(*columns, console=console, transient=True, expand=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(done: int, total: int, what: str) -> None:
+            if total:
+                bar.update(task, completed=done, total=total)
+            bar.update(task, description=printable(what))
+
+        yield show
 
 
 def _line(done: int, total: int, what: str) -> None:
+    from coronet_deploy.report.figures import printable
+
     if total == 0:  # before the launches
-        print(what, file=sys.stderr, flush=True)
+        print(printable(what), file=sys.stderr, flush=True)
     elif done < total:
-        print(f"launch {done + 1} of {total}: {what}", file=sys.stderr, flush=True)
+        print(f"launch {done + 1} of {total}: {printable(what)}", file=sys.stderr, flush=True)
 
 
 def thread_counts(text: str) -> tuple[int, ...]:

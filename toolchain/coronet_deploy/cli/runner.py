@@ -30,10 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command."""
+    """Run the command.
+
+    Raises:
+        EnvironmentProblem: the place cannot be written to, or it cannot be built.
+
+    """
     from coronet_deploy.bench.runner import Preset, build
+    from coronet_deploy.cli._bench_flags import check_folder
 
     default = "phone/arm64-v8a" if args.preset == "android" else args.preset
-    path = build(Preset(args.preset), args.output or Path("out") / default)
+    output = args.output or Path("out") / default
+    check_folder(output, "--output")
+    path = build(Preset(args.preset), output)
     print(json.dumps({"runner": str(path)}) if args.json else path)
     return 0

@@ -1,0 +1,77 @@
+"""What a bench on a phone could not do is said in its run, and what it was not let do fails."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from phone_bench import Bench, last_line, started, wait_for
+
+
+def test_an_artifact_that_a_back_end_cannot_take_is_said_to_be_left_out(
+    bench: Bench, tiny: Path
+) -> None:
+    line = bench.line("--backend", "gpu,cpu", "--rounds", "1")
+    line.insert(line.index("bench") + 1, str(tiny / "tiny.onnx"))
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=120, check=False, env=bench.environment
+    )
+    assert done.returncode == 0, done.stderr
+    run = bench.run_file()
+    measured = {(one.artifact, one.target.backend) for one in run.launches}
+    assert measured == {("tiny.tflite", "gpu"), ("tiny.tflite", "cpu"), ("tiny.onnx", "cpu")}
+    (note,) = [one for one in run.conditions["notes"] if "tiny.onnx" in one]
+    assert note.startswith("tiny.onnx was not measured on gpu: ONNX Runtime has no GPU")
+    assert "was not measured on gpu" in " ".join(done.stdout.split())
+
+
+def test_cpus_that_the_phone_did_not_grant_fail_the_launch(bench: Bench) -> None:
+    bench.mode("elsewhere")
+    done = bench("--cpu-mask", "3", "--rounds", "1")
+    assert done.returncode == 5
+    assert "--cpu-mask 3 asks for CPUs 0,1, and the phone let the launch have 4-6" in (
+        last_line(done)
+    )
+    (launch,) = bench.run_file().launches
+    assert launch.samples_ms == ()
+    bench.check_clean()
+
+
+def test_a_phone_that_cannot_time_the_canary_is_measured_and_the_run_says_so(
+    bench: Bench,
+) -> None:
+    seq = bench.phone.root / "system" / "bin" / "seq"
+    away = seq.with_name("seq.away")
+    seq.rename(away)
+    try:
+        done = bench("--rounds", "1")
+    finally:
+        away.rename(seq)
+    assert done.returncode == 0, done.stderr
+    run = bench.run_file()
+    assert run.conditions["canary"]["baseline_ms"] is None
+    assert [launch.details["canary_ms"] for launch in run.launches] == [None]
+    note = "Throttling was not looked for: the canary could not be timed."
+    assert note in run.conditions["notes"]
+
+
+def test_a_phone_that_comes_back_and_refuses_fixed_performance_mode_is_said_to_be_without(
+    bench: Bench,
+) -> None:
+    bench.mode("slow")
+    command = bench.phone.root / "system" / "bin" / "cmd"
+    kept = command.read_bytes()
+    try:
+        with started(bench, "--rounds", "2") as process:
+            wait_for(process, "launch 1 of 2")
+            bench.wait_for_runner()
+            command.write_text("#!/system/bin/sh\necho 'cmd: no Power HAL' >&2\nexit 255\n")
+            bench.phone.kill_daemon()
+            _, rest = process.communicate(timeout=120)
+        assert process.returncode == 0, rest
+    finally:
+        command.write_bytes(kept)
+    conditions = bench.run_file().conditions
+    assert (conditions["losses"], conditions["fixed_performance"]) == (1, "cmd: no Power HAL")
+    note = "Without fixed-performance mode since the phone came back: cmd: no Power HAL."
+    assert note in conditions["notes"]
