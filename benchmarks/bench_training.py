@@ -128,8 +128,10 @@ def make_step(architecture: Architecture, name: str, size: int) -> tuple[Callabl
     if form and ratio < 1:
         replace(controller, target=ratio).cut(pupil.network.latents)  # type: ignore[arg-type] # searching
         pupil.slice()
+    left = pupil.ratio
     # From where the path has come to what is left, on.
-    numbers = itertools.dropwhile(lambda n: controller.path(n) >= pupil.ratio, itertools.count())
+    falling = (n for n in range(controller.reach + 1) if controller.path(n) < left)
+    numbers = itertools.count(next(falling) if form else 0)
     x, truth = torch.rand(2, 1, 3, size, size) * 2 - 1
 
     def step() -> None:
@@ -140,7 +142,7 @@ def make_step(architecture: Architecture, name: str, size: int) -> tuple[Callabl
         if form:
             pupil.prune(next(numbers))
 
-    return step, pupil.ratio
+    return step, left
 
 
 def peak_bytes(architecture: Architecture, name: str, size: int) -> int:

@@ -209,3 +209,47 @@ def test_training_on_a_bomb_costs_one_line(cli: Cli, piles: Path, tmp_path: Path
     assert f"{piles / 'trainA' / '02.png'} is not a readable picture" in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_was_cut_short_is_found_before_training_however_many_there_are(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_module, "_MOST_KEPT", 1)  # one of a pile is decoded at once
+    noise = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    for name in ("trainA", "trainB"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.fromarray(noise).save(tmp_path / name / f"{i}{FORMATS[kind]}", kind)
+    bad = tmp_path / "trainB" / f"2{FORMATS[kind]}"
+    for paired in (False, True):
+        open_training(tmp_path, Direction.A_TO_B, SIDE, 8, paired=paired)
+    held = bad.read_bytes()
+    bad.write_bytes(held[: len(held) * 2 // 3])
+    for paired in (False, True):
+        with pytest.raises(BadInput, match=rf"{bad.name} is not a readable picture"):
+            open_training(tmp_path, Direction.A_TO_B, SIDE, 8, paired=paired)
+
+
+def test_odd_endings_of_whole_pictures_are_let_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_module, "_MOST_KEPT", 1)
+    (tmp_path / "train").mkdir()
+    pair = Image.new("RGB", (2 * SIDE, SIDE), "red")
+    for i, after in enumerate((b"", b"\0" * 40, b"a camera's own")):
+        path = tmp_path / "train" / f"{i}.jpg"
+        pair.save(path)
+        path.write_bytes(path.read_bytes() + after)
+    upright = pair.transpose(Image.Transpose.ROTATE_90)
+    exif = upright.getexif()
+    exif[0x0112] = 6  # the camera was turned: upright, it is a pair
+    upright.save(tmp_path / "train" / "3.jpg", exif=exif)
+    train, _ = open_training(tmp_path, Direction.A_TO_B, SIDE, 8, paired=True)
+    assert len(train) == 4
+    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "train" / "4.jpg")
+    with pytest.raises(BadInput, match=rf"4\.jpg is {SIDE}x{SIDE}: not two pictures"):
+        open_training(tmp_path, Direction.A_TO_B, SIDE, 8, paired=True)

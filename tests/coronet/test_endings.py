@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from coronet_deploy.coronet import data as data_module
+from coronet_deploy.coronet import train as train_module
 from coronet_deploy.coronet.endings import memory_told, stop_requests
 from coronet_deploy.coronet.pool import ImagePool
 from coronet_deploy.coronet.recipe import Recipe
@@ -118,6 +119,53 @@ def test_a_picture_that_breaks_on_the_way_costs_no_step(
     bad.write_bytes(b"<html>404</html>")
     with pytest.raises(BadInput, match=rf"{last}\.png is not a readable picture"):
         Trainer(recipe, data, tmp_path / "other")
+
+
+def test_a_picture_that_breaks_where_norms_are_taken_anew_costs_no_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_module, "_MOST_KEPT", 1)  # one of a pile is kept
+    monkeypatch.setattr(train_module, "_RECALIBRATION_BATCHES", 4)
+    recipe = Recipe.model_validate(tomllib.loads(RECIPE.replace('"instance"', '"batch"')))
+    Trainer(recipe, data, tmp_path / "whole").run(lambda _: None)
+    trainer = Trainer(recipe, data, tmp_path / "part")
+    bad = data / "trainA" / "3.png"
+    whole = bad.read_bytes()
+
+    def harm(row: StepReport) -> None:
+        if row.step == recipe.steps - 1:
+            bad.write_bytes(whole[:300])
+
+    with pytest.raises(BadInput, match=r"3\.png is not a readable picture"):
+        trainer.run(harm, save_every=100)
+    assert not list((tmp_path / "part").glob("tiny.safetensors"))
+    bad.write_bytes(whole)
+    resumed = Trainer(recipe, data, tmp_path / "part")
+    resumed.resume()
+    assert resumed.step == recipe.steps
+    resumed.run(lambda _: None)
+    first, second = (tmp_path / name / "tiny.safetensors" for name in ("whole", "part"))
+    assert second.read_bytes() == first.read_bytes()
+
+
+def test_a_stop_after_the_last_step_lets_it_finish(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "_RECALIBRATION_BATCHES", 4)
+    recipe = Recipe.model_validate(tomllib.loads(RECIPE.replace('"instance"', '"batch"')))
+    trainer = Trainer(recipe, data, tmp_path)
+    batch, asked = trainer.pictures.batch, list[int]()
+
+    def asking(step: int, size: int, crop: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if seed == recipe.seed + 1 and not asked:  # as norms are taken anew
+            asked.append(step)
+            os.kill(os.getpid(), signal.SIGINT)
+        return batch(step, size, crop, seed)
+
+    trainer.pictures.batch = asking  # type: ignore[method-assign] # asks on the way
+    assert trainer.run(lambda _: None, save_every=100).is_file()
+    assert asked
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == recipe.steps
 
 
 def test_a_state_goes_on_only_where_it_was(data: Path, tmp_path: Path) -> None:

@@ -120,3 +120,31 @@ def test_a_channel_in_the_wrong_place_fails_the_command(
     assert not output.exists()
     monkeypatch.undo()
     assert main(["materialize", str(searched.path), "--output", str(output)]) == 0
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_checkpoint_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no checkpoint")
+    (tmp_path / "file").touch()
+    for output, status, said in (
+        (tmp_path / "file" / "dense.safetensors", 3, "cannot be written: Not a directory"),
+        (tmp_path / "folder.safetensors", 2, "is a folder"),
+    ):
+        (tmp_path / "folder.safetensors").mkdir(exist_ok=True)
+        assert main(["materialize", str(broken), "--output", str(output)]) == status
+        assert f"--output {output} {said}" in capsys.readouterr().err
+
+
+def test_the_place_by_default_is_tried_too(
+    searched: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").touch()
+    assert main(["materialize", str(searched.path)]) == 3
+    said = capsys.readouterr().err
+    assert f"--output {Path('out') / 'tiny-dense.safetensors'} cannot be written" in said

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +16,15 @@ from coronet_deploy.storage import is_folder, readable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 # What sets a picture of each EXIF orientation upright, as Pillow's `Transpose` numbers it.
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+_ENDINGS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+_TAIL = 16  # bytes that hold an ending
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
 
@@ -33,14 +39,21 @@ def open_rgb(path: Path) -> Image:
             pixels than an honest one has.
 
     """
+    with _opened(path) as picture:
+        picture.load()
+        return _as_rgb(_upright(picture))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[ImageFile]:
+    """Yield the picture file at `path`, not decoded yet (see `open_rgb` for the errors)."""
     from PIL import Image as PillowImage
 
     warnings.simplefilter("error", PillowImage.DecompressionBombWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of broken notes
     try:
         with PillowImage.open(path) as picture:
-            picture.load()
-            return _as_rgb(_upright(picture))
+            yield picture
     except (
         OSError,
         EOFError,
@@ -50,6 +63,47 @@ def open_rgb(path: Path) -> Image:
         PillowImage.DecompressionBombWarning,
     ) as error:
         raise BadInput(f"{path} is not a readable picture: {error}") from error
+
+
+def require_whole(path: Path) -> None:
+    """Let a file through that begins and ends as a picture does; only an odd one is decoded.
+
+    Raises:
+        BadInput: see `open_rgb`.
+
+    """
+    with _opened(path) as picture:
+        kind = picture.format
+    if not _ends_well(path, kind):
+        open_rgb(path)
+
+
+def require_pair(path: Path) -> None:
+    """Let a file through that begins and ends as a pair side by side; only an odd one is decoded.
+
+    Raises:
+        BadInput: see `open_pair`.
+
+    """
+    require_whole(path)
+    with _opened(path) as picture:
+        width, height = picture.size
+    if not _is_pair(width, height):  # unless a camera's note turns it
+        open_pair(path)
+
+
+def _ends_well(path: Path, kind: str | None) -> bool:
+    """Return whether a file of Pillow's format `kind` has an end; False where that is not known."""
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(length - _TAIL, 0))
+        tail = file.read()
+    if kind in _ENDINGS:
+        return tail.endswith(_ENDINGS[kind])
+    if kind == "WEBP":
+        return length >= int.from_bytes(head[4:8], "little") + 8
+    return kind == "BMP" and length >= int.from_bytes(head[2:6], "little")
 
 
 def _upright(picture: Image) -> Image:
@@ -101,10 +155,14 @@ def open_pair(path: Path) -> tuple[Image, Image]:
     """
     picture = open_rgb(path)
     width, height = picture.size
-    if width % 2 or width <= height:
+    if not _is_pair(width, height):
         raise BadInput(f"{path} is {width}x{height}: not two pictures of one size side by side")
     half = width // 2
     return picture.crop((0, 0, half, height)), picture.crop((half, 0, width, height))
+
+
+def _is_pair(width: int, height: int) -> bool:
+    return width % 2 == 0 and width > height
 
 
 def at_size(picture: Image, height: int, width: int) -> Pixels:

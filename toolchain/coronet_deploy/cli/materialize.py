@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from coronet_deploy.cli._bench_flags import check_reports
 from coronet_deploy.cli._shared import read_checkpoint
 from coronet_deploy.errors import BadInput
 
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.output is not None and args.output.suffix != _SUFFIX:
         raise BadInput(f"--output {args.output} does not end in {_SUFFIX}, the format it has")
+    check_reports(args, ["--output"])
     checkpoint = read_checkpoint(args.checkpoint)
     from coronet_deploy.coronet.checkpoint import save_dense
     from coronet_deploy.coronet.zoo import bundled_pictures
@@ -39,7 +41,10 @@ def run(args: argparse.Namespace) -> int:
     channels = checkpoint.plan.input_channels
     if channels > MOST_CHANNELS:
         raise BadInput(f"{checkpoint.path}: {channels} input channels, from 1 to {MOST_CHANNELS}")
-    output = args.output or Path("out") / f"{file_name(checkpoint.id)}-dense{_SUFFIX}"
+    if args.output is None:
+        args.output = Path("out") / f"{file_name(checkpoint.id)}-dense{_SUFFIX}"
+        check_reports(args, ["--output"])
+    output = args.output
     pictures = with_channels(read_pictures(bundled_pictures(), _SIZE, _SIZE), channels)
     parity = save_dense(checkpoint, output, [values[0] for values in pictures.values])
     if args.json:

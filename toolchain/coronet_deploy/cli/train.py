@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from coronet_deploy.coronet.team import Team
     from coronet_deploy.coronet.train import Trainer
 
+_REDRAWN_S = 0.5  # between two looks of a line on a terminal
+_QUIET_S = 30.0  # the longest without a line elsewhere, if steps are not longer
+_AT_FIRST_S = 5.0  # until something is said at all
+
 HELP = "train a generator that is pruned while it trains, from a recipe"
 
 
@@ -73,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         import torch
 
         from coronet_deploy.coronet.allocator import keep_freed_memory
+        from coronet_deploy.coronet.data import untold
         from coronet_deploy.coronet.endings import memory_told
         from coronet_deploy.coronet.recipe import read_recipe
         from coronet_deploy.coronet.team import joined
@@ -86,7 +91,10 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or Path("runs") / recipe.model.id
     check_folder(output, "--output")
     with memory_told(), joined(args.device) as team:
-        trainer = Trainer(recipe, args.data, output, _device(args.device, team), team)
+        device = _device(args.device, team)
+        with team.together():
+            told = _Reading() if team.leader else untold
+            trainer = Trainer(recipe, args.data, output, device, team, told)
         _train(trainer, args)
     if team.leader:
         _plot(trainer)
@@ -98,15 +106,17 @@ def _train(trainer: Trainer, args: argparse.Namespace) -> None:
     """Take a training from where it is to its end, telling of each step."""
     leader, output = trainer.team.leader, trainer.output
     with contextlib.ExitStack() as stack:
-        if leader:
-            stack.enter_context(exclusive(output))
-        if args.resume:
-            trainer.resume()
-        elif leader:
-            trainer.require_new()
+        with trainer.team.together():
+            if leader:
+                stack.enter_context(exclusive(output))
+            if args.resume:
+                trainer.resume()
+            elif leader:
+                trainer.require_new()
         reports: list[Callable[[StepReport], None]] = []
         if leader:
-            reports.append(_Progress(trainer.recipe.search.measure.label))
+            counted = trainer.recipe.search.measure.label
+            reports.append(_Progress(counted, _heading(trainer, args.save_every)))
             if args.tensorboard:
                 reports.append(_tensorboard(output, trainer.step, stack))
 
@@ -115,6 +125,17 @@ def _train(trainer: Trainer, args: argparse.Namespace) -> None:
                 tell(row)
 
         trainer.run(report, args.save_every)
+
+
+def _heading(trainer: Trainer, save_every: int) -> str:
+    """Return a line that says what is trained, and where to look for it."""
+    recipe = trainer.recipe
+    begun = f", on from step {trainer.step + 1}" if trainer.step else ""
+    aim = f"to {recipe.target_ratio:.4g} of its {recipe.search.measure.label}, "
+    return (
+        f"{recipe.model.id}: {recipe.model.task} {aim if recipe.prunes else ''}{recipe.steps} steps"
+        f"{begun}; {trainer.output} gets state and samples every {save_every}"
+    )
 
 
 def _device(name: str, team: Team) -> str:
@@ -130,9 +151,10 @@ def _device(name: str, team: Team) -> str:
     try:
         torch.ones(1, device=device).item()  # which "meta" has not
     except (RuntimeError, AssertionError) as error:
-        raise BadInput(
-            f"--device {name}: torch cannot use it here: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0].split(". ")[0]  # then come all devices there could be
+        raise BadInput(f"--device {name}: torch cannot use it here: {reason}") from error
+    if device.startswith("cuda"):  # so that nothing of this process lands on the first GPU
+        torch.cuda.set_device(device)
     return device
 
 
@@ -197,25 +219,26 @@ def _tensorboard(
 
 
 class _Progress:
-    """A line on stderr: rewritten on a terminal, one in a hundred steps elsewhere.
+    """A line on stderr: rewritten on a terminal, elsewhere one in a hundred steps or half a minute.
 
-    `counted` is what the ratio is of.
+    `heading` comes before the first. `counted` is what the ratio is of.
     """
 
-    def __init__(self, counted: str) -> None:
-        self._counted = counted
+    def __init__(self, counted: str, heading: str) -> None:
+        self._counted, self._heading = counted, heading
         self._terminal = sys.stderr.isatty()
         self._recent: list[StepReport] = []
-        self._shown = 0.0
+        self._shown = time.monotonic() - (_QUIET_S - _AT_FIRST_S)
 
     def __call__(self, row: StepReport) -> None:
         self._recent = [*self._recent[-99:], row]
         now = time.monotonic()
-        if self._terminal and now - self._shown < 0.5:  # noqa: PLR2004 - seconds between redraws
-            return
-        if not self._terminal and (row.step + 1) % 100:
+        if not self._due(row, now - self._shown):
             return
         self._shown = now
+        if self._heading:
+            print(self._heading, file=sys.stderr)
+            self._heading = ""
         n = len(self._recent)
         seconds = sum(r.seconds for r in self._recent) / n
         left = (row.steps - row.step - 1) * seconds / 60
@@ -230,3 +253,23 @@ class _Progress:
         )
         end = "\r" if self._terminal and row.step + 1 < row.steps else "\n"
         print(f"\033[K{line}" if self._terminal else line, end=end, file=sys.stderr, flush=True)
+
+    def _due(self, row: StepReport, quiet_s: float) -> bool:
+        """Return whether to show a step, `quiet_s` seconds after the last one shown."""
+        last = row.step + 1 == row.steps
+        if self._terminal:
+            return quiet_s >= _REDRAWN_S or last  # the last one ends its line
+        return (row.step + 1) % 100 == 0 or (quiet_s >= _QUIET_S and not last)
+
+
+class _Reading:
+    """A line on stderr every few seconds while pictures are looked at, however many there are."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def __call__(self, path: Path, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._told >= _AT_FIRST_S:
+            self._told = now
+            print(f"{done} of {total} pictures in {path.parent}", file=sys.stderr, flush=True)

@@ -30,12 +30,22 @@ from coronet_deploy.images import (
     list_pictures,
     open_pair,
     open_rgb,
+    require_pair,
+    require_whole,
 )
 
 _FLIPPED = 0.5  # share of the pictures that training sees mirrored
 _MOST_KEPT = 4 << 30  # bytes of decoded pictures of one folder
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")  # bytes that a container may use
 _SHARE_KEPT = 1 / 8  # of this machine's memory, at most: there are a training and a held-out set
+
+
+Told = Callable[[Path, int, int], None]
+"""Is given a picture that was looked at, and how many of how many of its folder that makes."""
+
+
+def untold(_path: Path, _done: int, _total: int) -> None:
+    """Tell nobody."""
 
 
 class Direction(StrEnum):
@@ -66,19 +76,27 @@ class _Files:
     """Files decoded on demand; as many as fit into a bound are kept decoded.
 
     The first are read at once, so that a broken one is found before training begins; of the rest
-    it is seen that they begin as pictures do.
+    it is seen that they begin and end as pictures do.
     """
 
-    def __init__(self, paths: list[Path], read: Callable[[Path], Pixels], budget: int) -> None:
+    def __init__(
+        self,
+        paths: list[Path],
+        read: Callable[[Path], Pixels],
+        budget: int,
+        told: Told,
+        require: Callable[[Path], None] = require_whole,
+    ) -> None:
         self._paths, self._read = paths, read
         self._held: dict[int, Pixels] = {}
-        first = read(paths[0])
-        self._room = max(budget // first.nbytes, 1)
-        self._held[0] = first
-        for i in range(1, min(len(paths), self._room)):
-            self._held[i] = read(paths[i])
-        for path in paths[len(self._held) :]:
-            require_picture(path)
+        room = 1  # until the first tells how large they are
+        for i, path in enumerate(paths):
+            if i < room:
+                self._held[i] = read(path)
+                room = max(budget // self._held[0].nbytes, 1)
+            else:
+                require(path)
+            told(path, i + 1, len(paths))
 
     @property
     def names(self) -> list[str]:
@@ -191,9 +209,17 @@ class Ahead:
 
 
 def open_training(
-    data: Path, direction: Direction, load: int, crop: int, *, paired: bool
+    data: Path,
+    direction: Direction,
+    load: int,
+    crop: int,
+    *,
+    paired: bool,
+    told: Told = untold,
 ) -> tuple[Pictures, Pictures | None]:
     """Return the pictures to train on, at `load`, and those held out for samples, at `crop`.
+
+    `told` hears of each picture, for thousands take their time.
 
     Raises:
         BadInput: a folder is missing or empty, a picture cannot be read, pairs do not match.
@@ -204,14 +230,14 @@ def open_training(
     if paired and not (data / "trainA").is_dir():
         held = data / "val" if (data / "val").is_dir() else data / "test"
         return (
-            side_by_side(data / "train", direction, load),
-            side_by_side(held, direction, crop) if held.is_dir() else None,
+            side_by_side(data / "train", direction, load, told),
+            side_by_side(held, direction, crop, told) if held.is_dir() else None,
         )
     make = matching if paired else unpaired
     held_out = (data / "testA").is_dir() and (data / "testB").is_dir()
     return (
-        make(data / "trainA", data / "trainB", direction, load),
-        make(data / "testA", data / "testB", direction, crop) if held_out else None,
+        make(data / "trainA", data / "trainB", direction, load, told),
+        make(data / "testA", data / "testB", direction, crop, told) if held_out else None,
     )
 
 
@@ -228,16 +254,20 @@ def _budget() -> int:
     return min(_MOST_KEPT, int(memory * _SHARE_KEPT / max(processes, 1)))
 
 
-def side_by_side(folder: Path, direction: Direction, load: int) -> PairedPictures:
+def side_by_side(
+    folder: Path, direction: Direction, load: int, told: Told = untold
+) -> PairedPictures:
     """Return the pairs in `folder`: one file each, A left of B."""
 
     def read(path: Path) -> Pixels:
         return _ordered([at_size(half, load, load) for half in open_pair(path)], direction)
 
-    return PairedPictures(_Files(list_pictures(folder), read, _budget()))
+    return PairedPictures(_Files(list_pictures(folder), read, _budget(), told, require_pair))
 
 
-def matching(a: Path, b: Path, direction: Direction, load: int) -> PairedPictures:
+def matching(
+    a: Path, b: Path, direction: Direction, load: int, told: Told = untold
+) -> PairedPictures:
     """Return the pairs of files of the same names, up to the suffix, in two folders.
 
     Raises:
@@ -255,7 +285,11 @@ def matching(a: Path, b: Path, direction: Direction, load: int) -> PairedPicture
     def read(path: Path) -> Pixels:
         return _ordered([_square(one, load) for one in (path, rights[path.stem])], direction)
 
-    return PairedPictures(_Files(list(lefts.values()), read, _budget()))
+    def require(path: Path) -> None:
+        for one in (path, rights[path.stem]):
+            require_whole(one)
+
+    return PairedPictures(_Files(list(lefts.values()), read, _budget(), told, require))
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -267,29 +301,15 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return named
 
 
-def unpaired(a: Path, b: Path, direction: Direction, load: int) -> UnpairedPictures:
+def unpaired(
+    a: Path, b: Path, direction: Direction, load: int, told: Told = untold
+) -> UnpairedPictures:
     """Return the pictures of two folders that have nothing to do with each other."""
     piles = [
-        _Files(list_pictures(folder), lambda path: _square(path, load), _budget() // 2)
+        _Files(list_pictures(folder), lambda path: _square(path, load), _budget() // 2, told)
         for folder in (a, b)
     ]
     return UnpairedPictures(*(piles if direction is Direction.A_TO_B else piles[::-1]))
-
-
-def require_picture(path: Path) -> None:
-    """Let a file through that begins as a picture does, without decoding it.
-
-    Raises:
-        BadInput: it does not.
-
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path):
-            pass
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{path} is not a readable picture: {error}") from error
 
 
 def _square(path: Path, load: int) -> Pixels:

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from coronet_deploy.errors import BadInput, EnvironmentProblem
+from coronet_deploy.errors import BadInput, CoronetError, EnvironmentProblem
+
+_LOST = ("gloo/", "NCCL")  # what torch's errors name when a connection to another process ends
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,25 @@ class Team:
         """Return whether `flag` is set in any process of the team."""
         return self.mean([float(flag)])[0] > 0
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Have every process fail where one does, for the others would wait for it.
+
+        Raises:
+            EnvironmentProblem: another process failed; its own line says why.
+
+        """
+        failure: CoronetError | None = None
+        try:
+            yield
+        except CoronetError as error:
+            failure = error
+        if self.any(failure is not None):
+            raise failure or EnvironmentProblem(
+                f"process {self.rank} stops: another one of the {self.size} cannot go on",
+                hint="its own line says why",
+            )
+
     def same(self, tensor: Tensor) -> None:
         """Overwrite `tensor` by the leader's, in place."""
         if self.size > 1:
@@ -89,7 +110,7 @@ def joined(device: str) -> Iterator[Team]:
 
     Raises:
         BadInput: torchrun's environment is not whole.
-        EnvironmentProblem: the others cannot be reached.
+        EnvironmentProblem: the others cannot be reached, or are lost on the way.
 
     """
     if "RANK" not in os.environ:
@@ -111,6 +132,13 @@ def joined(device: str) -> Iterator[Team]:
         ) from error
     try:
         yield team
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _LOST):
+            raise
+        raise EnvironmentProblem(
+            f"process {team.rank} lost the others: {str(error).splitlines()[0]}",
+            hint="the line of the one that ended first says why; the last saved state stands",
+        ) from error
     finally:
         torch.distributed.destroy_process_group()
 

@@ -6,16 +6,17 @@ a generator's channels its pupil's (`pupil`).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from coronet_deploy.coronet.checkpoint import save_checkpoint
-from coronet_deploy.coronet.data import Ahead, open_training
+from coronet_deploy.coronet.data import Ahead, Told, open_training, untold
 from coronet_deploy.coronet.endings import stop_requests
 from coronet_deploy.coronet.games import GAMES
 from coronet_deploy.coronet.recipe import Recipe, Task
@@ -29,7 +30,7 @@ from coronet_deploy.coronet.state import (
     write_state,
 )
 from coronet_deploy.coronet.team import SOLO, Team
-from coronet_deploy.errors import BadInput, GateFailed
+from coronet_deploy.errors import BadInput, CoronetError, GateFailed
 
 _RECALIBRATION_BATCHES = 200
 _SAMPLES = 6
@@ -41,17 +42,28 @@ class Trainer:
 
     In `output` the team's leader keeps `state.pt` (to resume from), `metrics.csv`, `samples/`, and
     at the end of each phase `<name>.search.safetensors` and `<name>.safetensors`, the result, for
-    each generator.
+    each generator. `told` hears of each picture as it is looked at.
     """
 
     def __init__(
-        self, recipe: Recipe, data: Path, output: Path, device: str = "cpu", team: Team = SOLO
+        self,
+        recipe: Recipe,
+        data: Path,
+        output: Path,
+        device: str = "cpu",
+        team: Team = SOLO,
+        told: Told = untold,
     ) -> None:
         self.recipe, self.output, self.team = recipe, output, team
         self.device = torch.device(device)
         d = recipe.data
         self.pictures, self.held_out = open_training(
-            data, d.direction, d.load, d.crop, paired=recipe.model.task is Task.PIX2PIX
+            data,
+            d.direction,
+            d.load,
+            d.crop,
+            paired=recipe.model.task is Task.PIX2PIX,
+            told=told,
         )
         self._ahead = Ahead(self.pictures, pinned=self.device.type == "cuda")
         torch.manual_seed(recipe.seed)
@@ -83,11 +95,11 @@ class Trainer:
         """Train to the end and return the checkpoint's path: the recipe's direction's.
 
         Ctrl-C, SIGTERM and SIGHUP end the step in hand, save the state and raise
-        `KeyboardInterrupt`.
+        `KeyboardInterrupt`; after the last step they change nothing, unless Ctrl-C comes twice.
 
         Raises:
-            BadInput: a picture cannot be read; the state before its step is saved, unless there is
-                a team, which would wait for one another.
+            BadInput: a picture cannot be read; the state before its step is saved.
+            EnvironmentProblem: the disk refuses a file, or another process of the team failed.
             GateFailed: a loss or a weight is no longer finite; the last state stays on disk.
 
         """
@@ -105,16 +117,21 @@ class Trainer:
                     self._samples()
                 if stop:
                     raise KeyboardInterrupt
+            self._finish()
+        return self.results[0]
+
+    def _finish(self) -> None:
+        """Write the results, and what the last steps left."""
         self._end_search()
         if self._freeze_at() >= self.recipe.steps:
             self._recalibrate_norms()
         self._require_finite()
-        if self.team.leader:
-            for pupil, path in zip(self.pupils, self.results, strict=True):
-                save_checkpoint(path, *pupil.result())
+        with self.team.together():
+            if self.team.leader:
+                for pupil, path in zip(self.pupils, self.results, strict=True):
+                    save_checkpoint(path, *pupil.result())
         self._save_state()
         self._samples()
-        return self.results[0]
 
     # One step -----------------------------------------------------------------------------
 
@@ -124,12 +141,8 @@ class Trainer:
         d = recipe.data
         # Each process takes its share of one batch of the whole team.
         place = step * team.size + team.rank
-        try:
+        with self._saved_without_pictures():
             batch = self._ahead.batch(place, d.batch, d.crop, recipe.seed, stride=team.size)
-        except BadInput:
-            if team.size == 1:
-                self._save_state()
-            raise
         dtype = recipe.machine.dtype
         x, y = (pictures.to(self.device, dtype, non_blocking=True) for pictures in batch)
         if recipe.machine.channels_last:
@@ -163,6 +176,16 @@ class Trainer:
             d.batch * team.size,
             time.perf_counter() - started,
         )
+
+    @contextlib.contextmanager
+    def _saved_without_pictures(self) -> Iterator[None]:
+        """Save the state if a picture cannot be read, by this process or another of the team."""
+        try:
+            with self.team.together():
+                yield
+        except CoronetError:
+            self._save_state()
+            raise
 
     def _set_modes(self) -> None:
         frozen = not self.searching and self.step >= self._freeze_at()
@@ -206,9 +229,10 @@ class Trainer:
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None
-            for i in range(_RECALIBRATION_BATCHES):
-                batch = self.pictures.batch(i, d.batch, d.crop, self.recipe.seed + 1)
-                pupil.network(batch[place].to(self.device, self.recipe.machine.dtype))
+            with self._saved_without_pictures():
+                for i in range(_RECALIBRATION_BATCHES):
+                    batch = self.pictures.batch(i, d.batch, d.crop, self.recipe.seed + 1)
+                    pupil.network(batch[place].to(self.device, self.recipe.machine.dtype))
             for norm in norms:
                 norm.momentum = 0.1
                 for buffer in norm.buffers():
@@ -222,9 +246,10 @@ class Trainer:
         self._agree()
         searches = [pupil.cut() for pupil in self.pupils]
         self._require_finite()  # what finite hypernetworks make may not be
-        for pupil, searched in zip(self.pupils, searches, strict=True):
-            if searched and self.team.leader:
-                save_checkpoint(self.output / f"{pupil.name}.search.safetensors", *searched)
+        with self.team.together():
+            for pupil, searched in zip(self.pupils, searches, strict=True):
+                if searched and self.team.leader:
+                    save_checkpoint(self.output / f"{pupil.name}.search.safetensors", *searched)
 
     def _agree(self) -> None:
         """Have the leader's latents everywhere: what is cut next must be the same channels."""
@@ -249,17 +274,17 @@ class Trainer:
         """Write `state.pt` and `metrics.csv`, each whole or not at all."""
         self._require_finite()
         game = self.game.state()  # which the whole team makes
-        if not self.team.leader:
-            return
-        state = {
-            "recipe": self.recipe.model_dump_json(),
-            "step": self.step,
-            "circumstances": circumstances(self.pictures, self.team.size),
-            "game": game,
-            "rows": self.metrics.pending(),
-        }
-        write_state(self._state, state)
-        self.metrics.save()
+        with self.team.together():
+            if self.team.leader:
+                state = {
+                    "recipe": self.recipe.model_dump_json(),
+                    "step": self.step,
+                    "circumstances": circumstances(self.pictures, self.team.size),
+                    "game": game,
+                    "rows": self.metrics.pending(),
+                }
+                write_state(self._state, state)
+                self.metrics.save()
 
     def resume(self) -> None:
         """Go on from `state.pt` in the output folder, which every process of a team reads.

@@ -1,0 +1,93 @@
+"""What `train` says on the way, on a terminal and where there is none."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from coronet_deploy.cli import train
+from coronet_deploy.cli.train import _Progress, _Reading
+from coronet_deploy.coronet.data import Direction, open_training
+from coronet_deploy.coronet.state import StepReport
+
+STEPS = 250
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(train, "time", clock)
+    return clock
+
+
+def steps_told(clock: Clock, seconds: float, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the lines that a training of steps of so many `seconds` tells."""
+    progress = _Progress("MACs", "what is trained")
+    for step in range(STEPS):
+        clock.now += seconds
+        progress(StepReport(step, STEPS, "search", 0.5, 0.0, 1e-4, {"d": 0.1}, 2, seconds))
+    told = capsys.readouterr().err
+    assert told.endswith("\n")
+    return told.split("\n")[:-1]
+
+
+def test_slow_steps_are_told_of_every_half_minute(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heading, *lines = steps_told(clock, 6.0, capsys)
+    assert heading == "what is trained"
+    numbers = [int(line.split("/")[0].split()[-1]) for line in lines]
+    assert numbers[:3] == [1, 6, 11]
+    assert numbers == sorted(set(numbers))
+    assert max(after - before for before, after in pairwise(numbers)) == 5
+    assert {100, 200} <= set(numbers)
+    assert "0.3 images/s" in lines[0]
+    assert "25 min left" in lines[0]
+
+
+def test_fast_steps_are_told_of_by_the_hundred(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heading, *lines = steps_told(clock, 0.001, capsys)
+    assert heading == "what is trained"
+    assert [line.split()[1] for line in lines] == [f"100/{STEPS}", f"200/{STEPS}"]
+
+
+def test_a_terminal_sees_the_last_step_on_a_line_that_ends(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    told = steps_told(clock, 0.3, capsys)  # the last step comes soon after a look
+    assert told[-1].split("\r")[-1].startswith(f"\033[Ksearch {STEPS}/{STEPS} ")
+
+
+def test_pictures_that_take_their_time_are_counted(
+    clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("trainA", "trainB"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.new("RGB", (12, 12)).save(tmp_path / name / f"{i}.png")
+    reading = _Reading()
+
+    def told(path: Path, done: int, total: int) -> None:
+        clock.now += 3.0
+        reading(path, done, total)
+
+    open_training(tmp_path, Direction.A_TO_B, 12, 8, paired=False, told=told)
+    piles = [tmp_path / "trainA", tmp_path / "trainB"]
+    expected = [f"{done} of 4 pictures in {pile}" for pile in piles for done in (2, 4)]
+    assert capsys.readouterr().err.splitlines() == expected
