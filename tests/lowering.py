@@ -13,9 +13,11 @@ from torch import nn
 from coronet_deploy.coronet.checkpoint import Header, Stage, save_checkpoint
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.manifest import Source
+from coronet_deploy.export.subject import Subject
 from coronet_deploy.images import Array, from_pixels
 from coronet_deploy.networks.generator import build_generator, full_plan
-from coronet_deploy.vocabulary import Architecture, ChannelPlan
+from coronet_deploy.vocabulary import Architecture, ChannelPlan, Kind
 
 
 def smooth_picture(height: int, width: int, channels: int = 3, seed: int = 0) -> Array:
@@ -57,6 +59,12 @@ def shrunk(plan: ChannelPlan, widths: Sequence[int]) -> ChannelPlan:
     return ChannelPlan(
         plan.architecture, plan.norm, groups, plan.input_channels, plan.output_channels
     )
+
+
+def own_subject(network: nn.Module) -> Subject:
+    """Return what an export is told of a network of one's own, in eval mode."""
+    source = Source(sha256="0" * 64, kind=Kind.MODULE, module="tests:network")
+    return Subject("network", source, network.eval())
 
 
 def small_checkpoint(folder: Path) -> Path:

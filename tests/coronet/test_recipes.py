@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from coronet_deploy.coronet.controller import Controller
 from coronet_deploy.coronet.recipe import Task, read_recipe
+from coronet_deploy.coronet.zoo import find_recipe
+from coronet_deploy.errors import BadInput
 from coronet_deploy.storage import data_dir
 from coronet_deploy.vocabulary import Architecture
 
@@ -32,3 +36,20 @@ def test_a_recipe_is_what_its_folder_says(name: str) -> None:
         s = recipe.search
         Controller(recipe.full, recipe.target_ratio, 1, s.min_channels, s.channel_multiple)
     assert (folder / "README.md").read_text().startswith(f"# {name}\n")
+
+
+@pytest.mark.parametrize("name", [folder.name for folder in FOLDERS])
+def test_a_bundled_recipe_is_found_by_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe(find_recipe(Path(name))).model.id == name
+    Path(name).write_text("[model")  # a file of the user's own comes first
+    with pytest.raises(BadInput, match=f"recipe {name}: "):
+        read_recipe(find_recipe(Path(name)))
+
+
+def test_a_recipe_that_is_nowhere_names_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"does not exist.*horse2zebra-resnet9") as refused:
+        find_recipe(tmp_path / "facades.toml")
+    assert all(folder.name in str(refused.value) for folder in FOLDERS)

@@ -1,4 +1,4 @@
-"""A current folder with generators of a user's own in it."""
+"""What tests of exports share: generators of a user's own in a folder, and small pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+
+from coronet_deploy.coronet.zoo import bundled_pictures
+from coronet_deploy.export.calibrate import Pictures, read_pictures
+from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.vocabulary import Architecture
 
 _CODE = """
 import torch
@@ -117,3 +124,25 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     sys.modules.pop("sketches", None)
     sys.modules.pop("sketch_parts", None)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: on pictures this small, waiting for others is most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    """Return three bundled pictures of 32x48."""
+    return read_pictures(bundled_pictures()[:3], 32, 48)
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    """Return a ResNet-6 of width 4, seeded weights."""
+    torch.manual_seed(2)
+    return build_generator(full_plan(Architecture.RESNET_6, width=4)).eval()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -27,17 +25,9 @@ from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.vocabulary import Architecture, DType, Kind, Runtime
 from lowering import run_tflite, run_torch, smooth_picture
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 HEIGHT, WIDTH = 32, 48
 _FORCE_FP16 = 4  # XNNPACK's flag: compute in float16 what is written in float32
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Run torch on one thread: on pictures this small, waiting for others is most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _forced(data: bytes, picture: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,56 +9,28 @@ import pytest
 import torch
 from torch import nn
 
-from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.build import build
-from coronet_deploy.export.calibrate import Pictures, read_pictures
+from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.channels import equalize_channels
 from coronet_deploy.export.integer.formats import PIXELS_8, Format
 from coronet_deploy.export.integer.plan import RESNET_MARGIN, UNET_MARGIN, plan_integer
 from coronet_deploy.export.integer.tflite import write_tflite
 from coronet_deploy.export.interpret import interpret
-from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.operators import InstanceNorm, Relu, Requantize
 from coronet_deploy.export.passes import run_passes
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.subpixel import SubpixelConvolution
 from coronet_deploy.export.ranges import Range
-from coronet_deploy.export.subject import Subject
 from coronet_deploy.export.tflite_file import pack, read_model
-from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.stored import to_stored
-from coronet_deploy.vocabulary import Architecture, DType, Kind, Runtime, TensorContract
-from lowering import run_onnx, smooth_picture
+from coronet_deploy.vocabulary import DType, Runtime, TensorContract
+from lowering import own_subject, run_onnx, smooth_picture
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 HEIGHT, WIDTH = 32, 48
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Run torch on one thread: on pictures this small, waiting for others is most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def _subject(network: nn.Module) -> Subject:
-    source = Source(sha256="0" * 64, kind=Kind.MODULE, module="tests:network")
-    return Subject("network", source, network.eval())
-
-
-@pytest.fixture(scope="module")
-def pictures() -> Pictures:
-    return read_pictures(bundled_pictures()[:3], HEIGHT, WIDTH)
-
-
-@pytest.fixture(scope="module")
-def resnet() -> nn.Module:
-    torch.manual_seed(2)
-    return build_generator(full_plan(Architecture.RESNET_6, width=4)).eval()
 
 
 @pytest.mark.parametrize("dtype", [DType.INT8_FULL, DType.INT16X8])
@@ -76,7 +47,7 @@ def test_no_float_is_left_in_an_integer_tflite_file(
             capture(network.eval(), HEIGHT, WIDTH),
             Runtime.TFLITE,
             dtype,
-            _subject(network),
+            own_subject(network),
             pictures,
         )
         interpreter = Interpreter(model_content=built.data)
@@ -91,7 +62,7 @@ def test_every_operator_of_an_integer_onnx_file_stands_between_pairs(
     import onnx
 
     built = build(
-        capture(resnet, HEIGHT, WIDTH), Runtime.ONNX, DType.INT8_FULL, _subject(resnet), pictures
+        capture(resnet, HEIGHT, WIDTH), Runtime.ONNX, DType.INT8_FULL, own_subject(resnet), pictures
     )
     graph = onnx.load_from_string(built.data).graph
     makers = {name: node.op_type for node in graph.node for name in node.output}
@@ -132,7 +103,7 @@ def test_a_relu_behind_a_norm_rounds_after_it_has_cut(
 def test_a_resnet_has_more_room_for_values_that_were_not_seen(
     resnet: nn.Module, pictures: Pictures
 ) -> None:
-    graph, subject = capture(resnet, HEIGHT, WIDTH), _subject(resnet)
+    graph, subject = capture(resnet, HEIGHT, WIDTH), own_subject(resnet)
     narrow = write_tflite(plan_integer(graph, Runtime.TFLITE, pictures, 8), {})
     wide = write_tflite(plan_integer(graph, Runtime.TFLITE, pictures, 8, RESNET_MARGIN), {})
     built = build(graph, Runtime.TFLITE, DType.INT8_FULL, subject, pictures)
@@ -155,7 +126,7 @@ def test_every_tflite_file_holds_what_is_equal_once(
     resnet: nn.Module, pictures: Pictures, dtype: DType
 ) -> None:
     graph = capture(resnet, HEIGHT, WIDTH)
-    data = build(graph, Runtime.TFLITE, dtype, _subject(resnet), pictures).data
+    data = build(graph, Runtime.TFLITE, dtype, own_subject(resnet), pictures).data
     assert pack(read_model(data)) == data
 
 
@@ -227,7 +198,7 @@ def test_calibration_that_is_not_finite_names_the_picture(bad: float, resnet: nn
     with pytest.raises(ConversionFailed, match=r"bad\.png.*not finite"):
         plan_integer(graph, Runtime.TFLITE, pictures, 8)
     with pytest.raises(ConversionFailed, match=r"bad\.png.*not finite"):
-        build(graph, Runtime.ONNX, DType.INT8, _subject(resnet), pictures)
+        build(graph, Runtime.ONNX, DType.INT8, own_subject(resnet), pictures)
 
 
 def test_formats_hold_zero_and_never_vanish() -> None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import Graph
-from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.operators import Activation, Conv2d, InstanceNorm, Mul, ReflectPad, Sub
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.passes.borders import SplitBorders
@@ -20,7 +19,7 @@ from coronet_deploy.export.passes.minimal_filter import F43, F43_HALF
 from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import run_tflite, run_torch, smooth_picture
+from lowering import difference, run_tflite, run_torch, smooth_picture
 
 LARGE = (128, 160, 80)  # height, width, channels: just above a million and a half numbers
 
@@ -33,13 +32,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def _difference(before: Graph, after: Graph) -> float:
-    _, height, width, channels = before.input_shape
-    picture = smooth_picture(height, width, channels)
-    drawn = [interpret(graph, picture, np.float64) for graph in (before, after)]
-    return float(np.abs(drawn[0] - drawn[1]).max())
 
 
 def _tail(
@@ -64,7 +56,7 @@ def test_borders_computed_apart_are_the_same_picture(
     assert len(copied) == 4
     assert all(min(shape[1:3]) <= 3 * max(kernel) for shape in copied)
     assert after.output_shape == before.output_shape
-    assert _difference(before, after) < 1e-13
+    assert difference(before, after) < 1e-13
 
 
 class _ReadTwice(nn.Module):
@@ -122,7 +114,7 @@ def test_pixels_of_few_channels_are_normalised_in_rows(
     after = DecomposeInstanceNorm(join_pixels=True).run(before)
     centred = next(node for node in after.nodes if isinstance(node.op, Sub))
     assert [after.shapes[name][3] for name in centred.inputs] == [row, row]
-    assert _difference(before, after) < 1e-11
+    assert difference(before, after) < 1e-11
     lowered, _ = lower(before, Runtime.TFLITE)
     picture = smooth_picture(128, width, channels)
     drawn = run_tflite(emit_tflite(lowered, DType.FP32, {}), picture)

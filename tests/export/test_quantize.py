@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.errors import BadInput, ConversionFailed
-from coronet_deploy.export.calibrate import Pictures, choose, hold_out, read_pictures, with_flips
+from coronet_deploy.export.calibrate import Pictures, choose, hold_out, with_flips
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.equalize import equalize
 from coronet_deploy.export.graph import INPUT, Graph
@@ -37,6 +35,7 @@ from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import Architecture, DType, Runtime
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 HEIGHT, WIDTH = 32, 48
 
 
@@ -47,20 +46,6 @@ def _unlike_channels(network: nn.Module, spread: float) -> None:
             factor = torch.exp(spread * torch.randn(layer.out_channels, 1, 1, 1))
             with torch.no_grad():
                 layer.weight.mul_(factor)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Run torch on one thread: on pictures this small, waiting for others is most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def pictures() -> Pictures:
-    return read_pictures(bundled_pictures()[:3], HEIGHT, WIDTH)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,46 +16,21 @@ from coronet_deploy.export.build import Built, build, emit
 from coronet_deploy.export.calibrate import Pictures, choose, read_pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import Graph
-from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.schemes import refusal
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject, subject_of
 from coronet_deploy.images import Array
-from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.gate import translate
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session
-from coronet_deploy.vocabulary import Architecture, DType, Kind, Runtime, TensorContract
+from coronet_deploy.vocabulary import DType, Runtime, TensorContract
+from lowering import own_subject
 from support import Cli
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 HEIGHT, WIDTH = 32, 48
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Run torch on one thread: on pictures this small, waiting for others is most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def _subject(network: nn.Module) -> Subject:
-    source = Source(sha256="0" * 64, kind=Kind.MODULE, module="tests:network")
-    return Subject("network", source, network.eval())
-
-
-@pytest.fixture(scope="module")
-def pictures() -> Pictures:
-    return read_pictures(bundled_pictures()[:3], HEIGHT, WIDTH)
-
-
-@pytest.fixture(scope="module")
-def resnet() -> nn.Module:
-    torch.manual_seed(2)
-    return build_generator(full_plan(Architecture.RESNET_6, width=4)).eval()
 
 
 def _draw(
@@ -149,7 +123,7 @@ def test_a_resnet_in_every_scheme(
     least_db: float,
     tmp_path: Path,
 ) -> None:
-    graph, subject = capture(resnet, HEIGHT, WIDTH), _subject(resnet)
+    graph, subject = capture(resnet, HEIGHT, WIDTH), own_subject(resnet)
     built = build(graph, runtime, dtype, subject, pictures)
     assert built.data == build(graph, runtime, dtype, subject, pictures).data
     outputs, given, made = _draw(built, runtime, pictures, tmp_path)
@@ -207,7 +181,7 @@ def test_networks_that_no_generator_is(
 ) -> None:
     torch.manual_seed(1)
     network = make().eval()
-    built = build(capture(network, HEIGHT, WIDTH), runtime, dtype, _subject(network), pictures)
+    built = build(capture(network, HEIGHT, WIDTH), runtime, dtype, own_subject(network), pictures)
     outputs, _, _ = _draw(built, runtime, pictures, tmp_path)
     assert _worst_db(translate(network, pictures), outputs) >= 34
 
@@ -223,7 +197,7 @@ def test_a_bias_beyond_32_bits_widens_its_channel(pictures: Pictures, tmp_path: 
         first.bias[0] = 0.5
     graph = capture(network, HEIGHT, WIDTH)
     for runtime in Runtime:
-        built = build(graph, runtime, DType.INT8_FULL, _subject(network), pictures)
+        built = build(graph, runtime, DType.INT8_FULL, own_subject(network), pictures)
         outputs, _, _ = _draw(built, runtime, pictures, tmp_path)
         assert _worst_db(translate(network, pictures), outputs) >= 34
 
@@ -236,7 +210,7 @@ def test_what_a_runtime_lacks_is_refused_with_its_reason(
     graph = capture(resnet, HEIGHT, WIDTH)
     for runtime, dtype in refused:
         with pytest.raises(BadInput, match=str(dtype.value)):
-            build(graph, runtime, dtype, _subject(resnet), pictures)
+            build(graph, runtime, dtype, own_subject(resnet), pictures)
 
 
 def test_the_command_writes_what_a_scheme_has_and_refuses_the_rest(

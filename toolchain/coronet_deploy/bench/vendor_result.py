@@ -23,11 +23,6 @@ class Tool(StrEnum):
     LITERT = "litert-benchmark-model"
     ONNXRUNTIME = "onnxruntime-perf-test"
 
-    @property
-    def keeps_samples(self) -> bool:
-        """True if single inferences can be had from it; the others tell a summary alone."""
-        return self is Tool.ONNXRUNTIME
-
 
 class Achieved(StrEnum):
     """How much of the graph a delegate or an execution provider took."""

@@ -29,7 +29,11 @@ _SIZE = 256
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "checkpoint", type=Path, nargs="?", help="checkpoint (default: the bundled one)"
+        "checkpoint",
+        type=Path,
+        nargs="?",
+        metavar="CHECKPOINT",
+        help="checkpoint (default: the bundled one)",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("out"), metavar="DIR", help="folder (default: out)"

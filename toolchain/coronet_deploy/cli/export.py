@@ -121,9 +121,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_generator(parser: argparse.ArgumentParser, flag: str | None = None) -> None:
     """Add what says which generator is meant: a checkpoint, or the user's own with its weights."""
     what = (
-        "a CoroNet checkpoint, or a generator's state dict; or one of your own as "
-        "package.module:name, a torch module, or a class or function that makes one when called "
-        "without arguments (default: the bundled checkpoint)"
+        "a CoroNet checkpoint, or a generator's state dict (ResNet-6/9 or U-Net-128/256 of "
+        "pytorch-CycleGAN-and-pix2pix); or one of your own as package.module:name, a torch "
+        "module, or a class or function that makes one when called without arguments "
+        "(default: the bundled checkpoint)"
     )
     if flag:
         parser.add_argument(flag, metavar="GENERATOR", help=what)

@@ -18,7 +18,11 @@ HELP = "show what a checkpoint is: kind, channel plan, parameters, multiply-adds
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "checkpoint", type=Path, nargs="?", help="checkpoint (default: the bundled one)"
+        "checkpoint",
+        type=Path,
+        nargs="?",
+        metavar="CHECKPOINT",
+        help="checkpoint (default: the bundled one)",
     )
 
 

@@ -19,10 +19,17 @@ _SUFFIX = ".safetensors"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "checkpoint", type=Path, nargs="?", help="checkpoint (default: the bundled one)"
+        "checkpoint",
+        type=Path,
+        nargs="?",
+        metavar="CHECKPOINT",
+        help="checkpoint (default: the bundled one)",
     )
     parser.add_argument(
-        "--output", type=Path, help="file to write (default out/<id>-dense.safetensors)"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to write (default: out/<id>-dense.safetensors)",
     )
 
 

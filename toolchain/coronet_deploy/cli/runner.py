@@ -13,18 +13,20 @@ _PRESETS = ("host", "aarch64-linux", "android")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("action", choices=["build"], help="build: compile it with CMake")
+    parser.add_argument(
+        "action", choices=["build"], metavar="ACTION", help="build: compile it with CMake"
+    )
     parser.add_argument(
         "--preset",
         choices=_PRESETS,
         default="android",
-        help="for what (default android; needs the NDK at ANDROID_NDK_HOME)",
+        help="for what (default: android; needs the NDK at ANDROID_NDK_HOME)",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder for coronet-runner (default out/phone/arm64-v8a for android, "
+        help="folder for coronet-runner (default: out/phone/arm64-v8a for android, "
         "else out/<preset>)",
     )
 

@@ -30,19 +30,26 @@ HELP = "train a generator that is pruned while it trains, from a recipe"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("recipe", type=Path, help="recipe (TOML)")
+    parser.add_argument(
+        "recipe",
+        type=Path,
+        metavar="RECIPE",
+        help="recipe (TOML), or the name of a bundled one, such as facades-unet256",
+    )
     parser.add_argument(
         "--data",
         type=Path,
         required=True,
+        metavar="DIR",
         help="folder with train/ (pairs side by side), or trainA/ and trainB/ (CycleGAN, or "
         "pairs of equal names); for samples val/ or test/, or testA/ and testB/",
     )
     parser.add_argument(
         "--output",
         type=Path,
-        help="folder for state, samples and result (default runs/<id>); processes on several hosts "
-        "resume from it, so it must be one that all of them see",
+        metavar="DIR",
+        help="folder for state, samples and result (default: runs/<id>); processes on several "
+        "hosts resume from it, so it must be one that all of them see",
     )
     parser.add_argument(
         "--set",
@@ -57,14 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on from the output's state; without it, a folder that has one is refused",
     )
-    parser.add_argument("--device", default="cpu", help="torch device (default cpu)")
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's)")
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="torch device (default: cpu)"
+    )
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads (default: torch's)"
+    )
     parser.add_argument(
         "--save-every",
         type=positive,
         default=500,
         metavar="STEPS",
-        help="keep the state and draw samples every so many steps (default 500)",
+        help="keep the state and draw samples every so many steps (default: 500)",
     )
     parser.add_argument(
         "--tensorboard", action="store_true", help="log to <output>/tensorboard as well"
@@ -82,12 +93,13 @@ def run(args: argparse.Namespace) -> int:
         from coronet_deploy.coronet.recipe import read_recipe
         from coronet_deploy.coronet.team import joined
         from coronet_deploy.coronet.train import Trainer
+        from coronet_deploy.coronet.zoo import find_recipe
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", "torch") from error
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
-    recipe = read_recipe(args.recipe, args.overrides)
+    recipe = read_recipe(find_recipe(args.recipe), args.overrides)
     output = args.output or Path("runs") / recipe.model.id
     check_folder(output, "--output")
     with memory_told(), joined(args.device) as team:

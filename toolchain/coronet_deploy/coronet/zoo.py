@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.images import list_pictures
-from coronet_deploy.storage import data_dir
+from coronet_deploy.storage import data_dir, existing_file
 
 DEFAULT_MODEL = "facades-unet256"
 
@@ -40,3 +41,17 @@ def bundled_pictures(model: str = DEFAULT_MODEL) -> list[Path]:
 def bundled_calibration(model: str = DEFAULT_MODEL) -> list[Path]:
     """Return the pictures to calibrate INT8 on, other than the inputs (see `model_dir`)."""
     return list_pictures(model_dir(model) / "calibration")
+
+
+def find_recipe(given: Path) -> Path:
+    """Return a recipe's file: `given`, or the bundled one of that name ("facades-unet256").
+
+    Raises:
+        BadInput: there is neither, or what is there is no readable file.
+
+    """
+    bundled = {path.parent.name: path for path in data_dir("models").glob("*/recipe.toml")}
+    if str(given) in bundled and not os.path.lexists(given):
+        return bundled[str(given)]
+    names = ", ".join(sorted(bundled))
+    return existing_file(given, "recipe", hint=f"or say the name of a bundled one: {names}")
