@@ -120,6 +120,8 @@ def _with_own_padding(
     Of an odd number of lines that SAME adds, the larger half comes last. Where windows reach over
     the ends otherwise, a tap of zero before or behind may make them; else all stays as it is.
     """
+    if first == 0 and stride * (count - 1) + step * (len(taps) - 1) < size:
+        return taps, step, first
     dense = np.zeros((step * (len(taps) - 1) + 1, *taps.shape[1:]))
     dense[::step] = taps
     for form, apart in ((taps, step), (dense, 1)):
