@@ -149,6 +149,21 @@ def try_writing(path: Path) -> None:
         pass
 
 
+def require_writable(path: Path) -> None:
+    """Let the place of a file through, before there is anything to write (see `try_writing`).
+
+    Raises:
+        EnvironmentProblem: it cannot be written.
+
+    """
+    try:
+        try_writing(path)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot write {path}: {error.strerror}", hint="choose another place"
+        ) from error
+
+
 def require_file_name(path: Path, flag: str) -> None:
     """Let an output through that can be a file, before there is anything to write.
 

@@ -6,9 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from coronet_deploy.cli._bench_flags import check_reports
 from coronet_deploy.cli._shared import read_checkpoint
 from coronet_deploy.errors import BadInput
+from coronet_deploy.storage import require_file_name, require_writable
 
 HELP = "write the dense, pruned generator of a checkpoint"
 
@@ -35,9 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    if args.output is not None and args.output.suffix != _SUFFIX:
-        raise BadInput(f"--output {args.output} does not end in {_SUFFIX}, the format it has")
-    check_reports(args, ["--output"])
+    if args.output is not None:
+        if args.output.suffix != _SUFFIX:
+            raise BadInput(f"--output {args.output} does not end in {_SUFFIX}, the format it has")
+        require_file_name(args.output, "--output")
+        require_writable(args.output)
     checkpoint = read_checkpoint(args.checkpoint)
     from coronet_deploy.coronet.checkpoint import save_dense
     from coronet_deploy.coronet.zoo import bundled_pictures
@@ -48,10 +50,8 @@ def run(args: argparse.Namespace) -> int:
     channels = checkpoint.plan.input_channels
     if channels > MOST_CHANNELS:
         raise BadInput(f"{checkpoint.path}: {channels} input channels, from 1 to {MOST_CHANNELS}")
-    if args.output is None:
-        args.output = Path("out") / f"{file_name(checkpoint.id)}-dense{_SUFFIX}"
-        check_reports(args, ["--output"])
-    output = args.output
+    output = args.output or Path("out") / f"{file_name(checkpoint.id)}-dense{_SUFFIX}"
+    require_writable(output)
     pictures = with_channels(read_pictures(bundled_pictures(), _SIZE, _SIZE), channels)
     parity = save_dense(checkpoint, output, [values[0] for values in pictures.values])
     if args.json:

@@ -38,12 +38,12 @@ def run(args: argparse.Namespace) -> int:
         EnvironmentProblem: the place cannot be written to, or it cannot be built.
 
     """
-    from coronet_deploy.bench.runner import Preset, build
-    from coronet_deploy.cli._bench_flags import check_folder
+    from coronet_deploy.bench.runner import NAME, Preset, build
+    from coronet_deploy.storage import require_writable
 
     default = "phone/arm64-v8a" if args.preset == "android" else args.preset
     output = args.output or Path("out") / default
-    check_folder(output, "--output")
+    require_writable(output / NAME)
     path = build(Preset(args.preset), output)
     print(json.dumps({"runner": str(path)}) if args.json else path)
     return 0

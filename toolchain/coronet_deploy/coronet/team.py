@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from coronet_deploy.errors import BadInput, CoronetError, EnvironmentProblem
 
+_LETTING_GO_S = 0.2
 _LOST = ("gloo/", "NCCL")  # what torch's errors name when a connection to another process ends
 
 
@@ -140,6 +142,9 @@ def joined(device: str) -> Iterator[Team]:
             hint="the line of the one that ended first says why; the last saved state stands",
         ) from error
     finally:
+        # A thread of gloo's takes Python's lock to let go of the last tensors. Where the group
+        # ends, that thread is waited for with the lock held: let it come first.
+        time.sleep(_LETTING_GO_S)
         torch.distributed.destroy_process_group()
 
 
