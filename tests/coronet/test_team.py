@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from coronet_deploy.coronet.team import Team
 from support import COMMAND
 
 RECIPE = """
@@ -57,6 +60,7 @@ recipe, pictures, output = read_recipe(Path(sys.argv[1])), Path(sys.argv[2]), Pa
 with joined("cpu") as team:
     trainer = Trainer(recipe, pictures, output, team=team)
     bad = pictures / "trainA" / f"{data._shuffled(3, 5, recipe.seed)}.png"
+    team.any(False)  # both have looked at all pictures
     if team.leader:
         bad.rename(bad.with_suffix(".away"))
         bad.write_bytes(b"<html>404</html>")
@@ -149,3 +153,29 @@ def test_what_the_leader_refuses_ends_the_others_in_a_line(whole: Path) -> None:
     told = [line for line in result.stderr.splitlines() if line.startswith("coronet-deploy:")]
     assert len(told) == 2
     assert any("process 1 stops: another one of the 2 cannot go on" in line for line in told)
+
+
+def test_a_group_does_not_end_while_a_collective_has_its_tensors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gloo: list[torch.Tensor] = []
+
+    def slow(everyone: Sequence[torch.Tensor], own: torch.Tensor) -> None:
+        gloo.extend(tensor.view(-1) for tensor in (*everyone, own))
+        for tensor in everyone:
+            tensor.copy_(own)
+
+    monkeypatch.setattr(torch.distributed, "all_gather", slow)
+    team, pool = Team(0, 2), torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    assert all(torch.equal(one, pool) for one in team.gathered(pool))
+    ending = Thread(target=team.settle)
+    ending.start()
+    ending.join(0.1)
+    assert ending.is_alive()
+    del gloo[1:]
+    ending.join(0.1)
+    assert ending.is_alive()
+    gloo.clear()
+    ending.join(2)
+    assert not ending.is_alive()
+    assert not team.lent

@@ -13,25 +13,33 @@ import contextlib
 import os
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from coronet_deploy.errors import BadInput, CoronetError, EnvironmentProblem
 
-_LETTING_GO_S = 0.2
+_LETTING_GO_S = 5.0
+_LAST_WORDS_S = 0.5
 _LOST = ("gloo/", "NCCL")  # what torch's errors name when a connection to another process ends
 
 
 @dataclass(frozen=True)
 class Team:
-    """The place of this process among those that train together."""
+    """The place of this process among those that train together.
+
+    A thread of gloo's lets go of a collective's tensors some time after the collective is done. If
+    nobody else has them by then, it takes Python's lock to free them; and where the group ends,
+    that thread is waited for with the lock held, for ever. So all are kept in `lent` until then.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    lent: deque[Tensor] = field(default_factory=deque, init=False, compare=False, repr=False)
 
     @property
     def leader(self) -> bool:
@@ -58,7 +66,7 @@ class Team:
         if self.size == 1:
             return values
         device = f"cuda:{self.local_rank}" if _backend() == "nccl" else "cpu"
-        tensor = torch.tensor(values, dtype=torch.float64, device=device)
+        (tensor,) = self._lend(torch.tensor(values, dtype=torch.float64, device=device))
         torch.distributed.all_reduce(tensor)
         averaged: list[float] = (tensor / self.size).tolist()
         return averaged
@@ -89,7 +97,8 @@ class Team:
     def same(self, tensor: Tensor) -> None:
         """Overwrite `tensor` by the leader's, in place."""
         if self.size > 1:
-            torch.distributed.broadcast(tensor, 0)
+            (alias,) = self._lend(tensor)
+            torch.distributed.broadcast(alias, 0)
 
     def gathered(self, tensor: Tensor) -> list[Tensor]:
         """Return every process's `tensor`, all of one shape, in the order of their ranks."""
@@ -97,8 +106,28 @@ class Team:
             return [tensor]
         here = tensor.contiguous()
         everyone = [torch.empty_like(here) for _ in range(self.size)]
-        torch.distributed.all_gather(everyone, here)
+        *there, own = self._lend(*everyone, here)
+        torch.distributed.all_gather(there, own)
         return everyone
+
+    def settle(self) -> None:
+        """Wait until no collective has its tensors any more, at most some seconds."""
+        end = time.monotonic() + _LETTING_GO_S
+        while self._kept() and time.monotonic() < end:
+            time.sleep(0.001)
+
+    def _lend(self, *tensors: Tensor) -> list[Tensor]:
+        """Return tensors of the same memory for a collective, which are kept while it has them."""
+        self._kept()
+        aliases = [tensor.detach() for tensor in tensors]
+        self.lent.extend(aliases)
+        return aliases
+
+    def _kept(self) -> int:
+        """Forget what the oldest collectives have let go of; return how many tensors are left."""
+        while self.lent and _holders(self.lent[0]) == 1:
+            self.lent.popleft()
+        return len(self.lent)
 
 
 SOLO = Team()
@@ -132,8 +161,10 @@ def joined(device: str) -> Iterator[Team]:
             f"cannot join the other {team.size - 1} processes: {str(error).splitlines()[0]}",
             hint="start every host with the same torchrun --rdzv-endpoint",
         ) from error
+    failed = True
     try:
         yield team
+        failed = False
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _LOST):
             raise
@@ -142,10 +173,16 @@ def joined(device: str) -> Iterator[Team]:
             hint="the line of the one that ended first says why; the last saved state stands",
         ) from error
     finally:
-        # A thread of gloo's takes Python's lock to let go of the last tensors. Where the group
-        # ends, that thread is waited for with the lock held: let it come first.
-        time.sleep(_LETTING_GO_S)
+        if failed:
+            # torchrun ends the others as soon as one has ended: the line that tells may be theirs.
+            time.sleep(_LAST_WORDS_S)
+        team.settle()
         torch.distributed.destroy_process_group()
+
+
+def _holders(tensor: Tensor) -> int:
+    """Return how many hold a tensor itself, of which Python as a whole is one."""
+    return int(tensor._use_count())  # type: ignore[attr-defined]  # noqa: SLF001 - torch's only way
 
 
 def _backend() -> str:
