@@ -6,12 +6,12 @@
 Every launch is a process of its own. A launch of each is alive at a time, and while one infers the
 others are stopped: turns of `--turn` seconds (A B A B), because a neighbour on the machine comes
 and goes within a second, and would decide the ratio of launches that ran one after the other. The
-inference that a stop cuts in two counts as a long one, for all alike. A figure is the median of
-launch medians, and a row has rounds (a launch of each) until the 95 % intervals of its ratios are
-no wider than `--precision` percent either way, so that how long a row is measured depends on how
-noisy the machine is, not on what the ratio says. What the runner measures stands for what the
-Python runtimes do here if it agrees with them within 5 %; where a row does not, the exit status
-is 1.
+inference that a stop cuts in two counts as a long one, for all alike. Milliseconds are the median
+of launch medians, a ratio that of one round's launches, over all rounds. A row has rounds (a launch
+of each) until the 95 % intervals of its ratios are no wider than `--precision` percent either way,
+so that how long a row is measured depends on how noisy the machine is, not on what the ratio says.
+What the runner measures stands for what the Python runtimes do here if it agrees with them within 5
+%; where a row does not, the exit status is 1.
 
 "Package" is the runtime as its Python package runs it, and "same library" the very library that the
 runner loads, called from Python. ONNX Runtime's package is the same code; LiteRT's is another build
@@ -32,6 +32,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coronet_deploy.bench.launch import WORKER
 from coronet_deploy.bench.runner import Preset, build, host_command, parse_lines
@@ -179,17 +180,16 @@ class Ratio:
 
     @classmethod
     def of(cls, rounds: Sequence[Mapping[str, Figures]], other: str) -> Ratio:
-        """Return the ratio of medians of launch medians, its interval by resampling rounds.
+        """Return the ratio of launch medians, its interval by resampling rounds.
 
-        A round's launches took turns and share its noise, so they are drawn together (paired
-        percentile bootstrap; Efron, 1979).
+        A round's launches took turns and share its noise, so each gives one ratio. Their
+        pseudomedian (Hodges and Lehmann, 1963) is used, as in verdicts: launches have a fast and
+        a slow mood, and where both are as frequent a median is one or the other by chance.
         """
-        pairs = np.array([(one[RUNNER].median_ms, one[other].median_ms) for one in rounds])
-        draws = np.random.default_rng(0).integers(len(pairs), size=(RESAMPLES, len(pairs)))
-        medians = np.median(pairs[draws], axis=1)
-        low, high = np.percentile(medians[:, 0] / medians[:, 1], (2.5, 97.5))
-        native, twin = np.median(pairs, axis=0)
-        return cls(native / twin, low, high)
+        logs = np.array([np.log(one[RUNNER].median_ms / one[other].median_ms) for one in rounds])
+        draws = np.random.default_rng(0).integers(len(logs), size=(RESAMPLES, len(logs)))
+        low, high = np.percentile(_pseudomedian(logs[draws]), (2.5, 97.5))
+        return cls(*np.exp([_pseudomedian(logs), low, high]).tolist())
 
     @property
     def half_width(self) -> float:
@@ -204,6 +204,12 @@ class Ratio:
     def __str__(self) -> str:
         """Return the ratio and its interval, as a row shows them."""
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def _pseudomedian(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the median of the means of all pairs, each with itself too, of (..., n) values."""
+    first, second = np.triu_indices(values.shape[-1])
+    return np.median((values[..., first] + values[..., second]) / 2, axis=-1)
 
 
 def export(folder: Path) -> list[Path]:
