@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -49,6 +51,24 @@ def test_multiply_adds_are_what_the_layers_do(architecture: Architecture, norm: 
         y = generator(torch.zeros(1, 3, 256, 256))
     assert y.shape == (1, 3, 256, 256)
     assert macs(plan) == counted
+
+
+def test_what_a_plan_costs_is_known_without_torchs_compiler() -> None:
+    program = (
+        "import sys, torch\n"
+        "from coronet_deploy.networks.cost import macs, parameters\n"
+        "from coronet_deploy.networks.generator import full_plan\n"
+        "from coronet_deploy.vocabulary import Architecture, Norm\n"
+        "drawn = torch.get_rng_state()\n"
+        "for architecture in Architecture:\n"
+        "    plan = full_plan(architecture, Norm.BATCH)\n"
+        "    assert macs(plan) and parameters(plan)\n"
+        "assert torch.equal(torch.get_rng_state(), drawn)\n"
+        "print(sorted({'sympy', 'torch._dynamo'} & sys.modules.keys()))\n"
+    )
+    line = [sys.executable, "-c", program]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_pictures_of_other_sizes_keep_their_size() -> None:

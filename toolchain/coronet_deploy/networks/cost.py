@@ -95,11 +95,12 @@ def conv_costs(
 ) -> tuple[ConvCost, ...]:
     """Return the convolutions of an architecture at a picture size, in order of the forward pass.
 
-    Pixels do not depend on the channels, so this is measured once, on shapes alone.
+    Pixels do not depend on the channels, so this is measured once, on the narrowest network. That
+    draws a picture, which takes less than the packages that torch imports for shapes alone.
     """
     plan = full_plan(architecture, norm, width=1)
     costs: list[ConvCost] = []
-    with torch.device("meta"):
+    with torch.device("cpu"), torch.random.fork_rng(devices=()), torch.inference_mode():
         recorder = _Recorder(plan)
         generator = build_generator(plan, recorder).eval()
 
@@ -114,7 +115,7 @@ def conv_costs(
 
         for layer in recorder.joined:
             layer.register_forward_hook(record)
-        generator(torch.empty(1, plan.input_channels, height, width))
+        generator(torch.zeros(1, plan.input_channels, height, width))
     return tuple(costs)
 
 
@@ -147,7 +148,7 @@ def parameters(plan: ChannelPlan) -> int:
 def _normed(architecture: Architecture, norm: Norm) -> tuple[str, ...]:
     """Return the groups of an architecture's normalisations."""
     plan = full_plan(architecture, norm, width=1)
-    with torch.device("meta"):
+    with torch.device("cpu"), torch.random.fork_rng(devices=()):
         recorder = _Recorder(plan)
         build_generator(plan, recorder)
     return tuple(recorder.normed)
