@@ -93,6 +93,16 @@ def test_an_error_that_cannot_be_said_has_its_status(line: str) -> None:
     assert _shell(f"coronet-deploy {line} 2>/dev/full").returncode == 2
 
 
+def test_a_misspelling_that_cannot_be_said_has_its_status_with_an_older_python() -> None:
+    """Python 3.11.2, Debian 12's own, has no mercy with a stderr that is full."""
+    program = "import argparse, sys\nfrom coronet_deploy import cli\n"
+    program += "def tell(self, message, file=None):\n    (file or sys.stderr).write(message)\n"
+    program += "argparse.ArgumentParser._print_message = tell\n"
+    program += "sys.exit(cli.main(['bench', '--threads', '0']))"
+    done = _shell(f'{sys.executable} -c "{program}" 2>/dev/full')
+    assert done.returncode == 2
+
+
 def test_an_interruption_that_cannot_be_said_has_its_status() -> None:
     program = "import sys\nfrom coronet_deploy import cli\ndef parser():\n"
     program += "    raise KeyboardInterrupt\ncli._parser = parser\nsys.exit(cli.main(['inspect']))"

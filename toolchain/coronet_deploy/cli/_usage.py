@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -62,6 +64,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the line, and end with status 2."""
         self._refuse(message, f"`{self.prog} --help` shows how to call it")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Say a last line on stderr, if it takes one (Python 3.11.2 fails), and end."""
+        if message:
+            with contextlib.suppress(OSError):
+                sys.stderr.write(message)
+        sys.exit(status)
 
     def parse_known_args(  # type: ignore[override] # argparse's own types are overloads
         self,
