@@ -22,8 +22,9 @@ from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
 from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
+from coronet_deploy.export.passes.stem import PairInputs
 from coronet_deploy.export.passes.subexpressions import ShareSubexpressions
-from coronet_deploy.export.passes.tail import PairPixels
+from coronet_deploy.export.passes.tail import PairPixels, QuadPixels
 from coronet_deploy.export.passes.trim_taps import TrimTaps
 from coronet_deploy.export.passes.winograd import Winograd, choose_tiling
 from coronet_deploy.networks.generator import build_generator, full_plan
@@ -57,16 +58,18 @@ def _kinds(graph: Graph) -> set[str]:
 
 _RESNET, _UNET = Architecture.RESNET_6, Architecture.UNET_128
 _NORMS_OF_TFLITE = "decompose_instance_norm fuse_relu subpixel_convolution"
-_EDGES_OF_TFLITE = "unroll_reflect_pad pair_pixels split_zero_padding share_subexpressions"
+_EDGES_OF_TFLITE = "unroll_reflect_pad quad_pixels{} split_zero_padding share_subexpressions"
+_NARROW_EDGES = _EDGES_OF_TFLITE.format(" pair_inputs")
+_EDGES = _EDGES_OF_TFLITE.format("")
 
 
 @pytest.mark.parametrize(
     ("passes", "architecture", "norm", "width", "size", "fired"),
     [
         ("tflite", _RESNET, Norm.INSTANCE, 12, 24,
-         f"drop_dead_biases {_NORMS_OF_TFLITE} winograd {_EDGES_OF_TFLITE}"),
+         f"drop_dead_biases {_NORMS_OF_TFLITE} winograd {_EDGES}"),
         ("tflite", _RESNET, Norm.BATCH, 6, 36,
-         f"fold_batch_norm fuse_relu subpixel_convolution winograd {_EDGES_OF_TFLITE}"),
+         f"fold_batch_norm fuse_relu subpixel_convolution winograd {_NARROW_EDGES}"),
         ("tflite", _UNET, Norm.INSTANCE, 5, 128,
          f"drop_dead_biases hoist_relu {_NORMS_OF_TFLITE} trim_taps split_zero_padding"),
         ("tflite", _UNET, Norm.BATCH, 5, 128,
@@ -320,6 +323,50 @@ def test_a_narrow_tail_computes_two_pixels_at_once() -> None:
     assert _difference(before, after) < 1e-12
     odd = capture(nn.Conv2d(6, 3, 7), 16, 21, 6)
     assert PairPixels().run(odd).nodes == odd.nodes
+
+
+def test_a_narrow_tail_computes_four_pixels_at_once() -> None:
+    before = capture(nn.Conv2d(6, 3, 7), 16, 20, 6)
+    after = QuadPixels().run(before)
+    convolution = after.nodes[0]
+    assert isinstance(convolution.op, ops.Conv2d)
+    assert convolution.op.stride == (2, 2)
+    assert after.shapes[convolution.inputs[1]] == (12, 8, 8, 6)
+    assert _difference(before, after) < 1e-12
+    for height, width in ((17, 20), (16, 21)):
+        odd = capture(nn.Conv2d(6, 3, 7), height, width, 6)
+        assert QuadPixels().run(odd).nodes == odd.nodes
+
+
+@pytest.mark.parametrize("kernel", [5, 7, (3, 7), 9])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_stem_reads_two_pixels_as_one(kernel: int | tuple[int, int], bias: bool) -> None:
+    before = capture(nn.Conv2d(3, 8, kernel, bias=bias), 16, 20)
+    after = PairInputs().run(before)
+    convolution = next(node for node in after.nodes if isinstance(node.op, ops.Conv2d))
+    rows, columns = (kernel, kernel) if isinstance(kernel, int) else kernel
+    assert after.shapes[convolution.inputs[1]] == (16, rows, (columns + 1) // 2, 6)
+    assert _difference(before, after) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 8, 3),  # a small kernel
+        nn.Conv2d(3, 8, 7, padding=3),
+        nn.Conv2d(3, 8, 7, stride=2),
+        nn.Conv2d(3, 12, 7),  # outputs that twice as many would not suit
+        nn.Conv2d(3, 8, 6),  # an odd result of an even picture
+    ],
+)
+def test_a_stem_that_pairs_do_not_suit_stays(layer: nn.Conv2d) -> None:
+    before = capture(layer, 16, 20)
+    assert PairInputs().run(before).nodes == before.nodes
+
+
+def test_a_stem_of_odd_width_stays() -> None:
+    before = capture(nn.Conv2d(3, 8, 7), 16, 21)
+    assert PairInputs().run(before).nodes == before.nodes
 
 
 def test_equal_computations_are_done_once() -> None:

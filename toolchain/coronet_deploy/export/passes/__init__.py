@@ -13,9 +13,10 @@ from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
 from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
 from coronet_deploy.export.passes.rewriting import Pass
+from coronet_deploy.export.passes.stem import PairInputs
 from coronet_deploy.export.passes.subexpressions import ShareSubexpressions
 from coronet_deploy.export.passes.subpixel import SubpixelConvolution
-from coronet_deploy.export.passes.tail import PairPixels
+from coronet_deploy.export.passes.tail import PairPixels, QuadPixels
 from coronet_deploy.export.passes.trim_taps import TrimTaps
 from coronet_deploy.export.passes.winograd import ONNX_RUNTIME, Winograd
 from coronet_deploy.export.passes.zero_padding import SplitZeroPadding
@@ -69,7 +70,9 @@ def passes_for(
         *multiplication,
         *(() if integer else (SplitBorders(),)),
         UnrollReflectPad(),
+        QuadPixels(),
         PairPixels(),
+        PairInputs(),
         SplitZeroPadding(),
         ShareSubexpressions(),
     )
