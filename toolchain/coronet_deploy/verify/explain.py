@@ -47,7 +47,11 @@ def explain(
     """
     whole = dtype in {DType.FP32, DType.FP16}
     passes = passes_for(
-        runtime, prefer if whole else "size", integer=not whole, half=dtype is DType.FP16
+        runtime,
+        prefer if whole else "size",
+        integer=not whole,
+        half=dtype is DType.FP16,
+        wide=dtype in {DType.INT16X8, DType.A16W8},
     )
     steps = [
         _step(name, form, runtime, dtype if whole else DType.FP32)

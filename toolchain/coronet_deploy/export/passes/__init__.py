@@ -44,7 +44,12 @@ SUBPIXEL_CHANNELS_ONNX = 300
 
 
 def passes_for(
-    runtime: Runtime, prefer: Preference = "speed", *, integer: bool = False, half: bool = False
+    runtime: Runtime,
+    prefer: Preference = "speed",
+    *,
+    integer: bool = False,
+    half: bool = False,
+    wide: bool = False,
 ) -> tuple[Pass, ...]:
     """Return the passes that `lower` runs, in order."""
     folding: tuple[Pass, ...] = (FoldBatchNorm(), DropDeadBiases())
@@ -70,7 +75,7 @@ def passes_for(
         *multiplication,
         *(() if integer else (SplitBorders(),)),
         UnrollReflectPad(),
-        QuadPixels(),
+        *(() if wide else (QuadPixels(),)),
         PairPixels(),
         PairInputs(),
         SplitZeroPadding(),
@@ -96,14 +101,16 @@ def lower(
     prefer: Preference = "speed",
     integer: bool = False,
     half: bool = False,
+    wide: bool = False,
 ) -> tuple[Graph, tuple[PassReport, ...]]:
     """Return `graph` as `runtime` runs it fastest, and what each pass did.
 
     `prefer="size"` leaves out rewrites that buy speed with a larger file. `integer` is for graphs
     whose convolutions are to compute in integers; rewrites that eight bits do not survive are left
-    out of those whatever `prefer` says. With `half`, products may be summed in float16.
+    out of those whatever `prefer` says. With `half`, products may be summed in float16. With
+    `wide`, values are integers of 16 bits, for which LiteRT has no DepthToSpace.
     """
     # Winograd's transformed values do not fit eight bits, and integer convolutions are fast
     # without.
     chosen: Preference = "size" if integer else prefer
-    return run_passes(graph, passes_for(runtime, chosen, integer=integer, half=half))
+    return run_passes(graph, passes_for(runtime, chosen, integer=integer, half=half, wide=wide))
