@@ -59,6 +59,41 @@ def test_an_interruption_while_packages_are_imported_ends_the_command(
         assert (status, told) == (130, "coronet-deploy: interrupted\n")
 
 
+_DONE = """
+import atexit, os, signal, sys
+from coronet_deploy import __main__, cli
+from coronet_deploy.cli import inspect
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=int(sys.argv[1])):
+        kill(pid, number)
+def run(args):
+    print("said")
+    if when == "exit":
+        atexit.register(os.kill, os.getpid(), number)
+    else:
+        sys.last = Last()  # gone when Python has taken its handlers down
+    return 1
+inspect.run = run
+number, when = int(sys.argv[1]), sys.argv[2]
+sys.argv[1:] = ["inspect"]
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("when", ["exit", "late"])
+def test_a_signal_after_the_work_leaves_its_status(number: int, when: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _DONE, str(int(number)), when],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "said\n", "")
+
+
 _PACKAGE = """
 import time
 try:

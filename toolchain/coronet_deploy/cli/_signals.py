@@ -8,9 +8,11 @@ work imports more, the interruption waits for the end of that import.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -35,6 +37,30 @@ def take_signals() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+
+
+def keep_status() -> Callable[[int], int]:
+    """Return what is told the status of a command that is done, which no signal changes any more.
+
+    The process ends in its own time: libraries take a while to go. A signal meanwhile ends it at
+    once, with that status, and none does when Python has taken its handlers down, where a signal's
+    own end would be the status.
+    """
+    taken: list[int] = []
+
+    def done(status: int) -> int:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, lambda *_: os._exit(status))
+                taken.append(number)
+        return status
+
+    def deaf() -> None:
+        for number in taken:
+            signal.signal(number, signal.SIG_IGN)
+
+    atexit.register(deaf)  # before any library's, so that it is the last
+    return done
 
 
 def is_of_interruption(error: BaseException) -> bool:
