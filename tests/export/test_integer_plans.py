@@ -15,7 +15,7 @@ from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.channels import equalize_channels
 from coronet_deploy.export.integer.formats import PIXELS_8, Format
-from coronet_deploy.export.integer.plan import RESNET_MARGIN, UNET_MARGIN, plan_integer
+from coronet_deploy.export.integer.plan import plan_integer
 from coronet_deploy.export.integer.tflite import write_tflite
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.onnx import emit_onnx
@@ -23,8 +23,8 @@ from coronet_deploy.export.operators import InstanceNorm, Relu, Requantize
 from coronet_deploy.export.passes import run_passes
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.subpixel import SubpixelConvolution
-from coronet_deploy.export.ranges import Range
 from coronet_deploy.export.tflite_file import pack, read_model
+from coronet_deploy.ranges import FULL_RESNET_MARGIN, FULL_UNET_MARGIN, Range
 from coronet_deploy.verify.stored import to_stored
 from coronet_deploy.vocabulary import DType, Runtime, TensorContract
 from lowering import own_subject, run_onnx, smooth_picture
@@ -105,13 +105,13 @@ def test_a_resnet_has_more_room_for_values_that_were_not_seen(
 ) -> None:
     graph, subject = capture(resnet, HEIGHT, WIDTH), own_subject(resnet)
     narrow = write_tflite(plan_integer(graph, Runtime.TFLITE, pictures, 8), {})
-    wide = write_tflite(plan_integer(graph, Runtime.TFLITE, pictures, 8, RESNET_MARGIN), {})
+    wide = write_tflite(plan_integer(graph, Runtime.TFLITE, pictures, 8, FULL_RESNET_MARGIN), {})
     built = build(graph, Runtime.TFLITE, DType.INT8_FULL, subject, pictures)
     scales = [_scales(data) for data in (narrow, wide, built.data)]
     assert scales[1] == scales[2]
     ratios = [scales[1][name] / scales[0][name] for name in scales[0] if name in scales[1]]
     # Only 8-bit values have it, and ranges settle a few per cent beside.
-    assert 1.1 < max(ratios) < 1.1 * RESNET_MARGIN / UNET_MARGIN
+    assert 1.1 < max(ratios) < 1.1 * FULL_RESNET_MARGIN / FULL_UNET_MARGIN
 
 
 def _scales(data: bytes) -> dict[bytes, float]:

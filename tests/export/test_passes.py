@@ -82,7 +82,7 @@ _EDGES = _EDGES_OF_TFLITE.format("")
         ("integer onnx", _RESNET, Norm.BATCH, 6, 36,
          "fold_batch_norm fuse_relu subpixel_convolution"),
         ("integer onnx", _UNET, Norm.INSTANCE, 5, 128,
-         "drop_dead_biases hoist_relu fuse_relu subpixel_convolution trim_taps"),
+         "hoist_relu fuse_relu subpixel_convolution trim_taps"),
     ],
 )  # fmt: skip
 def test_every_pass_on_a_whole_generator_is_exact(

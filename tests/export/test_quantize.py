@@ -15,7 +15,7 @@ from torch import nn
 from coronet_deploy.errors import BadInput, ConversionFailed
 from coronet_deploy.export.calibrate import Pictures, choose, hold_out, with_flips
 from coronet_deploy.export.capture import capture
-from coronet_deploy.export.equalize import equalize
+from coronet_deploy.export.equalize import equalize, equalized
 from coronet_deploy.export.graph import INPUT, Graph
 from coronet_deploy.export.interpret import interpret, interpret_values
 from coronet_deploy.export.onnx import emit_onnx
@@ -25,12 +25,13 @@ from coronet_deploy.export.passes import lower
 from coronet_deploy.export.pixels import BRIGHTER, PIXELS, moved_from, with_exact_pixels
 from coronet_deploy.export.quantize import Int8Plan, plan_int8, write_int8
 from coronet_deploy.export.quantize_onnx import insert_qdq
-from coronet_deploy.export.ranges import QMAX, QMIN, Range, Seen, best_range, fitted, measure
+from coronet_deploy.export.ranges import channel_deviations, channel_extremes, measure
 from coronet_deploy.export.sensitivity import int8_layers, search, simulate
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.export.tflite_file import forget_inner_names, pack, read_model
 from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.ranges import QMAX, QMIN, Range, Seen, best_range, fitted
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import Architecture, DType, Runtime
@@ -104,6 +105,33 @@ def test_equalising_keeps_the_picture_and_helps_int8(resnet: Graph, pictures: Pi
         chosen = {layer.name for layer in layers if "blocks" in layer.name}
         results.append(psnr_db(reference, simulate(lowered, chosen, ranges, picture)))
     assert results[1] > results[0] + 1
+
+
+def test_channels_before_a_norm_come_to_reach_equally_far(pictures: Pictures) -> None:
+    torch.manual_seed(4)
+    first = nn.Conv2d(3, 8, 3, 1, 1)
+    with torch.no_grad():
+        # A channel of long tails, as trained ones have, and one far from zero.
+        first.weight[0] = 0
+        first.weight[0, :, 1, 1] = torch.tensor([40.0, -80.0, 40.0])
+        first.weight[1] = 1.0
+    network = nn.Sequential(first, nn.InstanceNorm2d(8), nn.Conv2d(8, 3, 3, 1, 1), nn.Tanh())
+    graph = capture(network, HEIGHT, WIDTH)
+    deviating, _ = equalized(graph, pictures, reach=False)
+    even, _ = equalized(graph, pictures)
+    errors = []
+    for equal in (deviating, even):
+        value = equal.nodes[0].output
+        low, high = channel_extremes(equal, [value], pictures)[value]
+        for picture in pictures.values:
+            assert psnr_db(interpret(graph, picture), interpret(equal, picture)) > 60
+        if equal is even:
+            assert low + high == pytest.approx(0, abs=1e-4 * (high - low).max())
+        # What one range for all rounds, beside the deviation that the norm divides by.
+        step = (max(high.max(), 0) - min(low.min(), 0)) / 255
+        deviation = channel_deviations(equal, [value], pictures)[value]
+        errors.append(float(np.mean(np.square(step / deviation))))
+    assert errors[1] < 0.75 * errors[0]
 
 
 def test_a_tighter_budget_leaves_the_costliest_layers_in_float(

@@ -19,10 +19,11 @@ from coronet_deploy.export.manifest import Source, read_manifest
 from coronet_deploy.export.outputs import spread_of
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.quantize import plan_int8
-from coronet_deploy.export.ranges import Range, Seen, channel_deviations, fitted, measure
+from coronet_deploy.export.ranges import channel_deviations, measure
 from coronet_deploy.export.sensitivity import int8_layers, search, simulate
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject
+from coronet_deploy.ranges import Range, Seen, fitted
 from coronet_deploy.verify.gate import translate, try_artifact
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.release import Order, release

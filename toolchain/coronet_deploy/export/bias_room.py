@@ -14,8 +14,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from coronet_deploy.export.graph import Edit, FloatArray, Graph, Node, rewrite
-from coronet_deploy.export.ranges import QMAX, Range
 from coronet_deploy.export.sensitivity import int8_layers
+from coronet_deploy.ranges import QMAX, Range
 
 _MOST_BIAS = 2**30  # half of what 32 bits hold; the products take the rest
 

@@ -18,10 +18,12 @@ from coronet_deploy.export.manifest import (
 )
 from coronet_deploy.export.operators import InstanceNorm
 from coronet_deploy.export.outputs import output_range
-from coronet_deploy.export.passes import PassReport, Preference, lower
+from coronet_deploy.export.passes import PassReport, Preference, lower, run_passes
+from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.export.schemes import INTEGER_BITS, describe_scheme, refusal
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject
+from coronet_deploy.ranges import FULL_RESNET_MARGIN, FULL_UNET_MARGIN, MARGIN, RESNET_MARGIN
 from coronet_deploy.vocabulary import DType, Runtime, TensorContract
 
 
@@ -92,7 +94,8 @@ def _int8(
     graph = study.graph
     resnet = _like_resnet(graph, subject)
     budget_db = quantize.RESNET_BUDGET_DB if resnet else quantize.UNET_BUDGET_DB
-    plan = quantize.plan_int8(study, runtime, budget_db, progress)
+    margin = RESNET_MARGIN if resnet else MARGIN
+    plan = quantize.plan_int8(study, runtime, budget_db, progress, margin)
     passes = _names(plan.passes)
     embedded = describe(graph, runtime, DType.INT8, subject, passes)
     return Built(quantize.write_int8(plan, runtime, embedded.as_metadata()), embedded, plan.summary)
@@ -109,14 +112,9 @@ def _integer(
     graph: Graph, runtime: Runtime, dtype: DType, subject: Subject, calibration: Pictures
 ) -> Built:
     from coronet_deploy.export.integer.formats import PIXELS_8
-    from coronet_deploy.export.integer.plan import (
-        RESNET_MARGIN,
-        UNET_MARGIN,
-        plan_integer,
-        summary,
-    )
+    from coronet_deploy.export.integer.plan import plan_integer, summary
 
-    margin = RESNET_MARGIN if _like_resnet(graph, subject) else UNET_MARGIN
+    margin = FULL_RESNET_MARGIN if _like_resnet(graph, subject) else FULL_UNET_MARGIN
     plan = plan_integer(graph, runtime, calibration, INTEGER_BITS[dtype], margin)
     passes = _names(plan.passes)
     embedded = describe(graph, runtime, dtype, subject, passes)
@@ -145,8 +143,9 @@ def _integer(
 def _int8_weights(graph: Graph, runtime: Runtime, dtype: DType, subject: Subject) -> Built:
     from coronet_deploy.export.quantize_weights import quantize_weights
 
-    lowered, reports = lower(graph, runtime, integer=True)
-    embedded = describe(graph, runtime, dtype, subject, _names(reports))
+    unbiased, dropped = run_passes(graph, (DropDeadBiases(),))
+    lowered, reports = lower(unbiased, runtime, integer=True)
+    embedded = describe(graph, runtime, dtype, subject, _names((*dropped, *reports)))
     data = emit(lowered, runtime, DType.FP32, embedded.as_metadata())
     return Built(quantize_weights(data, dynamic=dtype is DType.INT8_DYNAMIC), embedded)
 

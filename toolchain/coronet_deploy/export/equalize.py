@@ -1,10 +1,12 @@
 """Channels of like size before an InstanceNorm, so that one int8 range serves them all.
 
-An InstanceNorm divides each channel by its own deviation, so a convolution before it may be
-scaled channel by channel for free, but for the norm's epsilon: that is added to a variance which
-the scale changes. With the deviations measured on pictures, each channel is scaled to deviation 1,
-or as near as it gets without the epsilon showing. Convolutions that other convolutions read are
-`channels`' affair.
+An InstanceNorm subtracts each channel's mean and divides by its deviation, so a convolution before
+it may be shifted and scaled channel by channel for free, but for the norm's epsilon: that is added
+to a variance which the scale changes. With the extremes measured on pictures, each channel is
+moved to the middle, and scaled until those of long tails reach as far as others, or as near as
+they get without the epsilon showing: one range for all is then almost as fine as one for each.
+Where values keep 16 bits, they are scaled to deviation 1 and not moved. Convolutions that other
+convolutions read are `channels`' affair.
 """
 
 from __future__ import annotations
@@ -20,31 +22,33 @@ from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, InstanceNor
 from coronet_deploy.export.outputs import output_range, spread_of
 from coronet_deploy.export.passes import PassReport, run_passes
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
-from coronet_deploy.export.ranges import channel_deviations
+from coronet_deploy.export.passes.dead_bias import DropDeadBiases
+from coronet_deploy.export.ranges import channel_deviations, channel_extremes
+from coronet_deploy.ranges import STILL, deviations_of_equal_reach
 
 _Float64 = npt.NDArray[np.float64]
 
-_LEAST = 1e-3  # a channel that is all but constant is left as it is
 _SHOWING = 1 / 600  # of a channel's amplitude, the most that a norm's epsilon may change
 _SAME_DB = 60.0  # the scaled graph must draw the same picture as far as this, or is not taken
 _TRIED_ON = 2  # pictures
 _NO_EPSILON = 1e-30
 
 
-def equalize(graph: Graph, pictures: Pictures, *, between: bool = True) -> Graph:
-    """Return `graph`, as it was captured, with its convolutions scaled and BatchNorms folded.
-
-    Without `between` only those before InstanceNorms are scaled, at no cost in the weights.
-    """
-    return equalized(graph, pictures, between=between)[0]
+def equalize(graph: Graph, pictures: Pictures) -> Graph:
+    """Return `graph`, as it was captured, for eight bits (see `equalized`)."""
+    return equalized(graph, pictures)[0]
 
 
 def equalized(
-    graph: Graph, pictures: Pictures, *, between: bool = True
+    graph: Graph, pictures: Pictures, *, between: bool = True, reach: bool = True
 ) -> tuple[Graph, tuple[PassReport, ...]]:
-    """Return what `equalize` does, and what it did."""
-    folded, reports = run_passes(graph, (FoldBatchNorm(),))
-    scaled = _before_norms(folded, pictures)
+    """Return `graph`, as it was captured, with BatchNorms folded and convolutions scaled; and how.
+
+    Without `between` only those before InstanceNorms are scaled, at no cost in the weights. With
+    `reach` channels before a norm are to reach equally far, else to deviate equally.
+    """
+    folded, reports = run_passes(graph, (FoldBatchNorm(), DropDeadBiases()))
+    scaled = _before_norms(folded, pictures, reach=reach)
     if not _alike(folded, scaled, pictures):
         scaled = folded
     if between:
@@ -54,7 +58,7 @@ def equalized(
     return scaled, (*reports, report)
 
 
-def _before_norms(graph: Graph, pictures: Pictures) -> Graph:
+def _before_norms(graph: Graph, pictures: Pictures, *, reach: bool) -> Graph:
     """Return `graph` with every convolution before an InstanceNorm scaled."""
     makers = {node.output: node for node in graph.nodes}
     scaled = {
@@ -67,30 +71,35 @@ def _before_norms(graph: Graph, pictures: Pictures) -> Graph:
     if not scaled:
         return graph
     deviations = channel_deviations(graph, scaled, _every_second(pictures))
+    extremes = channel_extremes(graph, scaled, pictures) if reach else {}
 
     def visit(edit: Edit, node: Node) -> str | None:
         if node.output not in deviations:
             return None
-        deviation = deviations[node.output]
-        factor = _factors(deviation, scaled[node.output])
+        deviation, epsilon = deviations[node.output], scaled[node.output]
         x, weight, *bias = node.inputs
-        inputs = [x, edit.constant(edit.constants[weight] * factor[:, None, None, None], "weight")]
-        inputs += [edit.constant(edit.constants[name] * factor, "bias") for name in bias]
-        return edit.emit(node.op, *inputs)
+        if reach:
+            low, high = extremes[node.output]
+            factor = _factors(deviation, epsilon, deviations_of_equal_reach(deviation, high - low))
+            bias = [edit.constant(-(low + high) / 2 * factor, "bias")]
+        else:
+            factor = _factors(deviation, epsilon, np.ones_like(deviation))
+        wide = edit.constant(edit.constants[weight] * factor[:, None, None, None], "weight")
+        return edit.emit(node.op, x, wide, *bias)
 
     return rewrite(graph, visit)
 
 
-def _factors(deviation: _Float64, epsilon: float) -> _Float64:
-    """Return by how much to scale channels of `deviation` before a norm with `epsilon`.
+def _factors(deviation: _Float64, epsilon: float, wanted: _Float64) -> _Float64:
+    """Return by how much to scale channels of `deviation` to that of `wanted`.
 
-    Scaled by f, a channel's amplitude behind the norm changes by about
-    epsilon * (1 - 1/f²) / (2 variance).
+    They stand before a norm with `epsilon`: scaled by f, a channel's amplitude behind the norm
+    changes by about epsilon * (1 - 1/f²) / (2 variance).
     """
-    wanted = np.where(deviation > _LEAST, 1 / np.maximum(deviation, _LEAST), 1.0)
+    exact = np.where(deviation > STILL, wanted / np.maximum(deviation, STILL), 1.0)
     room = 2 * _SHOWING * np.square(deviation) / max(epsilon, _NO_EPSILON)
     most = np.where(room < 1, 1 / np.sqrt(np.maximum(1 - room, 1e-12)), np.inf)
-    factors: _Float64 = np.clip(wanted, 1 / np.sqrt(1 + room), most)
+    factors: _Float64 = np.clip(exact, 1 / np.sqrt(1 + room), most)
     return factors
 
 

@@ -119,7 +119,7 @@ def lower_to_half(
     lowered, reports = lower(graph, runtime, prefer=prefer, half=True)
     if find_overflow(lowered, pictures) is None:
         return lowered, reports, False
-    even, evened = equalized(graph, pictures)
+    even, evened = equalized(graph, pictures, reach=False)
     lowered, reports = lower(even, runtime, prefer=prefer, half=True)
     if (overflow := find_overflow(lowered, pictures)) is not None:
         raise ConversionFailed(

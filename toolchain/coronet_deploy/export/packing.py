@@ -14,8 +14,8 @@ from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.operators import Conv2d
 from coronet_deploy.export.outputs import PICTURE, ValueRange
-from coronet_deploy.export.ranges import Range
 from coronet_deploy.export.sensitivity import int8_layers, keeps, round_weight
+from coronet_deploy.ranges import Range
 
 _HEAVY = 0.01  # of all weights
 _FEW = 200  # weights that take less in float than their scales and an operator would

@@ -14,7 +14,7 @@ import numpy as np
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import INPUT, OUTPUT, Edit, Graph, Node, rewrite
-from coronet_deploy.export.ranges import QMAX, QMIN, Range
+from coronet_deploy.ranges import QMAX, QMIN, Range
 
 HALF_STEP = 0.5 / 127.5
 

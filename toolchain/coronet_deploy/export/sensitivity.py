@@ -23,7 +23,7 @@ from coronet_deploy.export.graph import OUTPUT, Edit, FloatArray, Graph, Node, r
 from coronet_deploy.export.interpret import Walk, interpret, interpret_values
 from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, DepthwiseConv2d, Reshape
 from coronet_deploy.export.outputs import PICTURE, ValueRange, spread_of
-from coronet_deploy.export.ranges import QMAX, QMIN, Range
+from coronet_deploy.ranges import QMAX, QMIN, Range
 
 CONVOLUTIONS = Conv2d | DepthwiseConv2d | ConvTranspose2d
 
@@ -170,11 +170,15 @@ class _Trial:
         walk = Walk(self._graph, self._pictures[0], [OUTPUT])
         for node in self._graph.nodes:
             if node.output in layers:
-                source, weight = node.inputs[:2]
+                source, weight, *bias = node.inputs
+                kernel, r = self._graph.constants[weight], self._ranges[source]
                 rounded = {
-                    source: _round(walk.values[source], self._ranges[source]),
-                    weight: torch.from_numpy(round_weight(self._graph.constants[weight])),
+                    source: _round(walk.values[source], r),
+                    weight: torch.from_numpy(round_weight(kernel)),
                 }
+                for name in bias:
+                    numbers = round_bias(self._graph.constants[name], kernel, r)
+                    rounded[name] = torch.from_numpy(numbers)
                 fork = walk.fork()
                 fork.step(_round(fork.compute(rounded), self._ranges[node.output]))
                 fork.finish()
@@ -201,7 +205,10 @@ def simulate(
         # A reshape to the same shape is a place where `alter` can round.
         taken = edit.emit(Reshape(edit.shapes[x]), x)
         rounded[taken] = ranges[source]
-        y = edit.emit(node.op, taken, edit.constant(round_weight(edit.constants[weight])), *bias)
+        kernel = edit.constants[weight]
+        numbers = [round_bias(edit.constants[name], kernel, ranges[source]) for name in bias]
+        constants = [edit.constant(one) for one in (round_weight(kernel), *numbers)]
+        y = edit.emit(node.op, taken, *constants)
         edit.scope = f"{node.output}/int8"
         given = edit.emit(Reshape(edit.shapes[y]), y)
         rounded[node.output if node.output != OUTPUT else given] = ranges[node.output]
@@ -221,6 +228,13 @@ def round_weight(weight: FloatArray) -> FloatArray:
     """Return OHWI weights as int8 has them."""
     scales = weight_scales(weight)[:, None, None, None]
     rounded: FloatArray = np.clip(np.rint(weight / scales), -QMAX, QMAX) * scales
+    return rounded
+
+
+def round_bias(bias: FloatArray, weight: FloatArray, source: Range) -> FloatArray:
+    """Return a bias, (O,), as int32 has it: in units of the input's scale times the weight's."""
+    unit = weight_scales(weight) * source.scale
+    rounded: FloatArray = (np.rint(bias / unit).astype(np.float64) * unit).astype(np.float32)
     return rounded
 
 

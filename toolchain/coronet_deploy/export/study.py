@@ -19,8 +19,9 @@ from coronet_deploy.export.outputs import output_range
 from coronet_deploy.export.packing import packed_layers
 from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.pixels import BRIGHTER, PIXELS, moved_from, with_exact_pixels
-from coronet_deploy.export.ranges import Range, measure
+from coronet_deploy.export.ranges import measure
 from coronet_deploy.export.sensitivity import Layer, int8_layers, search
+from coronet_deploy.ranges import MARGIN, Range
 from coronet_deploy.vocabulary import Runtime
 
 
@@ -65,7 +66,9 @@ class Study:
 
     graph: Graph
     pictures: Pictures
-    _surveys: dict[float, Survey] = field(default_factory=dict, init=False, repr=False)
+    _surveys: dict[tuple[float, float], Survey] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @cached_property
     def shown(self) -> Pictures:
@@ -87,27 +90,34 @@ class Study:
         return equalized(self.graph, self.shown)
 
     def survey(
-        self, lowered: Graph, budget_db: float, progress: Callable[[str], None] = lambda _: None
+        self,
+        lowered: Graph,
+        budget_db: float,
+        progress: Callable[[str], None] = lambda _: None,
+        margin: float = MARGIN,
     ) -> Survey:
         """Return the layers of `lowered`, a lowering of `even`, that keep the picture in int8.
 
-        The ranges are those of `with_exact_pixels(lowered)`.
+        The ranges are those of `with_exact_pixels(lowered)`, `margin` times the best.
 
         Raises:
             ConversionFailed: a value is not finite on a picture; names it and the picture.
 
         """
-        if budget_db not in self._surveys:
+        asked = budget_db, margin
+        if asked not in self._surveys:
             plain, _ = lower(self.even, Runtime.ONNX, integer=True)
-            self._surveys[budget_db] = self._look(with_exact_pixels(plain), budget_db, progress)
+            self._surveys[asked] = self._look(with_exact_pixels(plain), *asked, progress)
         exact = with_exact_pixels(lowered)
-        carried = self._surveys[budget_db].carried_to(exact)
-        return carried or self._look(exact, budget_db, progress)
+        carried = self._surveys[asked].carried_to(exact)
+        return carried or self._look(exact, *asked, progress)
 
-    def _look(self, graph: Graph, budget_db: float, progress: Callable[[str], None]) -> Survey:
+    def _look(
+        self, graph: Graph, budget_db: float, margin: float, progress: Callable[[str], None]
+    ) -> Survey:
         layers = int8_layers(graph)
         values = [name for layer in layers for name in (layer.source, layer.name)]
-        ranges = measure(graph, values, self.shown)
+        ranges = measure(graph, values, self.shown, margin=margin)
         ranges |= dict.fromkeys(moved_from(graph, BRIGHTER).intersection(values), PIXELS)
         bounds = output_range(self.graph)
         chosen = search(graph, self.shown, ranges, budget_db, progress, bounds)

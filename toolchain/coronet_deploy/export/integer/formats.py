@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coronet_deploy.export.graph import FloatArray
-from coronet_deploy.export.ranges import QMAX, Range
+from coronet_deploy.ranges import QMAX, Range
 
 FLOAT_BITS = 32
 """Stands for a value that is not stored in integers."""

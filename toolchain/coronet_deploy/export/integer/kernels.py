@@ -10,7 +10,7 @@ import numpy as np
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
 from coronet_deploy.export.integer.formats import Format
-from coronet_deploy.export.ranges import Seen
+from coronet_deploy.ranges import Seen
 
 _MOST_16 = (1 << 15) - 1
 _FINEST_SUM = 2.0**-13  # of its larger summand's steps; the kernel takes what is above 2^-14

@@ -20,7 +20,7 @@ from coronet_deploy.export.graph import INPUT, OUTPUT, FloatArray
 from coronet_deploy.export.integer.formats import Format, channel_scales
 from coronet_deploy.export.integer.plan import IntegerPlan
 from coronet_deploy.export.onnx import emit_onnx
-from coronet_deploy.export.ranges import QMAX, Range
+from coronet_deploy.ranges import QMAX, Range
 from coronet_deploy.vocabulary import DType
 
 try:

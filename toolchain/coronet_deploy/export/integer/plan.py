@@ -37,7 +37,8 @@ from coronet_deploy.export.integer.kernels import (
 from coronet_deploy.export.manifest import Quantization
 from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.pixels import HALF_STEP, MOVING, moved_from, takes_pixels
-from coronet_deploy.export.ranges import Range, Seen, fitted, observe
+from coronet_deploy.export.ranges import observe
+from coronet_deploy.ranges import FULL_UNET_MARGIN, Range, Seen, fitted
 from coronet_deploy.vocabulary import Runtime
 
 _ARITHMETIC = (
@@ -52,14 +53,6 @@ _ARITHMETIC = (
 )
 _CONVOLUTIONS = ops.Conv2d | ops.DepthwiseConv2d | ops.ConvTranspose2d
 _HEADROOM = 2.0  # of 16-bit values over what was seen; it costs one bit
-RESNET_MARGIN = 1.34
-UNET_MARGIN = 1.1
-"""By how much the range of an 8-bit value is wider than the best one for what was seen.
-
-Less than where only convolutions round, for here every operator does. A U-Net, whose pictures are
-label maps, loses more pictures to rounding than to clipping.
-"""
-
 _ROOT_HEADROOM = 4.0  # a channel flatter than any seen has a larger reciprocal deviation
 
 
@@ -82,7 +75,7 @@ def plan_integer(
     runtime: Runtime,
     pictures: Pictures,
     bits: int,
-    margin: float = UNET_MARGIN,
+    margin: float = FULL_UNET_MARGIN,
 ) -> IntegerPlan:
     """Return how `graph`, as it was captured, is to compute in integers throughout.
 
@@ -95,7 +88,7 @@ def plan_integer(
     """
     pictures, framed = with_flips(pictures), bits == 16  # noqa: PLR2004 - the wide scheme
     # 16 bits have room for channels of unlike size, and weights round better as they are.
-    alike, evened = equalized(graph, pictures, between=not framed)
+    alike, evened = equalized(graph, pictures, between=not framed, reach=not framed)
     lowered, reports = lower(alike, runtime, integer=True, wide=framed)
     lowered = _with_biases(lowered)
     pixels = not framed and takes_pixels(lowered)

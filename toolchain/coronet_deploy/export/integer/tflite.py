@@ -17,8 +17,8 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.integer.formats import Format, channel_scales
 from coronet_deploy.export.integer.plan import IntegerPlan
-from coronet_deploy.export.ranges import QMAX, Range
 from coronet_deploy.export.tflite import Writer
+from coronet_deploy.ranges import QMAX, Range
 
 try:
     from ai_edge_litert import schema_py_generated as schema

@@ -52,7 +52,8 @@ def passes_for(
     wide: bool = False,
 ) -> tuple[Pass, ...]:
     """Return the passes that `lower` runs, in order."""
-    folding: tuple[Pass, ...] = (FoldBatchNorm(), DropDeadBiases())
+    # An integer graph comes with biases that keep a norm's channels in the middle of their range.
+    folding: tuple[Pass, ...] = (FoldBatchNorm(), *(() if integer else (DropDeadBiases(),)))
     multiplication: tuple[Pass, ...]
     if runtime is Runtime.ONNX:
         # ONNX Runtime has kernels of its own for all the rest, in float.
