@@ -32,6 +32,8 @@ _ROUNDS = 2
 _BINS = 4096
 _LEAST_SPREAD = _BINS * float(np.finfo(np.float32).tiny)  # whose bins float32 can tell apart
 _SETTLINGS = np.linspace(0.95, 1.05, 21)
+_POWER = 0.5
+_SILENT = 1e-3  # of the largest channel
 STILL = 1e-3
 """A channel that deviates less than this is all but constant."""
 
@@ -155,3 +157,16 @@ def deviations_of_equal_reach(deviation: _Float64, reach: _Float64) -> _Float64:
     share = deviation / np.maximum(reach, np.finfo(np.float32).tiny)
     counted = share[deviation > STILL]
     return np.minimum(share / np.median(counted), 1.0) if counted.size else np.ones_like(share)
+
+
+def equal_sizes(sizes: _Float64) -> _Float64:
+    """Return by how much to scale channels whose largest magnitudes are `sizes`, (C,), half-way.
+
+    More than half-way to equal sizes is paid for in the rounding of the weights that take it back.
+    A channel that is all but silent is not blown up further.
+    """
+    largest = float(sizes.max())
+    if largest <= 0:
+        return np.ones_like(sizes)
+    factors: _Float64 = np.maximum(sizes, _SILENT * largest) ** -_POWER
+    return factors

@@ -7,9 +7,10 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli.bench import positive
@@ -17,6 +18,8 @@ from coronet_deploy.errors import BadInput, missing_package
 from coronet_deploy.storage import exclusive
 
 if TYPE_CHECKING:
+    from coronet_deploy.coronet.course import Course
+    from coronet_deploy.coronet.recipe import Recipe
     from coronet_deploy.coronet.state import StepReport
     from coronet_deploy.coronet.team import Team
     from coronet_deploy.coronet.train import Trainer
@@ -43,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder with train/ (pairs side by side), or trainA/ and trainB/ (CycleGAN, or "
         "pairs of equal names); for samples val/ or test/, or testA/ and testB/",
+    )
+    parser.add_argument(
+        "--qat",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="train no generator, but tune this one for int8 (quantisation-aware fine-tuning), as "
+        "a recipe's table [qat] does what it trained; RECIPE then says how pictures are read",
     )
     parser.add_argument(
         "--output",
@@ -93,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         from coronet_deploy.coronet.recipe import read_recipe
         from coronet_deploy.coronet.team import joined
         from coronet_deploy.coronet.train import Trainer
+        from coronet_deploy.coronet.tuning import SUFFIX
         from coronet_deploy.coronet.zoo import find_recipe
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", "torch") from error
@@ -100,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = read_recipe(find_recipe(args.recipe), args.overrides)
+    if args.qat:
+        return _tune_one(recipe, args)
     output = args.output or Path("runs") / recipe.model.id
     check_folder(output, "--output")
     with memory_told(), joined(args.device) as team:
@@ -107,47 +120,128 @@ def run(args: argparse.Namespace) -> int:
         with team.together():
             told = _Reading() if team.leader else untold
             trainer = Trainer(recipe, args.data, output, device, team, told)
-        _train(trainer, args)
+        _go(trainer, args, lambda: _heading(trainer, args.save_every), resume=args.resume)
     if team.leader:
         _plot(trainer)
-        _print_results(trainer, as_json=args.json)
+        tuned = []
+        if recipe.qat is not None:
+            for result in trainer.results:
+                folder = output / f"{result.stem}{SUFFIX}"
+                tuned.append(_tune(recipe, result, folder, device, args))
+        _print_results(trainer, tuned, as_json=args.json)
     return 0
 
 
-def _train(trainer: Trainer, args: argparse.Namespace) -> None:
+def _tune_one(recipe: Recipe, args: argparse.Namespace) -> int:
+    """Tune the checkpoint that was asked for, and say what came of it."""
+    from coronet_deploy.coronet.team import joined
+
+    with joined(args.device) as team:
+        if team.size > 1:
+            raise BadInput("--qat tunes in one process", hint="run it without torchrun")
+        device = _device(args.device, team)
+    tuned = _tune(recipe, args.qat, args.output, device, args)
+    if args.json:
+        print(json.dumps(tuned.as_json()))
+    else:
+        print(tuned)
+    return 0
+
+
+def _tune(
+    recipe: Recipe, path: Path, output: Path | None, device: str, args: argparse.Namespace
+) -> _Tuned:
+    """Tune the generator of one checkpoint.
+
+    After a training --resume goes on from a state of that if there is one.
+    """
+    from coronet_deploy.coronet.checkpoint import load_checkpoint
+    from coronet_deploy.coronet.endings import memory_told
+    from coronet_deploy.coronet.tuning import SUFFIX, Tuner
+
+    checkpoint = load_checkpoint(path)
+    output = output or Path("runs") / f"{checkpoint.id}{SUFFIX}"
+    check_folder(output, "--output")
+    with memory_told():
+        tuner = Tuner(recipe, checkpoint, args.data, output, device, _Reading())
+        what = f"{checkpoint.id}: fine-tuning for eight bits, {tuner.steps} steps"
+        resume = args.resume and (bool(args.qat) or tuner.begun)
+        _go(tuner, args, lambda: what + _kept_where(tuner, args.save_every), resume=resume)
+        return _Tuned(tuner.results[0], tuner.steps, *tuner.gain())
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    """A tuned checkpoint, and PSNRs in dB on pictures that were held out (see `Tuner.gain`)."""
+
+    path: Path
+    steps: int
+    before_db: float
+    after_db: float
+    moved_db: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: eight bits draw what float draws to {self.after_db:.1f} dB, "
+            f"{self.before_db:.1f} before (simulated);\nits float pictures are those of before to "
+            f"{self.moved_db:.1f} dB"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        simulated = {
+            "before": round(self.before_db, 2),
+            "after": round(self.after_db, 2),
+            "float_moved": round(self.moved_db, 2),
+        }
+        return {
+            "checkpoint": str(self.path),
+            "steps": self.steps,
+            "simulated_psnr_db": simulated,
+        }
+
+
+def _go(
+    course: Course, args: argparse.Namespace, heading: Callable[[], str], *, resume: bool
+) -> None:
     """Take a training from where it is to its end, telling of each step."""
-    leader, output = trainer.team.leader, trainer.output
+    leader, output = course.team.leader, course.output
     with contextlib.ExitStack() as stack:
-        with trainer.team.together():
+        with course.team.together():
             if leader:
                 stack.enter_context(exclusive(output))
-            if args.resume:
-                trainer.resume()
+            if resume:
+                course.resume()
             elif leader:
-                trainer.require_new()
+                course.require_new()
         reports: list[Callable[[StepReport], None]] = []
         if leader:
-            counted = trainer.recipe.search.measure.label
-            reports.append(_Progress(counted, _heading(trainer, args.save_every)))
+            counted = course.recipe.search.measure.label
+            reports.append(_Progress(counted, heading()))
             if args.tensorboard:
-                reports.append(_tensorboard(output, trainer.step, stack))
+                reports.append(_tensorboard(output, course.step, stack))
 
         def report(row: StepReport) -> None:
             for tell in reports:
                 tell(row)
 
-        trainer.run(report, args.save_every)
+        course.run(report, args.save_every)
 
 
 def _heading(trainer: Trainer, save_every: int) -> str:
     """Return a line that says what is trained, and where to look for it."""
     recipe = trainer.recipe
-    begun = f", on from step {trainer.step + 1}" if trainer.step else ""
     aim = f"to {recipe.target_ratio:.4g} of its {recipe.search.measure.label}, "
     return (
         f"{recipe.model.id}: {recipe.model.task} {aim if recipe.prunes else ''}{recipe.steps} steps"
-        f"{begun}; {trainer.output} gets state and samples every {save_every}"
+        + _kept_where(trainer, save_every)
     )
+
+
+def _kept_where(course: Course, save_every: int) -> str:
+    """Return how a heading ends: which step comes next, and where to look."""
+    begun = f", on from step {course.step + 1}" if course.step else ""
+    return f"{begun}; {course.output} gets state and samples every {save_every}"
 
 
 def _device(name: str, team: Team) -> str:
@@ -180,7 +274,7 @@ def _plot(trainer: Trainer) -> None:
         print("curve.png needs matplotlib: pip install 'coronet-deploy[report]'", file=sys.stderr)
 
 
-def _print_results(trainer: Trainer, *, as_json: bool) -> None:
+def _print_results(trainer: Trainer, tuned: Sequence[_Tuned], *, as_json: bool) -> None:
     from coronet_deploy.coronet.controller import WINDOW
     from coronet_deploy.networks.cost import Measure
 
@@ -195,15 +289,20 @@ def _print_results(trainer: Trainer, *, as_json: bool) -> None:
             )
     if as_json:
         results = [str(result) for result in trainer.results]
-        summary = {"checkpoint": results[0], "checkpoints": results, "steps": recipe.steps}
+        summary: dict[str, Any] = {"checkpoint": results[0], "checkpoints": results}
+        summary["steps"] = recipe.steps
         for measure in Measure:
             shares = [measure.of(plan) / measure.of(recipe.full) for plan in plans]
             summary[f"{measure}_ratio"] = sum(shares) / len(shares)
+        if tuned:
+            summary["qat"] = [one.as_json() for one in tuned]
         print(json.dumps(summary))
         return
     counted = recipe.search.measure.label
     for result, pupil in zip(trainer.results, trainer.pupils, strict=True):
         print(f"{result}: {pupil.ratio:.4f} of the {counted} after {recipe.steps} steps")
+    for one in tuned:
+        print(one)
 
 
 def _tensorboard(

@@ -241,6 +241,12 @@ def open_training(
     )
 
 
+def some(pictures: Pictures, most: int = 6) -> tuple[Tensor, Tensor]:
+    """Return a few pictures of both domains, from all over the folder, uncropped."""
+    count = len(pictures)
+    return pictures.whole(list(range(0, count, max(count // most, 1)))[:most])
+
+
 def _budget() -> int:
     """Return how many bytes of decoded pictures may be kept for one set.
 

@@ -146,6 +146,23 @@ class FineTuneTable(_Table):
     freeze_norm_from: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
+class QatTable(_Table):
+    """Quantisation-aware fine-tuning of a finished generator.
+
+    Pictures are resized to `load` and cropped to `crop`, without these as in training; best is the
+    size that artifacts are to have. The learning rate falls linearly to zero. `tails` weighs how
+    far the channels before an InstanceNorm reach; ranges are measured anew every `settle_every`
+    steps.
+    """
+
+    steps: Count = 3000
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    load: Count | None = None
+    crop: Count | None = None
+    tails: Annotated[float, Field(ge=0)] = 1e-4
+    settle_every: Count = 250
+
+
 class LossTable(_Table):
     """The adversarial loss, by default `lsgan` in CycleGAN, and the weights beside it.
 
@@ -194,6 +211,7 @@ class Recipe(_Table):
     data: DataTable = DataTable()
     search: SearchTable
     finetune: FineTuneTable
+    qat: QatTable | None = None
     loss: LossTable = LossTable()
     optimiser: OptimiserTable = OptimiserTable()
     discriminator: DiscriminatorTable = DiscriminatorTable()
@@ -233,6 +251,10 @@ class Recipe(_Table):
                 f"data.crop {crop}: pictures of {architecture} are multiples of {multiple}, "
                 f"at least {least}"
             )
+        if self.qat is not None:
+            load, crop = self.qat.load or self.data.load, self.qat.crop or crop
+            if crop > load:
+                raise ValueError(f"qat.crop {crop} is larger than qat.load {load}")
         try:
             self.controller()
         except BadInput as error:
@@ -318,6 +340,8 @@ def _idle(recipe: Recipe) -> list[tuple[str, str, str]]:
     if recipe.model.norm is Norm.INSTANCE:
         why = "InstanceNorm has no running statistics"
         idle.append(("finetune", "freeze_norm_from", why))
+    else:
+        idle.append(("qat", "tails", "it is for InstanceNorm, and model.norm is batch"))
     return idle
 
 

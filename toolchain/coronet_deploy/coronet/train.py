@@ -9,40 +9,31 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from coronet_deploy.coronet.checkpoint import save_checkpoint
-from coronet_deploy.coronet.data import Ahead, Told, open_training, untold
-from coronet_deploy.coronet.endings import stop_requests
+from coronet_deploy.coronet.course import CALMER, Course, require_finite
+from coronet_deploy.coronet.data import Ahead, Told, open_training, some, untold
 from coronet_deploy.coronet.games import GAMES
 from coronet_deploy.coronet.recipe import Recipe, Task
 from coronet_deploy.coronet.samples import save_samples
-from coronet_deploy.coronet.state import (
-    Metrics,
-    StepReport,
-    broken,
-    circumstances,
-    read_state,
-    write_state,
-)
+from coronet_deploy.coronet.state import StepReport
 from coronet_deploy.coronet.team import SOLO, Team
-from coronet_deploy.errors import BadInput, CoronetError, GateFailed
+from coronet_deploy.errors import CoronetError, GateFailed
 
 _RECALIBRATION_BATCHES = 200
-_SAMPLES = 6
-_CALMER = "train anew with a lower optimiser.lr"
 
 
-class Trainer:
-    """One training run, in memory; `run` takes it from where it is to its end.
+class Trainer(Course):
+    """One training run (see `Course`).
 
-    In `output` the team's leader keeps `state.pt` (to resume from), `metrics.csv`, `samples/`, and
-    at the end of each phase `<name>.search.safetensors` and `<name>.safetensors`, the result, for
-    each generator. `told` hears of each picture as it is looked at.
+    Its results are `<name>.safetensors`, one for each generator; at the end of the search it writes
+    `<name>.search.safetensors`. `told` hears of each picture as it is looked at.
     """
 
     def __init__(
@@ -54,7 +45,8 @@ class Trainer:
         team: Team = SOLO,
         told: Told = untold,
     ) -> None:
-        self.recipe, self.output, self.team = recipe, output, team
+        game = GAMES[recipe.model.task]
+        super().__init__(recipe, output, recipe.steps, game.losses, team)
         self.device = torch.device(device)
         d = recipe.data
         self.pictures, self.held_out = open_training(
@@ -67,61 +59,16 @@ class Trainer:
         )
         self._ahead = Ahead(self.pictures, pinned=self.device.type == "cuda")
         torch.manual_seed(recipe.seed)
-        self.game = GAMES[recipe.model.task](recipe, self.device, team)
+        self.game = game(recipe, self.device, team)
         self.pupils = self.game.pupils
-        self.step = 0
-        self.metrics = Metrics(output / "metrics.csv", self.game.losses)
-
-    @property
-    def rows(self) -> list[StepReport]:
-        """What the steps so far did."""
-        return self.metrics.rows
+        self.results = [self.output / f"{pupil.name}.safetensors" for pupil in self.pupils]
 
     @property
     def searching(self) -> bool:
         """True while the generators are made of hypernetworks."""
         return self.pupils[0].searching
 
-    @property
-    def results(self) -> list[Path]:
-        """Where each generator's checkpoint goes."""
-        return [self.output / f"{pupil.name}.safetensors" for pupil in self.pupils]
-
-    @property
-    def _state(self) -> Path:
-        return self.output / "state.pt"
-
-    def run(self, report: Callable[[StepReport], None], save_every: int = 500) -> Path:
-        """Train to the end and return the checkpoint's path: the recipe's direction's.
-
-        Ctrl-C, SIGTERM and SIGHUP end the step in hand, save the state and raise
-        `KeyboardInterrupt`; after the last step they change nothing, unless Ctrl-C comes twice.
-
-        Raises:
-            BadInput: a picture cannot be read; the state before its step is saved.
-            EnvironmentProblem: the disk refuses a file, or another process of the team failed.
-            GateFailed: a loss or a weight is no longer finite; the last state stays on disk.
-
-        """
-        with stop_requests() as asked:
-            while self.step < self.recipe.steps:
-                if self.step >= self.recipe.search.steps:
-                    self._end_search()
-                row = self._train_step()
-                self.step += 1
-                self.rows.append(row)
-                report(row)
-                stop = self.team.any(asked.is_set())
-                if stop or (self.step % save_every == 0 and self.step < self.recipe.steps):
-                    self._save_state()
-                    self._samples()
-                if stop:
-                    raise KeyboardInterrupt
-            self._finish()
-        return self.results[0]
-
     def _finish(self) -> None:
-        """Write the results, and what the last steps left."""
         self._end_search()
         if self._freeze_at() >= self.recipe.steps:
             self._recalibrate_norms()
@@ -135,7 +82,9 @@ class Trainer:
 
     # One step -----------------------------------------------------------------------------
 
-    def _train_step(self) -> StepReport:
+    def _take_step(self) -> StepReport:
+        if self.step >= self.recipe.search.steps:
+            self._end_search()
         started = time.perf_counter()
         recipe, step, team = self.recipe, self.step, self.team
         d = recipe.data
@@ -156,7 +105,7 @@ class Trainer:
         if not all(map(math.isfinite, losses)):
             shown = ", ".join(f"{name} {value}" for name, value in named.items())
             raise GateFailed(
-                f"training step {step}: losses {shown} are not all finite", hint=_CALMER
+                f"training step {step}: losses {shown} are not all finite", hint=CALMER
             )
         phase = "search" if self.searching else "finetune"
         shrinkage = sum(pupil.prune(step) for pupil in self.pupils) / len(self.pupils)
@@ -259,65 +208,21 @@ class Trainer:
                 self.team.same(vector)
 
     def _require_finite(self) -> None:
-        """Raise GateFailed if a weight is no number: losses tell that a step later only."""
         for pupil in self.pupils:
-            for name, tensor in pupil.network.state_dict().items():
-                if not torch.isfinite(tensor).all():
-                    raise GateFailed(
-                        f"training step {self.step}: {name} of {pupil.name} is not finite",
-                        hint=_CALMER,
-                    )
+            require_finite(pupil.network, f"training step {self.step}", pupil.name)
 
     # What is kept -------------------------------------------------------------------------
 
-    def _save_state(self) -> None:
-        """Write `state.pt` and `metrics.csv`, each whole or not at all."""
-        self._require_finite()
-        game = self.game.state()  # which the whole team makes
-        with self.team.together():
-            if self.team.leader:
-                state = {
-                    "recipe": self.recipe.model_dump_json(),
-                    "step": self.step,
-                    "circumstances": circumstances(self.pictures, self.team.size),
-                    "game": game,
-                    "rows": self.metrics.pending(),
-                }
-                write_state(self._state, state)
-                self.metrics.save()
+    def _kept(self) -> dict[str, Any]:
+        return self.game.state()
 
-    def resume(self) -> None:
-        """Go on from `state.pt` in the output folder, which every process of a team reads.
-
-        Raises:
-            BadInput: there is none, it is broken, or it is of another recipe, other pictures or
-                another number of processes.
-
-        """
-        path = self._state
-        state = read_state(path, self.recipe, circumstances(self.pictures, self.team.size))
-        try:
-            self.step = state["step"]
-            self.metrics.load(state["rows"], self.recipe.steps)
-            self.game.load(state["game"])
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise broken(path) from error
-
-    def require_new(self) -> None:
-        """Raise BadInput if the output folder holds a training, which this one would replace."""
-        for path in (self._state, *self.results):
-            if path.exists():
-                raise BadInput(
-                    f"{path} is of an earlier training",
-                    hint="go on with it by --resume, or choose another --output",
-                )
+    def _restore(self, kept: dict[str, Any]) -> None:
+        self.game.load(kept)
 
     def _samples(self) -> None:
-        """Write a grid of held-out pictures, as the game lays them out."""
         if self.held_out is None or not self.team.leader:
             return
-        count = len(self.held_out)
-        x, y = self.held_out.whole(list(range(0, count, max(count // _SAMPLES, 1)))[:_SAMPLES])
+        x, y = some(self.held_out)
         for pupil in self.pupils:
             pupil.network.eval()
 

@@ -18,12 +18,11 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
 from coronet_deploy.export.interpret import interpret_values
+from coronet_deploy.ranges import equal_sizes
 
 _CONVOLUTIONS = ops.Conv2d | ops.ConvTranspose2d
 _LETTING_THROUGH = ops.Relu | ops.LeakyRelu | ops.ZeroPad | ops.ReflectPad
 _CHANNEL = 3
-_POWER = 0.5  # of the way to equal sizes; more is paid for in the weights' rounding
-_LEAST = 1e-3  # of the largest channel: one that is all but silent is not blown up further
 
 _Float64 = npt.NDArray[np.float64]
 
@@ -33,7 +32,7 @@ def equalize_channels(graph: Graph, pictures: Pictures) -> Graph:
     scalable = _scalable(graph)
     if not scalable:
         return graph
-    factors = {name: _factors(size) for name, size in _sizes(graph, scalable, pictures).items()}
+    factors = {name: equal_sizes(size) for name, size in _sizes(graph, scalable, pictures).items()}
     # How much larger each channel of a value is than it was; None if nothing changed.
     larger: dict[str, _Float64] = {}
 
@@ -105,11 +104,3 @@ def _sizes(graph: Graph, names: frozenset[str], pictures: Pictures) -> Mapping[s
     for picture in pictures.values:
         interpret_values(graph, picture, (), alter=look)
     return sizes
-
-
-def _factors(sizes: _Float64) -> _Float64:
-    largest = float(sizes.max())
-    if largest <= 0:
-        return np.ones_like(sizes)
-    factors: _Float64 = np.maximum(sizes, _LEAST * largest) ** -_POWER
-    return factors
