@@ -50,6 +50,7 @@ EXAMPLES: Mapping[str, Sequence[tuple[str, str]]] = {
     "train": [
         ("", "recipe.toml --data facades --set search.target=0.25"),
         ("after Ctrl-C", "recipe.toml --data facades --resume"),
+        ("for int8", "recipe.toml --data facades --qat model.safetensors"),
     ],
     "devices": [("in a script", "--require --json")],
     "doctor": [("without phones", "--host-only")],

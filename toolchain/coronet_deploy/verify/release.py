@@ -247,6 +247,8 @@ def _publish(
         hint = f"kept as {rejected}"
         if path.exists():
             hint = f"{hint}; {path} is of an earlier export"
+        if order.subject.plan is not None and dtype in {DType.INT8, DType.INT8_FULL}:
+            hint = f"{hint}; train --qat tunes a checkpoint for eight bits"
         raise type(error)(error.what.replace(str(candidate), path.name), hint=hint) from error
     manifest = Manifest(
         **{name: getattr(built.embedded, name) for name in type(built.embedded).model_fields},
