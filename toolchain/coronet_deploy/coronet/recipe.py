@@ -152,7 +152,7 @@ class QatTable(_Table):
     Pictures are resized to `load` and cropped to `crop`, without these as in training; best is the
     size that artifacts are to have. The learning rate falls linearly to zero. `tails` weighs how
     far the channels before an InstanceNorm reach; ranges are measured anew every `settle_every`
-    steps.
+    steps. `afar` is the share of the steps whose pictures are shown small on a plain background.
     """
 
     steps: Count = 3000
@@ -161,6 +161,7 @@ class QatTable(_Table):
     crop: Count | None = None
     tails: Annotated[float, Field(ge=0)] = 1e-4
     settle_every: Count = 250
+    afar: Annotated[float, Field(ge=0, le=1)] = 0.25
 
 
 class LossTable(_Table):
