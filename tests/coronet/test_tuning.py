@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -15,7 +14,7 @@ from torch import nn
 from coronet_deploy.coronet.checkpoint import Stage, load_checkpoint
 from coronet_deploy.coronet.recipe import read_recipe
 from coronet_deploy.coronet.rounding import Rounded
-from coronet_deploy.coronet.tuning import Tuner, _from_afar
+from coronet_deploy.coronet.tuning import Tuner
 from coronet_deploy.coronet.zoo import bundled_calibration, bundled_checkpoint, bundled_pictures
 from coronet_deploy.errors import BadInput
 from support import COMMAND, Cli, kill_after_saves
@@ -87,21 +86,6 @@ def test_gradients_pass_a_rounding_and_end_where_values_clip() -> None:
     assert not first.grad.any()
 
 
-def test_a_picture_from_afar_is_small_on_a_plain_background() -> None:
-    rng = np.random.default_rng(0)
-    pixels = torch.from_numpy(rng.integers(0, 256, (2, 3, 64, 64)).astype(np.float32))
-    x = pixels / 127.5 - 1
-    for _ in range(10):
-        far = _from_afar(x, rng)
-        assert far.shape == x.shape
-        steps = (far + 1) * 127.5
-        assert torch.allclose(steps, steps.round(), atol=1e-3)
-        corner = far[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].median(2).values
-        plain = (far == corner[:, :, None, None]).float().mean((1, 2, 3))
-        assert plain.min() > 0.7
-        assert torch.allclose(corner, x.mean((2, 3)), atol=0.01)
-
-
 def test_tuning_helps_and_resumes_exactly(
     cli: Cli, recipe: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -125,7 +109,7 @@ def test_tuning_helps_and_resumes_exactly(
     kill_after_saves([*killed, "--resume"], part / "state.pt", saves=2)
     resumed = cli(*line, "--output", part, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert "on from step" in resumed.stderr
+    assert len((part / "metrics.csv").read_text().splitlines()) == 1 + 30
     assert (part / result.name).read_bytes() == result.read_bytes()
 
     again = cli(*line, "--output", part)

@@ -150,18 +150,17 @@ class QatTable(_Table):
     """Quantisation-aware fine-tuning of a finished generator.
 
     Pictures are resized to `load` and cropped to `crop`, without these as in training; best is the
-    size that artifacts are to have. The learning rate falls linearly to zero. `tails` weighs how
-    far the channels before an InstanceNorm reach; ranges are measured anew every `settle_every`
-    steps. `afar` is the share of the steps whose pictures are shown small on a plain background.
+    size that artifacts are to have. The learning rate, 2e-4 or with BatchNorm 1e-5, falls linearly
+    to zero. `tails` weighs how far the channels before an InstanceNorm reach; ranges are measured
+    anew every `settle_every` steps.
     """
 
     steps: Count = 3000
-    lr: Annotated[float, Field(gt=0)] = 2e-4
+    lr: Annotated[float, Field(gt=0)] | None = None
     load: Count | None = None
     crop: Count | None = None
     tails: Annotated[float, Field(ge=0)] = 1e-4
     settle_every: Count = 250
-    afar: Annotated[float, Field(ge=0, le=1)] = 0.25
 
 
 class LossTable(_Table):

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from coronet_deploy.ranges import (
     QMAX,
@@ -37,10 +36,9 @@ from coronet_deploy.ranges import (
     fitted,
 )
 
+_RUN = nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d | nn.InstanceNorm2d
 _LEAST_VARIANCE = 1e-6
 _LEAST_SCALE = 1e-12  # of weights that are all zero
-
-_Hook = Callable[..., Any]
 
 
 @dataclass
@@ -226,7 +224,7 @@ def _places(network: nn.Module, picture: Tensor) -> list[Place]:
     ran: list[tuple[str, nn.Module]] = []
     with contextlib.ExitStack() as stack:
         for name, module in network.named_modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | _NormBase):
+            if isinstance(module, _RUN):
 
                 def note(m: nn.Module, *_: object, called: str = name) -> None:
                     ran.append((called, m))

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,8 +42,7 @@ SUFFIX = "-qat"
 _SETTLED_ON = 12  # pictures, as many as an export calibrates on
 _PEAK = 2.0  # pictures lie in [-1, 1]
 _MOST_DB = 120.0
-_AFAR = 0.25, 0.5  # of the picture's sides
-_HALF_WHITE = 127.5
+_LR, _LR_BATCH_NORM = 2e-4, 1e-5
 _RGB = 3
 
 
@@ -87,7 +85,8 @@ class Tuner(Course):
         )
         self.rounded = Rounded(copy.deepcopy(self.exact), margin, between=between)
         self.network.requires_grad_(requires_grad=True)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), self.table.lr, fused=True)
+        self.lr = self.table.lr or (_LR_BATCH_NORM if plan.norm is Norm.BATCH else _LR)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), self.lr, fused=True)
         self.results = [output / f"{self.name}.safetensors"]
 
     @property
@@ -115,11 +114,8 @@ class Tuner(Course):
         except CoronetError:
             self._save_state()
             raise
-        rng = np.random.default_rng([self.recipe.seed, 2, self.step])
-        if rng.random() < table.afar:
-            x = _from_afar(x, rng)
         x = x.to(self.device, non_blocking=True)
-        lr = table.lr * (1 - self.step / self.steps)
+        lr = self.lr * (1 - self.step / self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with torch.no_grad():
@@ -217,24 +213,6 @@ class Tuner(Course):
         self.network.load_state_dict(kept["network"])
         self.optimizer.load_state_dict(kept["optimizer"])
         self.rounded.load(kept["rounding"], self._some()[0])
-
-
-def _from_afar(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return pictures, (N, 3, H, W), two to four times as small somewhere on their mean colour.
-
-    A small subject before a plain background is what reaches furthest behind norms, and what
-    calibration pictures seldom show.
-    """
-    height, width = x.shape[2:]
-    share = rng.uniform(*_AFAR)
-    size = max(int(height * share), 1), max(int(width * share), 1)
-    small = F.interpolate(x, size, mode="area")
-    top, left = (
-        int(rng.integers(0, n - s + 1)) for n, s in zip((height, width), size, strict=True)
-    )
-    far = x.mean((2, 3), keepdim=True).expand_as(x).clone()
-    far[:, :, top : top + size[0], left : left + size[1]] = small
-    return ((far + 1) * _HALF_WHITE).round() / _HALF_WHITE - 1  # on pixels
 
 
 def _fitting(recipe: Recipe, table: QatTable, checkpoint: Checkpoint) -> int:
