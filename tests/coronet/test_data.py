@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +81,36 @@ def test_a_step_sees_the_same_whenever_it_is_taken(paired: bool, tmp_path: Path)
     for i in range(2):
         for one, both in zip(train.batch(i, 1, 12, seed=1), in_order[0], strict=True):
             assert torch.equal(one[0], both[i])
+
+
+COUNTS = """
+import os, sys, time
+from pathlib import Path
+import torch
+from coronet_deploy.coronet.data import Ahead, Direction, open_training
+
+torch.set_num_threads(2)
+pictures, _ = open_training(Path(sys.argv[1]), Direction.A_TO_B, 286, 256, paired=False)
+ahead = Ahead(pictures)
+x, _ = ahead.batch(0, 1, 256, 0)
+ahead.batch(1, 1, 256, 0)  # which the thread has made
+before = len(os.listdir("/proc/self/task"))
+torch.relu(x)  # the process's own threads, if they did not stand before
+print(before, len(os.listdir("/proc/self/task")))
+"""
+
+
+def test_reading_ahead_starts_no_threads_of_openmp(tmp_path: Path) -> None:
+    # With more of them than cores none waits awake, and every kernel of a training takes longer.
+    for name in ("trainA", "trainB"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.new("RGB", (300, 300), (40 * i, 90, 30)).save(tmp_path / name / f"{i}.png")
+    line = [sys.executable, "-c", COUNTS, str(tmp_path)]
+    free = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run(line, capture_output=True, text=True, check=True, env=free)
+    before, after = map(int, done.stdout.split())
+    assert after == before + 1
 
 
 def test_pairs_are_cropped_and_flipped_alike(tmp_path: Path) -> None:
