@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.export.manifest import read_manifest
 from coronet_deploy.storage import sha256_of
 
@@ -226,6 +227,9 @@ def test_as_many_calibration_pictures_as_are_wanted(
     assert len(whole) == 2
     # Of label maps, which are another task's: that is said.
     assert "--calibration DIR takes pictures of your task" in done.stderr
+    own = ("--calibration", bundled_pictures()[0].parent)
+    done = cli(*command, *own, "--min-psnr", "10", "--output", tmp_path / "own")
+    assert "--pictures DIR takes others of your task" in done.stderr
     done = cli(*command, "--calibration-count", "0")
     assert done.returncode == 2
     assert "--calibration-count: '0' is not a number of pictures" in done.stderr
