@@ -2,7 +2,8 @@
 
 What spoils a layer in eight bits is its activations more than its weights, so those that the
 search leaves in float have their weights rounded all the same: the file stays a quarter. Small
-ones are, where the file would be much smaller for it and the picture stays about within the budget.
+ones are, the larger ones first, where the file would be much smaller for it and the picture stays
+about within the budget.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.operators import Conv2d
 from coronet_deploy.export.outputs import PICTURE, ValueRange
-from coronet_deploy.export.sensitivity import int8_layers, keeps, round_weight
+from coronet_deploy.export.sensitivity import int8_layers, keeps, most, round_weight
 from coronet_deploy.ranges import Range
 
 _HEAVY = 0.01  # of all weights
 _FEW = 200  # weights that take less in float than their scales and an operator would
 _MUCH = 0.04  # of a file
-_SLACK_DB = 0.5  # the search leaves nothing of its budget
+_SLACK_DB = 1.0  # the search leaves nothing of its budget
 
 
 def packed_layers(
@@ -44,13 +45,17 @@ def packed_layers(
     total = sum(sizes.values())
     left = [layer.name for layer in int8_layers(graph) if layer.name not in chosen]
     heavy = frozenset(name for name in left if sizes[name] >= _HEAVY * total)
-    light = frozenset(name for name in left if sizes[name] >= _FEW) - heavy
+    light = [name for name in left if _FEW <= sizes[name] < _HEAVY * total]
     if 3 * sum(sizes[name] for name in light) < _MUCH * total:
         return heavy
-    rounded = with_rounded_weights(graph, heavy | light)
-    budget_db -= _SLACK_DB
-    fits = keeps(graph, rounded, chosen, pictures, ranges, budget_db, value_range)
-    return heavy | light if fits else heavy
+    light.sort(key=lambda name: sizes[name], reverse=True)
+
+    def fits(count: int) -> bool:
+        rounded = with_rounded_weights(graph, heavy.union(light[:count]))
+        least_db = budget_db - _SLACK_DB
+        return keeps(graph, rounded, chosen, pictures, ranges, least_db, value_range)
+
+    return heavy.union(light[: most(len(light), fits)])
 
 
 def with_rounded_weights(graph: Graph, packed: Collection[str]) -> Graph:

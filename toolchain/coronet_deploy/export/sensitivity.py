@@ -95,8 +95,8 @@ def search(
     alone = trial.alone()
     order = sorted(layers, key=lambda layer: alone[layer.name] / layer.macs)
     # As many as single errors allow, if they simply add up; they add up to less or more.
-    most = _most(len(order), lambda n: sum(alone[x.name] for x in order[:n]) <= budget)
-    kept = _most(most, lambda n: not n or trial.keeps({x.name for x in order[:n]}, budget))
+    hoped = most(len(order), lambda n: sum(alone[x.name] for x in order[:n]) <= budget)
+    kept = most(hoped, lambda n: not n or trial.keeps({x.name for x in order[:n]}, budget))
     return frozenset(layer.name for layer in order[:kept])
 
 
@@ -117,7 +117,7 @@ def keeps(
     return trial.keeps(chosen, trial.mean_square_of(budget_db), rounded)
 
 
-def _most(total: int, fits: Callable[[int], bool]) -> int:
+def most(total: int, fits: Callable[[int], bool]) -> int:
     """Return the largest number up to `total` that fits, if all below it do; by halving."""
     if fits(total):
         return total
