@@ -229,7 +229,7 @@ def test_as_many_calibration_pictures_as_are_wanted(
     assert "--calibration DIR takes pictures of your task" in done.stderr
     own = ("--calibration", bundled_pictures()[0].parent)
     done = cli(*command, *own, "--min-psnr", "10", "--output", tmp_path / "own")
-    assert "--pictures DIR takes others of your task" in done.stderr
+    assert "--pictures DIR takes pictures of your task" in done.stderr
     done = cli(*command, "--calibration-count", "0")
     assert done.returncode == 2
     assert "--calibration-count: '0' is not a number of pictures" in done.stderr

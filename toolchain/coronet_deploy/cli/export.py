@@ -205,8 +205,10 @@ def run(args: argparse.Namespace) -> int:
     sizes = list(dict.fromkeys(args.size or [(256, 256)]))
     for size in sizes:  # before anything is made
         check_fit(subject, *size)
-    if any(_is_of_another_task(one, subject.model) for one, _ in requests):
-        print(_of_another_task(calibrated=args.calibration is not None), file=sys.stderr)
+    if warning := next(
+        filter(None, (_other_task(one, subject.model) for one, _ in requests)), None
+    ):
+        print(warning, file=sys.stderr)
     artifacts: list[Artifact] = []
     failures: list[CoronetError] = []
     orders: list[Order] = []
@@ -244,26 +246,18 @@ def _requests(args: argparse.Namespace) -> list[argparse.Namespace]:
     ]
 
 
-def _of_another_task(*, calibrated: bool) -> str:
-    """Return what to say where INT8 is measured or compared on pictures of another task."""
-    if calibrated:
-        return (
-            "INT8 is compared with torch on the bundled label maps: --pictures DIR takes others "
-            "of your task, on which it is nearer"
-        )
-    return (
-        "INT8 ranges come from the bundled label maps: --calibration DIR takes pictures of "
-        "your task, which draw better"
-    )
-
-
-def _is_of_another_task(args: argparse.Namespace, model: str) -> bool:
-    """Return whether INT8 is to be measured or compared on pictures of another than the model's."""
+def _other_task(args: argparse.Namespace, model: str) -> str | None:
+    """Return what to say if INT8 is measured or compared on pictures of another task's."""
     from coronet_deploy.coronet.zoo import DEFAULT_MODEL
     from coronet_deploy.export.schemes import CALIBRATED
 
     measured = args.dtype == "all" or args.dtype in CALIBRATED
-    return measured and model != DEFAULT_MODEL and not args.pictures
+    if not measured or model == DEFAULT_MODEL or args.pictures:
+        return None
+    what, flag, why = "ranges come from", "--calibration", "which draw better"
+    if args.calibration:
+        what, flag, why = "is compared on", "--pictures", "on which it is nearer"
+    return f"INT8 {what} the bundled label maps: {flag} DIR takes pictures of your task, {why}"
 
 
 def _runtimes(args: argparse.Namespace) -> tuple[str, ...]:

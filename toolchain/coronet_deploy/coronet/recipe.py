@@ -255,6 +255,8 @@ class Recipe(_Table):
             load, crop = self.qat.load or self.data.load, self.qat.crop or crop
             if crop > load:
                 raise ValueError(f"qat.crop {crop} is larger than qat.load {load}")
+            if crop < LEAST_CROP:
+                raise ValueError(f"qat.crop {crop}: at least {LEAST_CROP}")
         try:
             self.controller()
         except BadInput as error:

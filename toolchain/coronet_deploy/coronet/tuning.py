@@ -40,6 +40,7 @@ SUFFIX = "-qat"
 """What the id of a tuned generator ends in."""
 
 _SETTLED_ON = 12  # pictures, as many as an export calibrates on
+_SHOWN = 6  # where none are held out
 _PEAK = 2.0  # pictures lie in [-1, 1]
 _MOST_DB = 120.0
 _LR, _LR_BATCH_NORM = 2e-4, 1e-5
@@ -99,10 +100,13 @@ class Tuner(Course):
         """The generator that learns: (N, 3, H, W) in [-1, 1] to the same."""
         return self.rounded.network
 
-    def _settle(self) -> None:
-        seed = self.recipe.seed + 1
-        ones = (self.pictures.batch(i, 1, self.crop, seed)[0] for i in range(_SETTLED_ON))
-        self.rounded.settle([one.to(self.device) for one in ones])
+    def _ones(self, count: int, seed: int) -> list[Tensor]:
+        """Return training pictures, (1, 3, H, W) each, other ones for each seed."""
+        ones = (self.pictures.batch(i, 1, self.crop, seed)[0] for i in range(count))
+        return [one.to(self.device) for one in ones]
+
+    def _settle(self, rounded: Rounded) -> None:
+        rounded.settle(self._ones(_SETTLED_ON, self.recipe.seed + 1))
 
     def _take_step(self) -> StepReport:
         started = time.perf_counter()
@@ -110,7 +114,7 @@ class Tuner(Course):
         try:
             x, _ = self._ahead.batch(self.step, d.batch, self.crop, self.recipe.seed)
             if self.step % table.settle_every == 0:
-                self._settle()
+                self._settle(self.rounded)
         except CoronetError:
             self._save_state()
             raise
@@ -173,17 +177,14 @@ class Tuner(Course):
         found = []
         before = Rounded(self.exact, self.rounded.margin, between=self.rounded.between)
         for network, rounded in ((self.exact, before), (self.network, self.rounded)):
-            seed = self.recipe.seed + 1
-            ones = (self.pictures.batch(i, 1, self.crop, seed)[0] for i in range(_SETTLED_ON))
-            rounded.settle([one.to(self.device) for one in ones])
+            self._settle(rounded)
             found.append(_mean_db([(rounded(x), network(x)) for x in pictures]))
         moved = _mean_db([(self.network(x), self.exact(x)) for x in pictures])
         return found[0], found[1], moved
 
     def _some(self) -> list[Tensor]:
         if self.held_out is None:
-            ones = [self.pictures.batch(i, 1, self.crop, self.recipe.seed + 2)[0] for i in range(6)]
-            return [one.to(self.device) for one in ones]
+            return self._ones(_SHOWN, self.recipe.seed + 2)
         return [one[None].to(self.device) for one in some(self.held_out)[0]]
 
     def _samples(self) -> None:
