@@ -12,6 +12,7 @@ like size for integers or float16 ("equalize"), every value is compared up to a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,7 +101,8 @@ def compare_layers(
         affine = reference in norms and graph.readers[reference] == 1
         scaled = _EQUALIZE in manifest.passes and value != OUTPUT
         expected = np.maximum(expected, 0) if relu else expected
-        snr_db, max_abs = _difference(expected, given[value], affine=affine, scaled=scaled)
+        made = given[value].reshape(expected.shape)
+        snr_db, max_abs = _difference(expected, made, affine=affine, scaled=scaled)
         layer = reference.rpartition("/")[0] or reference
         found.append(LayerFigures(layer, value, snr_db, max_abs, affine or scaled))
     return tuple(found)
@@ -166,10 +168,15 @@ def _stands_for(graph: Graph, manifest: Manifest, picture: Array) -> dict[str, t
     shared = [
         node.output
         for node in lowered.nodes
-        if node.output in captured and lowered.shapes[node.output] == graph.shapes[node.output]
+        if node.output in captured
+        and math.prod(lowered.shapes[node.output]) == math.prod(graph.shapes[node.output])
     ]
     before = interpret_values(graph, picture, list(captured))
-    after = interpret_values(lowered, picture, shared)
+    # Neighbouring pixels may lie side by side as channels there: the same numbers in that order.
+    after = {
+        name: value.reshape(graph.shapes[name])
+        for name, value in interpret_values(lowered, picture, shared).items()
+    }
     reader = _only_readers(graph)
     norms = {n.inputs[0] for n in graph.nodes if isinstance(n.op, InstanceNorm)}
     found: dict[str, tuple[str, bool]] = {}

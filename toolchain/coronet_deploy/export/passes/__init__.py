@@ -69,7 +69,7 @@ def passes_for(
     return (
         *folding,
         HoistRelu(),
-        DecomposeInstanceNorm(join_pixels=not integer),
+        *((DecomposeInstanceNorm(),) if integer else ()),
         FuseRelu(),
         SubpixelConvolution(winograd=prefer == "speed", integer=integer),
         TrimTaps(),
@@ -79,6 +79,7 @@ def passes_for(
         *(() if wide else (QuadPixels(),)),
         PairPixels(),
         PairInputs(),
+        *(() if integer else (DecomposeInstanceNorm(join_pixels=True),)),
         SplitZeroPadding(),
         ShareSubexpressions(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from coronet_deploy.export.graph import Edit, Node
@@ -30,6 +31,9 @@ class DecomposeInstanceNorm(Rewrite):
 
     XNNPACK goes through a picture and a number a channel pixel by pixel, a call each. Where a pixel
     is a few channels, neighbours are read as one pixel of more, and the numbers are repeated.
+
+    It also copies what a reshape makes if two operators read it. A convolution that computes
+    neighbours as channels is therefore normalised before those become pixels, not after.
     """
 
     name: ClassVar[str] = "decompose_instance_norm"
@@ -43,10 +47,9 @@ class DecomposeInstanceNorm(Rewrite):
             return None
         x, *affine = node.inputs
         shape = edit.shapes[x]
-        _, height, width, channels = shape
-        joined = _joined(height, width, channels) if self._join_pixels else 1
-        if joined > 1:
-            x = edit.emit(Reshape((1, height, width // joined, joined * channels)), x)
+        joined = 1
+        if self._join_pixels:
+            x, joined = _with_joined_pixels(edit, x)
         centred = edit.emit(Sub(), x, _repeated(edit, _mean(edit, x, joined), joined))
         variance = _mean(edit, edit.emit(Mul(), centred, centred), joined)
         shifted = edit.emit(Add(), variance, edit.constant([node.op.epsilon], "epsilon"))
@@ -54,18 +57,38 @@ class DecomposeInstanceNorm(Rewrite):
         if affine:
             factor = edit.emit(Mul(), factor, affine[0])
         y = edit.emit(Mul(), centred, _repeated(edit, factor, joined))
-        if joined > 1:
+        if edit.shapes[y] != shape:
             y = edit.emit(Reshape(shape), y)
         return edit.emit(Add(), y, affine[1]) if affine else y
 
 
-def _joined(height: int, width: int, channels: int) -> int:
-    """Return how many pixels are read as one."""
-    pixels = 1
+def _with_joined_pixels(edit: Edit, x: str) -> tuple[str, int]:
+    """Return `x` in the shape in which it is normalised, and how many pixels are one there."""
+    _, height, width, channels = edit.shapes[x]
+    wanted = 1
     if channels <= _FEW_CHANNELS and height * width >= _MANY_PIXELS:
-        while width % (2 * pixels) == 0 and 2 * pixels * channels <= _ROW:
-            pixels *= 2
-    return pixels
+        while width % (2 * wanted) == 0 and 2 * wanted * channels <= _ROW:
+            wanted *= 2
+    joined = 1
+    if (made := _made_as_channels(edit, x)) is not None:
+        _, lines, across, more = edit.shapes[made.output]
+        if more in {2 * channels, 4 * channels} and across % max(wanted * channels // more, 1) == 0:
+            # Under the name of the pixels, which stands for a layer.
+            x = edit.amend(replace(made, output=x), made.op, *made.inputs)
+            height, width, joined = lines, across, more // channels
+    if joined < wanted:
+        across = width * joined // wanted
+        x = edit.emit(Reshape((1, height, across, wanted * channels)), x)
+    return x, max(joined, wanted)
+
+
+def _made_as_channels(edit: Edit, x: str) -> Node | None:
+    """Return what makes `x` in another shape, if nothing else reads that."""
+    maker = edit.producer(x)
+    if maker is None or not isinstance(maker.op, Reshape) or not edit.read_once(x):
+        return None
+    source = maker.inputs[0]
+    return edit.producer(source) if edit.read_once(source) else None
 
 
 def _repeated(edit: Edit, value: str, times: int) -> str:
