@@ -57,21 +57,21 @@ def _kinds(graph: Graph) -> set[str]:
 
 
 _RESNET, _UNET = Architecture.RESNET_6, Architecture.UNET_128
-_NORMS_OF_TFLITE = "decompose_instance_norm fuse_relu subpixel_convolution"
-_EDGES_OF_TFLITE = "unroll_reflect_pad quad_pixels{} split_zero_padding share_subexpressions"
-_NARROW_EDGES = _EDGES_OF_TFLITE.format(" pair_inputs")
-_EDGES = _EDGES_OF_TFLITE.format("")
+_EDGES_OF_TFLITE = "unroll_reflect_pad quad_pixels {} split_zero_padding share_subexpressions"
+_NARROW_EDGES = _EDGES_OF_TFLITE.format("pair_inputs")
+_NORMS_LAST = "decompose_instance_norm split_zero_padding"
+_NORMED_EDGES = _EDGES_OF_TFLITE.format("decompose_instance_norm")
 
 
 @pytest.mark.parametrize(
     ("passes", "architecture", "norm", "width", "size", "fired"),
     [
         ("tflite", _RESNET, Norm.INSTANCE, 12, 24,
-         f"drop_dead_biases {_NORMS_OF_TFLITE} winograd {_EDGES}"),
+         f"drop_dead_biases subpixel_convolution winograd {_NORMED_EDGES}"),
         ("tflite", _RESNET, Norm.BATCH, 6, 36,
          f"fold_batch_norm fuse_relu subpixel_convolution winograd {_NARROW_EDGES}"),
         ("tflite", _UNET, Norm.INSTANCE, 5, 128,
-         f"drop_dead_biases hoist_relu {_NORMS_OF_TFLITE} trim_taps split_zero_padding"),
+         f"drop_dead_biases hoist_relu fuse_relu subpixel_convolution trim_taps {_NORMS_LAST}"),
         ("tflite", _UNET, Norm.BATCH, 5, 128,
          "fold_batch_norm hoist_relu fuse_relu subpixel_convolution trim_taps split_zero_padding"),
         # Wide ones, for ONNX Runtime's own kernels are the quicker where channels are few.
@@ -252,13 +252,34 @@ def test_winograd_of_any_height_and_width(
 def test_winograd_reads_mirrored_lines_only_at_the_edges(
     size: tuple[int, int], taken_in: bool
 ) -> None:
-    layers = nn.ReflectionPad2d(1), nn.Conv2d(64, 60, 3), nn.ReLU()
+    layers = nn.ReflectionPad2d(1), nn.Conv2d(64, 61, 3), nn.ReLU()
     before = FuseRelu().run(capture(nn.Sequential(*layers), *size, 64))
     after = Winograd().run(before)
     assert _difference(before, after) < _ROUNDING
     assert after.count()["depthwise_conv2d"] > 36
     assert ("reflect_pad" not in _kinds(after)) == taken_in
     assert "zero_pad" not in _kinds(after)
+
+
+@pytest.mark.parametrize(
+    ("size", "around"),
+    [
+        ((9, 24), ops.Padding(1, 1)),
+        ((8, 8), ops.Padding(1, 1)),
+        ((9, 23), ops.Padding(1, 1, 1, 1)),
+        ((3, 8), ops.Padding(1, 1, 1, 1)),
+    ],
+)
+def test_winograd_along_the_width_keeps_mirrored_rows_alone(
+    size: tuple[int, int], around: ops.Padding
+) -> None:
+    before = capture(nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(24, 20, 3)), *size, 24)
+    after = Winograd().run(before)
+    assert _difference(before, after) < _ROUNDING
+    assert after.count()["depthwise_conv2d"] >= 6
+    assert [n.op for n in after.nodes if isinstance(n.op, ops.ReflectPad)] == [
+        ops.ReflectPad(around)
+    ]
 
 
 def test_winograd_copies_no_line_where_zeros_are_around() -> None:
@@ -314,12 +335,18 @@ def test_taps_that_only_meet_padding_are_cut_off() -> None:
     assert _difference(before, after) < 1e-12
 
 
+def _first_convolution(graph: Graph) -> tuple[ops.Conv2d, ops.Shape, ops.Shape]:
+    """Return the operator, and the shapes of what it reads and of its weights."""
+    node = next(node for node in graph.nodes if isinstance(node.op, ops.Conv2d))
+    assert isinstance(node.op, ops.Conv2d)
+    return node.op, graph.shapes[node.inputs[0]], graph.shapes[node.inputs[1]]
+
+
 def test_a_narrow_tail_computes_two_pixels_at_once() -> None:
     before = capture(nn.Conv2d(6, 3, 7), 16, 20, 6)
     after = PairPixels().run(before)
-    convolution = after.nodes[0].op
-    assert isinstance(convolution, ops.Conv2d)
-    assert convolution.stride == (1, 2)
+    convolution, read, kernel = _first_convolution(after)
+    assert (convolution.stride, read, kernel) == ((1, 1), (1, 16, 10, 12), (6, 7, 4, 12))
     assert _difference(before, after) < 1e-12
     odd = capture(nn.Conv2d(6, 3, 7), 16, 21, 6)
     assert PairPixels().run(odd).nodes == odd.nodes
@@ -328,14 +355,39 @@ def test_a_narrow_tail_computes_two_pixels_at_once() -> None:
 def test_a_narrow_tail_computes_four_pixels_at_once() -> None:
     before = capture(nn.Conv2d(6, 3, 7), 16, 20, 6)
     after = QuadPixels().run(before)
-    convolution = after.nodes[0]
-    assert isinstance(convolution.op, ops.Conv2d)
-    assert convolution.op.stride == (2, 2)
-    assert after.shapes[convolution.inputs[1]] == (12, 8, 8, 6)
+    convolution, read, kernel = _first_convolution(after)
+    assert (convolution.stride, read, kernel) == ((2, 1), (1, 16, 10, 12), (12, 8, 4, 12))
     assert _difference(before, after) < 1e-12
     for height, width in ((17, 20), (16, 21)):
         odd = capture(nn.Conv2d(6, 3, 7), height, width, 6)
         assert QuadPixels().run(odd).nodes == odd.nodes
+
+
+class _ReadTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.cropped = nn.Conv2d(6, 3, 7), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.wide(x) + self.cropped(x[:, :, 3:-3, 3:-3])
+        return y
+
+
+@pytest.mark.parametrize(
+    ("network", "height", "width", "kernel"),
+    [
+        (nn.Conv2d(6, 3, 6), 17, 21, (12, 7, 7, 6)),  # an odd width, of kernel and picture
+        (_ReadTwice(), 16, 20, (12, 8, 8, 6)),  # a reshape that several read is a copy
+    ],
+)
+def test_pixels_at_once_that_read_the_picture_pixel_by_pixel(
+    network: nn.Module, height: int, width: int, kernel: ops.Shape
+) -> None:
+    before = capture(network.eval(), height, width, 6)
+    after = QuadPixels().run(before)
+    convolution, read, weights = _first_convolution(after)
+    assert (convolution.stride, read, weights) == ((2, 2), (1, height, width, 6), kernel)
+    assert _difference(before, after) < 1e-12
 
 
 @pytest.mark.parametrize("kernel", [5, 7, (3, 7), 9])

@@ -6,6 +6,10 @@ convolution of stride 2, whose kernel is a row and a column larger, uses four ti
 which DepthToSpace makes pixels again. Where the height is odd, two neighbours do so, of stride
 (1, 2), which are pixels as they lie.
 
+Such a kernel is even in width and steps by two columns, so that two neighbours of the input may be
+read as one pixel of twice as many channels (see `stem`): half as many taps, each of which a matrix
+kernel sets up anew, for the same sums in the same order.
+
 In registers of 16 numbers (AVX, half-precision and most 8-bit kernels of ARM) four pixels take 64
 steps a pixel and channel, two 112; in registers of 8 (float32 on ARM) four take 64, two 56.
 """
@@ -65,6 +69,13 @@ def _at_once(edit: Edit, node: Node, rows: int) -> str | None:
         for i in range(rows)
         for j in range(2)
     ]
-    weights = edit.constant(np.concatenate(shifted), "weight")
+    weights, columns = np.concatenate(shifted), 2
+    _, lines, across, channels = edit.shapes[x]
+    # What several operators read would be copied.
+    if weights.shape[2] % 2 == across % 2 == 0 and edit.read_once(x):
+        x = edit.emit(Reshape((1, lines, across // 2, 2 * channels)), x)
+        weights = weights.reshape(*weights.shape[:2], -1, 2 * channels)
+        columns = 1
     biases = [edit.constant(np.tile(edit.constants[b], 2 * rows), "bias") for b in bias]
-    return edit.emit(replace(op, stride=(rows, 2)), x, weights, *biases)
+    paired = replace(op, stride=(rows, columns))
+    return edit.emit(paired, x, edit.constant(weights, "weight"), *biases)
