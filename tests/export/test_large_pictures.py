@@ -133,7 +133,7 @@ def test_pixels_of_few_channels_are_normalised_in_rows(
     ("layers", "channels", "size", "before_pixels"),
     [
         ((nn.Conv2d(3, 8, 7),), 3, (22, 26), (1, 16, 10, 16)),  # pairs of a stem
-        ((nn.ReflectionPad2d(1), nn.Conv2d(24, 24, 3)), 24, (8, 12), (1, 8, 3, 96)),  # lines
+        ((nn.ReflectionPad2d(1), nn.Conv2d(24, 24, 3)), 24, (8, 12), (1, 2, 48, 24)),  # lines
         ((nn.Conv2d(72, 72, 3, padding=1),), 72, (20, 24), (1, 5, 24, 288)),  # squares of 4 x 4
         ((nn.ConvTranspose2d(9, 9, 3, 2, 1, 1),), 9, (10, 12), (1, 10, 24, 18)),  # two phases
         # Few channels are read as longer rows than the convolution makes.

@@ -264,13 +264,13 @@ def test_winograd_reads_mirrored_lines_only_at_the_edges(
 @pytest.mark.parametrize(
     ("size", "around"),
     [
-        ((9, 24), ops.Padding(1, 1)),
-        ((8, 8), ops.Padding(1, 1)),
-        ((9, 23), ops.Padding(1, 1, 1, 1)),
-        ((3, 8), ops.Padding(1, 1, 1, 1)),
+        ((24, 9), ops.Padding(left=1, right=1)),
+        ((8, 8), ops.Padding(left=1, right=1)),
+        ((23, 9), ops.Padding(1, 1, 1, 1)),
+        ((8, 3), ops.Padding(1, 1, 1, 1)),
     ],
 )
-def test_winograd_along_the_width_keeps_mirrored_rows_alone(
+def test_winograd_down_the_height_keeps_mirrored_columns_alone(
     size: tuple[int, int], around: ops.Padding
 ) -> None:
     before = capture(nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(24, 20, 3)), *size, 24)
@@ -321,7 +321,8 @@ def test_winograd_is_chosen_by_width_and_only_where_it_pays() -> None:
     assert (choice.square, choice.rows, choice.columns) == (True, 64, 64)
     # One output pixel a side would be computed as sixteen, five as sixty-four.
     assert choose_tiling(3, 256, 256, 1, 1) is None
-    assert choose_tiling(3, 32, 32, 64, 5) is None
+    assert choose_tiling(3, 32, 32, 5, 64) is None
+    assert choose_tiling(3, 32, 32, 64, 5) is not None  # it is cut down the height alone
 
 
 def test_taps_that_only_meet_padding_are_cut_off() -> None:

@@ -33,7 +33,7 @@ class DecomposeInstanceNorm(Rewrite):
     is a few channels, neighbours are read as one pixel of more, and the numbers are repeated.
 
     It also copies what a reshape makes if two operators read it. A convolution that computes
-    neighbours as channels is therefore normalised before those become pixels, not after.
+    neighbours as channels, or lines side by side, is therefore normalised as it lays them down.
     """
 
     name: ClassVar[str] = "decompose_instance_norm"
@@ -72,7 +72,8 @@ def _with_joined_pixels(edit: Edit, x: str) -> tuple[str, int]:
     joined = 1
     if (made := _made_as_channels(edit, x)) is not None:
         _, lines, across, more = edit.shapes[made.output]
-        if more in {2 * channels, 4 * channels} and across % max(wanted * channels // more, 1) == 0:
+        least = max(wanted * channels // more, 1)
+        if more in {channels, 2 * channels, 4 * channels} and across % least == 0:
             # Under the name of the pixels, which stands for a layer.
             x = edit.amend(replace(made, output=x), made.op, *made.inputs)
             height, width, joined = lines, across, more // channels

@@ -1,13 +1,13 @@
 """Winograd's minimal filtering for convolutions as operators of the graph.
 
 Along both axes, F(4x4, 3x3) needs 36 products instead of 144 and F(3x3, 2x2) 16 instead of 36;
-along the width alone, F(4, 3) needs 6 instead of 12. See `minimal_filter` for the algebra. A
+down the height alone, F(4, 3) needs 6 instead of 12. See `minimal_filter` for the algebra. A
 convolution of 4x4 taps and stride 2 is one of 2x2 taps over the four phases of its input.
 
 In operators: rows of B^T are depthwise convolutions with constant kernels, whose stride is the
 number of outputs; each product is a convolution with weights G w, computed here in float64; A^T is
 sums and differences; results side by side are pixels. Beside a runtime's own convolution that
-pays from some 20 channels on. The weights grow: by 4 in two dimensions, by 2 along the width.
+pays from some 20 channels on. The weights grow: by 4 in two dimensions, by 2 in one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Widths:
 
     Below, the transforms cost more than they save; measured on one and two threads. In two
     dimensions a layer is nearly 200 small operations, at each of which threads wait for each other:
-    at 64 channels, along the width alone takes 1.06 of the time on one thread and 0.87 on two.
+    at 64 channels, one dimension takes 1.06 of the time on one thread and 0.87 on two.
     """
 
     square_3: float
@@ -72,7 +72,7 @@ _FEWEST_TILES, _FEWEST_TILES_OF_STRIDE_2 = 24, 64
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a convolution's output is cut: by which filter, along both axes or the width alone.
+    """How a convolution's output is cut: by which filter, along both axes or the height alone.
 
     `rows` and `columns` are the output's size, padded to whole tiles.
     """
@@ -105,12 +105,12 @@ def choose_tiling(
     channels, pixels = math.sqrt(inputs * outputs), height * width
     if taps == f43.taps:
         rows, columns = (_whole(n, f43.outputs) for n in (height, width))
-        square, line = rows * columns / 4, height * columns / 2
+        square, line = rows * columns / 4, rows * width / 2
         wide = channels >= widths.square_3 and rows * columns >= _FEWEST_TILES * 16
         if wide and square <= min(line, pixels / 2):
             return Tiling(f43, square=True, rows=rows, columns=columns)
         if channels >= widths.line_3 and line <= pixels * 0.75:
-            return Tiling(f43, square=False, rows=height, columns=columns)
+            return Tiling(f43, square=False, rows=rows, columns=width)
     if taps == F32.taps and channels >= widths.square_2:
         rows, columns = (_whole(n, F32.outputs) for n in (height, width))
         if rows * columns >= _FEWEST_TILES * 9 and rows * columns * 4 / 9 <= pixels * 0.6:
@@ -210,8 +210,8 @@ def _without_mirrors(
     """Return what is convolved, its padding, and whether that is the value mirrored.
 
     The reflection padding before a convolution is taken into it where tiles are whole, so that
-    only the first tile and the last one of an axis read mirrored lines. Along the width alone, rows
-    are read line by line and stay padded.
+    only the first tile and the last one of an axis read mirrored lines. Down the height alone,
+    rows are read whole and stay padded at their ends.
     """
     maker = edit.producer(x)
     if padding or maker is None or not isinstance(maker.op, ReflectPad):
@@ -223,7 +223,7 @@ def _without_mirrors(
         return x, padding, False
     if tiling.square:
         return source, around, True
-    return edit.emit(ReflectPad(Padding(1, 1)), source), Padding(left=1, right=1), True
+    return edit.emit(ReflectPad(Padding(left=1, right=1)), source), Padding(1, 1), True
 
 
 def _of_each(
@@ -255,16 +255,19 @@ class _Layer:
         return self.tiling.filter
 
     def line(self, x: str, padding: Padding, *, mirrored: bool) -> str:
-        """Filter along the width: each product a convolution of `taps` rows and one column."""
+        """Filter down the height: each product a convolution of one row and `taps` columns.
+
+        So whole rows are joined, which are quicker to copy than pixels side by side.
+        """
         g, shares = self.filter.kernel_matrix, self.filter.bias_shares
-        weights = np.tensordot(g, self.kernel.astype(np.float64), (1, 2))  # (p, o, y, i)
-        columns = self._windows(2, padding.left, mirrored=mirrored)
-        above = Padding(padding.top, padding.bottom)
+        weights = np.tensordot(g, self.kernel.astype(np.float64), (1, 1))  # (p, o, x, i)
+        rows = self._windows(1, padding.top, mirrored=mirrored)
+        beside = Padding(left=padding.left, right=padding.right)
         products = [
-            self._product(v, weights[p][:, :, None], shares[p], above)
-            for p, v in enumerate(self._input_transform(x, columns))
+            self._product(v, weights[p][:, None], shares[p], beside)
+            for p, v in enumerate(self._input_transform(x, rows))
         ]
-        y = self.edit.concat(self._output_transform(products, self.activation), 3)
+        y = self.edit.concat(self._output_transform(products, self.activation), 2)
         whole = (1, self.tiling.rows, self.tiling.columns, self.kernel.shape[0])
         return self.edit.emit(Reshape(whole), y)
 
