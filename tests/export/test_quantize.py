@@ -199,7 +199,10 @@ def test_int8_weights_are_a_quarter(plan: Int8Plan) -> None:
     moved = sum(weights[name] for name in stored)
     assert moved >= 0.95 * sum(weights.values())
     # Scales, zero points and new nodes take a part of it back in a network this small.
-    assert 3 * moved - 1500 * len(stored) < saved <= 3 * moved
+    # What stays in float takes half in a TFLite file.
+    halved = sum(size for name, size in weights.items() if name not in stored and size >= 100)
+    most = 3 * moved + (2 * halved if runtime is Runtime.TFLITE else 0)
+    assert 3 * moved - 1500 * len(stored) < saved <= most
 
 
 def test_the_onnx_file_has_one_pair_around_each_layer(resnet: Graph, pictures: Pictures) -> None:

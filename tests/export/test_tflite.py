@@ -19,7 +19,12 @@ from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.passes import Preference, lower
 from coronet_deploy.export.tflite import emit_tflite
-from coronet_deploy.export.tflite_file import forget_inner_names, pack, read_model
+from coronet_deploy.export.tflite_file import (
+    forget_inner_names,
+    halve_float_weights,
+    pack,
+    read_model,
+)
 from coronet_deploy.images import Array
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.parity import psnr_db
@@ -257,3 +262,28 @@ def test_a_weight_beyond_float16_is_refused() -> None:
         layer.weight[0, 0] = 1e5
     with pytest.raises(ConversionFailed, match="float16"):
         emit_tflite(capture(layer, 8, 8), DType.FP16, {})
+
+
+def test_float_weights_beside_integer_ones_take_half_and_draw_the_same() -> None:
+    graph, picture, expected = _case(*_CASES[0])
+    data = emit_tflite(lower(graph, Runtime.TFLITE, prefer="size")[0], DType.FP32, {})
+    model = read_model(data)
+    # One that no float16 holds, and a pair of tensors with one buffer between them.
+    weights = [t for t in model.subgraphs[0].tensors if t.name.endswith(b"weight")]
+    huge, (one, other) = weights[0], [t for t in weights if t.name.startswith(b"blocks.1.conv")]
+    far = np.frombuffer(model.buffers[huge.buffer].data, np.float32).copy()
+    far[0] = 1e5
+    model.buffers[huge.buffer].data = far.view(np.uint8).data
+    other.buffer = one.buffer
+    before = pack(model)
+    halve_float_weights(model)
+    kinds = schema.TensorType
+    assert [t.type for t in (huge, one, other)] == [kinds.FLOAT32] * 3
+    assert all(model.buffers[t.buffer].data is not None for t in (huge, one, other))
+    halved = [t for t in model.subgraphs[0].tensors if t.type == kinds.FLOAT16]
+    saved = sum(2 * int(np.prod(t.shape)) for t in halved)
+    after = pack(model)
+    assert 0.9 * saved < len(before) - len(after) <= saved
+    assert is_one_partition(after)
+    assert psnr_db(run_tflite(before, picture), run_tflite(after, picture)) > 60
+    assert expected.shape == run_tflite(after, picture).shape

@@ -112,7 +112,12 @@ def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
         from ai_edge_quantizer import qtyping, quantizer
     except ImportError as error:
         raise missing_package("ai-edge-quantizer", "export") from error
-    from coronet_deploy.export.tflite_file import forget_inner_names, pack, read_model
+    from coronet_deploy.export.tflite_file import (
+        forget_inner_names,
+        halve_float_weights,
+        pack,
+        read_model,
+    )
 
     sources = {layer.name: layer.source for layer in int8_layers(plan.graph)}
     work = quantizer.Quantizer(data)
@@ -149,6 +154,7 @@ def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
             raise ConversionFailed(f"ai-edge-quantizer refuses the graph: {error}") from error
     model = read_model(bytes(result.quantized_model))
     forget_inner_names(model.subgraphs[0])
+    halve_float_weights(model)
     return pack(model)
 
 

@@ -18,7 +18,7 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import INPUT, OUTPUT, FloatArray, Graph, Node
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.passes.zero_padding import same_padding
-from coronet_deploy.export.tflite_file import AlignedBuffer, pack
+from coronet_deploy.export.tflite_file import FLOAT16_MAX, AlignedBuffer, pack
 from coronet_deploy.vocabulary import DType
 
 try:
@@ -29,7 +29,6 @@ except ImportError as error:
 SIGNATURE = "serving_default"
 
 _LAST_OLD_CODE = 127  # operator codes used to be one byte; both fields are written
-_FLOAT16_MAX = float(np.finfo(np.float16).max)
 _CONVOLUTIONS = ops.Conv2d | ops.DepthwiseConv2d | ops.ConvTranspose2d
 _WEIGHT = 1  # which input of a convolution
 
@@ -157,7 +156,7 @@ class Writer:
         return self._values[key]
 
     def _half_constant(self, name: str, array: FloatArray) -> int:
-        if array.size and not np.abs(array).max() <= _FLOAT16_MAX:
+        if array.size and not np.abs(array).max() <= FLOAT16_MAX:
             raise ConversionFailed(f"TFLite: {name} has weights beyond float16's range")
         stored = self.constant(f"{name}/float16", array.astype(np.float16))
         unpacked = self.tensor(name, array.shape)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections import Counter
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
+
+import numpy as np
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 
@@ -17,6 +21,9 @@ except ImportError as error:
 
 _ALIGNMENT = 16  # XNNPACK and the GPU delegate read constants in place
 _ENTRY_BYTES = 256  # a tensor or an operator in a file, at most about
+_WEIGHT = 1  # which input of a convolution
+_LEAST_HALVED = 100  # numbers whose half is more than what unpacking them takes in the file
+FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class AlignedBuffer(schema.BufferT):  # type: ignore[misc] # the schema ships no types
@@ -138,6 +145,47 @@ def forget_inner_names(graph: Any) -> None:  # noqa: ANN401 - the schema ships n
             # A layer's value is "<path>/<kind>"; that of a module called "input" is no piece.
             if b"/" in layer and layer in names:
                 tensor.name = b""
+
+
+def halve_float_weights(model: Any) -> None:  # noqa: ANN401 - the schema ships no types
+    """Store what float convolutions have as weights in float16, which XNNPACK unpacks once.
+
+    Beside layers of eight bits its rounding is nothing, and half of the bytes are many in a small
+    file. Weights beyond float16's range stay as they are.
+    """
+    graph, kinds = model.subgraphs[0], schema.BuiltinOperator
+    tensors_of = Counter(tensor.buffer for tensor in graph.tensors)
+    convolutions = {kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.TRANSPOSE_CONV}
+    halved: dict[int, Any] = {}
+    for operator in graph.operators:
+        if model.operatorCodes[operator.opcodeIndex].builtinCode not in convolutions:
+            continue
+        place = operator.inputs[_WEIGHT]
+        weight = graph.tensors[place]
+        stored = model.buffers[weight.buffer]
+        alone = tensors_of[weight.buffer] == 1 and place not in halved
+        if weight.type != schema.TensorType.FLOAT32 or stored.data is None or not alone:
+            continue
+        values = np.frombuffer(stored.data, np.float32)
+        if len(values) < _LEAST_HALVED or not np.abs(values).max() <= FLOAT16_MAX:
+            continue
+        half, unpack = copy(weight), schema.OperatorT()
+        half.type, half.name = schema.TensorType.FLOAT16, b""
+        stored.data = values.astype(np.float16).view(np.uint8).data
+        weight.buffer = 0
+        unpack.inputs, unpack.outputs = [len(graph.tensors)], [place]
+        unpack.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
+        unpack.builtinOptions = schema.DequantizeOptionsT()
+        graph.tensors.append(half)
+        halved[place] = unpack
+    if halved:
+        code = schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = kinds.DEQUANTIZE
+        code.version = 3  # which knows float16
+        for unpack in halved.values():
+            unpack.opcodeIndex = len(model.operatorCodes)
+        model.operatorCodes.append(code)
+        graph.operators = [*halved.values(), *graph.operators]
 
 
 def with_metadata(data: bytes, entries: Mapping[str, str]) -> bytes:
