@@ -123,10 +123,19 @@ def test_pixels_of_few_channels_are_normalised_in_rows(
     centred = next(node for node in after.nodes if isinstance(node.op, Sub))
     assert [after.shapes[name][3] for name in centred.inputs] == [row, row]
     assert difference(before, after) < 1e-11
+    # A norm between convolutions of eight bits is a float one, unless all is integers.
+    for throughout, numbers in ((False, row), (True, channels)):
+        integer, _ = lower(before, Runtime.TFLITE, integer=True, throughout=throughout)
+        assert _width_of_norm(integer) == numbers
     lowered, _ = lower(before, Runtime.TFLITE)
     picture = smooth_picture(128, width, channels)
     drawn = run_tflite(emit_tflite(lowered, DType.FP32, {}), picture)
     assert psnr_db(run_torch(network, picture), drawn) > 110
+
+
+def _width_of_norm(graph: Graph) -> int:
+    centred = next(node for node in graph.nodes if isinstance(node.op, Sub))
+    return graph.shapes[centred.output][3]
 
 
 @pytest.mark.parametrize(

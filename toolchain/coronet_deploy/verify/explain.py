@@ -14,6 +14,7 @@ from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.passes import Preference, passes_for, run_passes
 from coronet_deploy.export.passes.minimal import MINIMAL
 from coronet_deploy.export.passes.rewriting import Pass
+from coronet_deploy.export.schemes import INTEGER_BITS
 from coronet_deploy.storage import write_bytes
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import DType, Runtime
@@ -50,6 +51,7 @@ def explain(
         runtime,
         prefer if whole else "size",
         integer=not whole,
+        throughout=dtype in INTEGER_BITS,
         half=dtype is DType.FP16,
         wide=dtype in {DType.INT16X8, DType.A16W8},
     )

@@ -31,6 +31,7 @@ from coronet_deploy.export.operators import InstanceNorm
 from coronet_deploy.export.passes import Preference, passes_for, run_passes
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
+from coronet_deploy.export.schemes import INTEGER_BITS
 from coronet_deploy.images import Array
 from coronet_deploy.verify.gate import drawn
 from coronet_deploy.verify.parity import CAP_DB
@@ -161,7 +162,13 @@ def _stands_for(graph: Graph, manifest: Manifest, picture: Array) -> dict[str, t
         names |= {FoldBatchNorm.name, DropDeadBiases.name}
     integer = manifest.dtype not in {DType.FP32, DType.FP16}
     half = manifest.dtype is DType.FP16
-    passes = passes_for(manifest.runtime, prefer, integer=integer, half=half)
+    passes = passes_for(
+        manifest.runtime,
+        prefer,
+        integer=integer,
+        throughout=manifest.dtype in INTEGER_BITS,
+        half=half,
+    )
     ran = [step for step in passes if step.name in names]
     lowered, _ = run_passes(graph, tuple(ran))
     captured = {node.output: node for node in graph.nodes}

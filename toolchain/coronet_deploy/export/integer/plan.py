@@ -89,7 +89,7 @@ def plan_integer(
     pictures, framed = with_flips(pictures), bits == 16  # noqa: PLR2004 - the wide scheme
     # 16 bits have room for channels of unlike size, and weights round better as they are.
     alike, evened = equalized(graph, pictures, between=not framed, reach=not framed)
-    lowered, reports = lower(alike, runtime, integer=True, wide=framed)
+    lowered, reports = lower(alike, runtime, integer=True, throughout=True, wide=framed)
     lowered = _with_biases(lowered)
     pixels = not framed and takes_pixels(lowered)
     if pixels:

@@ -48,6 +48,7 @@ def passes_for(
     prefer: Preference = "speed",
     *,
     integer: bool = False,
+    throughout: bool = False,
     half: bool = False,
     wide: bool = False,
 ) -> tuple[Pass, ...]:
@@ -69,7 +70,7 @@ def passes_for(
     return (
         *folding,
         HoistRelu(),
-        *((DecomposeInstanceNorm(),) if integer else ()),
+        *((DecomposeInstanceNorm(),) if throughout else ()),
         FuseRelu(),
         SubpixelConvolution(winograd=prefer == "speed", integer=integer),
         TrimTaps(),
@@ -79,7 +80,7 @@ def passes_for(
         *(() if wide else (QuadPixels(),)),
         PairPixels(),
         PairInputs(),
-        *(() if integer else (DecomposeInstanceNorm(join_pixels=True),)),
+        *(() if throughout else (DecomposeInstanceNorm(join_pixels=True),)),
         SplitZeroPadding(),
         ShareSubexpressions(),
     )
@@ -102,17 +103,22 @@ def lower(
     *,
     prefer: Preference = "speed",
     integer: bool = False,
+    throughout: bool = False,
     half: bool = False,
     wide: bool = False,
 ) -> tuple[Graph, tuple[PassReport, ...]]:
     """Return `graph` as `runtime` runs it fastest, and what each pass did.
 
     `prefer="size"` leaves out rewrites that buy speed with a larger file. `integer` is for graphs
-    whose convolutions are to compute in integers; rewrites that eight bits do not survive are left
-    out of those whatever `prefer` says. With `half`, products may be summed in float16. With
-    `wide`, values are integers of 16 bits, for which LiteRT has no DepthToSpace.
+    whose convolutions are to compute in integers, and with `throughout` all the rest too; rewrites
+    that eight bits do not survive are left out of those whatever `prefer` says. With `half`,
+    products may be summed in float16. With `wide`, values are integers of 16 bits, for which LiteRT
+    has no DepthToSpace.
     """
     # Winograd's transformed values do not fit eight bits, and integer convolutions are fast
     # without.
     chosen: Preference = "size" if integer else prefer
-    return run_passes(graph, passes_for(runtime, chosen, integer=integer, half=half, wide=wide))
+    passes = passes_for(
+        runtime, chosen, integer=integer, throughout=throughout, half=half, wide=wide
+    )
+    return run_passes(graph, passes)
