@@ -7,7 +7,7 @@
     python benchmarks/bench_export.py --time      how long six artifacts take, their peak memory
     python benchmarks/bench_export.py --prepare   convert only; what is converted is kept
 
-Of two threads, how far the cores were from each other is printed (see cores.py): in a virtual
+Of two threads, how far the cores were from each other is printed (see bench/cores.py): in a virtual
 machine it changes within a minute, and with it whatever waits for another thread often. `--near
 400` counts launches only that had the cores that many nanoseconds apart at their start and end.
 
@@ -38,11 +38,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_lowering import networks
-from cores import round_trip_ns
 from peers.setup import CACHE, python_of
 from torch import nn
 from turns import Played, play
 
+from coronet_deploy.bench.cores import round_trip_ns
 from coronet_deploy.bench.system import host_facts
 from coronet_deploy.coronet.checkpoint import Header, Stage, load_checkpoint, save_checkpoint
 from coronet_deploy.coronet.zoo import bundled_checkpoint, bundled_pictures

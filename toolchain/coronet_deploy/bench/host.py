@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from coronet_deploy.bench import system
+from coronet_deploy.bench import cores, system
 from coronet_deploy.bench.launch import WORKER, Failure, Labels, launch
 from coronet_deploy.bench.plan import Plan, PlannedLaunch, Subject, make_plan
 from coronet_deploy.errors import BadInput
@@ -116,8 +116,13 @@ def bench_host(
     arguments = ("--samples", str(samples), "--seconds", str(seconds))
     unchanged = {name: _Unchanged(subject) for name, subject in subjects.items()}
 
+    moving = bool(run.conditions.get("virtual_machine"))
+    round_trips: list[float] = []
+
     def make(planned: PlannedLaunch) -> Launch:
         subject, target = subjects[planned.subject.artifact], planned.subject.target
+        if moving and target.threads > 1 and (now_ns := cores.round_trip_ns()):
+            round_trips.append(now_ns)
         labels = Labels(subject.name, subject.sha256, target, planned.order)
         own = (str(subject.path.absolute()), "--threads", str(target.threads))
         made = launch(labels, (*own, *arguments), deadline_s=deadline_s, worker=worker)
@@ -134,19 +139,21 @@ def bench_host(
     except KeyboardInterrupt:
         interrupted = True
     stolen = system.steal_percent(ticks, system.cpu_ticks())
-    cores = system.cores_allowed()
+    allowed = system.cores_allowed()
     after, most = system.host_state(), max(threads)
     notes = [
-        *system.busy_notes(before["load_1min"], most, cores, stolen),
-        *system.shared_notes(most, cores, system.cores_shared()),
+        *system.busy_notes(before["load_1min"], most, allowed, stolen),
+        *system.shared_notes(most, allowed, system.cores_shared()),
         *system.load_notes(before["load_1min"], after["load_1min"], most),
         *system.quota_notes(quota, system.cpu_quota(), most),
+        *cores.moved_notes(round_trips),
     ]
     conditions = {
         **run.conditions,
         "before": before,
         "after": after,
         "steal_percent": stolen,
+        "core_round_trip_ns": _range(round_trips),
         "interrupted": interrupted,
         "notes": notes,
     }
@@ -155,6 +162,11 @@ def bench_host(
     if interrupted:
         raise BenchInterrupted(run, rounds * len(plan.subjects))
     return run
+
+
+def _range(values: Sequence[float]) -> list[float] | None:
+    """Return the least and the most, whole numbers; None of none."""
+    return [round(min(values)), round(max(values))] if values else None
 
 
 class _Unchanged:
