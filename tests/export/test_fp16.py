@@ -13,10 +13,14 @@ from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.build import build
 from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.capture import capture
+from coronet_deploy.export.graph import FLOAT16_MAX, Edit, Node, rewrite
 from coronet_deploy.export.half import draw_in_half, find_overflow, lower_to_half
+from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.native import captured_stderr
+from coronet_deploy.export.operators import Conv2d
 from coronet_deploy.export.passes import lower
+from coronet_deploy.export.passes.half_weights import RoundWeights, correlation, rounded
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.images import Array
@@ -142,3 +146,73 @@ def test_what_overflows_all_the_same_is_refused_by_name() -> None:
             ConversionFailed, match=r"float16 cannot hold what .*add.* gives: 7e\+04"
         ):
             build(graph, runtime, DType.FP16, Subject("x", source, network), pictures)
+
+
+def _energy(error: Array, alike: Array) -> Array:
+    flat = error.reshape(len(error), -1).astype(np.float64)
+    energy: Array = np.einsum("oi,ij,oj->o", flat, alike, flat)
+    return energy
+
+
+@pytest.mark.parametrize("shape", [(16, 7, 7, 3), (24, 3, 3, 19), (5, 2, 2, 30)])
+def test_each_weight_is_one_of_the_two_numbers_around_it(shape: tuple[int, int, int, int]) -> None:
+    _, rows, columns, channels = shape
+    kernel = np.random.default_rng(0).normal(0, 0.1, shape).astype(np.float32)
+    kernel[0] = 0.25  # which float16 holds
+    kernel[1] = -FLOAT16_MAX
+    found = rounded(kernel, 0.9, 0.5)
+    assert (found.astype(np.float16) == found).all()
+    nearest = kernel.astype(np.float16)
+    assert (np.abs(found - kernel) <= np.spacing(np.abs(nearest)).astype(np.float32)).all()
+    assert (found[:2] == kernel[:2]).all()
+    alike = correlation(rows, columns, channels, 0.9, 0.5)
+    before, after = (_energy(w - kernel, alike)[2:] for w in (nearest.astype(np.float32), found))
+    assert (after < 0.7 * before).all()
+
+
+def test_weights_that_the_picture_meets_round_for_pictures() -> None:
+    pictures = read_pictures(bundled_pictures(), 128, 128)
+    layer = nn.Conv2d(3, 16, 7)
+    # As trained ones: what is broadly light or dark cancels.
+    with torch.no_grad():
+        layer.weight -= layer.weight.mean((1, 2, 3), keepdim=True)
+    network = nn.Sequential(nn.ReflectionPad2d(3), layer).eval()
+    before = capture(network, 128, 128)
+    after = RoundWeights().run(before)
+    nearest = rewrite(before, _to_nearest)
+    for picture in pictures.values:
+        exact = interpret(before, picture)
+        better, plain = (psnr_db(exact, interpret(g, picture)) for g in (after, nearest))
+        assert better > plain + 4
+
+
+def _to_nearest(edit: Edit, node: Node) -> str | None:
+    if not isinstance(node.op, Conv2d):
+        return None
+    x, weight, *bias = node.inputs
+    return edit.emit(
+        node.op, x, edit.constant(edit.constants[weight].astype(np.float16), "weight"), *bias
+    )
+
+
+def test_products_of_one_axis_and_weights_beyond_float16_are_left() -> None:
+    far = nn.Conv2d(3, 4, 3)
+    with torch.no_grad():
+        far.weight[0, 0, 0, 0] = 1e5
+    for layer in (far, nn.Conv2d(3, 4, (1, 3)), nn.Conv2d(3, 4, 1), nn.Conv2d(301, 1, 2)):
+        before = capture(layer, 8, 8, layer.in_channels)
+        assert RoundWeights().run(before).nodes == before.nodes
+
+
+@pytest.mark.parametrize("runtime", list(Runtime))
+def test_float16_files_of_a_generator_hold_rounded_weights(runtime: Runtime) -> None:
+    graph = capture(build_generator(full_plan(Architecture.RESNET_6, width=4)).eval(), 32, 32)
+    lowered, reports = lower(graph, runtime, half=True)
+    assert ("round_weights", True) in [(report.name, report.changed) for report in reports]
+    plain, _ = lower(graph, runtime)
+    stems = [
+        next(g.constants[n.inputs[1]] for n in g.nodes if isinstance(n.op, Conv2d))
+        for g in (lowered, plain)
+    ]
+    held = [bool((stem.astype(np.float16) == stem).all()) for stem in stems]
+    assert held == [True, False]

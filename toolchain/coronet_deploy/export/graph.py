@@ -24,6 +24,8 @@ FloatArray = npt.NDArray[np.float32]
 
 INPUT, OUTPUT = "input", "output"
 
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
 _MOST_CONCATENATED = 4  # XNNPACK takes concatenations of at most five inputs
 _SMALL = 4096  # numbers; larger constants are not compared
 

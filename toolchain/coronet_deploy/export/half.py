@@ -17,12 +17,10 @@ from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.equalize import equalized
-from coronet_deploy.export.graph import OUTPUT, FloatArray, Graph
+from coronet_deploy.export.graph import FLOAT16_MAX, OUTPUT, FloatArray, Graph
 from coronet_deploy.export.interpret import interpret_values
 from coronet_deploy.export.passes import PassReport, Preference, lower
 from coronet_deploy.vocabulary import Runtime
-
-FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 _TRIED_ON = 3  # pictures, for a forward pass of each is what the check costs
 _ROOM = 2.0  # other pictures may give larger values

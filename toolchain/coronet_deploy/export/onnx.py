@@ -16,7 +16,7 @@ import numpy as np
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.graph import INPUT, OUTPUT, Graph, Node
+from coronet_deploy.export.graph import FLOAT16_MAX, INPUT, OUTPUT, Graph, Node
 from coronet_deploy.export.operators import Activation, Operator, Padding, Shape
 from coronet_deploy.vocabulary import DType
 
@@ -30,7 +30,6 @@ OPSET = 20
 IR_VERSION = 9  # the oldest that has this opset, so that older runtimes load the file too
 
 _TO_NCHW = (0, 2, 3, 1)  # where an NHWC axis is found in NCHW
-_FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 def emit_onnx(
@@ -109,7 +108,7 @@ class _Writer:
         if name not in self._initializers:
             array = np.ascontiguousarray(values, np.float32)
             if self._half:
-                if array.size and not np.abs(array).max() <= _FLOAT16_MAX:
+                if array.size and not np.abs(array).max() <= FLOAT16_MAX:
                     raise ConversionFailed(f"ONNX: {name} has weights beyond float16's range")
                 array = array.astype(np.float16)
             kind = TensorProto.FLOAT16 if self._half else TensorProto.FLOAT

@@ -15,10 +15,10 @@ import numpy as np
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.graph import INPUT, OUTPUT, FloatArray, Graph, Node
+from coronet_deploy.export.graph import FLOAT16_MAX, INPUT, OUTPUT, FloatArray, Graph, Node
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.passes.zero_padding import same_padding
-from coronet_deploy.export.tflite_file import FLOAT16_MAX, AlignedBuffer, pack
+from coronet_deploy.export.tflite_file import AlignedBuffer, pack
 from coronet_deploy.vocabulary import DType
 
 try:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from coronet_deploy.errors import ConversionFailed, missing_package
+from coronet_deploy.export.graph import FLOAT16_MAX
 
 try:
     import flatbuffers
@@ -23,7 +24,6 @@ _ALIGNMENT = 16  # XNNPACK and the GPU delegate read constants in place
 _ENTRY_BYTES = 256  # a tensor or an operator in a file, at most about
 _WEIGHT = 1  # which input of a convolution
 _LEAST_HALVED = 100  # numbers whose half is more than what unpacking them takes in the file
-FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class AlignedBuffer(schema.BufferT):  # type: ignore[misc] # the schema ships no types

@@ -9,6 +9,7 @@ from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.borders import SplitBorders
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
+from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
 from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
@@ -55,6 +56,7 @@ def passes_for(
     """Return the passes that `lower` runs, in order."""
     # An integer graph comes with biases that keep a norm's channels in the middle of their range.
     folding: tuple[Pass, ...] = (FoldBatchNorm(), *(() if integer else (DropDeadBiases(),)))
+    rounding: tuple[Pass, ...] = (RoundWeights(),) if half else ()
     multiplication: tuple[Pass, ...]
     if runtime is Runtime.ONNX:
         # ONNX Runtime has kernels of its own for all the rest, in float.
@@ -65,7 +67,8 @@ def passes_for(
         plain = SubpixelConvolution(
             winograd=False, depth_to_space=True, least_channels=SUBPIXEL_CHANNELS_ONNX
         )
-        return (*folding, plain, TrimTaps(), *(multiplication if prefer == "speed" else ()))
+        multiplied = multiplication if prefer == "speed" else ()
+        return (*folding, plain, TrimTaps(), *multiplied, *rounding)
     multiplication = (Winograd(half=half),) if prefer == "speed" else ()
     return (
         *folding,
@@ -75,6 +78,7 @@ def passes_for(
         SubpixelConvolution(winograd=prefer == "speed", integer=integer),
         TrimTaps(),
         *multiplication,
+        *rounding,
         *(() if integer else (SplitBorders(),)),
         UnrollReflectPad(),
         *(() if wide else (QuadPixels(),)),
