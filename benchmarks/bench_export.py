@@ -9,7 +9,8 @@
 
 Of two threads, how far the cores were from each other is printed (see bench/cores.py): in a virtual
 machine it changes within a minute, and with it whatever waits for another thread often. `--near
-400` counts launches only that had the cores that many nanoseconds apart at their start and end.
+400` counts launches only that had the cores that many nanoseconds apart at their start and end,
+until twenty looks found them farther.
 
 FP32, 256x256, one picture. Every launch is a process of its own with one runtime; a launch of each
 is alive at a time, and they infer in turns, one inference each (see turns.py). A figure is the
@@ -222,7 +223,10 @@ class Distances:
             f"{n} threads: cores {min(ns):.0f} to {max(ns):.0f} ns apart"
             for n, ns in self.seen.items()
         ]
-        return "\n".join([*told, *([f"{self.again} times farther apart"] if self.again else [])])
+        if self.again:
+            then = ", and counted from then on" if self.again == _MOST_AGAIN else ""
+            told.append(f"{self.again} looks found them farther apart{then}")
+        return "\n".join(told)
 
 
 def measure(folder: Path, args: argparse.Namespace) -> tuple[dict[str, Row], Distances]:

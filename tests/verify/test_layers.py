@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.manifest import Manifest, Source, read_manifest
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.export.tflite_file import pack, read_model
@@ -54,6 +55,24 @@ def test_no_layer_of_a_good_artifact_is_wrong(
     layers = compare_layers(path, manifest, subject, picture)
     assert first_wrong(layers, LEAST_SNR_DB[dtype]) is None
     # Most convolutions are told, and the picture itself comes last.
+    convolutions = [n for n, m in subject.generator.named_modules() if "Conv" in type(m).__name__]
+    told = {layer.value.rpartition("/")[0] for layer in layers}
+    assert len(told.intersection(convolutions)) >= 0.7 * len(convolutions)
+    assert layers[-1].value == "output"
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_rounded_weights_hide_no_layer(runtime: Runtime, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    plan = full_plan(Architecture.RESNET_6, width=12)
+    source = Source(sha256="0" * 64, kind=Kind.DENSE, plan=plan.as_json())
+    subject = Subject("random", source, build_generator(plan).eval(), 3, plan)
+    given = read_pictures(bundled_pictures()[:1], 128, 128)
+    order = Order(subject, tmp_path, given, given, (runtime,), (DType.FP16,), {DType.FP16: 20.0})
+    (artifact,) = release(order)
+    manifest = read_manifest(artifact.path.with_name(f"{artifact.path.name}.json"))
+    assert "round_weights" in manifest.passes
+    layers = compare_layers(artifact.path, manifest, subject, given.values[0])
     convolutions = [n for n, m in subject.generator.named_modules() if "Conv" in type(m).__name__]
     told = {layer.value.rpartition("/")[0] for layer in layers}
     assert len(told.intersection(convolutions)) >= 0.7 * len(convolutions)

@@ -30,7 +30,7 @@ def round_trip_ns() -> float | None:
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) == 1:
         return None
     # In a process of its own: this one may have threads, which a fork does not bring along.
-    command = [sys.executable, "-m", __spec__.name if __spec__ else __name__]
+    command = [sys.executable, "-P", "-m", __name__]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_DEADLINE_S, check=True)
         return float(done.stdout)

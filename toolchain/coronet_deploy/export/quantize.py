@@ -1,4 +1,4 @@
-"""INT8 artifacts: convolutions in int8, all else in float32.
+"""INT8 artifacts: convolutions in int8, all else computes in float32.
 
 Weights are int8 per output channel, activations eight bits per tensor, with ranges measured on
 pictures (`ranges`), and each convolution stands between a quantise and a dequantise. Norms,

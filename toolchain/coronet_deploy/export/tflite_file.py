@@ -23,6 +23,8 @@ except ImportError as error:
 _ALIGNMENT = 16  # XNNPACK and the GPU delegate read constants in place
 _ENTRY_BYTES = 256  # a tensor or an operator in a file, at most about
 _WEIGHT = 1  # which input of a convolution
+# Of the weights' energy: forty times what float16 loses of numbers of usual size.
+_MOST_LOST = 1e-6
 _LEAST_HALVED = 100  # numbers whose half is more than what unpacking them takes in the file
 
 
@@ -151,7 +153,7 @@ def halve_float_weights(model: Any) -> None:  # noqa: ANN401 - the schema ships 
     """Store what float convolutions have as weights in float16, which XNNPACK unpacks once.
 
     Beside layers of eight bits its rounding is nothing, and half of the bytes are many in a small
-    file. Weights beyond float16's range stay as they are.
+    file. Weights beyond float16's range, or lost in its smallest numbers, stay as they are.
     """
     graph, kinds = model.subgraphs[0], schema.BuiltinOperator
     tensors_of = Counter(tensor.buffer for tensor in graph.tensors)
@@ -167,7 +169,7 @@ def halve_float_weights(model: Any) -> None:  # noqa: ANN401 - the schema ships 
         if weight.type != schema.TensorType.FLOAT32 or stored.data is None or not alone:
             continue
         values = np.frombuffer(stored.data, np.float32)
-        if len(values) < _LEAST_HALVED or not np.abs(values).max() <= FLOAT16_MAX:
+        if len(values) < _LEAST_HALVED or not _held_by_float16(values):
             continue
         half, unpack = copy(weight), schema.OperatorT()
         half.type, half.name = schema.TensorType.FLOAT16, b""
@@ -186,6 +188,14 @@ def halve_float_weights(model: Any) -> None:  # noqa: ANN401 - the schema ships 
             unpack.opcodeIndex = len(model.operatorCodes)
         model.operatorCodes.append(code)
         graph.operators = [*halved.values(), *graph.operators]
+
+
+def _held_by_float16(values: np.ndarray[Any, np.dtype[np.float32]]) -> bool:
+    if not np.abs(values).max() <= FLOAT16_MAX:
+        return False
+    error = values - values.astype(np.float16).astype(np.float32)
+    energy, lost = (float(np.square(v, dtype=np.float64).sum()) for v in (values, error))
+    return lost <= _MOST_LOST * energy
 
 
 def with_metadata(data: bytes, entries: Mapping[str, str]) -> bytes:

@@ -31,6 +31,7 @@ from coronet_deploy.export.operators import InstanceNorm
 from coronet_deploy.export.passes import Preference, passes_for, run_passes
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
+from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.schemes import INTEGER_BITS
 from coronet_deploy.images import Array
 from coronet_deploy.verify.gate import drawn
@@ -157,7 +158,8 @@ def _value_of(layer: str, output: Array, graph: Graph, values: Mapping[str, Arra
 def _stands_for(graph: Graph, manifest: Manifest, picture: Array) -> dict[str, tuple[str, bool]]:
     """Return which captured value each value of the artifact is, and if a ReLU was put on it."""
     prefer: Preference = "speed" if "winograd" in manifest.passes else "size"
-    names = set(manifest.passes)
+    # Rounding is what is told, not what is expected.
+    names = set(manifest.passes) - {RoundWeights.name}
     if _EQUALIZE in names:  # which folds first
         names |= {FoldBatchNorm.name, DropDeadBiases.name}
     integer = manifest.dtype not in {DType.FP32, DType.FP16}

@@ -1,4 +1,7 @@
-"""Exact rewrites of a graph, one a file, and the order in which a runtime wants them."""
+"""Rewrites of a graph, one a file, and the order in which a runtime wants them.
+
+All but `round_weights` are exact.
+"""
 
 from __future__ import annotations
 

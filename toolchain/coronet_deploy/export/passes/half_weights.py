@@ -14,9 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from coronet_deploy.export.graph import FLOAT16_MAX, INPUT, Edit, FloatArray, Node
+from coronet_deploy.export.graph import FLOAT16_MAX, INPUT, Edit, FloatArray, Graph, Node, rewrite
 from coronet_deploy.export.operators import Conv2d, ReflectPad, ZeroPad
-from coronet_deploy.export.passes.rewriting import Rewrite
 
 # How alike neighbours are, across and down (a first-order Markov model, as picture coding has it:
 # Jain 1989), and the channels of one place: of pictures, and of what layers make of them. Measured
@@ -26,27 +25,35 @@ _OF_PICTURES, _OF_FEATURES = (0.9, 0.9), (0.8, 0.3)
 _MOST = 1200
 
 
-class RoundWeights(Rewrite):
+class RoundWeights:
     """Makes the weights of convolutions over both axes numbers that float16 holds.
 
-    Winograd's products, which are over one axis or none, read no neighbours.
+    Winograd's products, which are over one axis or none, are left as they are: what they read are
+    differences, and correlates otherwise.
     """
 
     name: ClassVar[str] = "round_weights"
 
-    def visit(self, edit: Edit, node: Node) -> str | None:
-        """Return the convolution with rounded weights."""
-        if not isinstance(node.op, Conv2d):
-            return None
-        x, weight, *bias = node.inputs
-        kernel = edit.constants[weight]
-        _, rows, columns, channels = kernel.shape
-        if min(rows, columns) == 1 or rows * columns * channels > _MOST:
-            return None
-        if not np.abs(kernel).max() <= FLOAT16_MAX:
-            return None  # which the writer refuses
-        alike = _OF_PICTURES if _is_picture(edit, x) else _OF_FEATURES
-        return edit.emit(node.op, x, edit.constant(rounded(kernel, *alike), "weight"), *bias)
+    def run(self, graph: Graph) -> Graph:
+        """Return `graph` with rounded weights, those of several convolutions rounded once."""
+        made: dict[tuple[str, tuple[float, float]], str] = {}
+
+        def visit(edit: Edit, node: Node) -> str | None:
+            if not isinstance(node.op, Conv2d):
+                return None
+            x, weight, *bias = node.inputs
+            kernel = edit.constants[weight]
+            _, rows, columns, channels = kernel.shape
+            if min(rows, columns) == 1 or rows * columns * channels > _MOST:
+                return None
+            if not np.abs(kernel).max() <= FLOAT16_MAX:
+                return None  # which the writer refuses
+            key = weight, _OF_PICTURES if _is_picture(edit, x) else _OF_FEATURES
+            if key not in made:
+                made[key] = edit.constant(rounded(kernel, *key[1]), "weight")
+            return edit.emit(node.op, x, made[key], *bias)
+
+        return rewrite(graph, visit)
 
 
 def _is_picture(edit: Edit, value: str) -> bool:
@@ -70,7 +77,8 @@ def rounded(kernel: FloatArray, neighbours: float, channels: float) -> FloatArra
     beyond = np.where(nearest.astype(np.float64) > exact, -np.inf, np.inf).astype(np.float16)
     taken = nearest.astype(np.float64)
     other = np.nextafter(nearest, beyond).astype(np.float64)
-    other = np.where(np.isfinite(other), other, taken)
+    # What float16 holds stays, zeros above all; and nothing goes to infinity.
+    other = np.where(np.isfinite(other) & (taken != exact), other, taken)
     alike = correlation(rows, columns, width, neighbours, channels)
     slope, every = (taken - exact) @ alike, np.arange(outputs)
     for _ in range(4 * exact.shape[1]):

@@ -26,7 +26,7 @@ class DecomposeInstanceNorm(Rewrite):
     """d = x - mean(x); d * rsqrt(mean(d * d) + epsilon).
 
     The square feeds a mean, which XNNPACK fuses into one sweep ("mean squared"), and `d` serves
-    twice. Each mean is taken in two stages, rows first: sums of W, then of H numbers lose 18 to
+    twice. Each mean is taken in two stages, lines first: sums of W, then of H numbers lose 18 to
     28 dB less to float32 rounding than one sum of H * W.
 
     XNNPACK goes through a picture and a number a channel pixel by pixel, a call each. Where a pixel

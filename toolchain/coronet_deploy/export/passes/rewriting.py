@@ -9,7 +9,7 @@ from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
 
 
 class Pass(Protocol):
-    """One exact rewrite: the graph it returns draws the same pictures."""
+    """One rewrite: the graph it returns draws the same pictures, exactly or as float16 rounds."""
 
     name: ClassVar[str]
 
