@@ -22,9 +22,7 @@ from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
 from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
-from coronet_deploy.export.passes.stem import PairInputs
 from coronet_deploy.export.passes.subexpressions import ShareSubexpressions
-from coronet_deploy.export.passes.tail import PairPixels, QuadPixels
 from coronet_deploy.export.passes.trim_taps import TrimTaps
 from coronet_deploy.export.passes.winograd import Winograd, choose_tiling
 from coronet_deploy.networks.generator import build_generator, full_plan
@@ -334,92 +332,6 @@ def test_taps_that_only_meet_padding_are_cut_off() -> None:
     kernels = [after.shapes[n.inputs[1]][1:3] for n in after.nodes if isinstance(n.op, ops.Conv2d)]
     assert kernels == [(4, 4), (2, 2), (1, 1)]
     assert _difference(before, after) < 1e-12
-
-
-def _first_convolution(graph: Graph) -> tuple[ops.Conv2d, ops.Shape, ops.Shape]:
-    """Return the operator, and the shapes of what it reads and of its weights."""
-    node = next(node for node in graph.nodes if isinstance(node.op, ops.Conv2d))
-    assert isinstance(node.op, ops.Conv2d)
-    return node.op, graph.shapes[node.inputs[0]], graph.shapes[node.inputs[1]]
-
-
-def test_a_narrow_tail_computes_two_pixels_at_once() -> None:
-    before = capture(nn.Conv2d(6, 3, 7), 16, 20, 6)
-    after = PairPixels().run(before)
-    convolution, read, kernel = _first_convolution(after)
-    assert (convolution.stride, read, kernel) == ((1, 1), (1, 16, 10, 12), (6, 7, 4, 12))
-    assert _difference(before, after) < 1e-12
-    odd = capture(nn.Conv2d(6, 3, 7), 16, 21, 6)
-    assert PairPixels().run(odd).nodes == odd.nodes
-
-
-def test_a_narrow_tail_computes_four_pixels_at_once() -> None:
-    before = capture(nn.Conv2d(6, 3, 7), 16, 20, 6)
-    after = QuadPixels().run(before)
-    convolution, read, kernel = _first_convolution(after)
-    assert (convolution.stride, read, kernel) == ((2, 1), (1, 16, 10, 12), (12, 8, 4, 12))
-    assert _difference(before, after) < 1e-12
-    for height, width in ((17, 20), (16, 21)):
-        odd = capture(nn.Conv2d(6, 3, 7), height, width, 6)
-        assert QuadPixels().run(odd).nodes == odd.nodes
-
-
-class _ReadTwice(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.wide, self.cropped = nn.Conv2d(6, 3, 7), nn.Conv2d(6, 3, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.wide(x) + self.cropped(x[:, :, 3:-3, 3:-3])
-        return y
-
-
-@pytest.mark.parametrize(
-    ("network", "height", "width", "kernel"),
-    [
-        (nn.Conv2d(6, 3, 6), 17, 21, (12, 7, 7, 6)),  # an odd width, of kernel and picture
-        (_ReadTwice(), 16, 20, (12, 8, 8, 6)),  # a reshape that several read is a copy
-    ],
-)
-def test_pixels_at_once_that_read_the_picture_pixel_by_pixel(
-    network: nn.Module, height: int, width: int, kernel: ops.Shape
-) -> None:
-    before = capture(network.eval(), height, width, 6)
-    after = QuadPixels().run(before)
-    convolution, read, weights = _first_convolution(after)
-    assert (convolution.stride, read, weights) == ((2, 2), (1, height, width, 6), kernel)
-    assert _difference(before, after) < 1e-12
-
-
-@pytest.mark.parametrize("kernel", [5, 7, (3, 7), 9])
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_stem_reads_two_pixels_as_one(kernel: int | tuple[int, int], bias: bool) -> None:
-    before = capture(nn.Conv2d(3, 8, kernel, bias=bias), 16, 20)
-    after = PairInputs().run(before)
-    convolution = next(node for node in after.nodes if isinstance(node.op, ops.Conv2d))
-    rows, columns = (kernel, kernel) if isinstance(kernel, int) else kernel
-    assert after.shapes[convolution.inputs[1]] == (16, rows, (columns + 1) // 2, 6)
-    assert _difference(before, after) < 1e-12
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(3, 8, 3),  # a small kernel
-        nn.Conv2d(3, 8, 7, padding=3),
-        nn.Conv2d(3, 8, 7, stride=2),
-        nn.Conv2d(3, 12, 7),  # outputs that twice as many would not suit
-        nn.Conv2d(3, 8, 6),  # an odd result of an even picture
-    ],
-)
-def test_a_stem_that_pairs_do_not_suit_stays(layer: nn.Conv2d) -> None:
-    before = capture(layer, 16, 20)
-    assert PairInputs().run(before).nodes == before.nodes
-
-
-def test_a_stem_of_odd_width_stays() -> None:
-    before = capture(nn.Conv2d(3, 8, 7), 16, 21)
-    assert PairInputs().run(before).nodes == before.nodes
 
 
 def test_equal_computations_are_done_once() -> None:
