@@ -124,6 +124,37 @@ def test_work_that_imports_is_interrupted_behind_the_import_and_undone(tmp_path:
     assert (status, out, told) == (130, "undone\n", "coronet-deploy: interrupted\n")
 
 
+_FINALIZER = """
+import sys, time
+from coronet_deploy import cli
+from coronet_deploy.cli import inspect
+class Slow:
+    def __del__(self):
+        time.sleep(1)
+def run(args):
+    try:
+        Slow()  # an interruption in there is lost
+        print("went on", flush=True)
+        time.sleep(10)
+    finally:
+        time.sleep(1.2)
+        print("undone")
+inspect.run = run
+sys.exit(cli.main(["inspect"]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+def test_an_interruption_that_a_finalizer_swallows_is_raised_again(
+    number: int, tmp_path: Path
+) -> None:
+    line = [sys.executable, "-c", _FINALIZER]
+    status, out, told = _interrupted(line, number, 0.5, tmp_path)
+    assert (status, told) == (130, "coronet-deploy: interrupted\n")
+    assert out == "went on\nundone\n"
+
+
 _LOADING = """
 import os, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)

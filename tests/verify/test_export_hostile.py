@@ -54,8 +54,8 @@ def test_an_interrupted_export_leaves_nothing_behind(
     checkpoint: Path, tmp_path: Path, end: signal.Signals
 ) -> None:
     out = tmp_path / "out"
-    line = [str(COMMAND), "export", str(checkpoint), "--size", "256x256", "--dtype", "int8"]
-    line += ["--output", str(out)]
+    line = [str(COMMAND), "export", str(checkpoint), "--size", "512x512"]
+    line += ["--dtype", "int8", "--output", str(out)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     # Whatever these tests were started under.
     line = ["env", f"--default-signal={end.name.removeprefix('SIG')}", *line]
@@ -67,7 +67,7 @@ def test_an_interrupted_export_leaves_nothing_behind(
                 break
         process.send_signal(end)
         told = process.stderr.read()
-    assert process.returncode == 130
+    assert process.returncode == 130, told
     assert told.splitlines()[-1] == "coronet-deploy: interrupted"
     assert not out.exists()
 

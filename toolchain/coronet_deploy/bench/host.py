@@ -133,35 +133,35 @@ def bench_host(
     if keeper:
         now_known = {**run.conditions, "before": before}
         keeper.begin(replace(run, conditions=now_known), rounds * len(plan.subjects))
-    interrupted = False
+
+    def ended(*, interrupted: bool) -> Run:
+        stolen = system.steal_percent(ticks, system.cpu_ticks())
+        allowed = system.cores_allowed()
+        after, most = system.host_state(), max(threads)
+        notes = [
+            *system.busy_notes(before["load_1min"], most, allowed, stolen),
+            *system.shared_notes(most, allowed, system.cores_shared()),
+            *system.load_notes(before["load_1min"], after["load_1min"], most),
+            *system.quota_notes(quota, system.cpu_quota(), most),
+            *cores.moved_notes(round_trips),
+        ]
+        conditions = {
+            **run.conditions,
+            "before": before,
+            "after": after,
+            "steal_percent": stolen,
+            "core_round_trip_ns": _range(round_trips),
+            "interrupted": interrupted,
+            "notes": notes,
+        }
+        launches = tuple(finished)
+        return replace(run, conditions=conditions, tools=_tools(launches), launches=launches)
+
     try:
         _carry_out(plan, make, finished, progress, keeper)
     except KeyboardInterrupt:
-        interrupted = True
-    stolen = system.steal_percent(ticks, system.cpu_ticks())
-    allowed = system.cores_allowed()
-    after, most = system.host_state(), max(threads)
-    notes = [
-        *system.busy_notes(before["load_1min"], most, allowed, stolen),
-        *system.shared_notes(most, allowed, system.cores_shared()),
-        *system.load_notes(before["load_1min"], after["load_1min"], most),
-        *system.quota_notes(quota, system.cpu_quota(), most),
-        *cores.moved_notes(round_trips),
-    ]
-    conditions = {
-        **run.conditions,
-        "before": before,
-        "after": after,
-        "steal_percent": stolen,
-        "core_round_trip_ns": _range(round_trips),
-        "interrupted": interrupted,
-        "notes": notes,
-    }
-    launches = tuple(finished)
-    run = replace(run, conditions=conditions, tools=_tools(launches), launches=launches)
-    if interrupted:
-        raise BenchInterrupted(run, rounds * len(plan.subjects))
-    return run
+        raise BenchInterrupted(ended(interrupted=True), rounds * len(plan.subjects)) from None
+    return ended(interrupted=False)
 
 
 def _range(values: Sequence[float]) -> list[float] | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from coronet_deploy import __version__
-from coronet_deploy.cli._signals import is_of_interruption, take_signals
+from coronet_deploy.cli._signals import is_of_interruption, settle, take_signals
 from coronet_deploy.cli._usage import STATUSES, Parser, refuse_line
 from coronet_deploy.errors import INTERRUPTED, BadInput, CoronetError, EnvironmentProblem
 
@@ -89,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):  # of a stderr that is full
             traceback.print_exc()
         return _DEFECT
+    finally:
+        settle()
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -4,6 +4,9 @@ An exception that arrives in the middle of an import is lost, or leaves a packag
 then refuses to be loaded again. So nothing is raised there. While the command line itself imports
 what a command needs, nothing has begun that must be undone, and the process ends at once; while
 work imports more, the interruption waits for the end of that import.
+
+One that arrives in a finalizer, or in a callback of native code, is lost there as well: Python or
+the library passes over it. So it is raised again, unless something deals with an exception then.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import atexit
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -21,6 +25,7 @@ from coronet_deploy.errors import INTERRUPTED
 _HERE = f"{Path(__file__).parent}{os.sep}"
 _IMPORTER = "<frozen importlib"
 _AGAIN_S = 0.05
+_LOST_S = 0.5
 
 _arrived: list[int] = []
 """The signals of this command that were raised as an interruption."""
@@ -32,11 +37,19 @@ def take_signals() -> None:
     A signal that whoever started us had us ignore (`nohup`, a shell's `&`) stays ignored, but for
     SIGTERM.
     """
-    _arrived.clear()
+    settle()
     signal.signal(signal.SIGTERM, _interrupt)
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+
+
+def settle() -> None:
+    """Let an interruption of this command be raised no more: it was heard, or the work is done."""
+    if _arrived:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = sys.__unraisablehook__
+        _arrived.clear()
 
 
 def keep_status() -> Callable[[int], int]:
@@ -78,15 +91,31 @@ def is_of_interruption(error: BaseException) -> bool:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     importing, at_work = _state(frame)
-    if not importing:
+    raised_before = number == signal.SIGALRM and _arrived
+    if raised_before and sys.exc_info()[0] is not None:
+        _interrupt_after(_LOST_S)
+    elif not importing:
+        _interrupt_after(_LOST_S)
         _arrived.append(number)
+        sys.unraisablehook = _pass_over
         raise KeyboardInterrupt
-    if not at_work:
+    elif at_work:
+        _interrupt_after(_AGAIN_S)
+    else:
         with contextlib.suppress(OSError):
             os.write(2, b"coronet-deploy: interrupted\n")
         os._exit(INTERRUPTED)
+
+
+def _interrupt_after(seconds: float) -> None:
     signal.signal(signal.SIGALRM, _interrupt)
-    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _pass_over(lost: sys.UnraisableHookArgs) -> None:
+    """Say nothing of an interruption that a finalizer has met: it is raised again."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
 
 
 def _state(frame: FrameType | None) -> tuple[bool, bool]:
