@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,9 +10,11 @@ from torch import nn
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.passes.stem import PairInputs
 from coronet_deploy.export.passes.tail import PairPixels, QuadPixels
-from lowering import difference
+from coronet_deploy.vocabulary import DType
+from lowering import difference, run_onnx
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +49,25 @@ def test_a_narrow_tail_computes_four_pixels_at_once() -> None:
     for height, width in ((17, 20), (16, 21)):
         odd = capture(nn.Conv2d(6, 3, 7), height, width, 6)
         assert QuadPixels().run(odd).nodes == odd.nodes
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 4])
+@pytest.mark.parametrize("kernel", [5, (6, 5), 7, 9])
+def test_four_pixels_at_once_in_planes_of_channels(
+    outputs: int, kernel: int | tuple[int, int]
+) -> None:
+    before = capture(nn.Conv2d(6, outputs, kernel), 18, 20, 6)
+    after = QuadPixels(join_inputs=False).run(before)
+    if isinstance(kernel, tuple):  # an odd height of the result
+        assert after.nodes == before.nodes
+        return
+    convolution, read, weights = _first_convolution(after)
+    assert (convolution.stride, read) == ((2, 2), (1, 18, 20, 6))
+    assert weights == (4 * outputs, kernel + 1, kernel + 1, 6)
+    assert difference(before, after) < 1e-12
+    picture = np.random.default_rng(0).uniform(-1, 1, (1, 18, 20, 6)).astype(np.float32)
+    plain, squares = (run_onnx(emit_onnx(g, DType.FP32, {}), picture) for g in (before, after))
+    np.testing.assert_allclose(squares, plain, rtol=0, atol=1e-5)
 
 
 class _ReadTwice(nn.Module):

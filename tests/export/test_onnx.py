@@ -141,6 +141,7 @@ def test_the_file_is_plain_and_says_what_it_is() -> None:
         "Add",
         "Conv",
         "ConvTranspose",
+        "DepthToSpace",
         "InstanceNormalization",
         "Pad",
         "Relu",

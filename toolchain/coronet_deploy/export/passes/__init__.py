@@ -61,17 +61,18 @@ def passes_for(
     folding: tuple[Pass, ...] = (FoldBatchNorm(), *(() if integer else (DropDeadBiases(),)))
     rounding: tuple[Pass, ...] = (RoundWeights(),) if half else ()
     multiplication: tuple[Pass, ...]
+    squares = () if wide else (QuadPixels(join_inputs=runtime is Runtime.TFLITE),)
     if runtime is Runtime.ONNX:
         # ONNX Runtime has kernels of its own for all the rest, in float.
         if integer and INTEGER_SUBPIXEL_ONNX:
             plain = SubpixelConvolution(winograd=False, depth_to_space=True, integer=True)
-            return (*folding, HoistRelu(), FuseRelu(), plain, TrimTaps())
+            return (*folding, HoistRelu(), FuseRelu(), plain, TrimTaps(), *squares)
         multiplication = (Winograd(ONNX_RUNTIME, depth_to_space=True, half=half),)
         plain = SubpixelConvolution(
             winograd=False, depth_to_space=True, least_channels=SUBPIXEL_CHANNELS_ONNX
         )
         multiplied = multiplication if prefer == "speed" else ()
-        return (*folding, plain, TrimTaps(), *multiplied, *rounding)
+        return (*folding, plain, TrimTaps(), *multiplied, *rounding, *squares)
     multiplication = (Winograd(half=half),) if prefer == "speed" else ()
     return (
         *folding,
@@ -84,7 +85,7 @@ def passes_for(
         *rounding,
         *(() if integer else (SplitBorders(),)),
         UnrollReflectPad(),
-        *(() if wide else (QuadPixels(),)),
+        *squares,
         PairPixels(),
         PairInputs(),
         *(() if throughout else (DecomposeInstanceNorm(join_pixels=True),)),

@@ -12,6 +12,7 @@ kernel sets up anew, for the same sums in the same order.
 
 In registers of 16 numbers (AVX, half-precision and most 8-bit kernels of ARM) four pixels take 64
 steps a pixel and channel, two 112; in registers of 8 (float32 on ARM) four take 64, two 56.
+ONNX Runtime lays out channels in blocks of 8 or 16, of which three fill a part as well.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ class QuadPixels(Rewrite):
 
     name: ClassVar[str] = "quad_pixels"
 
+    def __init__(self, *, join_inputs: bool = True) -> None:
+        self._join_inputs = join_inputs  # whether neighbours lie together: not in NCHW
+
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return the squares, taken apart to pixels."""
-        squares = _at_once(edit, node, rows=2)
+        squares = _at_once(edit, node, rows=2, join_inputs=self._join_inputs)
         return squares and edit.emit(DepthToSpace(2), squares)
 
 
@@ -54,7 +58,7 @@ class PairPixels(Rewrite):
         return edit.emit(Reshape((one, height, 2 * across, channels // 2)), pairs)
 
 
-def _at_once(edit: Edit, node: Node, rows: int) -> str | None:
+def _at_once(edit: Edit, node: Node, rows: int, *, join_inputs: bool = True) -> str | None:
     """Return `rows` x 2 pixels of the result as channels; None if they do not fit or do not pay."""
     op = node.op
     if not isinstance(op, Conv2d) or op.stride != (1, 1) or op.padding:
@@ -72,7 +76,7 @@ def _at_once(edit: Edit, node: Node, rows: int) -> str | None:
     weights, columns = np.concatenate(shifted), 2
     _, lines, across, channels = edit.shapes[x]
     # What several operators read would be copied.
-    if weights.shape[2] % 2 == across % 2 == 0 and edit.read_once(x):
+    if join_inputs and weights.shape[2] % 2 == across % 2 == 0 and edit.read_once(x):
         x = edit.emit(Reshape((1, lines, across // 2, 2 * channels)), x)
         weights = weights.reshape(*weights.shape[:2], -1, 2 * channels)
         columns = 1
