@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coronet_deploy.errors import ConversionFailed
+from coronet_deploy.export import operators as ops
 from coronet_deploy.export.capture import capture
+from coronet_deploy.export.graph import INPUT, Builder
+from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.onnx import OPSET, emit_onnx
 from coronet_deploy.export.passes import Preference, lower
 from coronet_deploy.networks.generator import build_generator, full_plan
@@ -96,8 +99,26 @@ def test_wide_layers_are_computed_otherwise(
     graph, _ = lower(capture(network, 22, 26), Runtime.ONNX, prefer=prefer)
     data = emit_onnx(graph, DType.FP32, {})
     kinds = Counter(node.op_type for node in onnx.load_from_string(data).graph.node)
-    assert (kinds["DepthToSpace"], kinds["ConvTranspose"]) == (interleaved, transposed)
+    assert (kinds["Transpose"], kinds["ConvTranspose"]) == (2 * interleaved, transposed)
     assert psnr_db(run_torch(network, picture), run_onnx(data, picture)) >= 100
+
+
+@given(
+    block=st.integers(2, 4),
+    size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    channels=st.integers(1, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_channels_become_pixels(block: int, size: tuple[int, int], channels: int) -> None:
+    builder = Builder((1, *size, block * block * channels))
+    graph = builder.finish(builder.emit(ops.DepthToSpace(block), INPUT))
+    picture = np.random.default_rng(0).integers(-99, 99, graph.input_shape).astype(np.float32)
+    expected = interpret(graph, picture)
+    for dtype in (DType.FP32, DType.FP16):
+        assert np.array_equal(run_onnx(emit_onnx(graph, dtype, {}), picture), expected)
+    whole = emit_onnx(graph, DType.FP32, {}, integer=True)
+    assert [node.op_type for node in onnx.load_from_string(whole).graph.node] == ["DepthToSpace"]
+    assert np.array_equal(run_onnx(whole, picture), expected)
 
 
 def test_operators_that_no_generator_has() -> None:
@@ -141,11 +162,12 @@ def test_the_file_is_plain_and_says_what_it_is() -> None:
         "Add",
         "Conv",
         "ConvTranspose",
-        "DepthToSpace",
         "InstanceNormalization",
         "Pad",
         "Relu",
+        "Reshape",
         "Tanh",
+        "Transpose",
     }
 
 

@@ -74,9 +74,7 @@ class _Rewriter:
             self._quantize_layer(name, conv, last)
         for name in packed:
             conv, _ = self._layer(name)
-            before: list[Any] = []
-            conv.input[_WEIGHT], _ = self._weight(name, conv, before)
-            self._before[conv.output[0]] = before
+            self._before[conv.output[0]] = self._unpacked(conv)
         nodes = []
         for node in self._graph.node:
             key = node.output[0]
@@ -99,13 +97,29 @@ class _Rewriter:
             raise ConversionFailed(f"ONNX: {name} is no convolution of this graph")
         return conv, last
 
-    def _weight(self, name: str, conv: Any, before: list[Any]) -> tuple[str, FloatArray]:  # noqa: ANN401 - untyped
-        """Return a convolution's restored int8 weight, by name, and its scales."""
+    def _weight(self, conv: Any) -> tuple[npt.NDArray[np.int8], FloatArray]:  # noqa: ANN401 - untyped
+        """Return a convolution's weight in int8, OIHW, and its scales, (O,)."""
         weight = self._onnx.numpy_helper.to_array(self._weights[conv.input[_WEIGHT]])
         scales = weight_scales(weight.transpose(0, 2, 3, 1))
         steps = np.rint(weight / scales[:, None, None, None])
-        stored = np.clip(steps, -QMAX, QMAX).astype(np.int8)
-        return self._dequantize(f"{name}/int8/weight", stored, scales, before), scales
+        return np.clip(steps, -QMAX, QMAX).astype(np.int8), scales
+
+    def _unpacked(self, conv: Any) -> list[Any]:  # noqa: ANN401 - untyped
+        """Have a convolution read its weight from int8, and return the nodes that restore it.
+
+        Not a DequantizeLinear: ONNX Runtime computes that anew for each picture, and takes a slower
+        convolution where weights are no constants. A Cast and a Mul it computes at load.
+        """
+        stored, scales = self._weight(conv)
+        spread = scales.astype(np.float32)[:, None, None, None]
+        node, kind = self._onnx.helper.make_node, self._onnx.TensorProto.FLOAT
+        whole = self._constant(stored)
+        steps, restored = f"{whole}/steps", f"{whole}/weight"
+        conv.input[_WEIGHT] = restored
+        return [
+            node("Cast", [whole], [steps], to=kind),
+            node("Mul", [steps, self._constant(spread)], [restored]),
+        ]
 
     def _quantize_layer(self, name: str, conv: Any, last: Any) -> None:  # noqa: ANN401 - untyped
         source = conv.input[0]
@@ -113,7 +127,8 @@ class _Rewriter:
         if source not in self._restored:
             self._restored[source] = f"{source}/rounded"
             before += self._pair(source, self._restored[source], self._ranges[source])
-        restored, scales = self._weight(name, conv, before)
+        stored, scales = self._weight(conv)
+        restored = self._dequantize(f"{name}/int8/weight", stored, scales, before)
         inputs = [self._restored[source], restored]
         if len(conv.input) > _BIAS:
             bias = self._onnx.numpy_helper.to_array(self._weights[conv.input[_BIAS]])

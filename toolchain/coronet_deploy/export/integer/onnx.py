@@ -46,7 +46,7 @@ def write_onnx(plan: IntegerPlan, metadata: Mapping[str, str]) -> bytes:
         ConversionFailed: an operator that ONNX does not have in this form.
 
     """
-    model = onnx.load_from_string(emit_onnx(plan.graph, DType.FP32, metadata))
+    model = onnx.load_from_string(emit_onnx(plan.graph, DType.FP32, metadata, integer=True))
     _Rewriter(plan, model.graph).run()
     model.ir_version = IR_VERSION
     del model.opset_import[:]
