@@ -35,6 +35,7 @@ from coronet_deploy.ranges import QMAX, QMIN, Range, Seen, best_range, fitted
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import Architecture, DType, Runtime
+from lowering import run_onnx
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HEIGHT, WIDTH = 32, 48
@@ -221,6 +222,33 @@ def test_the_onnx_file_has_one_pair_around_each_layer(resnet: Graph, pictures: P
     assert len(weights) == 2
     with pytest.raises(ConversionFailed, match="nowhere is no convolution"):
         insert_qdq(emit_onnx(lowered, DType.FP32, {}), {"nowhere"}, ranges)
+
+
+def test_onnx_runtime_restores_packed_weights_at_load(
+    resnet: Graph, pictures: Pictures, tmp_path: Path
+) -> None:
+    import onnx
+    import onnxruntime
+
+    lowered, _ = lower(resnet, Runtime.ONNX)
+    packed = {layer.name for layer in int8_layers(lowered)[3:5]}
+    data = insert_qdq(emit_onnx(lowered, DType.FP32, {}), (), {}, packed)
+    stored = onnx.load_from_string(data)
+    assert [t.data_type for t in stored.graph.initializer].count(onnx.TensorProto.INT8) == 2
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(tmp_path / "loaded.onnx").graph
+    assert {node.op_type for node in graph.node}.isdisjoint({"Cast", "Mul", "DequantizeLinear"})
+    constants = {tensor.name for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type in {"Conv", "FusedConv"}]
+    assert convolutions
+    assert all(node.input[1] in constants for node in convolutions)
+    picture = pictures.values[0]
+    rounded = with_rounded_weights(lowered, packed)
+    expected = run_onnx(emit_onnx(rounded, DType.FP32, {}), picture)
+    np.testing.assert_allclose(run_onnx(data, picture), expected, rtol=0, atol=1e-5)
 
 
 def test_what_one_lowering_taught_serves_the_other_and_no_other_graph(
