@@ -155,6 +155,36 @@ def test_an_interruption_that_a_finalizer_swallows_is_raised_again(
     assert out == "went on\nundone\n"
 
 
+_LAST_IMPORT = """
+import atexit, os, signal, sys, time
+from coronet_deploy import __main__
+from coronet_deploy.cli import inspect
+def run(args):
+    import signalled
+    return 1
+def at_end():
+    time.sleep(0.3)
+    print("whole")
+inspect.run = run
+atexit.register(at_end)
+sys.argv[1:] = ["inspect"]
+sys.exit(__main__.main())
+"""
+
+
+def test_an_interruption_that_waits_for_an_import_ends_with_the_work(tmp_path: Path) -> None:
+    (tmp_path / "signalled.py").write_text("import os\nos.kill(os.getpid(), 15)\n")
+    done = subprocess.run(
+        [sys.executable, "-c", _LAST_IMPORT],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "whole\n", "")
+
+
 _LOADING = """
 import os, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -46,8 +46,9 @@ def take_signals() -> None:
 
 def settle() -> None:
     """Let an interruption of this command be raised no more: it was heard, or the work is done."""
-    if _arrived:
+    if signal.getsignal(signal.SIGALRM) is _interrupt:
         signal.setitimer(signal.ITIMER_REAL, 0)
+    if _arrived:
         sys.unraisablehook = sys.__unraisablehook__
         _arrived.clear()
 
