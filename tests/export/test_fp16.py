@@ -12,6 +12,7 @@ from coronet_deploy.coronet.zoo import bundled_checkpoint, bundled_pictures
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.build import build
 from coronet_deploy.export.calibrate import Pictures, read_pictures
+from coronet_deploy.export.cancelling import correlation
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import FLOAT16_MAX, Edit, Node, rewrite
 from coronet_deploy.export.half import draw_in_half, find_overflow, lower_to_half
@@ -20,7 +21,7 @@ from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.operators import Conv2d
 from coronet_deploy.export.passes import lower
-from coronet_deploy.export.passes.half_weights import RoundWeights, correlation, rounded
+from coronet_deploy.export.passes.half_weights import RoundWeights, rounded
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.images import Array

@@ -17,10 +17,11 @@ from coronet_deploy.export.calibrate import Pictures, choose, hold_out, with_fli
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.equalize import equalize, equalized
 from coronet_deploy.export.graph import INPUT, Graph
+from coronet_deploy.export.int8_weights import with_int8_weights
 from coronet_deploy.export.interpret import interpret, interpret_values
 from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.operators import Conv2d
-from coronet_deploy.export.packing import packed_layers, with_rounded_weights
+from coronet_deploy.export.packing import packed_layers
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.pixels import BRIGHTER, PIXELS, moved_from, with_exact_pixels
 from coronet_deploy.export.quantize import Int8Plan, plan_int8, write_int8
@@ -169,12 +170,15 @@ def test_the_runtime_computes_what_was_simulated(
     with open_session(path, runtime, threads=1) as session:
         assert session.partitions.fully_accelerated
         assert session.input.dtype == session.output.dtype == "float32"
+        real, simulated = [], []
         for picture in pictures.values:
             reference = interpret(plan.graph, picture)
-            real = psnr_db(reference, session.run(picture))
-            simulated = psnr_db(reference, simulate(plan.graph, plan.chosen, plan.ranges, picture))
-            assert real >= 36
-            assert real == pytest.approx(simulated, abs=0.5)
+            real.append(psnr_db(reference, session.run(picture)))
+            drawn = simulate(plan.graph, plan.chosen, plan.ranges, picture)
+            simulated.append(psnr_db(reference, drawn))
+        assert min(real) >= 36
+        # LiteRT rounds halves otherwise, by chance now better and now worse.
+        assert np.mean(real) == pytest.approx(np.mean(simulated), abs=0.3)
 
 
 def test_int8_weights_are_a_quarter(plan: Int8Plan) -> None:
@@ -232,7 +236,8 @@ def test_onnx_runtime_restores_packed_weights_at_load(
 
     lowered, _ = lower(resnet, Runtime.ONNX)
     packed = {layer.name for layer in int8_layers(lowered)[3:5]}
-    data = insert_qdq(emit_onnx(lowered, DType.FP32, {}), (), {}, packed)
+    rounded = with_int8_weights(lowered, packed)
+    data = insert_qdq(emit_onnx(rounded, DType.FP32, {}), (), {}, packed)
     stored = onnx.load_from_string(data)
     assert [t.data_type for t in stored.graph.initializer].count(onnx.TensorProto.INT8) == 2
     options = onnxruntime.SessionOptions()
@@ -246,7 +251,6 @@ def test_onnx_runtime_restores_packed_weights_at_load(
     assert convolutions
     assert all(node.input[1] in constants for node in convolutions)
     picture = pictures.values[0]
-    rounded = with_rounded_weights(lowered, packed)
     expected = run_onnx(emit_onnx(rounded, DType.FP32, {}), picture)
     np.testing.assert_allclose(run_onnx(data, picture), expected, rtol=0, atol=1e-5)
 
@@ -377,7 +381,7 @@ def test_small_layers_are_packed_where_the_budget_allows_it(
     heavy = packed_layers(lowered, chosen, pictures, ranges, 90.0)
     assert heavy == {n for n in packed if sizes[n] >= 0.01 * sum(sizes.values())}
     assert 0 < len(heavy) < len(packed)
-    rounded = with_rounded_weights(lowered, packed)
+    rounded = with_int8_weights(lowered, packed)
     for name, weight in weights.items():
         same = np.array_equal(rounded.constants[weight], lowered.constants[weight])
         assert same == (name not in packed)

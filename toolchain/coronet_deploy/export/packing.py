@@ -9,13 +9,12 @@ about within the budget.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.operators import Conv2d
 from coronet_deploy.export.outputs import PICTURE, ValueRange
-from coronet_deploy.export.sensitivity import int8_layers, keeps, most, round_weight
+from coronet_deploy.export.sensitivity import Trial, int8_layers, most
 from coronet_deploy.ranges import Range
 
 _HEAVY = 0.01  # of all weights
@@ -50,16 +49,10 @@ def packed_layers(
         return heavy
     light.sort(key=lambda name: sizes[name], reverse=True)
 
+    trial = Trial(graph, pictures, ranges, value_range)
+    budget = trial.mean_square_of(budget_db - _SLACK_DB)
+
     def fits(count: int) -> bool:
-        rounded = with_rounded_weights(graph, heavy.union(light[:count]))
-        least_db = budget_db - _SLACK_DB
-        return keeps(graph, rounded, chosen, pictures, ranges, least_db, value_range)
+        return trial.keeps(chosen, budget, heavy.union(light[:count]))
 
     return heavy.union(light[: most(len(light), fits)])
-
-
-def with_rounded_weights(graph: Graph, packed: Collection[str]) -> Graph:
-    """Return `graph` with the weights of the layers `packed` as int8 has them."""
-    weights = {node.inputs[1] for node in graph.nodes if node.output in packed}
-    rounded = {name: round_weight(graph.constants[name]) for name in weights}
-    return replace(graph, constants={**graph.constants, **rounded})

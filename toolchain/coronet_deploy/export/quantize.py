@@ -16,9 +16,9 @@ from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export.bias_room import with_room_for_biases
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.int8_weights import with_int8_weights
 from coronet_deploy.export.manifest import Quantization
 from coronet_deploy.export.native import captured_stderr
-from coronet_deploy.export.packing import with_rounded_weights
 from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.pixels import BRIGHTER, moved_from, with_exact_pixels
 from coronet_deploy.export.sensitivity import CONVOLUTIONS, float_macs, int8_layers
@@ -84,7 +84,7 @@ def plan_int8(
         reports = (*reports, report)
         lowered = exact
     summary = _summary(lowered, found, study.shown)
-    rounded = with_rounded_weights(lowered, found.packed)
+    rounded = with_int8_weights(lowered, found.chosen | found.packed)
     rounded = with_room_for_biases(rounded, found.chosen, found.ranges)
     return Int8Plan(rounded, reports, found.chosen, found.packed, found.ranges, summary)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export.graph import FloatArray
-from coronet_deploy.export.sensitivity import weight_scales
+from coronet_deploy.export.int8_weights import weight_scales
 from coronet_deploy.ranges import QMAX, QMIN, Range
 
 _WEIGHT, _BIAS = 1, 2  # which inputs of a Conv

@@ -20,6 +20,12 @@ from torch import Tensor
 
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import OUTPUT, Edit, FloatArray, Graph, Node, rewrite
+from coronet_deploy.export.int8_weights import (
+    int8_weights,
+    round_weight,
+    weight_scales,
+    with_int8_weights,
+)
 from coronet_deploy.export.interpret import Walk, interpret, interpret_values
 from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, DepthwiseConv2d, Reshape
 from coronet_deploy.export.outputs import PICTURE, ValueRange, spread_of
@@ -65,12 +71,6 @@ def float_macs(graph: Graph) -> int:
     return total
 
 
-def weight_scales(weight: FloatArray) -> FloatArray:
-    """Return the int8 scale of each output channel of OHWI weights: largest magnitude is 127."""
-    largest = np.abs(weight).max(axis=(1, 2, 3))
-    return np.where(largest > 0, largest / QMAX, 1.0).astype(np.float32)
-
-
 def search(
     graph: Graph,
     pictures: Pictures,
@@ -85,7 +85,7 @@ def search(
     (1, H, W, C) real values in [-1, 1]; the PSNR is the worst of the first few, against
     `value_range` of what the graph draws (None: what it reaches on them).
     """
-    trial = _Trial(graph, pictures.values[:_TRIED_ON], ranges, value_range)
+    trial = Trial(graph, pictures, ranges, value_range)
     budget = trial.mean_square_of(budget_db)
     layers = int8_layers(graph)
     chosen = {layer.name for layer in layers}
@@ -100,23 +100,6 @@ def search(
     return frozenset(layer.name for layer in order[:kept])
 
 
-def keeps(
-    graph: Graph,
-    rounded: Graph,
-    chosen: Collection[str],
-    pictures: Pictures,
-    ranges: Mapping[str, Range],
-    budget_db: float,
-    value_range: ValueRange | None = PICTURE,
-) -> bool:
-    """Return whether `graph` with other constants (`rounded`) and layers in int8 keeps the picture.
-
-    Judged as in `search`.
-    """
-    trial = _Trial(graph, pictures.values[:_TRIED_ON], ranges, value_range)
-    return trial.keeps(chosen, trial.mean_square_of(budget_db), rounded)
-
-
 def most(total: int, fits: Callable[[int], bool]) -> int:
     """Return the largest number up to `total` that fits, if all below it do; by halving."""
     if fits(total):
@@ -128,18 +111,24 @@ def most(total: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-class _Trial:
-    """Simulates a choice of layers and compares it with the float graph."""
+class Trial:
+    """Simulates a choice of layers on the first few pictures and compares it with the float graph.
+
+    Arguments are those of `search`.
+    """
 
     def __init__(
         self,
         graph: Graph,
-        pictures: tuple[FloatArray, ...],
+        pictures: Pictures,
         ranges: Mapping[str, Range],
         value_range: ValueRange | None,
     ) -> None:
-        self._graph, self._pictures, self._ranges = graph, pictures, ranges
-        self._references = [interpret(graph, picture) for picture in pictures]
+        self._graph, self._ranges = graph, ranges
+        self._pictures = pictures.values[:_TRIED_ON]
+        self._layers = {layer.name for layer in int8_layers(graph)}
+        self._weights = int8_weights(graph, self._layers)
+        self._references = [interpret(graph, picture) for picture in self._pictures]
         low, high = spread_of(value_range, self._references)
         self._peak = high - low
 
@@ -147,13 +136,13 @@ class _Trial:
         """Return the mean square error that is `psnr_db` between what the graph draws."""
         return self._peak**2 / 10 ** (psnr_db / 10)
 
-    def keeps(self, chosen: Collection[str], budget: float, rounded: Graph | None = None) -> bool:
+    def keeps(self, chosen: Collection[str], budget: float, packed: Collection[str] = ()) -> bool:
         """Return whether the mean square error of every picture is within `budget`.
 
-        `rounded` is the graph with other constants, if those are tried too.
+        With the layers `chosen` in int8, and the weights of those `packed` too.
         """
-        tried = rounded or self._graph
-        outputs = (simulate(tried, chosen, self._ranges, x) for x in self._pictures)
+        rounded = with_int8_weights(self._graph, {*chosen, *packed}, self._weights)
+        outputs = (simulate(rounded, chosen, self._ranges, x) for x in self._pictures)
         return all(
             _mean_square(output, reference) <= budget
             for output, reference in zip(outputs, self._references, strict=True)
@@ -166,15 +155,14 @@ class _Trial:
         computed anew.
         """
         errors = {}
-        layers = {layer.name for layer in int8_layers(self._graph)}
         walk = Walk(self._graph, self._pictures[0], [OUTPUT])
         for node in self._graph.nodes:
-            if node.output in layers:
+            if node.output in self._layers:
                 source, weight, *bias = node.inputs
-                kernel, r = self._graph.constants[weight], self._ranges[source]
+                kernel, r = self._weights[weight], self._ranges[source]
                 rounded = {
                     source: _round(walk.values[source], r),
-                    weight: torch.from_numpy(round_weight(kernel)),
+                    weight: torch.from_numpy(kernel),
                 }
                 for name in bias:
                     numbers = round_bias(self._graph.constants[name], kernel, r)
@@ -222,13 +210,6 @@ def simulate(
     values = interpret_values(simulated, picture, [OUTPUT], alter=alter)
     output: FloatArray = values[OUTPUT]
     return output
-
-
-def round_weight(weight: FloatArray) -> FloatArray:
-    """Return OHWI weights as int8 has them."""
-    scales = weight_scales(weight)[:, None, None, None]
-    rounded: FloatArray = np.clip(np.rint(weight / scales), -QMAX, QMAX) * scales
-    return rounded
 
 
 def round_bias(bias: FloatArray, weight: FloatArray, source: Range) -> FloatArray:

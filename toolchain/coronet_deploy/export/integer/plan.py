@@ -19,6 +19,7 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.calibrate import Pictures, with_flips
 from coronet_deploy.export.equalize import equalized
 from coronet_deploy.export.graph import INPUT, OUTPUT, Edit, Graph, Node, rewrite
+from coronet_deploy.export.int8_weights import with_int8_weights
 from coronet_deploy.export.integer.formats import (
     FLOAT_BITS,
     PICTURE_8,
@@ -38,6 +39,7 @@ from coronet_deploy.export.manifest import Quantization
 from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.pixels import HALF_STEP, MOVING, moved_from, takes_pixels
 from coronet_deploy.export.ranges import observe
+from coronet_deploy.export.sensitivity import int8_layers
 from coronet_deploy.ranges import FULL_UNET_MARGIN, Range, Seen, fitted
 from coronet_deploy.vocabulary import Runtime
 
@@ -90,7 +92,8 @@ def plan_integer(
     # 16 bits have room for channels of unlike size, and weights round better as they are.
     alike, evened = equalized(graph, pictures, between=not framed, reach=not framed)
     lowered, reports = lower(alike, runtime, integer=True, throughout=True, wide=framed)
-    lowered = _with_biases(lowered)
+    layers = {layer.name for layer in int8_layers(lowered)}
+    lowered = _with_biases(with_int8_weights(lowered, layers))
     pixels = not framed and takes_pixels(lowered)
     if pixels:
         lowered = _brighter(lowered)

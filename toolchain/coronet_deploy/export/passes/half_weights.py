@@ -1,26 +1,19 @@
 """Weights as float16, rounded for what they read: pictures, and what layers make of pictures.
 
-Neighbouring pixels are nearly alike, and many a kernel looks for where they are not: large terms
-cancel. Rounded each to its nearest, weights cancel less well, and what is broadly light or dark
-leaks into every channel; of a trained ResNet-9's float16 error its first layer was four fifths.
-Here each weight goes up or down so that the errors cancel as the terms do. The file holds as many
-bytes.
+Their errors cancel as their terms do (`cancelling`): of a trained ResNet-9's float16 error, weights
+rounded to the nearest, its first layer was four fifths.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from coronet_deploy.export.cancelling import OF_FEATURES, OF_PICTURES, cancelled, correlation
 from coronet_deploy.export.graph import FLOAT16_MAX, INPUT, Edit, FloatArray, Graph, Node, rewrite
 from coronet_deploy.export.operators import Conv2d, ReflectPad, ZeroPad
 
-# How alike neighbours are, across and down (a first-order Markov model, as picture coding has it:
-# Jain 1989), and the channels of one place: of pictures, and of what layers make of them. Measured
-# by what float16 costs trained generators; a tenth more or less of either changes little.
-_OF_PICTURES, _OF_FEATURES = (0.9, 0.9), (0.8, 0.3)
 # With more numbers in a window their errors cancel by themselves.
 _MOST = 1200
 
@@ -48,7 +41,7 @@ class RoundWeights:
                 return None
             if not np.abs(kernel).max() <= FLOAT16_MAX:
                 return None  # which the writer refuses
-            key = weight, _OF_PICTURES if _is_picture(edit, x) else _OF_FEATURES
+            key = weight, OF_PICTURES if _is_picture(edit, x) else OF_FEATURES
             if key not in made:
                 made[key] = edit.constant(rounded(kernel, *key[1]), "weight")
             return edit.emit(node.op, x, made[key], *bias)
@@ -67,9 +60,8 @@ def _is_picture(edit: Edit, value: str) -> bool:
 def rounded(kernel: FloatArray, neighbours: float, channels: float) -> FloatArray:
     """Return OHWI weights, each one of the two float16 numbers around it, as float32.
 
-    Per output the error e has the energy e^T R e where what is read correlates as R says, by
-    `neighbours` to the power of the distance, and between channels by `channels`. From the nearest
-    numbers on, the weight whose other number lowers it most is changed, until none does.
+    What is read correlates by `neighbours` to the power of the distance, and between channels by
+    `channels`.
     """
     outputs, rows, columns, width = kernel.shape
     exact = kernel.reshape(outputs, -1).astype(np.float64)
@@ -80,27 +72,5 @@ def rounded(kernel: FloatArray, neighbours: float, channels: float) -> FloatArra
     # What float16 holds stays, zeros above all; and nothing goes to infinity.
     other = np.where(np.isfinite(other) & (taken != exact), other, taken)
     alike = correlation(rows, columns, width, neighbours, channels)
-    slope, every = (taken - exact) @ alike, np.arange(outputs)
-    for _ in range(4 * exact.shape[1]):
-        steps = other - taken
-        change = 2 * steps * slope + np.square(steps)  # R has ones on its diagonal
-        best = change.argmin(axis=1)
-        places = every[change[every, best] < -np.finfo(np.float32).tiny]
-        if not len(places):
-            break
-        at = places, best[places]
-        slope[places] += steps[at][:, None] * alike[at[1]]
-        taken[at], other[at] = other[at], taken[at]
-    finished: FloatArray = taken.reshape(kernel.shape).astype(np.float32)
-    return finished
-
-
-def correlation(
-    rows: int, columns: int, channels: int, neighbours: float, between: float
-) -> npt.NDArray[Any]:
-    """Return how the numbers of a window correlate: (n, n), n = rows * columns * channels."""
-    down, across = (
-        neighbours ** np.abs(np.subtract.outer(np.arange(n), np.arange(n))) for n in (rows, columns)
-    )
-    same = np.where(np.eye(channels, dtype=bool), 1.0, between)
-    return np.kron(np.kron(down, across), same)
+    finished = cancelled(exact, taken, other, alike)
+    return finished.reshape(kernel.shape).astype(np.float32)
