@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,38 @@ def test_the_name_of_a_report_is_tried_before_anything_is_measured(
 def test_two_reports_in_one_file_are_refused(cli: Cli, tmp_path: Path) -> None:
     line = ("compare", "a.onnx", "b.onnx", "--junit", "f", "--markdown", "./f")
     _refused(cli(*line, cwd=tmp_path), 2, "--markdown and --junit name the same file")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("report", "./a.json", "--format", "json", "--output", "a.json"),
+        ("report", "a.json", "--format", "html", "--history", "store", "--output", "store"),
+        ("compare", "a.json", "b.json", "--bmf", "link.json"),
+        ("compare", "--history", "store", "a.json", "--junit", "store"),
+        ("compare", "a.onnx", "b.onnx", "--markdown", "b.onnx"),
+        ("bench", "a.onnx", "--markdown", "a.onnx"),
+        ("verify", "a.onnx", "--grid", "a.onnx"),
+        ("evaluate", "a.onnx", "--data", ".", "--grid", "a.onnx"),
+        ("materialize", "a.safetensors", "--output", "a.safetensors"),
+    ],
+)
+def test_a_file_that_is_read_is_not_replaced_by_what_is_written(
+    line: tuple[str, ...], cli: Cli, tmp_path: Path
+) -> None:
+    shutil.copy(RUN, tmp_path / "a.json")
+    shutil.copy(RUN, tmp_path / "b.json")
+    (tmp_path / "link.json").symlink_to("b.json")
+    for name in ("a.onnx", "b.onnx", "a.safetensors", "store"):
+        (tmp_path / name).write_bytes(b"weeks of work")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    _refused(cli(*line, cwd=tmp_path), 2, f"{' '.join(line[-2:])} is a file that is read")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_is_no_file_may_be_written_to(cli: Cli, tmp_path: Path) -> None:
+    done = cli("report", RUN, "--output", "/dev/null", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_baseline_without_a_name_is_refused_before_anything_is_measured(

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from coronet_deploy.errors import BadInput, EnvironmentProblem
@@ -173,6 +173,21 @@ def require_file_name(path: Path, flag: str) -> None:
     """
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises of a name that is too long
         raise BadInput(f"{flag} {path} is a folder", hint="name a file")
+
+
+def require_apart(path: Path, flag: str, inputs: Iterable[Path]) -> None:
+    """Let an output through that would replace none of the files that are read.
+
+    Raises:
+        BadInput: it is one of `inputs`, by whatever name; names the flag.
+
+    """
+    place = os.path.realpath(path)
+    # What is no file, such as a terminal, can be read and written.
+    if os.path.isfile(path) and any(os.path.realpath(one) == place for one in inputs):  # noqa: PTH113 - as above
+        raise BadInput(
+            f"{flag} {path} is a file that is read, and would be lost", hint="name another file"
+        )
 
 
 def require_utf8(name: str, use: str = "no run file can hold it") -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from coronet_deploy.cli._phone_flags import add_phone_arguments
 from coronet_deploy.errors import BadInput, EnvironmentProblem
-from coronet_deploy.storage import require_file_name, require_utf8, try_writing
+from coronet_deploy.storage import require_apart, require_file_name, require_utf8, try_writing
 
 THREADS_MOST = 1024
 COUNT_MOST = 1_000_000
@@ -94,13 +94,15 @@ def phone_flags() -> tuple[str, ...]:
     return tuple(f"--{name.replace('_', '-')}" for name in _phone_defaults())
 
 
-def check_reports(args: argparse.Namespace, flags: Iterable[str]) -> None:
+def check_reports(
+    args: argparse.Namespace, flags: Iterable[str], inputs: Sequence[Path] = ()
+) -> None:
     """Let arguments through whose outputs `flags` can be written, before there is what to write.
 
     Neither are the files made or touched, nor missing folders made.
 
     Raises:
-        BadInput: one is a folder, or two are the same file.
+        BadInput: one is a folder, or one of the `inputs`, or two are the same file.
         EnvironmentProblem: one is where nothing can be written.
 
     """
@@ -110,6 +112,7 @@ def check_reports(args: argparse.Namespace, flags: Iterable[str]) -> None:
         if path is None:
             continue
         require_file_name(path, flag)
+        require_apart(path, flag, inputs)
         with _told_unwritable(f"{flag} {path}"):
             try_writing(path)
         if (other := places.setdefault(os.path.realpath(path), flag)) != flag and _is_a_file(path):

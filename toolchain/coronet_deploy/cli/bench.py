@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         _check_baseline(args.baseline, artifacts)
     if args.dry_run:
         return dry_run(args, artifacts)
-    check_reports(args, ["--markdown"])
+    check_reports(args, ["--markdown"], artifacts)
     check_writable(args.output)
     with journal_in(args.output) as journal, bench_progress() as progress:
         if args.device != "host":

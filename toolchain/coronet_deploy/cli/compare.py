@@ -176,7 +176,8 @@ def run(args: argparse.Namespace) -> int:
     of_files = bool(args.history) or all(_are_files(args.sides))
     if of_files:
         refuse_measuring(args)
-    check_reports(args, _REPORTS)
+    past = [Path(args.history)] if args.history else []
+    check_reports(args, _REPORTS, [*args.sides, *past])
     if args.history:
         comparison, runs = compare_with_history(args, bounds)
         comparison = _told(comparison, in_order(runs))

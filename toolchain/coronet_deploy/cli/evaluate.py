@@ -110,7 +110,7 @@ class _Model:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    check_reports(args, ["--grid"])
+    check_reports(args, ["--grid"], [args.model] if args.model else [])
     with _opened(args.model, args.size) as model:
         examples = _examples(args, model)
         networks = _networks(args)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from coronet_deploy.cli._shared import read_checkpoint
 from coronet_deploy.errors import BadInput
-from coronet_deploy.storage import require_file_name, require_writable
+from coronet_deploy.storage import require_apart, require_file_name, require_writable
 
 HELP = "write the dense, pruned generator of a checkpoint"
 
@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         if args.output.suffix != _SUFFIX:
             raise BadInput(f"--output {args.output} does not end in {_SUFFIX}, the format it has")
         require_file_name(args.output, "--output")
+        require_apart(args.output, "--output", [args.checkpoint] if args.checkpoint else [])
         require_writable(args.output)
     checkpoint = read_checkpoint(args.checkpoint)
     from coronet_deploy.coronet.checkpoint import save_dense

@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     form = "json" if args.json else args.format or "terminal"
     if form != "html" and (args.quality or args.history or args.title):
         raise BadInput("--quality, --history and --title are for --format html")
-    check_reports(args, ["--output"])
+    past = [Path(args.history)] if args.history else []
+    check_reports(args, ["--output"], [*args.runs, *args.quality, *past])
     runs = [(path, read_run(path)) for path in args.runs]
     # Not its samples: a vendor's program that keeps none still tells its median.
     if not any(launch.median_ms is not None for _, one in runs for launch in one.launches):

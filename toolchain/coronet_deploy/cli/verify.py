@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.grid and len(args.artifacts) > 1:
         raise BadInput("--grid takes one artifact at a time")
-    check_reports(args, ["--grid"])
+    check_reports(args, ["--grid"], args.artifacts)
     for path in args.artifacts:
         if path.suffix not in _SUFFIXES:
             raise BadInput(
