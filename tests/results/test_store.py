@@ -140,6 +140,24 @@ def test_what_reports_print_is_passed_over_and_what_may_be_a_run_is_not(
     assert found == {*may_be, *(f"r{number:04d}" for number in range(12))}
 
 
+def test_run_files_behind_a_link_to_a_folder_are_found_once(
+    folder: Path, make_run: MakeRun, tmp_path: Path
+) -> None:
+    share = tmp_path / "share"
+    write_run(make_run(12), share / "phone")
+    (folder / "a-link").symlink_to(share)
+    (folder / "inner").mkdir()
+    write_run(make_run(13), folder / "inner")
+    (folder / "a-name-before-inner").symlink_to(folder / "inner")
+    # Neither goes round in circles nor looks about outside of the folder.
+    (share / "back").symlink_to(folder)
+    (share / "up").symlink_to(tmp_path)
+    (folder / "gone").symlink_to(tmp_path / "missing")
+    found = [str(path.relative_to(folder)) for path in find_run_files([folder]).paths]
+    own = [f"r{number:04d}.json" for number in range(12)]
+    assert found == ["a-link/phone/r0012.json", "inner/r0013.json", *own]
+
+
 def test_filters_choose_runs_and_rows(where: str, folder: Path) -> None:
     with open_store(where, make=True) as store:
         import_runs(store, [folder])

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,6 +97,7 @@ class RunFiles:
 def find_run_files(places: Sequence[Path]) -> RunFiles:
     """Return the run files among `places`: files as they are, folders with all that is below.
 
+    What a link leads to is below, too: a network's share of run files is often linked to.
     A folder may hold other JSON files too (manifests, or what `--json` printed): those that are
     whole and say nowhere that they are runs are passed over. One that is cut short is not: it may
     be a run.
@@ -116,12 +117,7 @@ def find_run_files(places: Sequence[Path]) -> RunFiles:
         if not place.is_dir():
             found[existing_file(place, "run file").absolute()] = None
             continue
-        below = (
-            Path(folder, name)
-            for folder, _, names in os.walk(place, onerror=note)
-            for name in names
-        )
-        for path in sorted(path for path in below if path.suffix == ".json"):
+        for path in sorted(path for path in _below(place, note) if path.suffix == ".json"):
             if path.name.startswith(".") or not path.is_file():
                 continue
             if _is_other_json(path):
@@ -197,6 +193,28 @@ def moment_of(created: str) -> datetime:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except OverflowError as error:  # of the first or the last day that there is
         raise ValueError(str(error)) from error
+
+
+def _below(place: Path, note: Callable[[OSError], None]) -> Iterator[Path]:
+    """Yield the files below `place`, and below the folders that links there lead to, each once.
+
+    A folder is called by a link only if it has no other name there. A link to a folder that holds
+    `place` is not followed. `note` is told of folders that cannot be listed.
+    """
+    own = Path(os.path.realpath(place))
+    seen: set[Path] = set()
+    tops = [place]
+    for top in tops:  # grows by the links that are met: folders of their own are walked first
+        for folder, folders, names in os.walk(top, onerror=note):
+            real = Path(os.path.realpath(folder))
+            if real in seen or (real != own and own.is_relative_to(real)):
+                folders.clear()
+                continue
+            seen.add(real)
+            inner = sorted(Path(folder, name) for name in folders)
+            # Path.is_symlink raises of a path that is too long.
+            tops += [path for path in inner if os.path.islink(path)]  # noqa: PTH114
+            yield from (Path(folder, name) for name in names)
 
 
 def _row(run: Run, name: str, target: Target, launches: Sequence[Launch]) -> RowEntry:
