@@ -175,6 +175,7 @@ def test_one_is_counted_as_one(cli: Cli, folder: Path, tmp_path: Path) -> None:
     [
         (["list"], 2, "does not exist (`coronet-deploy results import runs` makes it)"),
         (["list", "--since", "Tuesday"], 2, "'Tuesday' is not a date"),
+        (["prune", "--before", "9999-12-31T23:59-05:00"], 2, "23:59-05:00' is not a date"),
         (["show", "x", "--store", "mysql://u:secret@h/d"], 2, "neither a file nor a postgresql"),
         (
             ["list", "--store", "mysql://u@h/d?Password=secret&sslmode=on"],

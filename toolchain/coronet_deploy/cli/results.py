@@ -322,8 +322,8 @@ def _date(text: str) -> str:
     """Parse a date, or a date and time, as UTC unless it says otherwise."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError) as error:  # the latter of the first or last day there is
         raise argparse.ArgumentTypeError(f"{text!r} is not a date such as 2026-01-31") from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC).isoformat(timespec="seconds")
