@@ -149,6 +149,13 @@ def test_names_cannot_leave_their_text(hostile_run: Run) -> None:
     assert "<script>alert(1)</script>" in page.text
 
 
+def test_no_name_turns_the_way_that_text_runs(hostile_run: Run) -> None:
+    html = render_report(hostile_run, title="\u2067\u05e9\u05dc\u05d5\u05dd")
+    assert not set(html) & set(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+    assert "[31m\ufffdevil" in html
+    assert "\u05e9\u05dc\u05d5\u05dd</h1>" in html  # a language that runs so, still does
+
+
 def test_nothing_is_loaded_from_elsewhere(hostile_run: Run) -> None:
     page = Page(render_report(hostile_run, (), facts(), [picture(1)]))
     for name, attributes in page.elements:

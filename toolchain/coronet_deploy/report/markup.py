@@ -13,6 +13,8 @@ class Markup(str):
     __slots__ = ()
 
 
+# Embeddings, overrides and isolates: with one in it a name reads backwards, and so what follows.
+_TURNING = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
 _EMPTY = frozenset({"img", "meta", "link", "wbr"})
 
 
@@ -23,7 +25,7 @@ def tag(name: str, /, *children: str, **attributes: str | int | None) -> Markup:
     attribute that is None is left out.
     """
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{_written(str(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -35,7 +37,7 @@ def tag(name: str, /, *children: str, **attributes: str | int | None) -> Markup:
 def join(children: Iterable[str]) -> Markup:
     """Return `children` one after another; those that are not `Markup` are escaped."""
     return Markup(
-        "".join(child if isinstance(child, Markup) else escape(child) for child in children)
+        "".join(child if isinstance(child, Markup) else _written(child) for child in children)
     )
 
 
@@ -73,7 +75,7 @@ def table(
 def breakable(name: str) -> Markup:
     """Return a file's name with places to break the line after its separators."""
     pieces = re.split(r"(?<=[_./-])", name)
-    return Markup(str(tag("wbr")).join(escape(piece) for piece in pieces))
+    return Markup(str(tag("wbr")).join(_written(piece) for piece in pieces))
 
 
 def definitions(pairs: Iterable[tuple[str, str]], class_: str) -> Markup:
@@ -83,3 +85,8 @@ def definitions(pairs: Iterable[tuple[str, str]], class_: str) -> Markup:
         *(tag("div", tag("dt", term), tag("dd", value)) for term, value in pairs),
         class_=class_,
     )
+
+
+def _written(text: str) -> str:
+    """Return `text` escaped, and in the order it has."""
+    return escape(text.translate(_TURNING))
