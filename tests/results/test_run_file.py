@@ -98,6 +98,15 @@ def test_a_truncated_file_is_named(tmp_path: Path, part: float) -> None:
         read_run(path)
 
 
+def test_an_artifact_s_manifest_is_called_one(tmp_path: Path) -> None:
+    """Its name is what a shell completes, and its schema is newer than that of runs."""
+    manifest = {"schema_version": 2, "model": "m", "runtime": "tflite", "dtype": "fp32"}
+    path = tmp_path / "m_fp32.tflite.json"
+    path.write_text(json.dumps({**manifest, "parity": {"psnr_db": 137.1}}))
+    with pytest.raises(BadInput, match=r"m_fp32\.tflite\.json is an artifact's manifest"):
+        read_run(path)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

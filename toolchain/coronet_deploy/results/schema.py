@@ -29,6 +29,9 @@ from coronet_deploy.vocabulary import Launch, Run, Target
 
 SCHEMA_VERSION = 1
 
+# Its schema has versions of its own, which would pass for newer ones of runs.
+_OF_A_MANIFEST = {"runtime", "dtype", "parity"}
+
 # What no clock tells of an inference, and what no figure, plot or ratio is made for.
 _MS_LEAST = 1e-9
 _MS_MOST = 24 * 3_600_000.0
@@ -171,6 +174,11 @@ def run_from_json(data: bytes, source: str) -> Run:
         ) from error
     if not isinstance(plain, dict) or "schema_version" not in plain:
         raise BadInput(f"{source} is not a run file: key 'schema_version' is missing")
+    if plain.keys() >= _OF_A_MANIFEST and "launches" not in plain:
+        raise BadInput(
+            f"{source} is an artifact's manifest, and no run file",
+            hint="`coronet-deploy bench` writes those, to runs",
+        )
     version = plain["schema_version"]
     if type(version) is int and version > SCHEMA_VERSION:
         raise BadInput(
