@@ -41,6 +41,18 @@ def test_artifacts_are_matched_by_what_they_are_and_then_by_name() -> None:
     assert names(twins, twins[::-1]) == [("y", "y"), ("x", "x")]
 
 
+def test_a_file_without_a_manifest_is_compared_with_that_of_its_name() -> None:
+    """A CI that keeps the files alone would else pass: its rows would have no other side."""
+    told = [subject("a_fp32"), subject("a_int8", "int8")]
+    bare = [Subject(one.name, {"runtime": "tflite"}) for one in told]
+    both = [("a_fp32", "a_fp32"), ("a_int8", "a_int8")]
+    assert names(told, bare) == names(bare, told) == names(told, [told[0], bare[1]]) == both
+    # By its name, not left over by another that is of the same kind.
+    assert names(told, [subject("b_int8", "int8"), bare[1]]) == [("a_int8", "a_int8")]
+    with pytest.raises(BadInput, match="no artifact of the base"):
+        match(told, [Subject("other", {"runtime": "tflite"}), subject("a_fp32", size=128)])
+
+
 def test_what_has_no_other_side_is_told() -> None:
     matching = match(
         [subject("a"), subject("b", "int8")], [subject("a"), subject("c", size=128), subject("d")]

@@ -1,7 +1,8 @@
 """Measure two sides in turn, base and candidate, so that whatever drifts meets both alike.
 
 Which artifact of one side belongs to which of the other is told by what they are (runtime,
-network, dtype, size of the picture), as their manifests say, and then by their names.
+network, dtype, size of the picture), as their manifests say, and then by their names. What a side
+without manifests does not tell is no difference between two files of one name.
 """
 
 from __future__ import annotations
@@ -100,18 +101,14 @@ def match(base: Sequence[Subject], candidate: Sequence[Subject]) -> Matching:
         _check_alike(base[0], candidate[0])
         return Matching(((base[0], candidate[0]),), (), ())
     left = list(base)
-    pairs: list[tuple[Subject, Subject]] = []
-    rest: list[Subject] = []
-    for one in candidate:
-        alike = [other for other in left if other.kind == one.kind]
-        rivals = [other for other in candidate if other.kind == one.kind]
-        named = [other for other in alike if Path(other.name).name == Path(one.name).name]
-        partner = _only(named) or (_only(alike) if len(rivals) == 1 else None)
-        if partner is None:
-            rest.append(one)
-        else:
-            left.remove(partner)
-            pairs.append((partner, one))
+    found: dict[int, Subject] = {}
+    for partner_of in (_named, _alike):
+        for place, one in enumerate(candidate):
+            if place not in found and (partner := partner_of(one, left, candidate)):
+                left.remove(partner)
+                found[place] = partner
+    pairs = [(found[place], one) for place, one in enumerate(candidate) if place in found]
+    rest = [one for place, one in enumerate(candidate) if place not in found]
     if not pairs:
         raise BadInput(
             "no artifact of the base has the runtime, architecture, dtype and size of one of the "
@@ -151,6 +148,26 @@ def _check_alike(base: Subject, candidate: Subject) -> None:
                 f"{base.name} and {candidate.name} differ in {what}: {left} and {right}",
                 hint="`bench --baseline` shows how such artifacts compare",
             )
+
+
+def _named(one: Subject, left: Sequence[Subject], _candidates: Sequence[Subject]) -> Subject | None:
+    """Return the one of `left` that has the name, and nothing that is known to differ."""
+    return _only(
+        [
+            other
+            for other in left
+            if Path(other.name).name == Path(one.name).name
+            and all(
+                a == b or a is None or b is None for a, b in zip(one.kind, other.kind, strict=True)
+            )
+        ]
+    )
+
+
+def _alike(one: Subject, left: Sequence[Subject], candidates: Sequence[Subject]) -> Subject | None:
+    """Return the only one of `left` that is of the kind, if no other candidate is."""
+    rivals = [other for other in candidates if other.kind == one.kind]
+    return _only([other for other in left if other.kind == one.kind]) if len(rivals) == 1 else None
 
 
 def _only(found: Sequence[_T]) -> _T | None:
