@@ -121,6 +121,29 @@ def test_a_file_that_is_read_is_not_replaced_by_what_is_written(
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("bench", "--markdown", "model.tflite"),
+        ("compare", "a.onnx", "b.onnx", "--junit", "model.onnx"),
+        ("evaluate", "--data", ".", "--grid", "model.safetensors"),
+        ("report", RUN, "--output", "model.pth"),
+    ],
+)
+def test_a_flag_that_takes_a_file_does_not_take_the_model_behind_it(
+    line: tuple[object, ...], cli: Cli, tmp_path: Path
+) -> None:
+    """Who takes --markdown for a switch had the default artifacts measured, and the model lost."""
+    (tmp_path / "out/artifacts").mkdir(parents=True)
+    (tmp_path / "out/artifacts/a.onnx").touch()
+    model = tmp_path / str(line[-1])
+    model.write_bytes(b"weeks of work")
+    told = f"{line[-2]} {line[-1]} is a model's file by its name"
+    _refused(cli(*line, cwd=tmp_path), 2, told, f"{line[-2]} takes a file of its own")
+    assert model.read_bytes() == b"weeks of work"
+    assert not (tmp_path / "runs").exists()
+
+
 def test_what_is_no_file_may_be_written_to(cli: Cli, tmp_path: Path) -> None:
     done = cli("report", RUN, "--output", "/dev/null", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

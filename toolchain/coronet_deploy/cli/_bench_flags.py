@@ -21,6 +21,8 @@ COUNT_MOST = 1_000_000
 SECONDS_MOST = 7 * 24 * 3600
 """A week; what the system's clocks and alarms take ends at 24 days."""
 
+_OF_MODELS = {".onnx", ".tflite", ".pt", ".pth", ".safetensors"}
+
 
 class _Noted(argparse.Action):
     """Stores a value and that it was given, be it the default."""
@@ -102,7 +104,8 @@ def check_reports(
     Neither are the files made or touched, nor missing folders made.
 
     Raises:
-        BadInput: one is a folder, or one of the `inputs`, or two are the same file.
+        BadInput: one is a folder, or one of the `inputs`, or is called as a model's file is, or two
+            are the same file.
         EnvironmentProblem: one is where nothing can be written.
 
     """
@@ -113,6 +116,11 @@ def check_reports(
             continue
         require_file_name(path, flag)
         require_apart(path, flag, inputs)
+        if path.suffix in _OF_MODELS:
+            raise BadInput(
+                f"{flag} {path} is a model's file by its name, and would be written to",
+                hint=f"{flag} takes a file of its own",
+            )
         with _told_unwritable(f"{flag} {path}"):
             try_writing(path)
         if (other := places.setdefault(os.path.realpath(path), flag)) != flag and _is_a_file(path):
