@@ -21,6 +21,7 @@ from typing import IO, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from coronet_deploy.bench.process import has_ended
 from coronet_deploy.vocabulary import Launch, Target
 
 # -P: a file named onnx.py in the user's folder is not the module that the runtimes import.
@@ -174,9 +175,8 @@ def _run(command: Sequence[str], deadline_s: float) -> _Ended:
                     stderr=stderr,
                     start_new_session=True,
                 )
-            status = process.wait(deadline_s)
-        except subprocess.TimeoutExpired:
-            pass
+            if has_ended(process, deadline_s):
+                status = process.returncode
         finally:
             if process is not None:
                 with contextlib.suppress(ProcessLookupError):

@@ -14,6 +14,7 @@ import hashlib
 import os
 import select
 import shlex
+import signal
 import socket
 import subprocess
 import tempfile
@@ -25,6 +26,7 @@ from typing import Self
 
 from coronet_deploy.bench.adb import DEVICE, AdbError, Device, DeviceLost, find_adb
 from coronet_deploy.bench.phone_files import ROOT
+from coronet_deploy.bench.process import has_ended
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.storage import exclusive
 
@@ -96,7 +98,7 @@ class PhoneLock:
     @property
     def lost(self) -> bool:
         """Whether the phone let go of its lock meanwhile, as when its daemon started anew."""
-        return self._lapsed or (self._holder is not None and self._holder.poll() is not None)
+        return self._lapsed or (self._holder is not None and has_ended(self._holder))
 
     def require(self) -> None:
         """Raise DeviceLost where a connection was cut between two calls: another may be in."""
@@ -189,10 +191,8 @@ class PhoneLock:
             if holder.stdin is not None:
                 with contextlib.suppress(OSError):
                     holder.stdin.close()
-            try:
-                holder.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                holder.kill()
+            if not has_ended(holder, _END_S):
+                os.kill(holder.pid, signal.SIGKILL)
 
 
 def _told(answer: bytes) -> str | None:

@@ -21,6 +21,7 @@ _CHUNK = 1 << 16
 # A child that inherited the pipes may hold them open for ever; what the program itself wrote is
 # there at once.
 _DRAIN_S = 0.2
+_LOOK_FIRST_S, _LOOK_MOST_S = 0.001, 0.05
 _LOGGED = re.compile(rb"adb [VDIWEF] \d\d-\d\d \d\d:")
 
 
@@ -65,14 +66,41 @@ def run_bounded(command: Sequence[str], seconds: float) -> Ended:
         status: int | None = None
         try:
             flooded = _read(process, selector, written, end)
-            if not flooded:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    status = process.wait(max(0.0, end - time.monotonic()))
+            if not flooded and has_ended(process, end - time.monotonic()):
+                status = process.returncode
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     return Ended(status, bytes(out), bytes(err), flooded)
+
+
+def has_ended(process: subprocess.Popen[bytes], seconds: float = 0.0) -> bool:
+    """Tell whether `process` has ended, or does within `seconds`; then its `returncode` is set.
+
+    Not by Popen's `poll` or timed `wait`: Ctrl-C in the middle of those may leave their lock taken,
+    and who waits for the process then, to clean up, waits for ever.
+    """
+    end = time.monotonic() + seconds
+    pause_s = _LOOK_FIRST_S
+    while process.returncode is None:
+        _look(process)
+        if process.returncode is None:
+            if (left := end - time.monotonic()) <= 0:
+                return False
+            time.sleep(min(pause_s, left))
+            pause_s = min(2 * pause_s, _LOOK_MOST_S)
+    return True
+
+
+def _look(process: subprocess.Popen[bytes]) -> None:
+    try:
+        pid, status = os.waitpid(process.pid, os.WNOHANG)
+    except ChildProcessError:  # where children are not waited for: as Popen has it
+        process.returncode = 0
+        return
+    if pid:
+        process.returncode = os.waitstatus_to_exitcode(status)
 
 
 def _read(
@@ -83,7 +111,7 @@ def _read(
 ) -> bool:
     """Collect what `process` writes until it ends or `end`; tell whether it wrote too much."""
     while selector.get_map() and (left := end - time.monotonic()) > 0:
-        over = process.poll() is not None
+        over = has_ended(process)
         ready = selector.select(min(left, _DRAIN_S))
         if over and not ready:
             break
