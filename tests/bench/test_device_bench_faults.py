@@ -276,6 +276,23 @@ def test_a_full_phone_is_told(
         bench.check_clean()
 
 
+def test_a_phone_that_is_full_to_the_last_byte_is_left_as_it_was_found(
+    adb_server: AdbServer, faulty: Path, tiny: Path, tmp_path: Path
+) -> None:
+    with VirtualPhone.boot(EXYNOS_2400, adb_server, data_mb=2) as full:
+        shell = ("-s", full.serial, "shell")
+        adb_server.adb(*shell, "echo false > /data/local/tmp/.fixed_performance")
+        adb_server.adb(*shell, "cat /dev/zero > /data/local/tmp/others", check=False)
+        bench = Bench(adb_server, full, faulty, tiny / "tiny.tflite", tmp_path / "runs")
+        done = subprocess.run(
+            bench.line(device="exynos2400"),
+            check=False, env=bench.environment, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 3
+        assert "make room on the phone" in last_line(done)
+        bench.check_clean()
+
+
 def test_two_phones_of_one_chipset_need_a_serial(bench: Bench, adb_server: AdbServer) -> None:
     with VirtualPhone.boot(SM8550, adb_server) as twin:
         line = bench.line()

@@ -131,9 +131,15 @@ def fixed_performance(device: Device) -> Iterator[str | None]:
 
 
 def set_fixed_performance(device: Device) -> str | None:
-    """Set the mode, to be undone by the phone if we do not; return why it cannot be."""
+    """Set the mode, to be undone by the phone if we do not; return why it cannot be.
+
+    How it is undone is written down first: on a phone that has no room for that, it is not set.
+    """
     fix = " ".join(_FIX)
-    command = f"{fix} true && mkdir -p {ROOT} && echo '{fix} false' > {UNDO}"
+    command = (
+        f"mkdir -p {ROOT} && echo '{fix} false' > {UNDO} && {fix} true || "
+        f"{{ s=$?; rm -f {UNDO}; exit $s; }}"
+    )
     try:
         result: ShellResult = device.shell(command, seconds=_QUICK_S)
     except AdbTimeout:
