@@ -255,6 +255,20 @@ def test_a_launch_cut_short_is_a_failed_launch(
     assert why.value.failure is failure
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (1, b'CANNOT LINK EXECUTABLE "/x/coronet-runner": library "libc++_shared.so" not found'),
+        (126, b"env: exec /x/coronet-runner: Permission denied"),
+    ],
+)
+def test_a_runner_that_does_not_begin_says_why(status: int, said: bytes) -> None:
+    with pytest.raises(Failed) as caught:
+        outcome(ShellResult(status, b"", said + b"\n"))
+    assert caught.value.reason == f"the runner ended with status {status}: {said.decode()}"
+    assert caught.value.failure is Failure.CRASHED
+
+
 def test_a_runner_that_writes_without_end_is_a_failed_launch() -> None:
     class Flooding(Device):
         def shell(

@@ -148,6 +148,11 @@ def outcome(result: ShellResult) -> RunnerResult:
                 Failure.CRASHED, f"the runner was killed by {signal.Signals(number).name}", told
             )
         raise Failed(Failure.CRASHED, f"the runner ended with status {result.status}", told)
+    if result.status != 0 and not result.stdout.strip():
+        # It did not begin: the phone's linker or its rules of what may run say why.
+        failure = _FAILURES.get(result.status, Failure.CRASHED)
+        reason = f"the runner ended with status {result.status}: {result.complaint}"
+        raise Failed(failure, reason, told)
     try:
         parsed = parse_lines(result.stdout.decode(errors="replace").splitlines())
     except RunnerError as error:
