@@ -79,6 +79,7 @@ def test_without_artifacts_those_in_the_output_folder_are_measured(
         (["--rounds", "none"], 2, "--rounds"),
         (["--seconds", "nan"], 2, "--seconds"),
         (["tiny.onnx", "--baseline", "other.onnx"], 2, "other.onnx"),
+        (["a/x.onnx", "b/x.onnx", "--baseline", "x.onnx"], 2, "any of a/x.onnx, b/x.onnx"),
         (["tiny.onnx", "--output", "tiny.onnx"], 3, "tiny.onnx"),
     ],
 )
@@ -90,6 +91,17 @@ def test_a_mistake_is_one_clear_line(
     assert told in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_baseline_is_named_by_its_path_however_that_is_written(
+    cli: Cli, tiny: Path, tmp_path: Path
+) -> None:
+    line = ("./tiny.onnx", "./tiny.tflite", "--baseline", "./tiny.onnx", "--output", tmp_path)
+    done = cli("bench", *line, *QUICK, "--json", cwd=tiny)
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)["rows"]
+    assert (first["artifact"], first["speedup"]) == ("tiny.onnx", 1.0)
+    assert second["speedup"] == first["median_ms"] / second["median_ms"]
 
 
 @pytest.mark.parametrize(

@@ -235,15 +235,19 @@ def load_subjects(artifacts: Iterable[Path], names: Sequence[str] | None) -> lis
     paths = list(artifacts) if names else list(dict.fromkeys(artifacts))
     if not paths:
         raise BadInput("no artifact to measure")
-    by_file = [path.name for path in paths]
-    # Two folders may hold files of one name: only then the folder is part of the name.
-    own = [path.name if by_file.count(path.name) == 1 else str(path) for path in paths]
     subjects = []
-    for name, path in zip(names or own, paths, strict=True):
+    for name, path in zip(names or names_of(paths), paths, strict=True):
         existing_file(path, "artifact")
         digest = sha256_of(path)
         subjects.append(OnDisk(name, path, digest, described(path, digest)))
     return subjects
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Return what a run calls the artifacts `paths`, each given once."""
+    by_file = [path.name for path in paths]
+    # Two folders may hold files of one name: only then the folder is part of the name.
+    return [path.name if by_file.count(path.name) == 1 else str(path) for path in paths]
 
 
 def described(artifact: Path, digest: str) -> Mapping[str, Any]:

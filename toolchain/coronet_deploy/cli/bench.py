@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     artifacts = args.artifacts or _default_artifacts()
     require_text(sys.argv[1:], artifacts)
     if args.baseline is not None:
-        _check_baseline(args.baseline, artifacts)
+        args.baseline = _named(args.baseline, artifacts)
     if args.dry_run:
         return dry_run(args, artifacts)
     check_reports(args, ["--markdown"], artifacts)
@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
                 keeper=journal,
             )
         path = journal.end(measured, args.output)
-    rows = summarize(measured, _named(args.baseline, measured))
+    rows = summarize(measured, args.baseline)
     _show(args, measured, rows, path)
     judge(measured, rows)
     return 0
@@ -193,7 +193,7 @@ def _show(args: argparse.Namespace, measured: Run, rows: tuple[Row, ...], path: 
 
     notes = caveats(measured, rows)
     if args.json:
-        lines = lines_of(measured, _named(args.baseline, measured))
+        lines = lines_of(measured, args.baseline)
         plain = [json_line(line, str(path)) for line in lines]
         print(json.dumps({"rows": plain, "notes": notes}, indent=2))
     else:
@@ -231,18 +231,29 @@ def _default_artifacts() -> list[Path]:
     return found
 
 
-def _check_baseline(baseline: str, artifacts: list[Path]) -> None:
-    """Refuse a misspelt baseline before anything is measured."""
-    if not any(baseline in {path.name, str(path)} for path in artifacts):
-        known = ", ".join(path.name for path in artifacts)
-        raise BadInput(f"--baseline {baseline} is not among the artifacts", hint=known)
+def _named(baseline: str, artifacts: Sequence[Path]) -> str:
+    """Return what the run will call the artifact that `--baseline` names, by its name or path.
 
+    Raises:
+        BadInput: it names none, or more than one; said before anything is measured.
 
-def _named(baseline: str | None, measured: Run) -> str | None:
-    """Return the run's name of the artifact that `--baseline` names, by its path or its name."""
-    if baseline is None or baseline in measured.artifacts:
+    """
+    from coronet_deploy.bench.host import names_of
+
+    paths = list(dict.fromkeys(artifacts))
+    names = names_of(paths)
+    if baseline in names:
         return baseline
-    return Path(baseline).name
+    meant = [
+        name
+        for name, path in zip(names, paths, strict=True)
+        if baseline == path.name or Path(baseline) == path
+    ]
+    if not meant:
+        raise BadInput(f"--baseline {baseline} is not among the artifacts", hint=", ".join(names))
+    if len(meant) > 1:
+        raise BadInput(f"--baseline {baseline} could be any of {', '.join(meant)}")
+    return meant[0]
 
 
 def _command() -> tuple[str, ...]:
