@@ -151,3 +151,13 @@ def test_a_failed_row_says_so(make_run: MakeRun) -> None:
     written = tables.markdown(summarize(make_run(launches=tuple(launches))))
     assert "| fast.tflite | 1 | failed | - | - |" in written
     assert "- fast.tflite, 2 threads: 6 of 6 launches failed: boom" in written
+
+
+def test_of_two_back_ends_it_is_said_which_one_failed(make_run: MakeRun) -> None:
+    run = make_run({"fast.tflite": 2.0})
+    phone = [replace(one, target=Target("sm8550", "cpu", 1)) for one in run.launches]
+    refused = replace(
+        phone[0], target=Target("sm8550", "qnn", 1), samples_ms=(), error="no such delegate"
+    )
+    written = tables.markdown(summarize(replace(run, launches=(*phone, refused))))
+    assert "- fast.tflite, qnn, 1 thread: 1 of 1 launches failed: no such delegate" in written

@@ -29,7 +29,6 @@ __all__ = [
     "markdown",
     "print_tables",
     "shared_start",
-    "threads",
 ]
 
 # What the latency table's other columns leave to the artifact's name.
@@ -107,17 +106,13 @@ def json_row(row: Row, run_file: str | None = None) -> dict[str, Any]:
 
 def failures(rows: Sequence[Row]) -> tuple[str, ...]:
     """Return a sentence for each row with failed launches."""
+    names = figures.target_names(row.target for row in rows)
     return tuple(
-        f"{row.artifact}, {threads(row)}: {row.failed} of {row.failed + row.launches} launches "
-        f"failed: {row.error}"
+        f"{row.artifact}, {names[row.target]}: {row.failed} of {row.failed + row.launches} "
+        f"launches failed: {row.error}"
         for row in rows
         if row.failed
     )
-
-
-def threads(row: Row) -> str:
-    """Return "1 thread", "2 threads"."""
-    return f"{row.target.threads} thread{'' if row.target.threads == 1 else 's'}"
 
 
 def _grids(rows: Sequence[Row]) -> list[Grid]:
