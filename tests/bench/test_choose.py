@@ -95,6 +95,16 @@ def test_a_misspelt_chipset_gets_the_nearest() -> None:
         choose("sm8551", attached(R5CT30="device"))
 
 
+def test_a_serial_that_is_not_attached_is_told_as_one() -> None:
+    with pytest.raises(BadInput, match=r"no attached phone has that serial; attached: R5CT30 \("):
+        choose("R5CT31", attached(R5CT30="device"))
+    with pytest.raises(
+        EnvironmentProblem,
+        match=r"10\.0\.0\.7:5555: no such phone.*\(adb connect 10\.0\.0\.7:5555\)",
+    ):
+        choose("10.0.0.7:5555", attached(R5CT30="device"))
+
+
 def test_a_phone_that_goes_away_while_asked_is_listed_as_such() -> None:
     (one,) = candidates([Attached("GONE", "device")], properties_of=properties_of)
     assert str(one) == "GONE (not answering)"

@@ -79,13 +79,14 @@ def choose(
 
     Raises:
         BadInput: no chipset is called so, and no phone either; or several phones are meant.
-        EnvironmentProblem: no phone is meant, or it is not ready; says what is attached.
+        EnvironmentProblem: no phone is meant, or one by its address that is not there, or it is not
+            ready; says what is attached.
 
     """
     named = serial or (name if any(one.attached.serial == name for one in attached) else None)
     wanted = None
     if name not in {named, ANY}:
-        wanted = find_profile(name, profiles)
+        wanted = _chipset(name, attached, profiles)
     fitting = [
         one
         for one in attached
@@ -113,6 +114,24 @@ def choose(
             hint=f"--serial {ready[0].attached.serial}",
         )
     return ready[0]
+
+
+def _chipset(
+    name: str, attached: Sequence[Candidate], profiles: Sequence[Profile] | None
+) -> Profile:
+    """Return the profile called `name`, which is no attached phone's serial."""
+    try:
+        return find_profile(name, profiles)
+    except BadInput as unknown:
+        if ":" in name:  # as no chipset is called: the address of a phone on the network
+            raise EnvironmentProblem(
+                f"--device {name}: no such phone is attached; {_listed(attached)}",
+                hint=f"adb connect {name}",
+            ) from unknown
+        raise BadInput(
+            f"{unknown.what}, and no attached phone has that serial; {_listed(attached)}",
+            hint=unknown.hint,
+        ) from unknown
 
 
 def _listed(attached: Sequence[Candidate]) -> str:

@@ -91,7 +91,10 @@ def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
         found = choose(name, candidates(profiles=profiles), serial=args.serial, profiles=profiles)
     except EnvironmentProblem as error:
         if name != ANY:
-            name = find_profile(name, profiles).id
+            try:
+                name = find_profile(name, profiles).id
+            except BadInput:  # a phone by its address, which no profile stands for
+                raise error from None
         print(f"no phone yet: {error}", file=sys.stderr)
     else:
         name, serial = name_of(found), found.attached.serial
