@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -189,3 +190,23 @@ def test_a_kept_launch_that_is_not_planned_is_refused() -> None:
     check_planned([kept], [planned])
     with pytest.raises(BadInput, match=r"launch 4 of a\.tflite on gpu is not among"):
         check_planned([kept], [replace(planned, order=2)])
+
+
+def test_artifacts_that_are_others_than_then_are_told_as_such(bench: Bench, tmp_path: Path) -> None:
+    done = bench("--samples", "5")
+    assert done.returncode == 0, done.stderr
+    (path,) = bench.output.glob("*.json")
+    other = tmp_path / "other.tflite"
+    other.write_bytes(bench.artifact.read_bytes() + b"\0")
+    more = ("--samples", "5", "--resume", path)
+    line = bench.line(*more)
+    line.insert(2, str(other))
+    done = subprocess.run(
+        line, check=False, env=bench.environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "the artifacts, their order or the back ends" in last_line(done)
+    bench.artifact = other
+    done = bench(*more)
+    assert done.returncode == 2
+    assert "cannot be gone on with: tiny.tflite is not given now" in last_line(done)

@@ -231,8 +231,10 @@ class _Bench:
         """
         check_same_bench(earlier, self.conditions)
         for name, manifest in earlier.artifacts.items():
-            if name not in self.subjects or self.subjects[name].manifest != manifest:
-                raise BadInput(f"run {earlier.id} cannot be gone on with: {name} is another file")
+            subject = self.subjects.get(name)
+            if subject is None or subject.manifest != manifest:
+                told = "is not given now" if subject is None else "is another file"
+                raise BadInput(f"run {earlier.id} cannot be gone on with: {name} {told}")
         self.finished += [one for one in earlier.launches if one.error is None]
         self.conditions["resumed"] = earlier.id
 

@@ -192,7 +192,7 @@ def check_planned(kept: Iterable[Launch], sequence: Iterable[PlannedLaunch]) -> 
     """Check that all launches of an earlier run are among those that are planned now.
 
     Raises:
-        BadInput: one is not, as where a back end that was refused then is not now.
+        BadInput: one is not, as where an artifact is new, or a back end works that did not.
 
     """
     planned = {(one.subject.artifact, one.subject.target, one.order) for one in sequence}
@@ -201,7 +201,8 @@ def check_planned(kept: Iterable[Launch], sequence: Iterable[PlannedLaunch]) -> 
             raise BadInput(
                 f"the run cannot be gone on with: launch {one.order + 1} of {one.artifact} on "
                 f"{one.target.backend} is not among those that are planned now",
-                hint="the back ends that work are others than then: begin anew without --resume",
+                hint="the artifacts, their order or the back ends that work are others than then: "
+                "go on as it was begun, or begin anew without --resume",
             )
 
 
