@@ -103,6 +103,13 @@ def test_a_serial_alone_names_a_phone(
     assert "--device any --serial R5CT30: no such phone is attached; none is attached" in told
 
 
+@pytest.mark.usefixtures("place")
+def test_a_dry_run_is_of_a_whole_bench(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--device", "any", "--dry-run", "--resume", "first.json")
+    told = refused(capsys, 2, "bench", "tiny.onnx", *given)
+    assert "error: --resume means nothing with --dry-run" in told
+
+
 @pytest.mark.parametrize("given", [["--device", "any"], ["--serial", "R5"]])
 def test_a_dry_run_of_any_phone_needs_none(
     place: Path,

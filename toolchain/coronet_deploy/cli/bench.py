@@ -17,6 +17,7 @@ from coronet_deploy.cli._bench_flags import (
     check_reports,
     check_writable,
     note_given,
+    refuse,
     refuse_phone_flags,
     require_text,
     take_serial_alone,
@@ -129,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
     if args.baseline is not None:
         args.baseline = _named(args.baseline, artifacts)
     if args.dry_run:
+        refuse(args, ["--resume"], "with --dry-run, which says the whole bench")
         return dry_run(args, artifacts)
     check_reports(args, ["--markdown"], artifacts)
     check_writable(args.output)
