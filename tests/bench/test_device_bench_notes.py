@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from phone_bench import Bench, last_line, started, wait_for
+from virtual_phone import thermal
 
 
 def test_an_artifact_that_a_back_end_cannot_take_is_said_to_be_left_out(
@@ -53,6 +54,31 @@ def test_a_phone_that_cannot_time_the_canary_is_measured_and_the_run_says_so(
     assert [launch.details["canary_ms"] for launch in run.launches] == [None]
     note = "Throttling was not looked for: the canary could not be timed."
     assert note in run.conditions["notes"]
+
+
+def test_a_phone_that_is_never_cool_is_not_said_to_time_no_canary(bench: Bench) -> None:
+    kept = (bench.phone.root / "fake" / "dumpsys" / "thermalservice").read_text()
+    bench.phone.fake("dumpsys/thermalservice", thermal(2, 44.0))
+    try:
+        assert bench("--cool-down", "0.2").returncode == 5
+    finally:
+        bench.phone.fake("dumpsys/thermalservice", kept)
+    notes = bench.run_file().conditions["notes"]
+    assert any("was not cool before the first launch" in note for note in notes)
+    assert not any("canary" in note for note in notes)
+
+
+def test_a_hot_phone_is_not_waited_for_where_nothing_is_left_to_time(bench: Bench) -> None:
+    kept = (bench.phone.root / "fake" / "dumpsys" / "thermalservice").read_text()
+    bench.phone.fake("dumpsys/thermalservice", thermal(2, 44.0))
+    bench.mode("refuse")
+    try:
+        done = bench("--backend", "gpu", "--cool-down", "20")
+    finally:
+        bench.phone.fake("dumpsys/thermalservice", kept)
+    assert done.returncode == 1
+    assert "cooling down" not in done.stderr
+    assert not any("cool" in note for note in bench.run_file().conditions["notes"])
 
 
 def test_a_phone_that_comes_back_and_refuses_fixed_performance_mode_is_said_to_be_without(

@@ -189,9 +189,10 @@ class _Bench:
             self.conditions["before"] = before.as_json()
             self.notes += [*cautions(before), *crowded(self.settings.mask, self.settings.threads)]
             self._try(setup, models, references)
-            self._settle()
+            if any(trial.failure is None for trial in self.trials.values()):
+                self._settle()
             self._time(setup, models)
-            if self.thermals.baseline_ms is None:
+            if self.thermals.blind:
                 self.notes.append("Throttling was not looked for: the canary could not be timed.")
             self.conditions["after"] = read_state(self.device).as_json()
 

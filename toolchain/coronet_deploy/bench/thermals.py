@@ -97,6 +97,11 @@ class Thermals:
         return f"fixed work took {ratio:.2f} times as long as at first"
 
     @property
+    def blind(self) -> bool:
+        """Whether the phone was cool, and its canary could not be timed all the same."""
+        return self._tried and self.baseline_ms is None
+
+    @property
     def temperature(self) -> str:
         """The latest skin or battery temperature: "31.5 °C", or nothing if both are hidden."""
         state = self.latest
