@@ -107,3 +107,17 @@ def test_small_pictures_and_integers_keep_their_phases_apart() -> None:
     for graph in (small, integer):
         assert graph.count()["conv2d"] == 4
         assert "depth_to_space" not in graph.count()
+
+
+@pytest.mark.parametrize("integer", [False, True], ids=["float", "integer"])
+@pytest.mark.parametrize("runtime", Runtime)
+def test_a_stride_of_one_leaves_a_convolution_and_nothing_to_interleave(
+    runtime: Runtime, integer: bool
+) -> None:
+    network = nn.Sequential(nn.ConvTranspose2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))
+    before = capture(network, 12, 20)
+    after, _ = lower(before, runtime, integer=integer)
+    assert not {"depth_to_space", "reshape", "concat"} & set(after.count())
+    assert difference(before, after) < _ROUNDING
+    if runtime is Runtime.TFLITE:
+        assert is_one_partition(emit_tflite(after, DType.FP32, {}))

@@ -131,7 +131,9 @@ class SubpixelConvolution(Rewrite):
             _Axis.of(op, i, edit.shapes[x][1 + i], kernel.shape[1 + i], size[1 + i]) for i in (0, 1)
         )
         top = left = 0
-        if self._pays_together(kernel, rows, columns):
+        if op.stride == (1, 1):  # its only phase is the picture
+            ((y,),) = _apart(edit, node.inputs, op.activation, rows, columns)
+        elif self._pays_together(kernel, rows, columns):
             y, top, left = self._in_cells(edit, node.inputs, op.activation, rows, columns)
         else:
             phases = _apart(edit, node.inputs, op.activation, rows, columns)
