@@ -189,3 +189,21 @@ def test_many_values_joined_stay_in_one_partition() -> None:
     data = emit_tflite(lowered, DType.FP32, {})
     assert is_one_partition(data)
     assert np.abs(run_tflite(data, picture) - run_torch(network, picture)).max() < 1e-5
+
+
+def test_one_value_joined_alone_is_that_value() -> None:
+    """A dense block joins all values before each layer, and before the first there is one."""
+
+    def dense(net: _Net, h: Tensor) -> Any:
+        del net
+        first = torch.cat([h[:, :4]], 1)
+        second = torch.cat([first, torch.tanh(first)], 1)
+        return torch.cat([second], 0)
+
+    network, picture = _Net(dense).eval(), smooth_picture(12, 16)
+    graph = capture(network, 12, 16)
+    assert graph.count()["concat"] == 1
+    lowered, _ = lower(graph, Runtime.TFLITE)
+    data = emit_tflite(lowered, DType.FP32, {})
+    assert is_one_partition(data)
+    assert np.abs(run_tflite(data, picture) - run_torch(network, picture)).max() < 1e-5

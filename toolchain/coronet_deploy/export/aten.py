@@ -224,6 +224,8 @@ def _cat(t: Translation, *, tensors: list[fx.Node], dim: int) -> str:
     values, axis = [t.value(tensor) for tensor in tensors], _NCHW_TO_NHWC[dim % _RANK]
     if not axis and len(values) > 1:
         raise Refused("makes a batch; one picture at a time is drawn")
+    if len(values) == 1:  # as a dense block begins; XNNPACK takes no concatenation of one
+        return values[0]
     if len(values) > _MOST_CONCATENATED:
         return t.builder.concat(values, axis)
     return t.builder.emit(ops.Concat(axis), *values)
