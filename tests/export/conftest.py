@@ -103,6 +103,23 @@ class Overflowing(Sketch):
         return super().forward(x) * 3e38 * 3e38
 
 
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.module, self.scale = Sketch(), nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.module(x) * self.scale
+
+
+def Averaged():
+    return torch.optim.swa_utils.AveragedModel(Sketch())
+
+
+def parallel():
+    return nn.DataParallel(Sketch())
+
+
 def broken():
     raise RuntimeError("no\\nweights here")
 

@@ -50,6 +50,35 @@ def test_weights_are_read_strictly_from_either_kind_of_file(theirs: Path) -> Non
         assert all(torch.equal(loaded[k], v) for k, v in wanted.items())
 
 
+@pytest.mark.parametrize("name", ["sketches:Averaged", "sketches:Scaled", "sketches:parallel"])
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_network_of_their_own_may_be_called_module(theirs: Path, name: str, ending: str) -> None:
+    wanted = {
+        k: v if k == "n_averaged" else v.clone() * 2
+        for k, v in load_own(name).generator.state_dict().items()
+    }
+    assert any(key.startswith("module.") for key in wanted)
+    for prefix in ("", "module."):
+        path = theirs / f"{prefix}own{ending}"
+        tensors = {f"{prefix}{k}": v for k, v in wanted.items()}
+        save_file(tensors, path) if ending == ".safetensors" else torch.save(tensors, path)
+        loaded = load_own(name, path).generator.state_dict()
+        assert all(torch.equal(loaded[k], v) for k, v in wanted.items())
+
+
+def test_weights_among_other_things_are_refused_with_the_way_out(theirs: Path) -> None:
+    state = load_own("sketches:seeded").generator.state_dict()
+    torch.save({"epoch": 3, "state_dict": state}, theirs / "training.pt")
+    (theirs / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    for name, words in (
+        ("training.pt", "not a state_dict of tensors (save the generator's state_dict() alone)"),
+        ("pointer.safetensors", "is a Git LFS pointer, not the file itself (git lfs pull)"),
+    ):
+        with pytest.raises(BadInput) as caught:
+            load_own("sketches:seeded", theirs / name)
+        assert words in str(caught.value)
+
+
 def test_without_a_file_the_hash_is_of_the_weights(theirs: Path) -> None:
     del theirs
     one, again, other = (load_own(f"sketches:{n}") for n in ("seeded", "made", "grey"))

@@ -20,8 +20,12 @@ from torch import Tensor
 from coronet_deploy.errors import BadInput
 from coronet_deploy.vocabulary import MOST_CHANNELS, Architecture, ChannelPlan, Norm
 
+PARALLEL = "module."
+"""What DataParallel puts before the names of its network's tensors."""
+
 _RESNET_FIXED = {1: "stem", 2: "stem_norm", 4: "down", 5: "down_norm", 7: "enter", 8: "enter_norm"}
 _FIRST_BLOCK = 10
+_ALONE = "save the generator's state_dict() alone"
 _POINTER = b"version https://git-lfs"
 _BARE = b"\x80"
 _PICKLED = (b"PK", _BARE)  # how a torch file begins: a zip archive, or a bare pickle
@@ -40,7 +44,7 @@ def read_foreign(path: Path) -> tuple[ChannelPlan, dict[str, Tensor]]:
         BadInput: it holds anything but tensors, or not those of such a generator.
 
     """
-    tensors = read_tensors(path)
+    tensors = without_parallel(read_tensors(path))
     for name, tensor in tensors.items():
         # One number may stand for all of a tensor of any size, which would become as many.
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
@@ -78,7 +82,7 @@ def _ends_early(path: Path) -> bool:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a state dict in a torch file, names as without DataParallel.
+    """Return the tensors of a state dict in a torch file, by their names.
 
     Raises:
         BadInput: it is not a whole torch file, or holds anything but plain tensors by name.
@@ -101,7 +105,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise BadInput(f"{path} is not a whole torch file: it ends early") from error
         raise BadInput(
             f"{path} holds more than tensors, and is not opened: it could run code",
-            hint="save the generator's state_dict() alone",
+            hint=_ALONE,
         ) from error
     except _BROKEN as error:
         reason = str(error) or type(error).__name__
@@ -109,11 +113,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
     ):
-        raise BadInput(f"{path} is not a state_dict of tensors")
+        raise BadInput(f"{path} is not a state_dict of tensors", hint=_ALONE)
     for name, tensor in tensors.items():
         if fault := _not_plain(tensor):
             raise BadInput(f"{path}: tensor {name!r} {fault}")
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def without_parallel(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by the names that they have without DataParallel around their network."""
+    return {name.removeprefix(PARALLEL): tensor for name, tensor in tensors.items()}
 
 
 def refuse_pointer(path: Path) -> None:

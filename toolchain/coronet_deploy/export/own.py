@@ -19,7 +19,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from coronet_deploy.coronet.checkpoint import load_strictly
-from coronet_deploy.coronet.foreign import read_tensors
+from coronet_deploy.coronet.foreign import (
+    PARALLEL,
+    read_tensors,
+    refuse_pointer,
+    without_parallel,
+)
 from coronet_deploy.errors import BadInput
 from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.subject import MOST_CHANNELS, Subject, file_name
@@ -121,11 +126,21 @@ def _require_tensors(name: str, module: nn.Module) -> None:
 def _load(name: str, module: nn.Module, weights: Path) -> None:
     """Load a file of weights into a module, strictly."""
     try:
-        load_strictly(weights, module, _read(weights))
+        load_strictly(weights, module, _as_named(_read(weights), set(module.state_dict())))
     except BadInput as error:
         # Of a checkpoint, which says what it is; this file says nothing.
         what = error.what.replace("is not the generator that it says", f"does not fit {name}")
         raise BadInput(what, hint=error.hint) from error
+
+
+def _as_named(tensors: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
+    """Return tensors as without DataParallel, but for a module whose own names are such.
+
+    A module that holds its network as `module`, as averages of weights do, has names like that.
+    """
+    plain = without_parallel(tensors)
+    own = any(name.startswith(PARALLEL) for name in names)
+    return tensors if own and set(plain) != names else plain
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -136,6 +151,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    refuse_pointer(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
