@@ -144,6 +144,23 @@ def test_an_operator_that_is_not_supported_ends_the_command_in_one_line(
     assert "--weights goes with a generator of your own" in done.stderr
 
 
+def test_failures_are_counted_once_each_and_what_is_said_of_all_is_said_once(
+    cli: Cli, theirs: Path
+) -> None:
+    flags = ("--output", "out", "--size", "16x16,32x16", "--dtype", "fp32", "--dtype", "fp16")
+    done = cli("export", "sketches:seeded", *flags, "--min-psnr", 199, cwd=theirs)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "error: 8 artifacts failed: " in last
+    assert last.count("failed") == 1
+    assert last.count("below the bound") == 8
+    done = cli("export", "sketches:Softened", *flags, cwd=theirs)
+    assert done.returncode == 4
+    last = done.stderr.splitlines()[-1]
+    assert "error: operator aten.softmax" in last
+    assert last.count("softmax") == 1
+
+
 def test_pictures_get_the_channels_a_network_takes() -> None:
     given = _pictures(8, 12)
     assert with_channels(given, 3) is given

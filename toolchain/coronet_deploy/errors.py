@@ -21,7 +21,8 @@ INTERRUPTED = 130
 class CoronetError(Exception):
     """An expected failure.
 
-    `what` says what happened and where; `hint` the next step a person can take.
+    `what` says what happened and where; `hint` the next step a person can take. `parts` are the
+    errors that it stands for, if it stands for several.
     """
 
     exit_status: ClassVar[int] = 1
@@ -30,6 +31,7 @@ class CoronetError(Exception):
         super().__init__(what)
         self.what = what
         self.hint = hint
+        self.parts: tuple[CoronetError, ...] = ()
 
     def __str__(self) -> str:
         return f"{_line(self.what)} ({_line(self.hint)})" if self.hint else _line(self.what)

@@ -331,8 +331,15 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def joined(failures: Sequence[CoronetError]) -> CoronetError:
-    """Return one error for all; a conversion that failed outweighs a gate that did."""
-    worst = next((e for e in failures if isinstance(e, ConversionFailed)), failures[0])
-    if len(failures) == 1:
+    """Return one error for all, what several say once; a conversion that failed outweighs a gate.
+
+    Of errors that were joined before, each one counts.
+    """
+    single = [one for error in failures for one in error.parts or (error,)]
+    apart = tuple({str(one): one for one in single}.values())
+    worst = next((e for e in apart if isinstance(e, ConversionFailed)), apart[0])
+    if len(apart) == 1:
         return worst
-    return type(worst)(f"{len(failures)} artifacts failed: " + "; ".join(map(str, failures)))
+    error = type(worst)(f"{len(apart)} artifacts failed: " + "; ".join(map(str, apart)))
+    error.parts = apart
+    return error
