@@ -103,6 +103,11 @@ class Overflowing(Sketch):
         return super().forward(x) * 3e38 * 3e38
 
 
+class Vast(Sketch):
+    def forward(self, x):
+        return super().forward(x) + torch.zeros(1 << 50).mean()
+
+
 class Scaled(nn.Module):
     def __init__(self):
         super().__init__()

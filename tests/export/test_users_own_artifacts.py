@@ -161,6 +161,16 @@ def test_failures_are_counted_once_each_and_what_is_said_of_all_is_said_once(
     assert last.count("softmax") == 1
 
 
+def test_too_little_memory_is_told_in_one_line(cli: Cli, theirs: Path) -> None:
+    done = cli("export", "sketches:Vast", "--size", "16x16", "--output", "out", cwd=theirs)
+    assert done.returncode == 3
+    last = done.stderr.splitlines()[-1]
+    assert "error: not enough memory to export: " in last
+    assert last.endswith("(smaller pictures (--size) take less)")
+    assert "Traceback" not in done.stderr
+    assert not (theirs / "out").exists()
+
+
 def test_pictures_get_the_channels_a_network_takes() -> None:
     given = _pictures(8, 12)
     assert with_channels(given, 3) is given

@@ -200,6 +200,7 @@ def run(args: argparse.Namespace) -> int:
         if folder is not None:
             list_pictures(folder)
     subject = read_subject(args.generator, args.weights, args.channels)
+    from coronet_deploy.coronet.endings import memory_told
     from coronet_deploy.verify.release import check_fit, joined, release
 
     sizes = list(dict.fromkeys(args.size or [(256, 256)]))
@@ -215,9 +216,10 @@ def run(args: argparse.Namespace) -> int:
     told: list[dict[str, Any]] = []
     try:
         for size, (one, runtimes) in itertools.product(sizes, requests):
-            orders.append(_order(one, subject, size, runtimes))
             try:
-                release(orders[-1], lambda line: print(line, file=sys.stderr), artifacts.append)
+                with memory_told("export", "smaller pictures (--size) take less"):
+                    orders.append(_order(one, subject, size, runtimes))
+                    release(orders[-1], lambda line: print(line, file=sys.stderr), artifacts.append)
             except (ConversionFailed, GateFailed) as error:
                 failures.append(error)
         if args.explain:

@@ -1,4 +1,4 @@
-"""How a training ends before its time: it is asked to stop, or its memory is not enough."""
+"""How work ends before its time: a training is asked to stop, or memory is not enough."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import torch
 
 from coronet_deploy.errors import EnvironmentProblem
 
-_NO_MEMORY = ("not enough memory", "can't allocate", "out of memory")
+_NO_MEMORY = (
+    "not enough memory",
+    "can't allocate",
+    "allocate memory",
+    "out of memory",
+    "bad_alloc",
+)
+_LESS = "lower data.batch or model.width, or set search.form=collapsed; the last saved state stands"
 
 
 @contextlib.contextmanager
@@ -42,11 +49,11 @@ def stop_requests() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def memory_told() -> Iterator[None]:
-    """Turn what torch and Python raise where memory is not enough into one line.
+def memory_told(doing: str = "train", less: str = _LESS) -> Iterator[None]:
+    """Turn what torch and Python raise where memory is not enough for `doing` into one line.
 
     Raises:
-        EnvironmentProblem: it is not enough; names what to lower.
+        EnvironmentProblem: it is not enough; says with `less` what to lower.
 
     """
     try:
@@ -56,8 +63,4 @@ def memory_told() -> Iterator[None]:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and not any(sign in str(error).lower() for sign in _NO_MEMORY):
             raise
-        raise EnvironmentProblem(
-            f"not enough memory to train: {told}",
-            hint="lower data.batch or model.width, or set search.form=collapsed; the last saved "
-            "state stands",
-        ) from error
+        raise EnvironmentProblem(f"not enough memory to {doing}: {told}", hint=less) from error
