@@ -74,11 +74,11 @@ def test_an_argument_that_says_nothing_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def _without_torch(line: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command where torch is not installed."""
+def _without(module: str, line: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command where a package is not installed."""
     program = (
         "import sys\n"
-        "sys.modules['torch'] = None\n"
+        f"sys.modules[{module!r}] = None\n"
         "from coronet_deploy.cli import main\n"
         f"sys.exit(main({list(line)!r}))\n"
     )
@@ -89,11 +89,36 @@ def _without_torch(line: Sequence[str], folder: Path) -> subprocess.CompletedPro
 
 @pytest.mark.parametrize("command", ["inspect", "materialize", "export", "demo"])
 def test_without_torch_the_line_says_what_to_install(command: str, tmp_path: Path) -> None:
-    result = _without_torch([command], tmp_path)
+    result = _without("torch", [command], tmp_path)
     assert result.returncode == 3
     assert "the package 'torch' is not installed" in result.stderr
     assert "coronet-deploy[torch]" in result.stderr
     assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("inspect",),
+        ("materialize",),
+        ("export",),
+        ("demo",),
+        ("evaluate", "--data", "facades"),
+        ("train", "facades-unet256", "--data", "facades"),
+        ("train", "facades-unet256", "--data", "facades", "--qat", "net.safetensors"),
+    ],
+    ids=" ".join,
+)
+def test_beside_a_torch_of_ones_own_the_line_says_what_else_to_install(
+    line: tuple[str, ...], tmp_path: Path
+) -> None:
+    result = _without("safetensors", line, tmp_path)
+    assert result.returncode == 3
+    assert result.stderr == (
+        "coronet-deploy: error: the package 'safetensors' is not installed "
+        "(pip install 'coronet-deploy[torch]')\n"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -121,7 +146,7 @@ def test_inspect_describes_the_bundled_checkpoint(cli: Cli, tmp_path: Path) -> N
 def test_what_is_missing_is_said_before_torch_is_loaded(
     line: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
-    result = _without_torch(line, tmp_path)
+    result = _without("torch", line, tmp_path)
     assert (result.returncode, result.stderr.splitlines()) == (
         2,
         [f"coronet-deploy: error: {said}"],

@@ -18,6 +18,8 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from coronet_deploy.coronet.foreign import read_foreign, refuse_pointer
@@ -115,8 +117,6 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
     """Write a checkpoint, whole or not at all; equal input gives equal bytes."""
-    from safetensors.torch import save
-
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # One metadata key only: the library keeps no order among several.
     write_bytes(path, save(plain, {METADATA_KEY: header.model_dump_json()}))
@@ -321,8 +321,6 @@ def _some(names: list[str]) -> str:
 
 
 def _read_safetensors(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
     refuse_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
