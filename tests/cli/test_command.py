@@ -87,14 +87,78 @@ def _without(module: str, line: Sequence[str], folder: Path) -> subprocess.Compl
     )
 
 
-@pytest.mark.parametrize("command", ["inspect", "materialize", "export", "demo"])
-def test_without_torch_the_line_says_what_to_install(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        ("inspect", "torch"),
+        ("materialize", "torch"),
+        ("export", "export"),
+        ("demo", "export,report"),
+    ],
+)
+def test_without_torch_the_line_says_what_to_install(
+    command: str, extra: str, tmp_path: Path
+) -> None:
     result = _without("torch", [command], tmp_path)
     assert result.returncode == 3
     assert "the package 'torch' is not installed" in result.stderr
-    assert "coronet-deploy[torch]" in result.stderr
+    assert f"coronet-deploy[{extra}]" in result.stderr
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "extra"),
+    [
+        ("onnx", ("export", "--dtype", "int8"), "export"),
+        ("onnxruntime", ("export",), "export"),
+        ("flatbuffers", ("export", "--runtime", "tflite"), "export"),
+        ("ai_edge_litert", ("export", "--dtype", "int16x8"), "export"),
+        ("ai_edge_quantizer", ("export", "--dtype", "all", "--runtime", "tflite"), "export"),
+        ("ai_edge_quantizer", ("export", "--dtype", "int8-weights"), "export"),
+        ("ai_edge_quantizer", ("demo",), "export,report"),
+        ("matplotlib", ("demo",), "export,report"),
+    ],
+)
+def test_a_package_that_is_needed_late_is_missed_at_once(
+    module: str, line: tuple[str, ...], extra: str, tmp_path: Path
+) -> None:
+    result = _without(module, line, tmp_path)
+    assert result.returncode == 3
+    assert result.stderr == (
+        f"coronet-deploy: error: the package {module.replace('_', '-')!r} is not installed "
+        f"(pip install 'coronet-deploy[{extra}]')\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_what_is_asked_for_must_be_installed() -> None:
+    needed = {
+        kind: _needed(*kind)
+        for kind in (("onnx", "int8"), ("tflite", "fp16"), ("tflite", "int8-full"))
+    }
+    of_tflite = {"torch", "safetensors", "flatbuffers", "ai_edge_litert"}
+    assert needed == {
+        ("onnx", "int8"): {"torch", "safetensors", "onnx", "onnxruntime"},
+        ("tflite", "fp16"): of_tflite,
+        ("tflite", "int8-full"): of_tflite,
+    }
+
+
+def _needed(runtime: str, dtype: str) -> set[str]:
+    """Return which packages an artifact is not made without."""
+    from coronet_deploy.cli._installed import require_writers
+    from coronet_deploy.errors import EnvironmentProblem
+
+    needed = set()
+    for module in (*HEAVY, "flatbuffers", "ai_edge_quantizer"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            try:
+                require_writers([(runtime, dtype)])
+            except EnvironmentProblem:
+                needed.add(module)
+    return needed
 
 
 @pytest.mark.parametrize(
@@ -114,10 +178,11 @@ def test_beside_a_torch_of_ones_own_the_line_says_what_else_to_install(
     line: tuple[str, ...], tmp_path: Path
 ) -> None:
     result = _without("safetensors", line, tmp_path)
+    extra = {"export": "export", "demo": "export,report"}.get(line[0], "torch")
     assert result.returncode == 3
     assert result.stderr == (
         "coronet-deploy: error: the package 'safetensors' is not installed "
-        "(pip install 'coronet-deploy[torch]')\n"
+        f"(pip install 'coronet-deploy[{extra}]')\n"
     )
     assert not list(tmp_path.iterdir())
 

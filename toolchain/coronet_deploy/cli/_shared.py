@@ -33,6 +33,19 @@ def read_checkpoint(path: Path | None) -> Checkpoint:
         return load_checkpoint(chosen)
 
 
+def require_given(given: str | None, weights: Path | None) -> None:
+    """Let a generator's files through that are there: before torch is imported, as above.
+
+    Raises:
+        BadInput: one is not.
+
+    """
+    if given is not None and ":" not in given:
+        existing_file(Path(given), "checkpoint")
+    elif given is not None and weights is not None:
+        existing_file(weights, "weights file")
+
+
 def read_subject(given: str | None, weights: Path | None, channels: int | None) -> Subject:
     """Return the generator to export: of a checkpoint, or "package.module:name" with its weights.
 
@@ -41,10 +54,7 @@ def read_subject(given: str | None, weights: Path | None, channels: int | None) 
         EnvironmentProblem: torch is not installed, or nothing is bundled.
 
     """
-    if given is not None and ":" not in given:  # before torch is imported, as above
-        existing_file(Path(given), "checkpoint")
-    elif given is not None and weights is not None:
-        existing_file(weights, "weights file")
+    require_given(given, weights)
     try:
         from coronet_deploy.export.own import is_own, load_own
         from coronet_deploy.export.subject import subject_of

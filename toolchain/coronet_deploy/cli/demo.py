@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from coronet_deploy.cli import inspect as inspect_command
 from coronet_deploy.cli._bench_flags import check_folder
+from coronet_deploy.cli._installed import require_modules, require_writers
 from coronet_deploy.cli._shared import read_checkpoint
 from coronet_deploy.cli.bench import bench_progress, journal_in, judge, positive
-from coronet_deploy.storage import require_utf8
+from coronet_deploy.storage import existing_file, require_utf8
 
 if TYPE_CHECKING:  # heavy, and --help needs none of them
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -23,6 +25,7 @@ if TYPE_CHECKING:  # heavy, and --help needs none of them
 
 HELP = "inspect, materialize, export, verify, bench and report on the bundled checkpoint"
 
+_EXTRAS = "export,report"
 _SIZE = 256
 
 
@@ -52,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     require_utf8(str(args.output), "no runtime can open files in it")
     check_folder(args.output, "--output")
+    _require_installed(args.checkpoint)
     checkpoint = read_checkpoint(args.checkpoint)
     from coronet_deploy.coronet.zoo import DEFAULT_MODEL
     from coronet_deploy.export.subject import file_name
@@ -105,6 +109,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"{page} is ready, after {time.monotonic() - started:.0f} s; open it in a browser")
     judge(measured, rows)
     return 0
+
+
+def _require_installed(checkpoint: Path | None) -> None:
+    """Let an installation through that can go the whole way, the page at its end included."""
+    from coronet_deploy.vocabulary import PLAIN_DTYPES, Runtime
+
+    if checkpoint is not None:
+        existing_file(checkpoint, "checkpoint")
+    require_writers(itertools.product(Runtime, PLAIN_DTYPES), _EXTRAS)
+    require_modules(["matplotlib"], _EXTRAS)
 
 
 def _say(step: str) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._explain import explanations, show
-from coronet_deploy.cli._shared import read_subject
+from coronet_deploy.cli._installed import require_writers
+from coronet_deploy.cli._shared import read_subject, require_given
 from coronet_deploy.errors import BadInput, ConversionFailed, CoronetError, GateFailed
 from coronet_deploy.storage import require_utf8
 
@@ -199,6 +200,8 @@ def run(args: argparse.Namespace) -> int:
     for folder in (args.pictures, args.calibration):
         if folder is not None:
             list_pictures(folder)
+    require_given(args.generator, args.weights)
+    require_writers(_kinds(requests))
     subject = read_subject(args.generator, args.weights, args.channels)
     from coronet_deploy.coronet.endings import memory_told
     from coronet_deploy.verify.release import check_fit, joined, release
@@ -246,6 +249,22 @@ def _requests(args: argparse.Namespace) -> list[argparse.Namespace]:
         argparse.Namespace(**shared | {"dtype": dtype, "half_io": args.half_io and dtype in halves})
         for dtype in dtypes
     ]
+
+
+def _kinds(
+    requests: Sequence[tuple[argparse.Namespace, Sequence[str]]],
+) -> list[tuple[str, str]]:
+    """Return the runtime and the number type of each artifact that is asked for."""
+    return [
+        (runtime, dtype)
+        for one, runtimes in requests
+        for runtime in runtimes
+        for dtype in _dtypes(one.dtype)
+    ]
+
+
+def _dtypes(dtype: str) -> tuple[str, ...]:
+    return _DTYPES if dtype == "all" else (dtype,)
 
 
 def _other_task(args: argparse.Namespace, model: str) -> str | None:
@@ -309,7 +328,7 @@ def _order(
         pictures=pictures,
         calibration=_calibration(args, pictures, size),
         runtimes=[Runtime(r) for r in runtimes],
-        dtypes=[DType(d) for d in (_DTYPES if args.dtype == "all" else (args.dtype,))],
+        dtypes=[DType(d) for d in _dtypes(args.dtype)],
         bounds_db=DEFAULT_BOUNDS_DB
         if args.min_psnr is None
         else dict.fromkeys(DType, args.min_psnr),
