@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,14 @@ def test_every_command_is_shown_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text()
     shown = {arguments(line)[0] for line in command_lines(text, markdown=True)}
     assert shown == set(COMMANDS)
+
+
+def test_pip_keeps_the_torch_that_the_readme_has_it_install_first() -> None:
+    """A newer one would be thrown away by the next line, for pip's own build of an older one."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (taken,) = (one for one in extras["optional-dependencies"]["torch"] if one.startswith("torch>"))
+    newest = re.findall(r"<[\d.]+", taken)
+    first = re.findall(
+        r"^pip install '?torch([^'\s]*)", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert first == newest
