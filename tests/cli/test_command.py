@@ -108,6 +108,39 @@ def test_without_torch_the_line_says_what_to_install(
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        ("inspect",),
+        ("export",),
+        ("evaluate", "--data", "facades"),
+        ("train", "facades-unet256", "--data", "facades"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("kind", ["ImportError", "OSError"])
+def test_a_torch_that_does_not_load_is_no_defect_of_ours(
+    kind: str, line: tuple[str, ...], tmp_path: Path
+) -> None:
+    lost = "libcudart.so.13: cannot open shared object file"
+    (tmp_path / "site/torch").mkdir(parents=True)
+    (tmp_path / "site/torch/__init__.py").write_text(f"raise {kind}({lost!r})\n")
+    program = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
+        "from coronet_deploy.cli import main\n"
+        f"sys.exit(main({list(line)!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"coronet-deploy: error: the package 'torch' is installed and does not load: {lost} "
+        "(install it again, or what it asks for)\n"
+    )
+
+
+@pytest.mark.parametrize(
     ("module", "line", "extra"),
     [
         ("onnx", ("export", "--dtype", "int8"), "export"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coronet_deploy.errors import BadInput, missing_package
+from coronet_deploy.errors import BadInput, EnvironmentProblem, missing_package
 from coronet_deploy.storage import existing_file, readable
 
 if TYPE_CHECKING:
@@ -13,21 +15,41 @@ if TYPE_CHECKING:
     from coronet_deploy.export.subject import Subject
 
 
+@contextlib.contextmanager
+def torch_loading() -> Iterator[None]:
+    """Import in here what loads torch, which is an extra and has libraries of its own.
+
+    Raises:
+        EnvironmentProblem: torch, or a package that comes with it, is missing or does not load.
+
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing_package(error.name or "torch", "torch") from error
+    except (ImportError, OSError) as error:  # by the loader of libraries: without a number
+        ours = isinstance(error, ImportError) and (error.name or "").startswith("coronet_deploy")
+        if ours or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        raise EnvironmentProblem(
+            f"the package 'torch' is installed and does not load: {str(error)[:300]}",
+            hint="install it again, or what it asks for",
+        ) from error
+
+
 def read_checkpoint(path: Path | None) -> Checkpoint:
     """Return the checkpoint at `path`, or the bundled one.
 
     Raises:
         BadInput: the file is not a checkpoint that can be used.
-        EnvironmentProblem: torch is not installed, or nothing is bundled.
+        EnvironmentProblem: torch is not installed or does not load, or nothing is bundled.
 
     """
     if path is not None:  # before torch is imported, which takes seconds
         existing_file(path, "checkpoint")
-    try:
+    with torch_loading():
         from coronet_deploy.coronet.checkpoint import load_checkpoint
         from coronet_deploy.coronet.zoo import bundled_checkpoint
-    except ModuleNotFoundError as error:
-        raise missing_package(error.name or "torch", "torch") from error
     chosen = path or bundled_checkpoint()
     with readable(f"checkpoint {chosen}"):
         return load_checkpoint(chosen)
@@ -51,15 +73,13 @@ def read_subject(given: str | None, weights: Path | None, channels: int | None) 
 
     Raises:
         BadInput: neither can be used; or weights or channels are given for a checkpoint.
-        EnvironmentProblem: torch is not installed, or nothing is bundled.
+        EnvironmentProblem: torch is not installed or does not load, or nothing is bundled.
 
     """
     require_given(given, weights)
-    try:
+    with torch_loading():
         from coronet_deploy.export.own import is_own, load_own
         from coronet_deploy.export.subject import subject_of
-    except ModuleNotFoundError as error:
-        raise missing_package(error.name or "torch", "torch") from error
     if given is not None and is_own(given):
         return load_own(given, weights, 3 if channels is None else channels)
     for flag, value in (("--weights", weights), ("--channels", channels)):

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._bench_flags import check_reports
-from coronet_deploy.cli._shared import read_checkpoint
+from coronet_deploy.cli._shared import read_checkpoint, torch_loading
 from coronet_deploy.cli.export import picture_size
-from coronet_deploy.errors import BadInput, missing_package
+from coronet_deploy.errors import BadInput
 
 if TYPE_CHECKING:  # numpy and torch come with these, and --help needs neither
     from coronet_deploy.images import Array
@@ -213,11 +213,9 @@ def _networks(args: argparse.Namespace) -> list[FeatureNetwork]:
     networks: list[FeatureNetwork] = []
     if not (args.features or args.inception):
         return networks
-    try:
+    with torch_loading():
         from coronet_deploy.verify.features import read_squeezenet
         from coronet_deploy.verify.inception import read_inception
-    except ModuleNotFoundError as error:
-        raise missing_package(error.name or "torch", "torch") from error
     if args.features:
         networks.append(read_squeezenet(args.features))
     if args.inception:

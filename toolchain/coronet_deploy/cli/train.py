@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._bench_flags import check_folder
+from coronet_deploy.cli._shared import torch_loading
 from coronet_deploy.cli.bench import positive
 from coronet_deploy.errors import BadInput, missing_package
 from coronet_deploy.storage import exclusive
@@ -94,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    try:
+    with torch_loading():
         import torch
 
         from coronet_deploy.coronet.allocator import keep_freed_memory
@@ -105,8 +106,6 @@ def run(args: argparse.Namespace) -> int:
         from coronet_deploy.coronet.train import Trainer
         from coronet_deploy.coronet.tuning import SUFFIX
         from coronet_deploy.coronet.zoo import find_recipe
-    except ModuleNotFoundError as error:
-        raise missing_package(error.name or "torch", "torch") from error
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
