@@ -132,3 +132,16 @@ def test_one_strong_step_leaves_the_least_channels_alive() -> None:
     plan = controller.cut(latents)
     assert latents.living_plan() == plan
     assert controller.ratio(plan) <= 0.5
+
+
+@pytest.mark.parametrize("width", [8, 64])
+@pytest.mark.parametrize("target", [0.26, 0.3])
+def test_few_wide_multiples_never_end_above_the_target(width: int, target: float) -> None:
+    torch.manual_seed(12)
+    full = full_plan(Architecture.RESNET_9, width=width)
+    latents = LatentVectors(full, min_channels=width)
+    # The stem's layers are of one multiple each, the others of two or four.
+    controller = Controller(full, target, reach=0, min_channels=4, multiple=width)
+    plan = controller.cut(latents)
+    assert controller.ratio(plan) <= target
+    assert latents.living_plan() == plan

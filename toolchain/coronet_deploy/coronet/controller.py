@@ -180,8 +180,10 @@ class Controller:
     ) -> ChannelPlan:
         """Return `plan` with a multiple more of `group`, for multiples of others of least size.
 
-        None of them takes the ratio out of the window, if there are such.
+        None of them takes the ratio out of the window, if there are such. Where the others have
+        too few to give, it is `plan` as it was: the target is not to be exceeded.
         """
+        before = plan
         ranked = {k: np.sort(v)[::-1] for k, v in sizes.items()}
         plan = replace(plan, groups={**plan.groups, group: plan.groups[group] + self.multiple})
         while self.ratio(plan) > self.target:
@@ -191,7 +193,7 @@ class Controller:
                 if k != group and n - self.multiple >= min(self._least(), sizes[k].size)
             }
             if not narrower:
-                break
+                return before
             ratios = {k: self.ratio(one) for k, one in narrower.items()}
             small = [k for k, ratio in ratios.items() if ratio >= self.target - WINDOW]
             if small:
