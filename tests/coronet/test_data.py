@@ -214,6 +214,9 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "a bomb": bomb,
     "a web page": lambda path: path.write_text("<html>404</html>"),
     "empty": lambda path: path.write_bytes(b""),
+    "a texture": lambda path: path.write_bytes(
+        b"DDS " + struct.pack("<18I", 124, 7, 8, 8, *[0] * 14) + struct.pack("<13I", 32, *[0] * 12)
+    ),
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:50]),
 }
 
@@ -227,6 +230,17 @@ def test_what_is_no_picture_is_refused_by_name(kind: str, piles: Path) -> None:
         open_training(piles, Direction.A_TO_B, SIDE, 8, paired=False)
     assert str(caught.value).startswith(f"{bad} is not a readable picture")
     assert "\n" not in str(caught.value)
+
+
+def test_a_link_to_nothing_is_not_passed_over(piles: Path) -> None:
+    (piles / "trainA" / "07.png").symlink_to("/unmounted/07.png")
+    with pytest.raises(BadInput, match=r"trainA/07\.png is a link to /unmounted/07\.png, which"):
+        open_training(piles, Direction.A_TO_B, SIDE, 8, paired=False)
+    for path in (piles / "trainA").iterdir():
+        path.unlink()
+        path.symlink_to(f"/unmounted/{path.name}")
+    with pytest.raises(BadInput, match=r"is not there .*\(6 of 6 in .*trainA are: bring back"):
+        open_training(piles, Direction.A_TO_B, SIDE, 8, paired=False)
 
 
 def test_training_on_a_bomb_costs_one_line(cli: Cli, piles: Path, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def _opened(path: Path) -> Iterator[ImageFile]:
         EOFError,
         SyntaxError,
         ValueError,
+        RuntimeError,  # of AVIF and DDS, whatever a file's name says
         PillowImage.DecompressionBombError,
         PillowImage.DecompressionBombWarning,
     ) as error:
@@ -188,13 +189,22 @@ def list_pictures(folder: Path) -> list[Path]:
     """Return the picture files directly in `folder`, by name.
 
     Raises:
-        BadInput: it is not a folder that can be read, or holds no picture.
+        BadInput: it is not a folder that can be read, holds no picture, or one that is a link to
+            nothing.
 
     """
     if not is_folder(folder):
         raise BadInput(f"{folder} is not a folder of pictures")
     with readable(f"folder {folder}"):
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        named = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        found = [path for path in named if path.is_file()]
+        lost = [path for path in named if path.is_symlink() and not path.exists()]
+    if lost:
+        raise BadInput(
+            f"{lost[0]} is a link to {lost[0].readlink()}, which is not there",
+            hint=f"{len(lost)} of {len(named)} in {folder} are: bring back what they lead to, "
+            "or remove them",
+        )
     if not found:
         raise BadInput(f"{folder} holds no picture", hint=f"one of {', '.join(sorted(SUFFIXES))}")
     return found
