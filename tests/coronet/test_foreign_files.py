@@ -120,6 +120,22 @@ def test_a_torch_file_cut_anywhere_is_refused(zipped: bool, tmp_path: Path) -> N
             load_checkpoint(path)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["net.ckpt", "net.PTH", "net.pth.tar", "net"])
+def test_a_torch_file_is_one_by_any_name(name: str, zipped: bool, tmp_path: Path) -> None:
+    path, known = tmp_path / name, tmp_path / "known.pth"
+    torch.save(theirs(), path, _use_new_zipfile_serialization=zipped)
+    torch.save(theirs(), known)
+    x = torch.rand(1, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(
+            load_checkpoint(path).generator()(x), load_checkpoint(known).generator()(x)
+        )
+    torch.save([theirs()], path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(BadInput, match="is not a state_dict of tensors"):
+        load_checkpoint(path)
+
+
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (6, 3)])
 def test_other_channels_than_rgb_materialize(
     inputs: int, outputs: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]

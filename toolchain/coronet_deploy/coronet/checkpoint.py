@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from coronet_deploy.coronet.foreign import read_foreign, refuse_pointer
+from coronet_deploy.coronet.foreign import is_torch_file, read_foreign, refuse_pointer
 from coronet_deploy.coronet.generator import CoroNetGenerator
 from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
 from coronet_deploy.coronet.latents import MIN_CHANNELS, THRESHOLD, LatentVectors
@@ -131,7 +131,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     """
     existing_file(path, "checkpoint")
-    if path.suffix in {".pt", ".pth"}:
+    if is_torch_file(path):
         return _foreign_checkpoint(path)
     header, tensors = _read_safetensors(path)
     try:
@@ -345,7 +345,7 @@ def _read_safetensors(path: Path) -> tuple[Header, dict[str, Tensor]]:
 
 
 def _foreign_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint in a `.pt` or `.pth` file of pytorch-CycleGAN-and-pix2pix."""
+    """Return the checkpoint in a torch file of pytorch-CycleGAN-and-pix2pix."""
     plan, tensors = read_foreign(path)
     dense = _filled(path, partial(build_generator, plan), tensors)
     name = path.stem.lower().replace(" ", "-").replace("\\", "-")

@@ -29,6 +29,8 @@ _ALONE = "save the generator's state_dict() alone"
 _POINTER = b"version https://git-lfs"
 _BARE = b"\x80"
 _PICKLED = (b"PK", _BARE)  # how a torch file begins: a zip archive, or a bare pickle
+# A zip archive, or torch's old magic number; the length that safetensors begin with is never that.
+_TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\n")
 _PICKLES = 5  # of an old torch file: what it is, three times, the objects, and where they are
 # What torch's readers let through when bytes are cut off or changed, beside their own errors.
 _BROKEN = (
@@ -37,8 +39,16 @@ _BROKEN = (
 )  # fmt: skip
 
 
+def is_torch_file(path: Path) -> bool:
+    """Return whether a file is one that torch saved, whatever its name: `.ckpt`, `.pth.tar`."""
+    if path.suffix in {".pt", ".pth"}:
+        return True
+    with path.open("rb") as file:
+        return file.read(4).startswith(_TORCH)
+
+
 def read_foreign(path: Path) -> tuple[ChannelPlan, dict[str, Tensor]]:
-    """Return the plan and the tensors, by our names, of the generator in a `.pth` file.
+    """Return the plan and the tensors, by our names, of the generator in a torch file.
 
     Raises:
         BadInput: it holds anything but tensors, or not those of such a generator.
