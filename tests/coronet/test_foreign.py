@@ -5,6 +5,8 @@ The reference networks below follow that project's structure, position by positi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,18 @@ def test_what_is_missing_and_left_over_is_listed(tmp_path: Path) -> None:
     torch.save(tensors, path)
     with pytest.raises(BadInput, match=r"missing down_norm\.running_mean"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("make", [partial(resnet, 6, dropout=False), partial(unet, 7)])
+def test_a_generator_without_norms_is_named(make: Callable[..., nn.Module], tmp_path: Path) -> None:
+    # What `--norm none` leaves: convolutions as with BatchNorm, without those layers.
+    tensors = make(norm=Norm.BATCH, width=4).state_dict()
+    norms = {key.rpartition(".")[0] for key in tensors if key.endswith(".running_mean")}
+    path = tmp_path / "net.pth"
+    torch.save({k: v for k, v in tensors.items() if k.rpartition(".")[0] not in norms}, path)
+    with pytest.raises(BadInput, match="was trained without normalisation") as caught:
+        load_checkpoint(path)
+    assert "missing" not in str(caught.value)
 
 
 def test_a_resnet_of_five_blocks_is_named(tmp_path: Path) -> None:
