@@ -245,7 +245,7 @@ def test_a_full_disk_costs_one_line_and_not_the_last_state(
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
     )
     assert result.returncode == 3
-    assert "cannot write" in result.stderr
+    assert f"cannot write {output / 'state.pt'}: File too large (choose" in result.stderr
     assert "Traceback" not in result.stderr
     assert {path.name for path in output.iterdir() if path.is_file()} <= {".lock"}
 

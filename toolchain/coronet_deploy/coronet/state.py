@@ -154,11 +154,15 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """
     with atomic_path(path) as temporary:
         try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # its writer hides the system's reason
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+        except (OSError, RuntimeError) as error:
+            # Torch's writer fails over what it could not write: the system's reason came before.
+            told = error if isinstance(error, OSError) else error.__context__
+            reason = told.strerror if isinstance(told, OSError) else str(error).splitlines()[0]
+            kept = "; the last state is still there" if path.exists() else ""
             raise EnvironmentProblem(
-                f"cannot write {path}: {str(error).splitlines()[0]}",
-                hint="make room; the last state is still there",
+                f"cannot write {path}: {reason}", hint=f"choose another place or make room{kept}"
             ) from error
 
 
