@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
+from coronet_deploy.cli import main
 from coronet_deploy.coronet.checkpoint import Stage, load_checkpoint
 from coronet_deploy.coronet.recipe import read_recipe
 from coronet_deploy.coronet.rounding import Rounded
@@ -172,6 +173,16 @@ def test_a_table_that_cannot_be_is_refused(values: list[str], said: str, recipe:
     recipe.write_text(RECIPE.replace("[qat]", "[qat]\ntails = 0.001"))
     with pytest.raises(BadInput, match=said):
         read_recipe(recipe, values)
+
+
+def test_what_could_not_be_tuned_is_told_before_the_training(
+    recipe: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    line = ["train", str(recipe), "--data", str(data), "--output", str(output)]
+    assert main([*line, "--set", "qat.crop=66"]) == 2
+    assert "qat.crop 66: pictures of resnet_6blocks are multiples of 4" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_weights_that_are_no_numbers_end_it(recipe: Path, data: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         from coronet_deploy.coronet.recipe import read_recipe
         from coronet_deploy.coronet.team import joined
         from coronet_deploy.coronet.train import Trainer
-        from coronet_deploy.coronet.tuning import SUFFIX
+        from coronet_deploy.coronet.tuning import SUFFIX, require_tunable
         from coronet_deploy.coronet.zoo import find_recipe
     keep_freed_memory()
     if args.threads:
@@ -112,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = read_recipe(find_recipe(args.recipe), args.overrides)
     if args.qat:
         return _tune_one(recipe, args)
+    require_tunable(recipe)
     output = args.output or Path("runs") / recipe.model.id
     check_folder(output, "--output")
     with memory_told(), joined(args.device) as team:

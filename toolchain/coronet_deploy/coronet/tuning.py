@@ -216,6 +216,20 @@ class Tuner(Course):
         self.rounded.load(kept["rounding"], self._some()[0])
 
 
+def require_tunable(recipe: Recipe) -> None:
+    """Let a recipe through that can tune the generator it trains, before it is trained.
+
+    Raises:
+        BadInput: that does not take the pictures to tune on; names the key.
+
+    """
+    if recipe.qat is None:
+        return
+    crop, architecture = recipe.qat.crop or recipe.data.crop, recipe.model.architecture
+    if crop % (multiple := size_multiple(architecture)):
+        raise BadInput(f"qat.crop {crop}: pictures of {architecture} are multiples of {multiple}")
+
+
 def _fitting(recipe: Recipe, table: QatTable, checkpoint: Checkpoint) -> int:
     """Return the side of the pictures to tune on, if the generator takes them."""
     plan, crop = checkpoint.plan, table.crop or recipe.data.crop
