@@ -185,6 +185,20 @@ def test_what_could_not_be_tuned_is_told_before_the_training(
     assert not output.exists()
 
 
+@pytest.mark.parametrize("name", ["state.pt", "stripes-reverse-qat.safetensors"])
+def test_an_earlier_tuning_in_the_way_is_told_before_the_training(
+    name: str, recipe: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # What `rm out/*` leaves.
+    left = tmp_path / "out" / "stripes-reverse-qat" / name
+    left.parent.mkdir(parents=True)
+    left.touch()
+    line = ["train", str(recipe), "--data", str(data), "--output", str(tmp_path / "out")]
+    assert main(line) == 2
+    assert f"{left} is of an earlier training (go on" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "stripes.safetensors").exists()
+
+
 def test_weights_that_are_no_numbers_end_it(recipe: Path, data: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(bundled_checkpoint(HORSES))
     tuner = Tuner(read_recipe(recipe, ["qat.lr=1e30"]), checkpoint, data, tmp_path / "out")

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         from coronet_deploy.coronet.recipe import read_recipe
         from coronet_deploy.coronet.team import joined
         from coronet_deploy.coronet.train import Trainer
-        from coronet_deploy.coronet.tuning import SUFFIX, require_tunable
+        from coronet_deploy.coronet.tuning import require_tunable
         from coronet_deploy.coronet.zoo import find_recipe
     keep_freed_memory()
     if args.threads:
@@ -120,16 +120,30 @@ def run(args: argparse.Namespace) -> int:
         with team.together():
             told = _Reading() if team.leader else untold
             trainer = Trainer(recipe, args.data, output, device, team, told)
+            if recipe.qat is not None and team.leader and not args.resume:
+                _require_new_tunings(trainer)
         _go(trainer, args, lambda: _heading(trainer, args.save_every), resume=args.resume)
     if team.leader:
         _plot(trainer)
-        tuned = []
-        if recipe.qat is not None:
-            for result in trainer.results:
-                folder = output / f"{result.stem}{SUFFIX}"
-                tuned.append(_tune(recipe, result, folder, device, args))
+        results = trainer.results if recipe.qat is not None else []
+        tuned = [_tune(recipe, one, _tuned_folder(one), device, args) for one in results]
         _print_results(trainer, tuned, as_json=args.json)
     return 0
+
+
+def _tuned_folder(result: Path) -> Path:
+    """Return where a training's result is tuned, as its recipe's table [qat] says."""
+    from coronet_deploy.coronet.tuning import SUFFIX
+
+    return result.parent / f"{result.stem}{SUFFIX}"
+
+
+def _require_new_tunings(trainer: Trainer) -> None:
+    """Refuse what an earlier training left where results will be tuned: now, not after days."""
+    from coronet_deploy.coronet.course import refuse_earlier
+
+    for folder in map(_tuned_folder, trainer.results):
+        refuse_earlier([folder / "state.pt", *folder.glob("*.safetensors")])
 
 
 def _tune_one(recipe: Recipe, args: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,17 @@ class Course(ABC):
 
     def require_new(self) -> None:
         """Raise BadInput if the output folder holds a training, which this one would replace."""
-        for path in (self._state, *self.results):
-            if path.exists():
-                raise BadInput(
-                    f"{path} is of an earlier training",
-                    hint="go on with it by --resume, or choose another --output",
-                )
+        refuse_earlier([self._state, *self.results])
+
+
+def refuse_earlier(paths: Iterable[Path]) -> None:
+    """Raise BadInput if one of a training's files is there already; names it."""
+    for path in paths:
+        if path.exists():
+            raise BadInput(
+                f"{path} is of an earlier training",
+                hint="go on with it by --resume, or choose another --output",
+            )
 
 
 def require_finite(network: nn.Module, when: str, whose: str) -> None:
