@@ -47,18 +47,12 @@ def run(args: argparse.Namespace) -> int:
     from coronet_deploy.export.calibrate import read_pictures
     from coronet_deploy.export.subject import MOST_CHANNELS, file_name
     from coronet_deploy.verify.channels import with_channels
-    from coronet_deploy.vocabulary import Kind
 
     channels = checkpoint.plan.input_channels
     if channels > MOST_CHANNELS:
         raise BadInput(f"{checkpoint.path}: {channels} input channels, from 1 to {MOST_CHANNELS}")
     output = args.output or Path("out") / f"{file_name(checkpoint.id)}-dense{_SUFFIX}"
     require_writable(output)
-    if checkpoint.kind is Kind.CORONET and output.resolve() == checkpoint.path.resolve():
-        raise BadInput(
-            f"--output {output} is the checkpoint itself, whose latent vectors would be lost",
-            hint="name another file",
-        )
     pictures = with_channels(read_pictures(bundled_pictures(), _SIZE, _SIZE), channels)
     parity = save_dense(checkpoint, output, [values[0] for values in pictures.values])
     if args.json:
