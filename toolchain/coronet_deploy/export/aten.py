@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
+from coronet_deploy.export import composed
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
@@ -150,6 +151,8 @@ def _pad(
         raise Refused(f"negative padding {pad} is not supported")
     if mode == "reflect":
         return t.builder.emit(ops.ReflectPad(padding), t.value(x))
+    if mode == "replicate":
+        return composed.replicated(t.builder, t.value(x), padding)
     if mode != "constant" or value:
         raise Refused(f"padding mode {mode!r} with value {value} is not supported")
     return t.builder.emit(ops.ZeroPad(padding), t.value(x))
@@ -157,6 +160,10 @@ def _pad(
 
 def _reflection_pad2d(t: Translation, *, self: fx.Node, padding: list[int]) -> str:
     return _pad(t, pad=padding, mode="reflect", x=self)
+
+
+def _replication_pad2d(t: Translation, *, self: fx.Node, padding: list[int]) -> str:
+    return _pad(t, pad=padding, mode="replicate", x=self)
 
 
 def _leaky_relu(t: Translation, *, self: fx.Node, negative_slope: float) -> str:
@@ -312,10 +319,25 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.pad": _pad,
     "aten.constant_pad_nd": _pad,
     "aten.reflection_pad2d": _reflection_pad2d,
+    "aten.replication_pad2d": _replication_pad2d,
     "aten.relu": _unary(ops.Relu()),
     "aten.leaky_relu": _leaky_relu,
     "aten.tanh": _unary(ops.Tanh()),
     "aten.sigmoid": _unary(ops.Sigmoid()),
+    "aten.relu6": composed.relu6,
+    "aten.hardtanh": composed.hardtanh,
+    "aten.clamp": composed.clamp,
+    "aten.clamp_min": composed.clamp,
+    "aten.clamp_max": composed.clamp,
+    "aten.prelu": composed.prelu,
+    "aten.silu": composed.silu,
+    "aten.gelu": composed.gelu,
+    "aten.hardsigmoid": composed.hardsigmoid,
+    "aten.hardswish": composed.hardswish,
+    "aten.upsample_nearest2d": composed.upsample_nearest,
+    "aten._upsample_nearest_exact2d": composed.upsample_nearest,
+    "aten.upsample_bilinear2d": composed.upsample_bilinear,
+    "aten.pixel_shuffle": composed.pixel_shuffle,
     "aten.add": _binary(ops.Add()),
     "aten.sub": _binary(ops.Sub()),
     "aten.rsub": _rsub,

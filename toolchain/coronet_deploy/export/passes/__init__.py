@@ -22,6 +22,7 @@ from coronet_deploy.export.passes.subexpressions import ShareSubexpressions
 from coronet_deploy.export.passes.subpixel import SubpixelConvolution
 from coronet_deploy.export.passes.tail import PairPixels, QuadPixels
 from coronet_deploy.export.passes.trim_taps import TrimTaps
+from coronet_deploy.export.passes.upsampling import MergeUpsampling
 from coronet_deploy.export.passes.winograd import ONNX_RUNTIME, Winograd
 from coronet_deploy.export.passes.zero_padding import SplitZeroPadding
 from coronet_deploy.vocabulary import Runtime
@@ -58,7 +59,11 @@ def passes_for(
 ) -> tuple[Pass, ...]:
     """Return the passes that `lower` runs, in order."""
     # An integer graph comes with biases that keep a norm's channels in the middle of their range.
-    folding: tuple[Pass, ...] = (FoldBatchNorm(), *(() if integer else (DropDeadBiases(),)))
+    folding: tuple[Pass, ...] = (
+        MergeUpsampling(),
+        FoldBatchNorm(),
+        *(() if integer else (DropDeadBiases(),)),
+    )
     rounding: tuple[Pass, ...] = (RoundWeights(),) if half else ()
     multiplication: tuple[Pass, ...]
     squares = () if wide else (QuadPixels(join_inputs=runtime is Runtime.TFLITE),)

@@ -1,0 +1,228 @@
+"""Layers of torch for which several operators stand: activation functions, enlarged pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coronet_deploy.coronet.zoo import bundled_pictures
+from coronet_deploy.errors import ConversionFailed
+from coronet_deploy.export.build import build
+from coronet_deploy.export.calibrate import Pictures, read_pictures
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.operators import DepthToSpace
+from coronet_deploy.export.passes import lower
+from coronet_deploy.export.passes.upsampling import MergeUpsampling
+from coronet_deploy.verify.parity import psnr_db
+from coronet_deploy.verify.runtimes import open_session
+from coronet_deploy.vocabulary import DType, Runtime
+from lowering import difference, own_subject, run_torch, smooth_picture
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Draw the same weights in every run."""
+    torch.manual_seed(0)
+
+
+class _Does(nn.Module):
+    """Draws what a function does."""
+
+    def __init__(self, what: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.what(x)
+
+
+def _sloping(*slopes: float) -> nn.Module:
+    layer = nn.PReLU(len(slopes))
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(slopes))
+    return layer
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ReLU6(),
+        nn.Hardtanh(),
+        nn.Hardtanh(-0.25, 2.5),
+        nn.SiLU(),
+        nn.GELU("tanh"),
+        nn.Hardswish(),
+        nn.Hardsigmoid(),
+        _sloping(0.25),
+        _sloping(0.0),
+        _sloping(0.3, -0.5, 0.0),
+        _Does(lambda x: x.clamp(-0.5, 0.75)),
+        _Does(lambda x: x.clamp(min=0.5)),
+        _Does(lambda x: x.clamp(max=-0.5)),
+        _Does(lambda x: x.clamp_min(0)),
+        _Does(lambda x: x.clone().clamp_(0, 1)),
+        _Does(lambda x: x.clamp(-torch.inf, 1)),
+        nn.PixelShuffle(1),
+        nn.ReplicationPad2d((1, 0, 7, 3)),
+        nn.Conv2d(3, 3, 3, padding=1, padding_mode="replicate"),
+        nn.Upsample(scale_factor=2),
+        nn.Upsample(size=(36, 42)),
+        nn.Upsample(scale_factor=3, mode="nearest-exact"),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.Upsample(scale_factor=5, mode="bilinear"),
+        nn.UpsamplingNearest2d(scale_factor=4),
+    ],
+    ids=str,
+)
+def test_the_graph_draws_what_the_layer_draws(layer: nn.Module) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), layer).eval()
+    picture = 9 * smooth_picture(12, 14)
+    drawn = interpret(capture(network, 12, 14), picture)
+    assert np.abs(drawn - run_torch(network, picture)).max() < 3e-6 * max(1, np.abs(drawn).max())
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (nn.GELU(), "approximate='tanh' is"),
+        (nn.Upsample(scale_factor=1.5), "by 1.5 x 1.5; only by one whole number"),
+        (nn.Upsample(scale_factor=(2, 3)), "by 2 x 3; only by one whole number"),
+        (nn.Upsample(size=(6, 7)), "by 0.5 x 0.5; only by one whole number"),
+        (nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), "align_corners=True"),
+        (nn.Sequential(nn.ReLU(), nn.PixelShuffle(2)), "not directly behind a convolution"),
+        (_Does(lambda x: x.clamp(1, 0)), "clamps to [1, 0], which is empty"),
+        (_Does(lambda x: x.clamp(x.new_tensor(0.5))), "only by numbers"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_composed_says_why(layer: nn.Module, reason: str) -> None:
+    with pytest.raises(ConversionFailed, match="in layer") as caught:
+        capture(nn.Sequential(nn.Conv2d(3, 4, 1), layer), 12, 14)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("block", [2, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_shuffled_pixels_are_channels_of_the_convolution_before(
+    block: int, transposed: bool
+) -> None:
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    before = kind(3, 5 * block**2, 3, padding=1)
+    network = nn.Sequential(before, nn.PixelShuffle(block), nn.PReLU(5)).eval()
+    graph, picture = capture(network, 8, 6), smooth_picture(8, 6)
+    assert "slice" not in graph.count()
+    assert len(graph.nodes) == 3
+    assert np.abs(interpret(graph, picture) - run_torch(network, picture)).max() < 1e-6
+
+
+@given(
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    padding=st.integers(0, 3),
+    block=st.integers(2, 3),
+    mirrored=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_convolution_of_an_enlarged_picture_reads_the_small_one(
+    kernel: tuple[int, int], padding: int, block: int, mirrored: bool
+) -> None:
+    around = nn.ReflectionPad2d(padding) if mirrored else nn.Identity()
+    layer = nn.Conv2d(4, 5, kernel, padding=0 if mirrored else padding)
+    enlarge = nn.Upsample(scale_factor=block)
+    before = capture(nn.Sequential(enlarge, around, layer, nn.ReLU()), 6, 5, 4)
+    after = MergeUpsampling().run(before)
+    assert difference(before, after) < 1e-6
+    kept = padding >= block if mirrored else padding > min(kernel) - 1
+    assert any(isinstance(node.op, DepthToSpace) for node in after.nodes) is (
+        kept or (kernel == (1, 1) and not padding)
+    )
+
+
+def test_padding_that_crops_unlike_at_both_ends_is_left() -> None:
+    network = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 4, 4, padding="same"))
+    before = capture(network, 8, 8)
+    assert MergeUpsampling().run(before).nodes == before.nodes
+
+
+def test_a_layer_of_one_tap_computes_before_the_picture_is_enlarged() -> None:
+    network = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 16, 1))
+    graph = MergeUpsampling().run(capture(network, 8, 8))
+    (layer,) = (node for node in graph.nodes if node.op.kind == "conv2d")
+    assert graph.shapes[layer.output] == (1, 8, 8, 16)
+
+
+class _Decoder(nn.Module):
+    """As those are who do without transposed convolutions, and what mobile networks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 16, 3, stride=2, padding=1),
+            nn.InstanceNorm2d(16),
+            nn.ReLU6(),
+            nn.Conv2d(16, 24, 3, stride=2, padding=1, padding_mode="replicate"),
+            nn.BatchNorm2d(24),
+            nn.Hardswish(),
+            nn.Upsample(scale_factor=2),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(24, 16, 3),
+            nn.InstanceNorm2d(16),
+            _sloping(*np.linspace(0.05, 0.4, 16)),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Conv2d(16, 12, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(12, 12, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.Conv2d(3, 3, 3, stride=2, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn: Tensor = self.body(F.pad(x, (0, 0, 0, 0)))
+        return drawn.tanh()
+
+
+_LEAST_DB = {DType.FP32: 100, DType.FP16: 60, DType.INT8: 30, DType.INT8_FULL: 26}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    return read_pictures(bundled_pictures(), 64, 96)
+
+
+@pytest.mark.parametrize(("runtime", "dtype"), list(product(Runtime, _LEAST_DB)))
+def test_every_number_type_draws_them_in_one_part(
+    runtime: Runtime, dtype: DType, pictures: Pictures, tmp_path: Path
+) -> None:
+    network = _Decoder().eval()
+    graph = capture(network, 64, 96)
+    subject = own_subject(network)
+    built = build(graph, runtime, dtype, subject, pictures)
+    path = tmp_path / f"decoder{runtime.suffix}"
+    path.write_bytes(built.data)
+    with open_session(path, runtime, 1) as session:
+        assert dtype is DType.INT8_FULL or session.partitions.fully_accelerated
+        for picture in pictures.values:
+            assert psnr_db(run_torch(network, picture), session.run(picture)) >= _LEAST_DB[dtype]
+
+
+def test_an_enlarged_layer_of_a_tflite_file_multiplies_less() -> None:
+    network = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(16, 16, 3, padding=1))
+    graph, reports = lower(capture(network, 16, 16, 16), Runtime.TFLITE, prefer="size")
+    assert ("merge_upsampling", True) in [(one.name, one.changed) for one in reports]
+    layers = [node for node in graph.nodes if node.op.kind == "conv2d"]
+    products = sum(
+        np.prod(graph.shapes[node.output][1:3]) * graph.constants[node.inputs[1]].size
+        for node in layers
+    )
+    assert products <= 1.2 * 4 * 32 * 32 * 16 * 16

@@ -1,0 +1,197 @@
+"""Operators of torch for which several of the graph's stand.
+
+Activation functions are sums and products of the graph's own, by identities that hold exactly in
+real numbers. Enlarged pictures are copies of their pixels, or means of neighbours, as channels
+which DepthToSpace puts side by side. So every runtime, number type and rewrite takes them as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from coronet_deploy.export import operators as ops
+from coronet_deploy.export.graph import Builder
+from coronet_deploy.export.operators import Padding
+from coronet_deploy.export.translation import Refused, Translation
+
+_GELU_SLOPE, _GELU_CUBE = 2 * math.sqrt(2 / math.pi), 0.044715
+
+
+def hardtanh(t: Translation, *, self: fx.Node, min_val: float, max_val: float) -> str:
+    """max(min(x, high), low), which nn.ReLU6 is too."""
+    return _clamped(t.builder, t.value(self), min_val, max_val)
+
+
+def relu6(t: Translation, *, self: fx.Node) -> str:
+    """max(min(x, 6), 0)."""
+    return _clamped(t.builder, t.value(self), 0.0, 6.0)
+
+
+def clamp(t: Translation, *, self: fx.Node, **ends: Any) -> str:  # noqa: ANN401 - a number, None or a tensor
+    """max(min(x, max), min), either of which may be missing."""
+    low, high = ends.get("min"), ends.get("max")
+    if isinstance(low, fx.Node) or isinstance(high, fx.Node):
+        raise Refused("clamps by a tensor; only by numbers")
+    return _clamped(t.builder, t.value(self), low, high)
+
+
+def _clamped(to: Builder, x: str, low: float | None, high: float | None) -> str:
+    """min(x, h) = h - relu(h - x), and max(x, l) = relu(x - l) + l."""
+    lowest, highest = -math.inf if low is None else low, math.inf if high is None else high
+    if not lowest <= highest:
+        raise Refused(f"clamps to [{low}, {high}], which is empty")
+    bounded = math.isfinite(lowest)
+    offset = lowest if bounded else 0.0
+    if math.isfinite(highest):
+        over = to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([highest]), x))
+        x = to.emit(ops.Sub(), to.constant([highest - offset]), over)
+    elif offset:
+        x = to.emit(ops.Sub(), x, to.constant([offset]))
+    x = to.emit(ops.Relu(), x) if bounded else x
+    return to.emit(ops.Add(), x, to.constant([offset])) if offset else x
+
+
+def prelu(t: Translation, *, self: fx.Node, weight: fx.Node) -> str:
+    """relu(x) - slope * relu(-x), with a slope for each channel."""
+    to, x, slopes = t.builder, t.value(self), t.array(weight)
+    if (slopes == slopes[0]).all():
+        return to.emit(ops.LeakyRelu(float(slopes[0])) if slopes[0] else ops.Relu(), x)
+    under = to.emit(ops.Relu(), to.emit(ops.Mul(), x, to.constant([-1.0])))
+    sloping = to.emit(ops.Mul(), under, to.constant(slopes, "slope"))
+    return to.emit(ops.Sub(), to.emit(ops.Relu(), x), sloping)
+
+
+def silu(t: Translation, *, self: fx.Node) -> str:
+    """Swish: x * sigmoid(x)."""
+    x = t.value(self)
+    return t.builder.emit(ops.Mul(), x, t.builder.emit(ops.Sigmoid(), x))
+
+
+def gelu(t: Translation, *, self: fx.Node, approximate: str) -> str:
+    """Approximately by tanh, which comes to x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
+
+    Hendrycks and Gimpel 2016, arXiv 1606.08415.
+    """
+    if approximate != "tanh":
+        raise Refused(
+            "by the error function is not supported, which phones compute slowly; "
+            "approximate='tanh' is"
+        )
+    to, x = t.builder, t.value(self)
+    square = to.emit(ops.Mul(), to.emit(ops.Mul(), x, x), to.constant([_GELU_CUBE * _GELU_SLOPE]))
+    slope = to.emit(ops.Add(), square, to.constant([_GELU_SLOPE]))
+    gate = to.emit(ops.Sigmoid(), to.emit(ops.Mul(), x, slope))
+    return to.emit(ops.Mul(), x, gate)
+
+
+def hardsigmoid(t: Translation, *, self: fx.Node) -> str:
+    """max(min(x / 6 + 1/2, 1), 0)."""
+    return _hardsigmoid(t.builder, t.value(self))
+
+
+def hardswish(t: Translation, *, self: fx.Node) -> str:
+    """Return x * max(min(x / 6 + 1/2, 1), 0)."""
+    x = t.value(self)
+    return t.builder.emit(ops.Mul(), x, _hardsigmoid(t.builder, x))
+
+
+def _hardsigmoid(to: Builder, x: str) -> str:
+    sixth = to.emit(ops.Mul(), x, to.constant([1 / 6]))
+    over = to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([0.5]), sixth))
+    return to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([1.0]), over))
+
+
+def upsample_nearest(
+    t: Translation,
+    *,
+    input: fx.Node,  # noqa: A002 - the schema's name
+    output_size: list[int] | None,
+    scale_factors: list[float] | None,
+) -> str:
+    """Each pixel as a square of it."""
+    x = t.value(input)
+    block = _factor(t.builder.shapes[x], output_size, scale_factors)
+    return enlarged(t.builder, x, block)
+
+
+def upsample_bilinear(
+    t: Translation,
+    *,
+    input: fx.Node,  # noqa: A002 - the schema's name
+    output_size: list[int] | None,
+    align_corners: bool,
+    scale_factors: list[float] | None,
+) -> str:
+    """Means of the four nearest pixels, whose centres lie where they lay."""
+    if align_corners:
+        raise Refused("with align_corners=True is not supported; without it is")
+    to, x = t.builder, t.value(input)
+    block = _factor(to.shapes[x], output_size, scale_factors)
+    if block == 1:
+        return x
+    channels, axes = to.shapes[x][3], [_blend(block, place) for place in range(block)]
+    padded = replicated(to, x, Padding(1, 1, 1, 1))
+    phases = []
+    for down, across in itertools.product(axes, axes):
+        taps = np.repeat(np.outer(down, across)[None, :, :, None], channels, axis=3)
+        phases.append(to.emit(ops.DepthwiseConv2d(), padded, to.constant(taps, "blend")))
+    return to.emit(ops.DepthToSpace(block), to.concat(phases, 3))
+
+
+def _blend(block: int, place: int) -> list[float]:
+    """Return what the pixels before, at and behind count for the place-th new one of `block`."""
+    away = (place + 0.5) / block - 0.5  # from the middle of the pixel
+    return [max(-away, 0.0), 1 - abs(away), max(away, 0.0)]
+
+
+def _factor(x: ops.Shape, size: list[int] | None, scales: list[float] | None) -> int:
+    """Return how many times as high and as wide a picture becomes."""
+    found = [float(s) for s in scales or []] or [
+        n / m for n, m in zip(size or [], x[1:3], strict=True)
+    ]
+    block = round(found[0])
+    if block < 1 or any(factor != block for factor in found):
+        told = " x ".join(f"{factor:g}" for factor in found)
+        raise Refused(f"by {told}; only by one whole number, in height as in width")
+    return block
+
+
+def enlarged(to: Builder, x: str, block: int) -> str:
+    """Return `x` with each pixel as a square of `block` x `block`."""
+    if block == 1:
+        return x
+    return to.emit(ops.DepthToSpace(block), to.concat([x] * block**2, 3))
+
+
+def replicated(to: Builder, x: str, padding: Padding) -> str:
+    """Return `x` with its border pixels repeated around it."""
+    ends = (padding.top, padding.bottom), (padding.left, padding.right)
+    for axis, (before, after) in enumerate(ends, start=1):
+        last = to.shapes[x][axis] - 1
+        head, tail = ([_line(to, x, axis, i)] * n for i, n in ((0, before), (last, after)))
+        x = to.concat([*head, x, *tail], axis)
+    return x
+
+
+def _line(to: Builder, x: str, axis: int, index: int) -> str:
+    begin, size = [0, 0, 0, 0], list(to.shapes[x])
+    begin[axis], size[axis] = index, 1
+    return to.emit(ops.Slice(tuple(begin), tuple(size)), x)
+
+
+def pixel_shuffle(t: Translation, *, self: fx.Node, upscale_factor: int) -> str:
+    """DepthToSpace of channels in another order, which the convolution before gives at once."""
+    to, x, block = t.builder, t.value(self), upscale_factor
+    made = to.producer(x)
+    if made is None or not isinstance(made.op, ops.Conv2d | ops.ConvTranspose2d):
+        raise Refused("is not directly behind a convolution, which gives its order of channels")
+    # torch: channel (c * b + i) * b + j; here: (i * b + j) * C + c.
+    order = np.arange(to.shapes[x][3]).reshape(-1, block**2).T.reshape(-1)
+    source, *weights = made.inputs
+    ordered = [to.constant(to.constants[name][order], "ordered") for name in weights]
+    return to.emit(ops.DepthToSpace(block), to.emit(made.op, source, *ordered))
