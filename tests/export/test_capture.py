@@ -123,7 +123,7 @@ class _Two(nn.Module):
         (nn.ConvTranspose2d(3, 6, 2, groups=3), "groups 3"),
         (nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=2)), "groups of 4"),
         (nn.BatchNorm2d(3, track_running_stats=False), "running statistics"),
-        (nn.ReplicationPad2d(1), "replicate"),
+        (nn.CircularPad2d(1), "circular"),
         (nn.ConstantPad2d(1, 0.5), "0.5"),
         (nn.Identity(), "unchanged"),
         (_Branching(), "data-dependent"),

@@ -19,8 +19,10 @@ from coronet_deploy.export.int8_weights import (
     with_int8_weights,
 )
 from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.passes import lower
 from coronet_deploy.export.sensitivity import int8_layers
 from coronet_deploy.verify.parity import psnr_db
+from coronet_deploy.vocabulary import Runtime
 
 
 def _of_features(kernel: FloatArray) -> FloatArray:
@@ -101,3 +103,13 @@ def test_layers_that_are_not_named_keep_their_weights() -> None:
     after = with_int8_weights(graph, {name})
     assert (after.constants[first] != graph.constants[first]).any()
     assert (after.constants[second] == graph.constants[second]).all()
+
+
+def test_between_instance_norms_only_those_that_meet_the_picture_cancel() -> None:
+    norms = nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    for runtime in Runtime:
+        graph, _ = lower(capture(norms.eval(), 16, 16), runtime, integer=True)
+        (first, *_, last) = (layer.name for layer in int8_layers(graph))
+        for name, cancels in ((first, True), (last, False)):
+            ((constant, found),) = int8_weights(graph, {name}).items()
+            assert (found != round_weight(graph.constants[constant])).any() is np.bool_(cancels)
