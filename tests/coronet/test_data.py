@@ -217,6 +217,9 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "a texture": lambda path: path.write_bytes(
         b"DDS " + struct.pack("<18I", 124, 7, 8, 8, *[0] * 14) + struct.pack("<13I", 32, *[0] * 12)
     ),
+    "of numbers without a range": lambda path: Image.fromarray(
+        np.linspace(0, 1, SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE)
+    ).save(path, "TIFF"),
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:50]),
 }
 
@@ -258,7 +261,14 @@ def test_training_on_a_bomb_costs_one_line(cli: Cli, piles: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
+FORMATS = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+    "PPM": ".ppm",
+}
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -41,6 +41,9 @@ def recipe(tmp_path: Path) -> Path:
     [
         ("search.embedding=1025", "search.embedding: "),
         ("search.threshold=2e6", "search.threshold: "),
+        ("search.threshold=1e-300", "search.threshold: "),
+        ("data.load=2147483648", "data.load: "),
+        ("qat.load=60000", "qat.load: "),
         (f"model.id={'a' * 193}", "model.id: "),
         ("model.width=20000", "model.width 20000: "),
         ("search.target=true", "search.target: true is not a number"),

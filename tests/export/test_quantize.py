@@ -394,6 +394,20 @@ def test_no_layer_within_an_impossible_budget(resnet: Graph, pictures: Pictures)
         plan_int8(Study(resnet, pictures), Runtime.ONNX, budget_db=150.0)
 
 
+def test_less_is_asked_of_a_network_of_which_no_layer_keeps_what_is_asked_first(
+    resnet: Graph, pictures: Pictures
+) -> None:
+    study, said = Study(resnet, pictures), list[str]()
+    plan = plan_int8(study, Runtime.ONNX, 90.0, said.append, least_db=34.0)
+    refused = [line for line in said if line.startswith("no layer keeps ")]
+    assert refused[:2] == ["no layer keeps 90 dB in int8", "no layer keeps 86 dB in int8"]
+    kept_db = 90.0 - 4 * len(refused)
+    assert plan.chosen == plan_int8(study, Runtime.ONNX, kept_db).chosen
+    picture = pictures.values[0]
+    drawn = simulate(plan.graph, plan.chosen, plan.ranges, picture)
+    assert psnr_db(interpret(plan.graph, picture), drawn) >= kept_db
+
+
 def test_calibration_pictures_are_the_same_ones_each_time() -> None:
     names = tuple(f"{i:02}.png" for i in range(20))
     values = tuple(np.full((1, 4, 4, 3), i / 20, np.float32) for i in range(20))

@@ -25,7 +25,7 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 _ENDINGS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _TAIL = 16  # bytes that hold an ending
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
 
 def open_rgb(path: Path) -> Image:
@@ -122,9 +122,11 @@ def _upright(picture: Image) -> Image:
 
 
 def _as_rgb(picture: Image) -> Image:
-    """Return a picture of any mode as RGB of 8 bits; see `open_rgb`."""
+    """Return a picture as RGB of 8 bits; see `open_rgb`. Raises ValueError of what has no range."""
     from PIL import Image as PillowImage
 
+    if picture.mode == "F":  # whose black and white nobody tells
+        raise ValueError("its pixels are floating-point numbers")
     if picture.mode.startswith("I"):  # 16 bits of grey; converting would clip them to 255
         grey = np.asarray(picture).astype(np.float64) / 257
         return PillowImage.fromarray(np.rint(grey).clip(0, 255).astype(np.uint8)).convert("RGB")

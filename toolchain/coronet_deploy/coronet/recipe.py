@@ -31,6 +31,7 @@ from coronet_deploy.storage import existing_file
 from coronet_deploy.vocabulary import Architecture, ChannelPlan, Norm
 
 Count = Annotated[int, Field(ge=1)]
+Pixels = Annotated[int, Field(ge=1, le=8192)]  # of a side; more fills any memory
 Steps = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -96,7 +97,7 @@ class DataTable(_Table):
     """
 
     direction: Direction = Direction.A_TO_B
-    load: Count = 286
+    load: Pixels = 286
     crop: Count = 256
     batch: Count = 1
     pool: Annotated[int, Field(ge=0)] = 50
@@ -122,7 +123,7 @@ class SearchTable(_Table):
     reach: Share = 0.8
     form: Form = Form.PUBLISHED
     embedding: Annotated[int, Field(ge=1, le=LARGEST_EMBEDDING)] = EMBEDDING
-    threshold: Annotated[float, Field(gt=0, le=LARGEST_THRESHOLD)] = THRESHOLD
+    threshold: Annotated[float, Field(ge=1e-12, le=LARGEST_THRESHOLD)] = THRESHOLD
     min_channels: Count = MIN_CHANNELS
     channel_multiple: Count = 1
     latent_lr_factor: Annotated[float, Field(gt=0)] = 1.0
@@ -157,7 +158,7 @@ class QatTable(_Table):
 
     steps: Count = 3000
     lr: Annotated[float, Field(gt=0)] | None = None
-    load: Count | None = None
+    load: Pixels | None = None
     crop: Count | None = None
     tails: Annotated[float, Field(ge=0)] = 1e-4
     settle_every: Count = 250

@@ -95,7 +95,7 @@ def _int8(
     resnet = _like_resnet(graph, subject)
     budget_db = quantize.RESNET_BUDGET_DB if resnet else quantize.UNET_BUDGET_DB
     margin = RESNET_MARGIN if resnet else MARGIN
-    plan = quantize.plan_int8(study, runtime, budget_db, progress, margin)
+    plan = quantize.plan_int8(study, runtime, budget_db, progress, margin, quantize.LEAST_BUDGET_DB)
     passes = _names(plan.passes)
     embedded = describe(graph, runtime, DType.INT8, subject, passes)
     return Built(quantize.write_int8(plan, runtime, embedded.as_metadata()), embedded, plan.summary)

@@ -9,6 +9,7 @@ eight bits spoil first; so do the convolutions that a sensitivity search leaves 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,10 @@ UNET_BUDGET_DB = 50.0
 
 A U-Net loses less: its norms are folded into its convolutions, and its skips carry the picture.
 """
+LEAST_BUDGET_DB = 34.0
+"""What is asked at the least of a network of which no layer keeps that; the gate asks for 30."""
+
+_LESS_DB = 4.0
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,13 @@ def plan_int8(
     budget_db: float,
     progress: Callable[[str], None] = lambda _: None,
     margin: float = MARGIN,
+    least_db: float = math.inf,
 ) -> Int8Plan:
     """Return how the graph of `study` is to compute in int8 on `runtime`.
 
     Layers stay float that would take the PSNR on its pictures below `budget_db`, in a simulation.
-    `margin` is how much wider ranges are than the best ones for those pictures.
+    Where not one keeps it, less is asked, down to `least_db`. `margin` is how much wider ranges are
+    than the best ones for those pictures.
 
     Raises:
         ConversionFailed: within the budget no layer can, or a value is not finite on a picture.
@@ -69,6 +76,10 @@ def plan_int8(
     reports = (*study.even_by, *reports)
     exact = with_exact_pixels(lowered)
     found = study.survey(exact, budget_db, progress, margin)
+    while found.layers and not found.chosen and budget_db > least_db:
+        progress(f"no layer keeps {budget_db:g} dB in int8")
+        budget_db = max(budget_db - _LESS_DB, least_db)
+        found = study.survey(exact, budget_db, progress, margin)
     if not found.layers:
         raise ConversionFailed(
             "the network has no convolution that could compute in int8", hint="take fp16"
