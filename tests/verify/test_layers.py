@@ -18,7 +18,7 @@ from coronet_deploy.export.manifest import Manifest, Source, read_manifest
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.export.tflite_file import pack, read_model
 from coronet_deploy.networks.generator import build_generator, full_plan
-from coronet_deploy.verify.layers import LEAST_SNR_DB, compare_layers, first_wrong
+from coronet_deploy.verify.layers import LEAST_SNR_DB, LayerFigures, compare_layers, first_wrong
 from coronet_deploy.verify.release import Order, release
 from coronet_deploy.vocabulary import Architecture, DType, Kind, Runtime
 from lowering import smooth_picture, trained
@@ -153,15 +153,45 @@ class _Block(nn.Module):
         return drawn
 
 
+class _Held(nn.Module):
+    """As pytorch-CycleGAN-and-pix2pix holds its layers: all in one block."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        drawn: torch.Tensor = self.model(x)
+        return drawn
+
+
+def _layers_of_a_good_artifact(
+    network: nn.Module, runtime: Runtime, folder: Path
+) -> tuple[LayerFigures, ...]:
+    source = Source(sha256="0" * 64, kind=Kind.MODULE, module="a:b")
+    subject = Subject("blocks", source, network.eval())
+    given = Pictures(("a",), (smooth_picture(32, 48, seed=3),))
+    (artifact,) = release(Order(subject, folder, given, given, (runtime,)))
+    manifest = read_manifest(artifact.path.with_name(f"{artifact.path.name}.json"))
+    layers = compare_layers(artifact.path, manifest, subject, given.values[0])
+    assert first_wrong(layers, LEAST_SNR_DB[DType.FP32]) is None
+    return layers
+
+
 @pytest.mark.parametrize("runtime", Runtime)
 def test_a_block_whose_value_is_not_its_last_is_not_wrong(runtime: Runtime, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), _Block(), _Block(), nn.Conv2d(8, 3, 1))
-    source = Source(sha256="0" * 64, kind=Kind.MODULE, module="a:b")
-    subject = Subject("blocks", source, network.eval())
-    given = Pictures(("a",), (smooth_picture(32, 48, seed=3),))
-    (artifact,) = release(Order(subject, tmp_path, given, given, (runtime,)))
-    manifest = read_manifest(artifact.path.with_name(f"{artifact.path.name}.json"))
-    layers = compare_layers(artifact.path, manifest, subject, given.values[0])
+    layers = _layers_of_a_good_artifact(network, runtime, tmp_path)
     assert {"0", "1.conv", "2.conv"} <= {layer.layer for layer in layers}
-    assert first_wrong(layers, LEAST_SNR_DB[DType.FP32]) is None
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_a_block_that_ends_with_the_network_is_the_output(runtime: Runtime, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    last = nn.Conv2d(8, 3, 1)
+    with torch.no_grad():
+        last.weight.mul_(4)  # far from where a tanh changes little
+    network = _Held(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(inplace=True), last, nn.Tanh())
+    layers = _layers_of_a_good_artifact(network, runtime, tmp_path)
+    assert {"model.0", "model.2"} <= {layer.layer for layer in layers}

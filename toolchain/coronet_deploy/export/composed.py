@@ -173,12 +173,13 @@ def replicated(to: Builder, x: str, padding: Padding) -> str:
     ends = (padding.top, padding.bottom), (padding.left, padding.right)
     for axis, (before, after) in enumerate(ends, start=1):
         last = to.shapes[x][axis] - 1
-        head, tail = ([_line(to, x, axis, i)] * n for i, n in ((0, before), (last, after)))
+        head, tail = ([line(to, x, axis, i)] * n for i, n in ((0, before), (last, after)))
         x = to.concat([*head, x, *tail], axis)
     return x
 
 
-def _line(to: Builder, x: str, axis: int, index: int) -> str:
+def line(to: Builder, x: str, axis: int, index: int) -> str:
+    """Return one line of `x` across `axis`, the `index`-th."""
     begin, size = [0, 0, 0, 0], list(to.shapes[x])
     begin[axis], size[axis] = index, 1
     return to.emit(ops.Slice(tuple(begin), tuple(size)), x)

@@ -114,6 +114,7 @@ def _references(generator: nn.Module, graph: Graph, picture: Array) -> dict[str,
     """Return the captured values by name: torch's own where a layer of its makes one."""
     values = interpret_values(graph, picture, [n.output for n in graph.nodes])
     made: list[tuple[str, Array]] = []
+    single = {name for name, layer in generator.named_modules() if not any(layer.children())}
     hooks = []
 
     def keep(name: str) -> Any:  # noqa: ANN401 - torch's type of a hook
@@ -133,15 +134,18 @@ def _references(generator: nn.Module, graph: Graph, picture: Array) -> dict[str,
         for hook in hooks:
             hook.remove()
     for layer_name, output in made:
-        if value := _value_of(layer_name, output, graph, values):
+        if value := _value_of(layer_name, output, graph, values, single=layer_name in single):
             values[value] = output
     return values
 
 
-def _value_of(layer: str, output: Array, graph: Graph, values: Mapping[str, Array]) -> str | None:
+def _value_of(
+    layer: str, output: Array, graph: Graph, values: Mapping[str, Array], *, single: bool
+) -> str | None:
     """Return which captured value it is that a layer gave: not always the last one made in it.
 
-    Where none is like it, one operator by itself has only one value to be; of more it is left open.
+    Where none is like it, one operator by itself (`single`) has only one value to be; of more it is
+    left open. A block that ends with the network gave what is called the output, in no layer.
     """
     scopes = {n.output: n.output.rpartition("/")[0] for n in reversed(graph.nodes)}
     inside = [
@@ -152,7 +156,7 @@ def _value_of(layer: str, output: Array, graph: Graph, values: Mapping[str, Arra
     for name in inside:
         if _difference(output, values[name], affine=False)[0] >= _SAME_DB:
             return name
-    return inside[0] if len(inside) == 1 else None
+    return inside[0] if single and len(inside) == 1 else None
 
 
 def _stands_for(graph: Graph, manifest: Manifest, picture: Array) -> dict[str, tuple[str, bool]]:
@@ -192,12 +196,18 @@ def _stands_for(graph: Graph, manifest: Manifest, picture: Array) -> dict[str, t
     for name in shared:
         for candidate in _chain(name, captured, reader):
             affine = candidate in norms and graph.readers[candidate] == 1
-            for relu in (False, True):
-                expected = np.maximum(before[candidate], 0) if relu else before[candidate]
-                if expected.shape != after[name].shape or name in found:
-                    continue
-                if _difference(expected, after[name], affine=affine)[0] >= _SAME_DB:
-                    found[name] = candidate, relu
+            if before[candidate].shape != after[name].shape or name in found:
+                continue
+            alike = {
+                relu: _difference(expected, after[name], affine=affine)[0]
+                for relu, expected in (
+                    (False, before[candidate]),
+                    (True, np.maximum(before[candidate], 0)),
+                )
+            }
+            relu = alike[True] > alike[False]  # where little is below zero, both are
+            if alike[relu] >= _SAME_DB:
+                found[name] = candidate, relu
     return found
 
 

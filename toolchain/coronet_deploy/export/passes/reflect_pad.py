@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from coronet_deploy.export.composed import line
 from coronet_deploy.export.graph import Edit, Node
-from coronet_deploy.export.operators import Concat, ReflectPad, Slice
+from coronet_deploy.export.operators import Concat, ReflectPad
 from coronet_deploy.export.passes.rewriting import Rewrite
 
 
@@ -29,13 +30,7 @@ class UnrollReflectPad(Rewrite):
 
 def _mirrored(edit: Edit, x: str, axis: int, before: int, after: int) -> str:
     length = edit.shapes[x][axis]
-    head = [_line(edit, x, axis, i) for i in range(before, 0, -1)]
-    tail = [_line(edit, x, axis, length - 1 - i) for i in range(1, after + 1)]
+    head = [line(edit, x, axis, i) for i in range(before, 0, -1)]
+    tail = [line(edit, x, axis, length - 1 - i) for i in range(1, after + 1)]
     parts = [edit.concat(side, axis) for side in (head, [x], tail) if side]
     return edit.emit(Concat(axis), *parts) if len(parts) > 1 else x
-
-
-def _line(edit: Edit, x: str, axis: int, index: int) -> str:
-    begin, size = [0, 0, 0, 0], list(edit.shapes[x])
-    begin[axis], size[axis] = index, 1
-    return edit.emit(Slice(tuple(begin), tuple(size)), x)
