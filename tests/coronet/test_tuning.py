@@ -91,7 +91,7 @@ def test_tuning_helps_and_resumes_exactly(
 ) -> None:
     horses = bundled_checkpoint(HORSES)
     common = ("--data", data, "--threads", 1, "--save-every", 2, "--qat", horses, "--json")
-    line = ("train", recipe, *common, "--set", "qat.steps=30")
+    line = ("train", recipe, *common, "--set", "qat.steps=60")
     whole = cli(*line, "--output", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     told = json.loads(whole.stdout)
@@ -101,7 +101,7 @@ def test_tuning_helps_and_resumes_exactly(
     tuned, before = load_checkpoint(result), load_checkpoint(horses)
     assert tuned.header.stage is Stage.DENSE
     assert (tuned.id, tuned.plan, tuned.full) == (f"{HORSES}-qat", before.plan, before.full)
-    assert (result.parent / "samples" / "000030.png").is_file()
+    assert (result.parent / "samples" / "000060.png").is_file()
 
     part = tmp_path / "part"
     killed = [str(COMMAND), *map(str, line), "--output", str(part)]
@@ -109,14 +109,14 @@ def test_tuning_helps_and_resumes_exactly(
     kill_after_saves([*killed, "--resume"], part / "state.pt", saves=2)
     resumed = cli(*line, "--output", part, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert len((part / "metrics.csv").read_text().splitlines()) == 1 + 30
+    assert len((part / "metrics.csv").read_text().splitlines()) == 1 + 60
     assert (part / result.name).read_bytes() == result.read_bytes()
 
     again = cli(*line, "--output", part)
     assert again.returncode == 2
     assert "is of an earlier training" in again.stderr
     other = horses.with_stem(f"{HORSES}-long")
-    foreign = cli("train", recipe, *common[:-3], "--qat", other, "--set", "qat.steps=30",
+    foreign = cli("train", recipe, *common[:-3], "--qat", other, "--set", "qat.steps=60",
                   "--output", part, "--resume")  # fmt: skip
     assert foreign.returncode == 2
     assert "state is of another checkpoint than" in foreign.stderr

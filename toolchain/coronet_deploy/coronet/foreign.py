@@ -25,6 +25,7 @@ PARALLEL = "module."
 
 _RESNET_FIXED = {1: "stem", 2: "stem_norm", 4: "down", 5: "down_norm", 7: "enter", 8: "enter_norm"}
 _FIRST_BLOCK = 10
+_OF_THE_LAST = {"tail.bias", "ups.0.bias"}  # which a generator without norms has alone
 _ALONE = "save the generator's state_dict() alone"
 _POINTER = b"version https://git-lfs"
 _BARE = b"\x80"
@@ -72,6 +73,11 @@ def read_foreign(path: Path) -> tuple[ChannelPlan, dict[str, Tensor]]:
     if norm is Norm.INSTANCE:
         # Old versions of that project saved statistics of InstanceNorm that are never used.
         renamed = {k: v for k, v in renamed.items() if k.rpartition(".")[0] not in norms}
+        if {name for name in renamed if name.endswith(".bias")} <= _OF_THE_LAST:
+            raise BadInput(
+                f"{path} was trained without normalisation (--norm none): only generators with "
+                "instance or batch norm are read"
+            )
     return _plan(path, architecture, norm, renamed), renamed
 
 
