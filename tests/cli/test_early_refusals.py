@@ -254,10 +254,10 @@ def test_flags_of_export_that_are_given_again_accumulate(exported: Path) -> None
 
 def test_a_line_of_several_number_types_is_one_of_each() -> None:
     from coronet_deploy import cli
-    from coronet_deploy.cli.export import _requests
+    from coronet_deploy.cli._asked import requests_of
 
     def asked(*line: str) -> list[tuple[str, str, bool]]:
-        requests = _requests(cli._parser().parse_args(["export", *line]))
+        requests = requests_of(cli._parser().parse_args(["export", *line]))
         return [(one.runtime, one.dtype, one.half_io) for one in requests]
 
     assert asked() == [("all", "fp32", False)]

@@ -12,11 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coronet_deploy.cli._asked import (
+    DTYPES,
+    RUNTIMES,
+    dtypes_of,
+    kinds_of,
+    requests_of,
+    runtimes_of,
+)
 from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._explain import explanations, show
 from coronet_deploy.cli._installed import require_writers
 from coronet_deploy.cli._shared import read_subject, require_given
-from coronet_deploy.errors import BadInput, ConversionFailed, CoronetError, GateFailed
+from coronet_deploy.errors import ConversionFailed, CoronetError, GateFailed
 from coronet_deploy.storage import require_utf8
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
@@ -28,8 +36,6 @@ if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neithe
 HELP = "export a generator to ONNX and TFLite artifacts, and prove that they draw the same"
 
 _OUTPUT = Path("out/artifacts")
-_RUNTIMES = ("onnx", "tflite")
-_DTYPES = ("fp32", "fp16", "int8")
 _SCHEMES = ("int8-full", "int16x8", "a16w8", "int8-dynamic", "int8-weights")
 _WIDTH = 80
 _LONGEST = 4096  # of a picture's sides
@@ -40,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generator(parser)
     parser.add_argument(
         "--runtime",
-        choices=(*_RUNTIMES, "all"),
+        choices=(*RUNTIMES, "all"),
         action="append",
         help="what the artifacts are for (default: all)",
     )
     parser.add_argument(
         "--dtype",
-        choices=(*_DTYPES, *_SCHEMES, "all"),
+        choices=(*DTYPES, *_SCHEMES, "all"),
         action="append",
         metavar="NAME",
         help="number type of weights and arithmetic: fp32, fp16, int8, or all of these; int8-full "
@@ -196,12 +202,12 @@ def run(args: argparse.Namespace) -> int:
 
     require_utf8(str(args.output), "no runtime can open files in it")
     check_folder(args.output, "--output")
-    requests = [(one, _runtimes(one)) for one in _requests(args)]
+    requests = [(one, runtimes_of(one)) for one in requests_of(args)]
     for folder in (args.pictures, args.calibration):
         if folder is not None:
             list_pictures(folder)
     require_given(args.generator, args.weights)
-    require_writers(_kinds(requests))
+    require_writers(kinds_of(requests))
     subject = read_subject(args.generator, args.weights, args.channels)
     from coronet_deploy.coronet.endings import memory_told
     from coronet_deploy.verify.release import check_fit, joined, release
@@ -235,38 +241,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _requests(args: argparse.Namespace) -> list[argparse.Namespace]:
-    """Return the line as one for each number type in it, with both runtimes as "all"."""
-    runtimes = set(args.runtime or ["all"])
-    runtime = runtimes.pop() if len(runtimes) == 1 else "all"
-    dtypes = list(dict.fromkeys(args.dtype or ["fp32"]))
-    if "all" in dtypes:
-        dtypes = ["all", *(dtype for dtype in dtypes if dtype not in {"all", *_DTYPES})]
-    # Of several, those that --half-io means; alone, one that it does not mean is refused with it.
-    halves = {"fp16", "all"}.intersection(dtypes) or set(dtypes)
-    shared = {**vars(args), "runtime": runtime}
-    return [
-        argparse.Namespace(**shared | {"dtype": dtype, "half_io": args.half_io and dtype in halves})
-        for dtype in dtypes
-    ]
-
-
-def _kinds(
-    requests: Sequence[tuple[argparse.Namespace, Sequence[str]]],
-) -> list[tuple[str, str]]:
-    """Return the runtime and the number type of each artifact that is asked for."""
-    return [
-        (runtime, dtype)
-        for one, runtimes in requests
-        for runtime in runtimes
-        for dtype in _dtypes(one.dtype)
-    ]
-
-
-def _dtypes(dtype: str) -> tuple[str, ...]:
-    return _DTYPES if dtype == "all" else (dtype,)
-
-
 def _other_task(args: argparse.Namespace, model: str) -> str | None:
     """Return what to say if INT8 is measured or compared on pictures of another task's."""
     from coronet_deploy.coronet.zoo import DEFAULT_MODEL
@@ -279,38 +253,6 @@ def _other_task(args: argparse.Namespace, model: str) -> str | None:
     if args.calibration:
         what, flag, why = "is compared on", "--pictures", "on which it is nearer"
     return f"INT8 {what} the bundled label maps: {flag} DIR takes pictures of your task, {why}"
-
-
-def _runtimes(args: argparse.Namespace) -> tuple[str, ...]:
-    """Return what was asked for; litert-torch writes one kind of file, and so does --half-io."""
-    if args.half_io and (args.dtype not in {"fp16", "all"} or args.runtime == "tflite"):
-        raise BadInput(
-            f"--half-io is for FP16 ONNX artifacts, "
-            f"not --runtime {args.runtime} --dtype {args.dtype}"
-        )
-    if args.converter == "direct":
-        return _runtimes_with(args.dtype, args.runtime)
-    if args.runtime == "onnx" or args.dtype != "fp32":
-        raise BadInput(
-            f"--converter {args.converter} writes FP32 TFLite files only, "
-            f"not --runtime {args.runtime} --dtype {args.dtype}"
-        )
-    return ("tflite",)
-
-
-def _runtimes_with(dtype: str, runtime: str) -> tuple[str, ...]:
-    """Return the runtimes asked for; of all, those that have the number type."""
-    from coronet_deploy.export.schemes import refusal
-    from coronet_deploy.vocabulary import DType, Runtime
-
-    asked = tuple(r for r in _RUNTIMES if runtime in {r, "all"})
-    if dtype == "all":
-        return asked
-    refusals = {r: refusal(Runtime(r), DType(dtype)) for r in asked}
-    able = tuple(r for r, reason in refusals.items() if reason is None)
-    if not able:
-        raise BadInput(f"--runtime {runtime} --dtype {dtype}: {refusals[asked[0]]}")
-    return able
 
 
 def _order(
@@ -328,7 +270,7 @@ def _order(
         pictures=pictures,
         calibration=_calibration(args, pictures, size),
         runtimes=[Runtime(r) for r in runtimes],
-        dtypes=[DType(d) for d in _dtypes(args.dtype)],
+        dtypes=[DType(d) for d in dtypes_of(args.dtype)],
         bounds_db=DEFAULT_BOUNDS_DB
         if args.min_psnr is None
         else dict.fromkeys(DType, args.min_psnr),
