@@ -11,10 +11,14 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.onnx import emit_onnx
+from coronet_deploy.export.passes import lower
+from coronet_deploy.export.passes.columns import SumColumns
 from coronet_deploy.export.passes.stem import PairInputs
 from coronet_deploy.export.passes.tail import PairPixels, QuadPixels
-from coronet_deploy.vocabulary import DType
-from lowering import difference, run_onnx
+from coronet_deploy.export.tflite import emit_tflite
+from coronet_deploy.verify.parity import psnr_db
+from coronet_deploy.vocabulary import DType, Runtime
+from lowering import difference, run_onnx, run_tflite, run_torch, smooth_picture
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +50,9 @@ def test_a_narrow_tail_computes_four_pixels_at_once() -> None:
     convolution, read, kernel = _first_convolution(after)
     assert (convolution.stride, read, kernel) == ((2, 1), (1, 16, 10, 12), (12, 8, 4, 12))
     assert difference(before, after) < 1e-12
-    for height, width in ((17, 20), (16, 21)):
-        odd = capture(nn.Conv2d(6, 3, 7), height, width, 6)
-        assert QuadPixels().run(odd).nodes == odd.nodes
+    for height, width, rows in ((17, 20, 7), (16, 21, 7), (16, 20, 3)):
+        unsuited = capture(nn.Conv2d(6, 3, (rows, 7)), height, width, 6)
+        assert QuadPixels().run(unsuited).nodes == unsuited.nodes
 
 
 @pytest.mark.parametrize("outputs", [1, 3, 4])
@@ -126,3 +130,62 @@ def test_a_stem_that_pairs_do_not_suit_stays(layer: nn.Conv2d) -> None:
 def test_a_stem_of_odd_width_stays() -> None:
     before = capture(nn.Conv2d(3, 8, 7), 16, 21)
     assert PairInputs().run(before).nodes == before.nodes
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 4])
+@pytest.mark.parametrize("kernel", [5, (6, 5), 7, (5, 9)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_wide_tail_sums_columns(outputs: int, kernel: int | tuple[int, int], bias: bool) -> None:
+    before = capture(nn.Conv2d(26, outputs, kernel, bias=bias), 15, 20, 26)
+    after = SumColumns().run(before)
+    rows, columns = (kernel, kernel) if isinstance(kernel, int) else kernel
+    layers = [after.shapes[n.inputs[1]] for n in after.nodes if isinstance(n.op, ops.Conv2d)]
+    assert layers == [
+        (columns * outputs, rows, 1, 26),
+        (2 * outputs, 1, (columns + 1) // 2, 2 * columns * outputs),
+    ]
+    assert difference(before, after) < 1e-12
+
+
+@pytest.mark.parametrize("kernel", [5, 6, 7])
+def test_a_wide_tail_sums_columns_in_planes_of_channels(kernel: int) -> None:
+    before = capture(nn.Conv2d(26, 3, kernel), 15, 21, 26)
+    after = SumColumns(pairs=False).run(before)
+    layers = [after.shapes[n.inputs[1]] for n in after.nodes if isinstance(n.op, ops.Conv2d)]
+    idle = {5: 16, 6: 24, 7: 24}[kernel]  # whole blocks of eight
+    assert layers == [(idle, kernel, 1, 26), (3, 1, kernel, idle)]
+    assert difference(before, after) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels", "width"),
+    [
+        (nn.Conv2d(16, 3, 7), 16, 20),  # the sums cost what the products save
+        (nn.Conv2d(26, 5, 7), 26, 20),
+        (nn.Conv2d(26, 3, 3), 26, 20),
+        (nn.Conv2d(26, 3, 7, padding=3), 26, 20),
+        (nn.Conv2d(26, 3, 7, stride=2), 26, 20),
+        (nn.Conv2d(26, 3, 7), 26, 21),  # an odd width has no pairs
+        (nn.Conv2d(26, 3, 6), 26, 21),
+    ],
+)
+def test_a_tail_that_columns_do_not_suit_stays(layer: nn.Conv2d, channels: int, width: int) -> None:
+    before = capture(layer, 15, width, channels)
+    assert SumColumns().run(before).nodes == before.nodes
+
+
+@pytest.mark.parametrize("runtime", list(Runtime))
+def test_summed_columns_in_the_runtimes(runtime: Runtime) -> None:
+    network = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(26, 3, 7), nn.Tanh()).eval()
+    graph = capture(network, 24, 20, 26)
+    lowered, reports = lower(graph, runtime)
+    assert "sum_columns" in [report.name for report in reports if report.changed]
+    picture = smooth_picture(24, 20, 26)
+    if runtime is Runtime.TFLITE:
+        drawn = run_tflite(emit_tflite(lowered, DType.FP32, {}), picture)
+    else:
+        drawn = run_onnx(emit_onnx(lowered, DType.FP32, {}), picture)
+    assert psnr_db(run_torch(network, picture), drawn) > 110
+    for integer in (True, False):  # eight bits, or 16, round what is summed
+        _, reports = lower(graph, runtime, integer=integer, half=not integer)
+        assert "sum_columns" not in [report.name for report in reports if report.changed]

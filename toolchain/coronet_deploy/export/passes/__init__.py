@@ -11,6 +11,7 @@ from typing import Literal
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.borders import SplitBorders
+from coronet_deploy.export.passes.columns import SumColumns
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
@@ -77,7 +78,8 @@ def passes_for(
             winograd=False, depth_to_space=True, least_channels=SUBPIXEL_CHANNELS_ONNX
         )
         multiplied = multiplication if prefer == "speed" else ()
-        return (*folding, plain, TrimTaps(), *multiplied, *rounding, *squares)
+        columns = () if half else (SumColumns(pairs=False),)
+        return (*folding, plain, TrimTaps(), *multiplied, *rounding, *columns, *squares)
     multiplication = (Winograd(half=half),) if prefer == "speed" else ()
     return (
         *folding,
@@ -90,6 +92,8 @@ def passes_for(
         *rounding,
         *(() if integer else (SplitBorders(),)),
         UnrollReflectPad(),
+        # In half precision a pixel would be a sum of rounded numbers.
+        *(() if integer or half else (SumColumns(),)),
         *squares,
         PairPixels(),
         PairInputs(),

@@ -27,7 +27,7 @@ from coronet_deploy.export.operators import Conv2d, DepthToSpace, Reshape
 from coronet_deploy.export.passes.rewriting import Rewrite
 
 _FEW = 4  # output channels
-_WIDE = 5  # kernel columns from which one more costs little
+_LARGE = 5  # kernel rows and columns from which one more costs little
 
 
 class QuadPixels(Rewrite):
@@ -66,7 +66,8 @@ def _at_once(edit: Edit, node: Node, rows: int, *, join_inputs: bool = True) -> 
     x, weight, *bias = node.inputs
     kernel = edit.constants[weight]
     _, height, width, outputs = op.infer(edit.shapes[x], kernel.shape)
-    if outputs > _FEW or kernel.shape[2] < _WIDE or width % 2 or height % rows:
+    small = kernel.shape[2] < _LARGE or (rows > 1 and kernel.shape[1] < _LARGE)
+    if outputs > _FEW or small or width % 2 or height % rows:
         return None
     shifted = [
         np.pad(kernel, ((0, 0), (i, rows - 1 - i), (j, 1 - j), (0, 0)))
