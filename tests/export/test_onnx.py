@@ -86,7 +86,7 @@ def test_transposed_convolutions(
 def test_wide_layers_are_computed_otherwise(
     prefer: Preference, wide: bool, interleaved: int, transposed: int
 ) -> None:
-    inner, deep = (160, 310) if wide else (60, 120)
+    inner, deep = (160, 40) if wide else (60, 20)
     network = nn.Sequential(
         nn.Conv2d(3, inner, 1),
         nn.Conv2d(inner, inner, 3, padding=1),

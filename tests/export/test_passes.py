@@ -73,10 +73,11 @@ _NORMED_EDGES = _EDGES_OF_TFLITE.format("decompose_instance_norm")
         ("tflite", _UNET, Norm.BATCH, 5, 128,
          "fold_batch_norm hoist_relu fuse_relu subpixel_convolution trim_taps split_zero_padding"),
         # Wide ones, for ONNX Runtime's own kernels are the quicker where channels are few.
-        ("onnx", _RESNET, Norm.INSTANCE, 38, 80, "drop_dead_biases winograd sum_columns"),
+        ("onnx", _RESNET, Norm.INSTANCE, 38, 80,
+         "drop_dead_biases subpixel_convolution winograd sum_columns"),
         ("onnx", _RESNET, Norm.BATCH, 6, 36, "fold_batch_norm quad_pixels"),
         ("onnx", _UNET, Norm.INSTANCE, 38, 128, "drop_dead_biases subpixel_convolution trim_taps"),
-        ("onnx", _UNET, Norm.BATCH, 5, 128, "fold_batch_norm trim_taps"),
+        ("onnx", _UNET, Norm.BATCH, 5, 128, "fold_batch_norm subpixel_convolution trim_taps"),
         ("integer onnx", _RESNET, Norm.BATCH, 6, 36,
          "fold_batch_norm fuse_relu subpixel_convolution quad_pixels"),
         ("integer onnx", _UNET, Norm.INSTANCE, 5, 128,

@@ -45,7 +45,7 @@ INTEGER_SUBPIXEL_ONNX = True
 """Whether an integer ONNX file has plain convolutions in the place of transposed ones, for which
 ONNX Runtime has no integer kernel."""
 
-SUBPIXEL_CHANNELS_ONNX = 300
+SUBPIXEL_CHANNELS_ONNX = 30
 """From how many channels ONNX Runtime's transposed convolution is slower, in float."""
 
 
