@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from coronet_deploy.cli import train
-from coronet_deploy.cli.train import _Progress, _Reading
+from coronet_deploy.cli import _train_told
+from coronet_deploy.cli._train_told import Progress, Reading
 from coronet_deploy.coronet.data import Direction, open_training
 from coronet_deploy.coronet.state import StepReport
 
@@ -29,13 +29,13 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(train, "time", clock)
+    monkeypatch.setattr(_train_told, "time", clock)
     return clock
 
 
 def steps_told(clock: Clock, seconds: float, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Return the lines that a training of steps of so many `seconds` tells."""
-    progress = _Progress("MACs", "what is trained")
+    progress = Progress("MACs", "what is trained")
     for step in range(STEPS):
         clock.now += seconds
         progress(StepReport(step, STEPS, "search", 0.5, 0.0, 1e-4, {"d": 0.1}, 2, seconds))
@@ -81,7 +81,7 @@ def test_pictures_that_take_their_time_are_counted(
         (tmp_path / name).mkdir()
         for i in range(4):
             Image.new("RGB", (12, 12)).save(tmp_path / name / f"{i}.png")
-    reading = _Reading()
+    reading = Reading()
 
     def told(path: Path, done: int, total: int) -> None:
         clock.now += 3.0
