@@ -10,8 +10,12 @@ from PIL import Image
 
 from coronet_deploy.cli import _train_told
 from coronet_deploy.cli._train_told import Progress, Reading
+from coronet_deploy.coronet.controller import Controller
+from coronet_deploy.coronet.curve import plot_curve
 from coronet_deploy.coronet.data import Direction, open_training
 from coronet_deploy.coronet.state import StepReport
+from coronet_deploy.networks.generator import full_plan
+from coronet_deploy.vocabulary import Architecture
 
 STEPS = 250
 
@@ -72,6 +76,21 @@ def test_a_terminal_sees_the_last_step_on_a_line_that_ends(
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     told = steps_told(clock, 0.3, capsys)  # the last step comes soon after a look
     assert told[-1].split("\r")[-1].startswith(f"\033[Ksearch {STEPS}/{STEPS} ")
+
+
+def test_a_long_trainings_curve_is_drawn_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*_: object) -> None:
+        raise AssertionError("a legend looks at every point for its place")
+
+    monkeypatch.setattr("matplotlib.legend.Legend._find_best_position", search)
+    losses = {"d": 0.5, "gan": 0.7, "l1": 0.2}
+    rows = [StepReport(i, 9, "search", 1 - i / 10, 0.0, 1e-4, losses, 1, 0.1) for i in range(9)]
+    full = full_plan(Architecture.RESNET_9)
+    plot_curve(tmp_path / "curve.png", rows, Controller(full, 0.1, 8, 4))
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.size == (840, 600)
 
 
 def test_pictures_that_take_their_time_are_counted(
