@@ -16,7 +16,7 @@ from coronet_deploy.cli._shared import torch_loading
 from coronet_deploy.cli._train_told import Progress, Reading, tensorboard
 from coronet_deploy.cli.bench import positive
 from coronet_deploy.errors import BadInput
-from coronet_deploy.storage import exclusive
+from coronet_deploy.storage import exclusive, remove_leftovers
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -251,6 +251,8 @@ def _go(
         with course.team.together():
             if leader:
                 stack.enter_context(exclusive(output))
+                for folder in (output, output / "samples"):
+                    remove_leftovers(folder)
             if resume:
                 course.resume()
             elif leader:
