@@ -14,6 +14,7 @@ from coronet_deploy.cli import COMMANDS, _parser
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     ROOT / "README.md",
+    ROOT / "models" / "README.md",
     *sorted(ROOT.glob("models/*/README.md")),
     *sorted(path for path in (ROOT / "examples").rglob("*") if path.is_file()),
 )

@@ -235,6 +235,23 @@ def test_what_is_no_picture_is_refused_by_name(kind: str, piles: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_a_mac_leaves_beside_pictures_is_passed_over(piles: Path) -> None:
+    before = open_training(piles, Direction.A_TO_B, SIDE, 8, paired=False)[0].names
+    (piles / "trainA" / "._00.png").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
+    (piles / "trainB" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    pictures, _ = open_training(piles, Direction.A_TO_B, SIDE, 8, paired=False)
+    assert pictures.names == before
+
+
+def test_pictures_in_folders_of_folders_are_not_passed_over_in_silence(piles: Path) -> None:
+    held = piles / "trainB" / "more"
+    held.mkdir()
+    for path in (piles / "trainB").glob("*.png"):
+        path.rename(held / path.name)
+    with pytest.raises(BadInput, match=r"trainB holds no picture \(those in its folder more are"):
+        open_training(piles, Direction.A_TO_B, SIDE, 8, paired=False)
+
+
 def test_a_link_to_nothing_is_not_passed_over(piles: Path) -> None:
     (piles / "trainA" / "07.png").symlink_to("/unmounted/07.png")
     with pytest.raises(BadInput, match=r"trainA/07\.png is a link to /unmounted/07\.png, which"):

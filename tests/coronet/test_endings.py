@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import tomllib
@@ -213,6 +215,26 @@ def test_the_metrics_agree_with_the_state_wherever_it_was_killed(
     resumed.run(lambda _: None)
     assert path.read_bytes().startswith(saved)
     assert [int(row["step"]) for row in csv.DictReader(path.open())] == list(range(6))
+
+
+def test_what_a_killed_run_left_half_written_does_not_stay(
+    cli: Cli, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    writer = (
+        "import os, sys, pathlib, coronet_deploy.storage as s\n"
+        "with s.atomic_path(pathlib.Path(sys.argv[1])) as half:\n"
+        "    half.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    for name in ("state.pt", "tiny.search.safetensors", "samples/000002.png"):
+        subprocess.run([sys.executable, "-c", writer, output / name], check=False)
+    assert len(list(output.rglob(".*.tmp"))) == 3
+    (output / ".notes.tmp").touch()
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    result = cli("train", tmp_path / "recipe.toml", "--data", data, "--output", output)
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in output.rglob(".*.tmp")] == [".notes.tmp"]
 
 
 class Pair(Team):

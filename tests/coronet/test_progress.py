@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from coronet_deploy.cli import train
-from coronet_deploy.cli.train import _Progress, _Reading
+from coronet_deploy.cli import _train_told
+from coronet_deploy.cli._train_told import Progress, Reading
+from coronet_deploy.coronet.controller import Controller
+from coronet_deploy.coronet.curve import plot_curve
 from coronet_deploy.coronet.data import Direction, open_training
 from coronet_deploy.coronet.state import StepReport
+from coronet_deploy.networks.generator import full_plan
+from coronet_deploy.vocabulary import Architecture
 
 STEPS = 250
 
@@ -29,13 +33,13 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(train, "time", clock)
+    monkeypatch.setattr(_train_told, "time", clock)
     return clock
 
 
 def steps_told(clock: Clock, seconds: float, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Return the lines that a training of steps of so many `seconds` tells."""
-    progress = _Progress("MACs", "what is trained")
+    progress = Progress("MACs", "what is trained")
     for step in range(STEPS):
         clock.now += seconds
         progress(StepReport(step, STEPS, "search", 0.5, 0.0, 1e-4, {"d": 0.1}, 2, seconds))
@@ -74,6 +78,21 @@ def test_a_terminal_sees_the_last_step_on_a_line_that_ends(
     assert told[-1].split("\r")[-1].startswith(f"\033[Ksearch {STEPS}/{STEPS} ")
 
 
+def test_a_long_trainings_curve_is_drawn_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*_: object) -> None:
+        raise AssertionError("a legend looks at every point for its place")
+
+    monkeypatch.setattr("matplotlib.legend.Legend._find_best_position", search)
+    losses = {"d": 0.5, "gan": 0.7, "l1": 0.2}
+    rows = [StepReport(i, 9, "search", 1 - i / 10, 0.0, 1e-4, losses, 1, 0.1) for i in range(9)]
+    full = full_plan(Architecture.RESNET_9)
+    plot_curve(tmp_path / "curve.png", rows, Controller(full, 0.1, 8, 4))
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.size == (840, 600)
+
+
 def test_pictures_that_take_their_time_are_counted(
     clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,7 +100,7 @@ def test_pictures_that_take_their_time_are_counted(
         (tmp_path / name).mkdir()
         for i in range(4):
             Image.new("RGB", (12, 12)).save(tmp_path / name / f"{i}.png")
-    reading = _Reading()
+    reading = Reading()
 
     def told(path: Path, done: int, total: int) -> None:
         clock.now += 3.0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from coronet_deploy.coronet.controller import Controller
-from coronet_deploy.coronet.recipe import Task, read_recipe
+from coronet_deploy.coronet.recipe import Recipe, Task, read_recipe
 from coronet_deploy.coronet.zoo import find_recipe
 from coronet_deploy.errors import BadInput
 from coronet_deploy.storage import data_dir
@@ -36,6 +40,31 @@ def test_a_recipe_is_what_its_folder_says(name: str) -> None:
         s = recipe.search
         Controller(recipe.full, recipe.target_ratio, 1, s.min_channels, s.channel_multiple)
     assert (folder / "README.md").read_text().startswith(f"# {name}\n")
+
+
+def test_every_key_of_a_recipe_is_written_down_with_its_default() -> None:
+    text = (data_dir("models") / "README.md").read_text()
+    rows = re.findall(r"^\| (`.+?) \| (.+?) \|", text, re.MULTILINE)
+    written: dict[str, str] = {}
+    for keys, defaults in rows:
+        names = re.findall(r"`([\w.]+)`", keys)
+        written |= dict(zip(names, defaults.split(", ") * len(names), strict=False))
+    true = dict(defaults_of(Recipe))
+    assert written.keys() == true.keys()
+    for key in true.keys() - {"qat.lr", "qat.load", "qat.crop"}:  # by default as other keys say
+        assert written[key].split(";")[0] == true[key], key
+
+
+def defaults_of(table: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each dotted key of a recipe, and its default as a document shows it."""
+    for name, field in table.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if inner:
+            yield from defaults_of(inner[0], f"{prefix}{name}.")
+        else:
+            default = "needed" if field.is_required() else str(field.default)
+            yield f"{prefix}{name}", default.lower() if default == "False" else default
 
 
 @pytest.mark.parametrize("name", [folder.name for folder in FOLDERS])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -112,11 +113,37 @@ def test_an_earlier_training_is_not_replaced(
     assert second.returncode == 2
     assert "state.pt is of an earlier training" in second.stderr
     assert "--resume" in second.stderr
-    # A finished one that is gone on with gives what it gave: its dropout, too, is drawn anew.
+    # One whose result was taken away makes it again: its dropout, too, is drawn anew.
+    (result,) = (path for path in held if path.name == "tiny.safetensors")
+    result.unlink()
     third = cli(*line, "--resume")
     assert third.returncode == 0, third.stderr
-    (result,) = (path for path in held if path.name == "tiny.safetensors")
     assert result.read_bytes() == held[result]
+
+
+def test_a_finished_training_is_told_and_left_alone(
+    cli: Cli, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    common = ("train", recipe, "--data", data, "--threads", 1, "--output", output, "--json")
+    line = (*common, "--set", "search.steps=2", "--set", "finetune.steps=1")
+    first = cli(*line)
+    assert first.returncode == 0, first.stderr
+    held = stamps(output)
+    shutil.rmtree(data)  # nobody looks at pictures any more
+    second = cli(*line, "--resume")
+    assert second.returncode == 0, second.stderr
+    assert second.stdout == first.stdout
+    assert second.stderr == "tiny: finished, all 3 steps are done\n"
+    assert stamps(output) == held
+    other = cli(*common, "--set", "search.steps=2", "--set", "finetune.steps=2", "--resume")
+    assert other.returncode == 2
+    assert "another recipe: finetune.steps was 1 and is 2" in other.stderr
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    """Return when each file and folder in `folder` was last written."""
+    return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
 
 
 def test_a_broken_state_is_not_resumed(cli: Cli, recipe: Path, data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,14 @@ def test_a_recipe_with_the_table_tunes_what_it_trained(
     # The opposite direction's has learned from its own domain.
     assert [load_checkpoint(one).header.direction for one in results] == ["AtoB", "BtoA"]
     held = [one.read_bytes() for one in results]
+    at_once = cli(*common, "--resume")
+    assert (at_once.returncode, at_once.stdout) == (0, done.stdout)
+    assert at_once.stderr == (
+        "stripes: finished, all 4 steps are done\n"
+        "stripes-qat: finished, all 8 steps are done\n"
+        "stripes-reverse-qat: finished, all 8 steps are done\n"
+    )
+    shutil.rmtree(results[1].parent)  # as if killed before it
     resumed = cli(*common, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert [one.read_bytes() for one in results] == held

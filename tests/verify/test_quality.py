@@ -70,6 +70,29 @@ def test_pictures_of_another_size_cannot_be_judged(tmp_path: Path) -> None:
         judge("a.onnx", doubled, SIZE, examples)
 
 
+@pytest.mark.parametrize("where", ["pairs", "targets"])
+def test_a_broken_picture_is_found_before_the_first_is_drawn(
+    where: str, tmp_path: Path, network: SqueezeNet
+) -> None:
+    if where == "pairs":
+        last = write_pairs(tmp_path, 3) / "02.png"
+    else:
+        for i in range(6):
+            name = "inputs" if i < 3 else "targets"
+            write_picture(tmp_path / name / f"{i:02}.png", i, *SIZE)
+        last = tmp_path / "targets" / "05.png"
+    last.write_bytes(last.read_bytes()[:300])
+    drawn: list[Array] = []
+
+    def draw(picture: Array) -> Array:
+        drawn.append(picture)
+        return picture
+
+    with pytest.raises(BadInput, match=f"{last} is not a readable picture"):
+        judge("x", draw, SIZE, find_examples(tmp_path, "AtoB"), [network])
+    assert not drawn
+
+
 def test_figures_of_a_generator_that_is_off_by_a_constant(tmp_path: Path) -> None:
     # Input black, truth at 0.1 (and 0.3) above: the identity is off by just that.
     for name, level in (("a.png", 26), ("b.png", 77)):

@@ -114,6 +114,14 @@ def test_an_artifact_has_the_size_it_has(cli: Cli, exported: Exported, data: Pat
     _refused(done, 2, "--size", "32x48")
 
 
+@pytest.mark.parametrize("size", ["4x4", "4x32", "12x10"])
+def test_a_size_that_the_generator_does_not_take(
+    size: str, cli: Cli, checkpoint: Path, data: Path
+) -> None:
+    done = cli("evaluate", checkpoint, "--data", data, "--direction", "AtoB", "--size", size)
+    _refused(done, 2, f"pictures of {size} do not fit resnet", "multiples of 4, at least 8")
+
+
 def test_data_that_cannot_be_used(cli: Cli, exported: Exported, data: Path, tmp_path: Path) -> None:
     path = next(exported[0].glob("*.onnx"))
     folder = tmp_path / "data"

@@ -188,7 +188,9 @@ def read_picture(path: Path, height: int, width: int) -> Array:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Return the picture files directly in `folder`, by name.
+    """Return the picture files directly in `folder`, by name; hidden ones are left out.
+
+    A Mac leaves such beside each picture on other file systems: "._1.jpg", which is none.
 
     Raises:
         BadInput: it is not a folder that can be read, holds no picture, or one that is a link to
@@ -198,7 +200,7 @@ def list_pictures(folder: Path) -> list[Path]:
     if not is_folder(folder):
         raise BadInput(f"{folder} is not a folder of pictures")
     with readable(f"folder {folder}"):
-        named = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        named = sorted(p for p in folder.iterdir() if _is_named_so(p))
         found = [path for path in named if path.is_file()]
         lost = [path for path in named if path.is_symlink() and not path.exists()]
     if lost:
@@ -208,5 +210,21 @@ def list_pictures(folder: Path) -> list[Path]:
             "or remove them",
         )
     if not found:
-        raise BadInput(f"{folder} holds no picture", hint=f"one of {', '.join(sorted(SUFFIXES))}")
+        deeper = _folder_with_pictures(folder)
+        hint = f"those in its folder {deeper} are not looked at: move them up" if deeper else None
+        suffixes = ", ".join(sorted(SUFFIXES))
+        raise BadInput(f"{folder} holds no picture", hint=hint or f"one of {suffixes}")
     return found
+
+
+def _is_named_so(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _folder_with_pictures(folder: Path) -> str | None:
+    """Return the name of the first folder in `folder` that holds pictures, if one does."""
+    for inner in sorted(folder.iterdir()):
+        with contextlib.suppress(OSError):  # a file, or closed to us
+            if any(map(_is_named_so, inner.iterdir())):
+                return inner.name
+    return None

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -18,6 +19,7 @@ from coronet_deploy.errors import BadInput, EnvironmentProblem
 
 _CHUNK = 1 << 20
 _NAME_KEPT = 40  # characters, of at most four bytes: a name may have 255
+_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)  # as `_temporary_name` makes them
 
 
 @contextlib.contextmanager
@@ -84,6 +86,13 @@ def _remove(path: Path) -> None:
 def _temporary_name(path: Path) -> str:
     """Return a name for a neighbour of `path` that is not too long where its own is not."""
     return f".{path.name[:_NAME_KEPT]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `atomic_path` left of writers that were killed; none may be at work there."""
+    for left in folder.glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(left.name):
+            _remove(left)
 
 
 def _mode_at(path: Path) -> int | None:

@@ -156,11 +156,9 @@ def _opened(path: Path | None, size: tuple[int, int] | None) -> Iterator[_Model]
 def _checkpoint_model(path: Path | None, size: tuple[int, int]) -> _Model:
     checkpoint = read_checkpoint(path)
     from coronet_deploy.export.calibrate import Pictures
-    from coronet_deploy.networks.generator import size_multiple
     from coronet_deploy.verify.gate import check_size, translate
 
-    architecture = checkpoint.plan.architecture
-    check_size(*size, size_multiple(architecture), architecture)
+    check_size(*size, checkpoint.plan.architecture)
     _require_colours(checkpoint.path, checkpoint.plan.input_channels)
     generator = checkpoint.generator()
 

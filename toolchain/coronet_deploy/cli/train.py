@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._shared import torch_loading
+from coronet_deploy.cli._train_told import Progress, Reading, tensorboard
 from coronet_deploy.cli.bench import positive
-from coronet_deploy.errors import BadInput, missing_package
-from coronet_deploy.storage import exclusive
+from coronet_deploy.errors import BadInput
+from coronet_deploy.storage import exclusive, remove_leftovers
 
 if TYPE_CHECKING:
+    from coronet_deploy.coronet.checkpoint import Checkpoint
     from coronet_deploy.coronet.course import Course
     from coronet_deploy.coronet.recipe import Recipe
     from coronet_deploy.coronet.state import StepReport
     from coronet_deploy.coronet.team import Team
     from coronet_deploy.coronet.train import Trainer
-
-_REDRAWN_S = 0.5  # between two looks of a line on a terminal
-_QUIET_S = 30.0  # the longest without a line elsewhere, if steps are not longer
-_AT_FIRST_S = 5.0  # until something is said at all
+    from coronet_deploy.coronet.tuning import Gains
+    from coronet_deploy.vocabulary import ChannelPlan
 
 HELP = "train a generator that is pruned while it trains, from a recipe"
 
@@ -73,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the output's state; without it, a folder that has one is refused",
+        help="go on from the output's state, or say that it is finished; without it, a folder that "
+        "has one is refused",
     )
     parser.add_argument(
         "--device", default="cpu", metavar="NAME", help="torch device (default: cpu)"
@@ -99,11 +99,11 @@ def run(args: argparse.Namespace) -> int:
         import torch
 
         from coronet_deploy.coronet.allocator import keep_freed_memory
-        from coronet_deploy.coronet.data import untold
+        from coronet_deploy.coronet.checkpoint import load_checkpoint
         from coronet_deploy.coronet.endings import memory_told
         from coronet_deploy.coronet.recipe import read_recipe
         from coronet_deploy.coronet.team import joined
-        from coronet_deploy.coronet.train import Trainer
+        from coronet_deploy.coronet.train import is_finished, results_of
         from coronet_deploy.coronet.tuning import require_tunable
         from coronet_deploy.coronet.zoo import find_recipe
     keep_freed_memory()
@@ -118,17 +118,37 @@ def run(args: argparse.Namespace) -> int:
     with memory_told(), joined(args.device) as team:
         device = _device(args.device, team)
         with team.together():
-            told = _Reading() if team.leader else untold
-            trainer = Trainer(recipe, args.data, output, device, team, told)
-            if recipe.qat is not None and team.leader and not args.resume:
-                _require_new_tunings(trainer)
-        _go(trainer, args, lambda: _heading(trainer, args.save_every), resume=args.resume)
+            done = args.resume and is_finished(recipe, output)
+        if not done:
+            _train(recipe, output, device, team, args)
+    if team.leader:
+        if done:
+            _tell_finished(recipe.model.id, recipe.steps)
+        results = [load_checkpoint(path) for path in results_of(recipe, output)]
+        tuned: list[_Tuned] = []
+        if recipe.qat is not None:
+            tuned = [_tune(recipe, one, _tuned_folder(one.path), device, args) for one in results]
+        _print_results(recipe, results, tuned, as_json=args.json)
+    return 0
+
+
+def _train(recipe: Recipe, output: Path, device: str, team: Team, args: argparse.Namespace) -> None:
+    """Take a training from where it is to its end, and draw its curve."""
+    from coronet_deploy.coronet.data import untold
+    from coronet_deploy.coronet.train import Trainer
+
+    with team.together():
+        told = Reading() if team.leader else untold
+        trainer = Trainer(recipe, args.data, output, device, team, told)
+        if recipe.qat is not None and team.leader and not args.resume:
+            _require_new_tunings(trainer)
+    _go(trainer, args, lambda: _heading(trainer, args.save_every), resume=args.resume)
     if team.leader:
         _plot(trainer)
-        results = trainer.results if recipe.qat is not None else []
-        tuned = [_tune(recipe, one, _tuned_folder(one), device, args) for one in results]
-        _print_results(trainer, tuned, as_json=args.json)
-    return 0
+
+
+def _tell_finished(name: str, steps: int) -> None:
+    print(f"{name}: finished, all {steps} steps are done", file=sys.stderr)
 
 
 def _tuned_folder(result: Path) -> Path:
@@ -148,13 +168,14 @@ def _require_new_tunings(trainer: Trainer) -> None:
 
 def _tune_one(recipe: Recipe, args: argparse.Namespace) -> int:
     """Tune the checkpoint that was asked for, and say what came of it."""
+    from coronet_deploy.coronet.checkpoint import load_checkpoint
     from coronet_deploy.coronet.team import joined
 
     with joined(args.device) as team:
         if team.size > 1:
             raise BadInput("--qat tunes in one process", hint="run it without torchrun")
         device = _device(args.device, team)
-    tuned = _tune(recipe, args.qat, args.output, device, args)
+    tuned = _tune(recipe, load_checkpoint(args.qat), args.output, device, args)
     if args.json:
         print(json.dumps(tuned.as_json()))
     else:
@@ -163,50 +184,56 @@ def _tune_one(recipe: Recipe, args: argparse.Namespace) -> int:
 
 
 def _tune(
-    recipe: Recipe, path: Path, output: Path | None, device: str, args: argparse.Namespace
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    output: Path | None,
+    device: str,
+    args: argparse.Namespace,
 ) -> _Tuned:
     """Tune the generator of one checkpoint.
 
     After a training --resume goes on from a state of that if there is one.
     """
-    from coronet_deploy.coronet.checkpoint import load_checkpoint
     from coronet_deploy.coronet.endings import memory_told
-    from coronet_deploy.coronet.tuning import SUFFIX, Tuner
+    from coronet_deploy.coronet.tuning import SUFFIX, Tuner, finished_gains, tuned_place
 
-    checkpoint = load_checkpoint(path)
     output = output or Path("runs") / f"{checkpoint.id}{SUFFIX}"
     check_folder(output, "--output")
+    result, steps = tuned_place(checkpoint, output), recipe.tuning.steps
+    gains = finished_gains(recipe, checkpoint, output) if args.resume else None
+    if gains is not None:
+        _tell_finished(result.stem, steps)
+        return _Tuned(result, steps, gains)
     with memory_told():
-        tuner = Tuner(recipe, checkpoint, args.data, output, device, _Reading())
-        what = f"{checkpoint.id}: fine-tuning for eight bits, {tuner.steps} steps"
+        tuner = Tuner(recipe, checkpoint, args.data, output, device, Reading())
+        what = f"{checkpoint.id}: fine-tuning for eight bits, {steps} steps"
         resume = args.resume and (bool(args.qat) or tuner.begun)
         _go(tuner, args, lambda: what + _kept_where(tuner, args.save_every), resume=resume)
-        return _Tuned(tuner.results[0], tuner.steps, *tuner.gain())
+        return _Tuned(result, steps, tuner.gains)
 
 
 @dataclass(frozen=True)
 class _Tuned:
-    """A tuned checkpoint, and PSNRs in dB on pictures that were held out (see `Tuner.gain`)."""
+    """A tuned checkpoint, and what came of its tuning."""
 
     path: Path
     steps: int
-    before_db: float
-    after_db: float
-    moved_db: float
+    gains: Gains
 
     def __str__(self) -> str:
+        before, after, moved = self.gains
         return (
-            f"{self.path}: eight bits draw what float draws to {self.after_db:.1f} dB, "
-            f"{self.before_db:.1f} before (simulated);\nits float pictures are those of before to "
-            f"{self.moved_db:.1f} dB"
+            f"{self.path}: eight bits draw what float draws to {after:.1f} dB, "
+            f"{before:.1f} before (simulated);\nits float pictures are those of before to "
+            f"{moved:.1f} dB"
         )
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
         simulated = {
-            "before": round(self.before_db, 2),
-            "after": round(self.after_db, 2),
-            "float_moved": round(self.moved_db, 2),
+            "before": round(self.gains.before, 2),
+            "after": round(self.gains.after, 2),
+            "float_moved": round(self.gains.moved, 2),
         }
         return {
             "checkpoint": str(self.path),
@@ -224,6 +251,8 @@ def _go(
         with course.team.together():
             if leader:
                 stack.enter_context(exclusive(output))
+                for folder in (output, output / "samples"):
+                    remove_leftovers(folder)
             if resume:
                 course.resume()
             elif leader:
@@ -231,9 +260,9 @@ def _go(
         reports: list[Callable[[StepReport], None]] = []
         if leader:
             counted = course.recipe.search.measure.label
-            reports.append(_Progress(counted, heading()))
+            reports.append(Progress(counted, heading()))
             if args.tensorboard:
-                reports.append(_tensorboard(output, course.step, stack))
+                reports.append(tensorboard(output, course.step, stack))
 
         def report(row: StepReport) -> None:
             for tell in reports:
@@ -288,113 +317,39 @@ def _plot(trainer: Trainer) -> None:
         print("curve.png needs matplotlib: pip install 'coronet-deploy[report]'", file=sys.stderr)
 
 
-def _print_results(trainer: Trainer, tuned: Sequence[_Tuned], *, as_json: bool) -> None:
+def _print_results(
+    recipe: Recipe, results: Sequence[Checkpoint], tuned: Sequence[_Tuned], *, as_json: bool
+) -> None:
     from coronet_deploy.coronet.controller import WINDOW
     from coronet_deploy.networks.cost import Measure
 
-    recipe, plans = trainer.recipe, [pupil.plan for pupil in trainer.pupils]
-    for result, pupil in zip(trainer.results, trainer.pupils, strict=True):
-        if recipe.prunes and pupil.ratio < recipe.target_ratio - WINDOW:
+    def share(plan: ChannelPlan, measure: Measure = recipe.search.measure) -> float:
+        return measure.of(plan) / measure.of(recipe.full)
+
+    for result in results:
+        ratio = share(result.plan)
+        if recipe.prunes and ratio < recipe.target_ratio - WINDOW:
             print(
-                f"{result}: {pupil.ratio:.4f} is further than {WINDOW:g} below the target, "
+                f"{result.path}: {ratio:.4f} is further than {WINDOW:g} below the target, "
                 f"{recipe.target_ratio:.4g}: whole multiples of {recipe.search.channel_multiple} "
                 "channels left nothing nearer",
                 file=sys.stderr,
             )
     if as_json:
-        results = [str(result) for result in trainer.results]
-        summary: dict[str, Any] = {"checkpoint": results[0], "checkpoints": results}
+        paths = [str(result.path) for result in results]
+        summary: dict[str, Any] = {"checkpoint": paths[0], "checkpoints": paths}
         summary["steps"] = recipe.steps
         for measure in Measure:
-            shares = [measure.of(plan) / measure.of(recipe.full) for plan in plans]
+            shares = [share(result.plan, measure) for result in results]
             summary[f"{measure}_ratio"] = sum(shares) / len(shares)
         if tuned:
             summary["qat"] = [one.as_json() for one in tuned]
         print(json.dumps(summary))
         return
     counted = recipe.search.measure.label
-    for result, pupil in zip(trainer.results, trainer.pupils, strict=True):
-        print(f"{result}: {pupil.ratio:.4f} of the {counted} after {recipe.steps} steps")
+    for result in results:
+        print(
+            f"{result.path}: {share(result.plan):.4f} of the {counted} after {recipe.steps} steps"
+        )
     for one in tuned:
         print(one)
-
-
-def _tensorboard(
-    output: Path, first: int, stack: contextlib.ExitStack
-) -> Callable[[StepReport], None]:
-    """Return what logs a step's losses and ratio for TensorBoard, from step `first` on.
-
-    What a run that was killed had logged beyond it is not shown.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError as error:
-        raise missing_package("tensorboard", "tensorboard") from error
-    writer = SummaryWriter(str(output / "tensorboard"), purge_step=first or None)
-    stack.callback(writer.close)
-
-    def log(row: StepReport) -> None:
-        values = {"ratio": row.ratio, "shrinkage": row.shrinkage, "lr": row.lr}
-        for name, value in values.items():
-            writer.add_scalar(name, value, row.step)
-        for name, value in row.losses.items():
-            writer.add_scalar(f"loss/{name}", value, row.step)
-
-    return log
-
-
-class _Progress:
-    """A line on stderr: rewritten on a terminal, elsewhere one in a hundred steps or half a minute.
-
-    `heading` comes before the first. `counted` is what the ratio is of.
-    """
-
-    def __init__(self, counted: str, heading: str) -> None:
-        self._counted, self._heading = counted, heading
-        self._terminal = sys.stderr.isatty()
-        self._recent: list[StepReport] = []
-        self._shown = time.monotonic() - (_QUIET_S - _AT_FIRST_S)
-
-    def __call__(self, row: StepReport) -> None:
-        self._recent = [*self._recent[-99:], row]
-        now = time.monotonic()
-        if not self._due(row, now - self._shown):
-            return
-        self._shown = now
-        if self._heading:
-            print(self._heading, file=sys.stderr)
-            self._heading = ""
-        n = len(self._recent)
-        seconds = sum(r.seconds for r in self._recent) / n
-        left = (row.steps - row.step - 1) * seconds / 60
-        losses = "  ".join(
-            f"{name} {sum(r.losses[name] for r in self._recent) / n:.3f}"
-            for name in row.losses
-            if not name.endswith("_back")  # the way back does alike; metrics.csv has it
-        )
-        line = (
-            f"{row.phase} {row.step + 1}/{row.steps}  {self._counted} {row.ratio:.3f}  {losses}  "
-            f"{row.pictures / seconds:.1f} images/s  {left:.0f} min left"
-        )
-        end = "\r" if self._terminal and row.step + 1 < row.steps else "\n"
-        print(f"\033[K{line}" if self._terminal else line, end=end, file=sys.stderr, flush=True)
-
-    def _due(self, row: StepReport, quiet_s: float) -> bool:
-        """Return whether to show a step, `quiet_s` seconds after the last one shown."""
-        last = row.step + 1 == row.steps
-        if self._terminal:
-            return quiet_s >= _REDRAWN_S or last  # the last one ends its line
-        return (row.step + 1) % 100 == 0 or (quiet_s >= _QUIET_S and not last)
-
-
-class _Reading:
-    """A line on stderr every few seconds while pictures are looked at, however many there are."""
-
-    def __init__(self) -> None:
-        self._told = time.monotonic()
-
-    def __call__(self, path: Path, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._told >= _AT_FIRST_S:
-            self._told = now
-            print(f"{done} of {total} pictures in {path.parent}", file=sys.stderr, flush=True)

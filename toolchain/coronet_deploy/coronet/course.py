@@ -24,6 +24,9 @@ from coronet_deploy.coronet.state import (
 from coronet_deploy.coronet.team import SOLO, Team
 from coronet_deploy.errors import BadInput, GateFailed
 
+STATE = "state.pt"
+"""What a run's folder keeps to go on from."""
+
 CALMER = "train anew with a lower optimiser.lr"
 
 
@@ -51,7 +54,7 @@ class Course(ABC):
 
     @property
     def _state(self) -> Path:
-        return self.output / "state.pt"
+        return self.output / STATE
 
     def run(self, report: Callable[[StepReport], None], save_every: int = 500) -> Path:
         """Go to the end and return the first result's path: the recipe's direction's.

@@ -34,13 +34,15 @@ def plot_curve(path: Path, rows: Sequence[StepReport], controller: Controller) -
         upper.plot([s + 1 for s in searched], wanted, "--", label="path", color="tab:gray")
     upper.axhline(controller.target, label="target", color="tab:red", linewidth=1)
     upper.set(ylabel=f"share of the {controller.measure.label}", ylim=(0, 1.02))
-    upper.legend()
+    # Not where it is best: that takes a look at every point, and a warning of how many there are.
+    upper.legend(loc="upper right")
     for name in rows[0].losses:
         values = [row.losses[name] for row in rows]
         if any(values):  # a loss of weight 0 is not taken
             lower.plot(steps, _running_mean(values), label=name)
     lower.set(xlabel="step", ylabel=f"losses, means of {_SMOOTHED} steps", yscale="log")
-    lower.legend(fontsize="small", ncols=2)
+    named = lower.get_legend_handles_labels()
+    figure.legend(*named, loc="outside lower center", fontsize="small", ncols=4)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from coronet_deploy.coronet.pool import ImagePool
 from coronet_deploy.coronet.pupil import Pupil, adam, load_moments, placed
-from coronet_deploy.coronet.recipe import REVERSE, Precision, Recipe, Task
+from coronet_deploy.coronet.recipe import Precision, Recipe, Task
 from coronet_deploy.coronet.team import Team
 from coronet_deploy.networks.patchgan import PatchGAN
 from coronet_deploy.vocabulary import Norm
@@ -30,18 +30,12 @@ class Game(ABC):
 
     def __init__(self, recipe: Recipe, device: torch.device, team: Team) -> None:
         self.recipe, self.device, self.team = recipe, device, team
-        self.pupils = self._make_pupils()
+        self.pupils = [Pupil(recipe, name, device, alone=team.size == 1) for name in recipe.names]
         self.discriminators = nn.ModuleList(self._make_discriminators())
         placed(recipe, self.discriminators, device)
         self.optimizer_d = adam(recipe, self.discriminators)
         self.pools = [ImagePool(recipe.data.pool, recipe.seed + i, team.rank) for i in range(2)]
         self._players: list[nn.Module] = []
-
-    def _make_pupils(self) -> list[Pupil]:
-        return [self._pupil(self.recipe.model.id)]
-
-    def _pupil(self, name: str) -> Pupil:
-        return Pupil(self.recipe, name, self.device, alone=self.team.size == 1)
 
     @abstractmethod
     def _make_discriminators(self) -> list[nn.Module]: ...
@@ -175,10 +169,6 @@ class CycleGAN(Game):
     """
 
     losses = ("d", "d_back", "gan", "gan_back", "cycle", "cycle_back", "identity", "identity_back")
-
-    def _make_pupils(self) -> list[Pupil]:
-        name = self.recipe.model.id
-        return [self._pupil(n) for n in (name, f"{name}{REVERSE}")]
 
     def _make_discriminators(self) -> list[nn.Module]:
         full = self.recipe.full

@@ -286,6 +286,17 @@ class Recipe(_Table):
         )
 
     @property
+    def names(self) -> list[str]:
+        """The ids of the generators that are trained, that of `data.direction` first."""
+        first = self.model.id
+        return [first, f"{first}{REVERSE}"] if self.model.task is Task.CYCLEGAN else [first]
+
+    @property
+    def tuning(self) -> QatTable:
+        """How a checkpoint is tuned, by default if nothing is said of it."""
+        return self.qat or QatTable()
+
+    @property
     def steps(self) -> int:
         """Training steps of both phases together."""
         return self.search.steps + self.finetune.steps

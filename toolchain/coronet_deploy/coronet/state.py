@@ -176,19 +176,9 @@ def read_state(path: Path, recipe: Recipe, now: Mapping[str, Any]) -> dict[str, 
     """
     if not path.is_file():
         raise BadInput(f"{path} does not exist: there is nothing to resume")
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch reads past a wrong checksum
-            damaged = archive.testzip()
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        held = Recipe.model_validate_json(state["recipe"])
-        then = state.get("circumstances", {})
-        changed = [key for key, value in then.items() if now[key] != value]
-    except Exception as error:  # what torch raises on broken files is not told
-        raise broken(path) from error
-    if damaged:
-        raise broken(path)
-    if held != recipe:
-        raise BadInput(f"{path} was written with another recipe: {_difference(held, recipe)}")
+    state = _state_of(path, recipe)
+    then = state["circumstances"]
+    changed = [key for key, value in then.items() if now.get(key) != value]
     if "processes" in changed:
         raise BadInput(
             f"{path} was written by {then['processes']} processes, these are {now['processes']}",
@@ -200,6 +190,39 @@ def read_state(path: Path, recipe: Recipe, now: Mapping[str, Any]) -> dict[str, 
             f"{now['pictures']} now{', of other names' if 'pictures' not in changed else ''}",
             hint="put the folders back as they were, or train anew with another --output",
         )
+    return state
+
+
+def finished(path: Path, recipe: Recipe, steps: int, results: Sequence[Path]) -> Any:  # noqa: ANN401 - what a state holds
+    """Return what else the state in `path` holds if its run is at its end, or None.
+
+    There all `steps` are done, and the results are where they belong.
+
+    Raises:
+        BadInput: the state is broken, or of another recipe.
+
+    """
+    if not all(one.is_file() for one in (path, *results)):
+        return None
+    state = _state_of(path, recipe)
+    return state["game"] if state["step"] == steps else None
+
+
+def _state_of(path: Path, recipe: Recipe) -> dict[str, Any]:
+    """Return the state in `path`, in main memory, if it is whole and of `recipe`."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch reads past a wrong checksum
+            damaged = archive.testzip()
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        held = Recipe.model_validate_json(state["recipe"])
+        missing = {"step", "rows", "game"} - state.keys()
+        state = {**state, "circumstances": dict(state.get("circumstances", {}))}
+    except Exception as error:  # what torch raises on broken files is not told
+        raise broken(path) from error
+    if damaged or missing:
+        raise broken(path)
+    if held != recipe:
+        raise BadInput(f"{path} was written with another recipe: {_difference(held, recipe)}")
     return state
 
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from coronet_deploy.coronet.checkpoint import save_checkpoint
-from coronet_deploy.coronet.course import CALMER, Course, require_finite
+from coronet_deploy.coronet.course import CALMER, STATE, Course, require_finite
 from coronet_deploy.coronet.data import Ahead, Told, open_training, some, untold
 from coronet_deploy.coronet.games import GAMES
 from coronet_deploy.coronet.recipe import Recipe, Task
 from coronet_deploy.coronet.samples import save_samples
-from coronet_deploy.coronet.state import StepReport
+from coronet_deploy.coronet.state import StepReport, finished
 from coronet_deploy.coronet.team import SOLO, Team
 from coronet_deploy.errors import CoronetError, GateFailed
 
@@ -61,7 +61,7 @@ class Trainer(Course):
         torch.manual_seed(recipe.seed)
         self.game = game(recipe, self.device, team)
         self.pupils = self.game.pupils
-        self.results = [self.output / f"{pupil.name}.safetensors" for pupil in self.pupils]
+        self.results = results_of(recipe, output)
 
     @property
     def searching(self) -> bool:
@@ -236,6 +236,17 @@ class Trainer(Course):
             ]
         columns = [torch.cat(column) for column in zip(*rows, strict=True)]
         save_samples(self.output / "samples" / f"{self.step:06d}.png", columns)
+
+
+def results_of(recipe: Recipe, output: Path) -> list[Path]:
+    """Return where a training in `output` writes its generators, that of its direction first."""
+    return [output / f"{name}.safetensors" for name in recipe.names]
+
+
+def is_finished(recipe: Recipe, output: Path) -> bool:
+    """Return whether `output` holds a training that is at its end (see `finished`)."""
+    kept = finished(output / STATE, recipe, recipe.steps, results_of(recipe, output))
+    return kept is not None
 
 
 def _batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:

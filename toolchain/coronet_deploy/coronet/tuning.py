@@ -11,14 +11,14 @@ import copy
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coronet_deploy.coronet.checkpoint import LONGEST_ID, Checkpoint, Stage, save_checkpoint
-from coronet_deploy.coronet.course import Course, require_finite
+from coronet_deploy.coronet.course import STATE, Course, require_finite
 from coronet_deploy.coronet.data import (
     Ahead,
     Direction,
@@ -30,7 +30,7 @@ from coronet_deploy.coronet.data import (
 from coronet_deploy.coronet.recipe import QatTable, Recipe, Task
 from coronet_deploy.coronet.rounding import Rounded
 from coronet_deploy.coronet.samples import save_samples
-from coronet_deploy.coronet.state import StepReport
+from coronet_deploy.coronet.state import StepReport, finished
 from coronet_deploy.errors import BadInput, CoronetError, GateFailed
 from coronet_deploy.networks.generator import size_multiple
 from coronet_deploy.ranges import FULL_RESNET_MARGIN, FULL_UNET_MARGIN
@@ -45,6 +45,18 @@ _PEAK = 2.0  # pictures lie in [-1, 1]
 _MOST_DB = 120.0
 _LR, _LR_BATCH_NORM = 2e-4, 1e-5
 _RGB = 3
+
+
+class Gains(NamedTuple):
+    """PSNRs in dB, each a mean of a few pictures that were held out.
+
+    Of eight bits to float before tuning and after; and of float after to float before: how far
+    the generator has moved.
+    """
+
+    before: float
+    after: float
+    moved: float
 
 
 class Tuner(Course):
@@ -64,7 +76,7 @@ class Tuner(Course):
         device: str = "cpu",
         told: Told = untold,
     ) -> None:
-        self.table = recipe.qat or QatTable()
+        self.table = recipe.tuning
         super().__init__(recipe, output, self.table.steps, ("psnr_db", "tails"))
         self.checkpoint, self.device = checkpoint, torch.device(device)
         self.crop = _fitting(recipe, self.table, checkpoint)
@@ -88,12 +100,9 @@ class Tuner(Course):
         self.network.requires_grad_(requires_grad=True)
         self.lr = self.table.lr or (_LR_BATCH_NORM if plan.norm is Norm.BATCH else _LR)
         self.optimizer = torch.optim.Adam(self.network.parameters(), self.lr, fused=True)
-        self.results = [output / f"{self.name}.safetensors"]
-
-    @property
-    def name(self) -> str:
-        """The id of the tuned generator."""
-        return self.checkpoint.id[: LONGEST_ID - len(SUFFIX)] + SUFFIX
+        self.name = tuned_name(checkpoint)
+        self.results = [tuned_place(checkpoint, output)]
+        self._gains: Gains | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -164,15 +173,18 @@ class Tuner(Course):
         tensors = {f"network.{key}": value for key, value in self.network.state_dict().items()}
         save_checkpoint(self.results[0], header, tensors)
         self._save_state()
+        self._gains = self._gain()
         self._samples()
+        self._save_state()
+
+    @property
+    def gains(self) -> Gains:
+        """What the steps so far have brought."""
+        return self._gains or self._gain()
 
     @torch.no_grad()
-    def gain(self) -> tuple[float, float, float]:
-        """Return three PSNRs in dB, each the mean of a few pictures that were held out.
-
-        Of eight bits to float before, after; and of float after to float before: how far the
-        generator has moved. Pictures are of the training set where none are held out.
-        """
+    def _gain(self) -> Gains:
+        """Return the PSNRs of a few pictures: of the training set where none are held out."""
         pictures = self._some()
         found = []
         before = Rounded(self.exact, self.rounded.margin, between=self.rounded.between)
@@ -180,7 +192,7 @@ class Tuner(Course):
             self._settle(rounded)
             found.append(_mean_db([(rounded(x), network(x)) for x in pictures]))
         moved = _mean_db([(self.network(x), self.exact(x)) for x in pictures])
-        return found[0], found[1], moved
+        return Gains(found[0], found[1], moved)
 
     def _some(self) -> list[Tensor]:
         if self.held_out is None:
@@ -203,6 +215,7 @@ class Tuner(Course):
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rounding": self.rounded.kept(),
+            "gains": self._gains and tuple(self._gains),
         }
 
     def _restore(self, kept: dict[str, Any]) -> None:
@@ -214,6 +227,25 @@ class Tuner(Course):
         self.network.load_state_dict(kept["network"])
         self.optimizer.load_state_dict(kept["optimizer"])
         self.rounded.load(kept["rounding"], self._some()[0])
+
+
+def tuned_name(checkpoint: Checkpoint) -> str:
+    """Return the id of what a checkpoint's generator is tuned to."""
+    return checkpoint.id[: LONGEST_ID - len(SUFFIX)] + SUFFIX
+
+
+def tuned_place(checkpoint: Checkpoint, output: Path) -> Path:
+    """Return where a tuning in `output` writes its result."""
+    return output / f"{tuned_name(checkpoint)}.safetensors"
+
+
+def finished_gains(recipe: Recipe, checkpoint: Checkpoint, output: Path) -> Gains | None:
+    """Return what came of a tuning in `output` that is at its end (see `finished`), or None."""
+    result = tuned_place(checkpoint, output)
+    kept = finished(output / STATE, recipe, recipe.tuning.steps, [result])
+    if kept is None or kept.get("checkpoint") != checkpoint.sha256 or not kept.get("gains"):
+        return None
+    return Gains(*kept["gains"])
 
 
 def require_tunable(recipe: Recipe) -> None:

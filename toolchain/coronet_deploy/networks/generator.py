@@ -51,3 +51,11 @@ def build_generator(
 def size_multiple(architecture: Architecture) -> int:
     """Return what the height and width of this generator's pictures must be a multiple of."""
     return 4 if architecture.is_resnet else 2**architecture.downs
+
+
+def least_side(architecture: Architecture) -> int:
+    """Return the least height and width of this generator's pictures.
+
+    A ResNet's blocks mirror the borders of a quarter of the picture, which takes two pixels.
+    """
+    return (2 if architecture.is_resnet else 1) * size_multiple(architecture)

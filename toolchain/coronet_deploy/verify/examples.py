@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coronet_deploy.errors import BadInput
-from coronet_deploy.images import SUFFIXES, Pixels, at_size, list_pictures, open_pair, open_rgb
+from coronet_deploy.images import (
+    SUFFIXES,
+    Pixels,
+    at_size,
+    list_pictures,
+    open_pair,
+    open_rgb,
+    require_pair,
+    require_whole,
+)
 from coronet_deploy.storage import is_folder, readable
 from coronet_deploy.verify.distances import MIN_PICTURES
 
@@ -45,6 +54,18 @@ class Examples:
     def target_count(self) -> int:
         """How many true pictures there are."""
         return len(self.pairs or self.targets)
+
+    def require_whole(self) -> None:
+        """Let pictures through that begin and end as such, before hours are spent on the first.
+
+        Raises:
+            BadInput: one does not, or is no pair where pairs are wanted; names it.
+
+        """
+        for path in self.pairs:
+            require_pair(path)
+        for path in (*self.inputs, *self.targets):
+            require_whole(path)
 
     def read_pairs(self, height: int, width: int) -> Iterator[tuple[Pixels, Pixels]]:
         """Yield input and truth of each pair, (height, width, 3) pixels each.

@@ -18,7 +18,7 @@ from coronet_deploy.export.theirs import importable_here
 from coronet_deploy.images import Array
 from coronet_deploy.verify.parity import compare
 from coronet_deploy.verify.runtimes import Partitions, open_session
-from coronet_deploy.vocabulary import Parity, Runtime
+from coronet_deploy.vocabulary import Architecture, Parity, Runtime
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,15 +130,19 @@ def require(parity: Parity, name: str, hint: str | None = None) -> None:
         )
 
 
-def check_size(height: int, width: int, multiple: int, architecture: str) -> None:
+def check_size(height: int, width: int, architecture: Architecture) -> None:
     """Let a picture size through that the generator can take.
 
     Raises:
-        BadInput: a side is not a positive multiple of `multiple`.
+        BadInput: a side is less than the architecture needs, or no multiple of what it does.
 
     """
-    if min(height, width) < multiple or height % multiple or width % multiple:
+    from coronet_deploy.networks.generator import least_side, size_multiple
+
+    multiple, least = size_multiple(architecture), least_side(architecture)
+    if min(height, width) < least or height % multiple or width % multiple:
+        further = f", at least {least}" if least > multiple else ""
         raise BadInput(
             f"pictures of {height}x{width} do not fit {architecture}: "
-            f"height and width must be multiples of {multiple}"
+            f"height and width must be multiples of {multiple}{further}"
         )

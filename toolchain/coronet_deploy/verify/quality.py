@@ -149,6 +149,7 @@ def judge(
             f"{examples.folder} holds no pairs, so only distances can be measured",
             hint="name a feature network with --features or --inception",
         )
+    examples.require_whole()
     tally = _Tally(networks)
     total = examples.input_count + (0 if examples.paired else examples.target_count)
     shown = _evenly(examples.input_count)

@@ -215,10 +215,7 @@ def check_fit(subject: Subject, height: int, width: int) -> None:
 
     """
     if subject.plan is not None:
-        from coronet_deploy.networks.generator import size_multiple
-
-        architecture = subject.plan.architecture
-        check_size(height, width, size_multiple(architecture), architecture)
+        check_size(height, width, subject.plan.architecture)
 
 
 def _publish(
