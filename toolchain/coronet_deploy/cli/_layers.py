@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ def layers_of(path: Path, manifest: Manifest, subject: Subject, picture: Array) 
                 "layer": one.layer,
                 "value": one.value,
                 "snr_db": round(one.snr_db, 2),
-                "max_abs": float(f"{one.max_abs:.3g}"),
+                # JSON knows no infinity.
+                "max_abs": float(f"{one.max_abs:.3g}") if math.isfinite(one.max_abs) else None,
                 "scaled_channels": one.affine,
                 "wrong": one is wrong,
             }
@@ -55,9 +57,8 @@ def show_layers(told: Mapping[Path, Mapping[str, Any]]) -> None:
             column.no_wrap = True
         for layer in layers:
             mark = "first wrong" if layer["wrong"] else "~" if layer["scaled_channels"] else ""
-            table.add_row(
-                escape(layer["value"]), f"{layer['snr_db']:.1f}", f"{layer['max_abs']:.2g}", mark
-            )
+            largest = math.inf if layer["max_abs"] is None else layer["max_abs"]
+            table.add_row(escape(layer["value"]), f"{layer['snr_db']:.1f}", f"{largest:.2g}", mark)
         console.print(f"\n{escape(path.name)}: layers beside torch, on the first picture")
         console.print(table)
         wrong = one["first_wrong"]
