@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -69,6 +70,18 @@ def test_figures_that_are_not_finite_are_null(
     (row,) = (words for words in map(str.split, done.stdout.splitlines()) if "FAIL" in words)
     assert row[0] == copied.name
     assert "inf" in done.stdout
+
+
+@pytest.mark.parametrize("columns", ["0", "40"])
+def test_a_narrow_terminal_is_told_the_name_and_the_verdict(
+    columns: str, cli: Cli, exported: Exported, checkpoint: Path
+) -> None:
+    (path,) = exported[0].glob("*.onnx")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": columns}
+    done = cli("verify", path, "--checkpoint", checkpoint, env=environment)
+    assert done.returncode == 0, done.stderr
+    _, row = map(str.split, done.stdout.splitlines())
+    assert (row[0], row[-1]) == (path.name, "pass")
 
 
 def test_what_has_no_layers_to_tell_is_refused_before_anything_is_compared(

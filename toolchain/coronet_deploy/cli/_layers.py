@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coronet_deploy.cli._shared import table_console
+
 if TYPE_CHECKING:
     from coronet_deploy.export.manifest import Manifest
     from coronet_deploy.export.subject import Subject
     from coronet_deploy.images import Array
-
-_WIDTH = 80
 
 
 def layers_of(path: Path, manifest: Manifest, subject: Subject, picture: Array) -> dict[str, Any]:
@@ -42,12 +42,10 @@ def layers_of(path: Path, manifest: Manifest, subject: Subject, picture: Array) 
 
 def show_layers(told: Mapping[Path, Mapping[str, Any]]) -> None:
     """Print a table for each artifact."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console.width = min(console.width, _WIDTH)
+    console = table_console()
     for path, one in told.items():
         layers: Sequence[Mapping[str, Any]] = one["layers"]
         table = Table("value", "SNR dB", "max |diff|", "", box=None, pad_edge=False)

@@ -11,8 +11,25 @@ from coronet_deploy.errors import BadInput, EnvironmentProblem, missing_package
 from coronet_deploy.storage import existing_file, readable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from coronet_deploy.coronet.checkpoint import Checkpoint
     from coronet_deploy.export.subject import Subject
+
+_LEAST_COLUMNS, _MOST_COLUMNS = 72, 80
+
+
+def table_console() -> Console:
+    """Return what prints tables to stdout, as wide as its terminal but for what no table fits.
+
+    In fewer columns names and verdicts would be left out, in none (COLUMNS=0) everything: there a
+    terminal breaks the lines itself.
+    """
+    from rich.console import Console
+
+    made = Console(highlight=False)
+    made.width = max(_LEAST_COLUMNS, min(made.width, _MOST_COLUMNS))
+    return made
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._bench_flags import check_reports
 from coronet_deploy.cli._layers import layers_of, show_layers
-from coronet_deploy.cli._shared import read_subject
+from coronet_deploy.cli._shared import read_subject, table_console
 from coronet_deploy.cli.export import add_generator, decibels, read_pictures
 from coronet_deploy.errors import BadInput, GateFailed
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neithe
 
 HELP = "compare artifacts with the checkpoint they were made of, in their real runtimes"
 
-_WIDTH = 80
 _SUFFIXES = (".onnx", ".tflite")
 
 
@@ -179,12 +178,10 @@ def _show(
         ]
         print(json.dumps({"artifacts": rows}))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console.width = min(console.width, _WIDTH)
+    console = table_console()
     titles = ("artifact", "PSNR dB", "bound", "SSIM", "max |diff|", "")
     table = Table(*titles, box=None, pad_edge=False)
     for column in table.columns[1:]:
