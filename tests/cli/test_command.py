@@ -239,6 +239,10 @@ def test_inspect_describes_the_bundled_checkpoint(cli: Cli, tmp_path: Path) -> N
         (("export", "--calibration", "lost"), "lost is not a folder of pictures"),
         (("inspect", "lost.safetensors"), "checkpoint lost.safetensors does not exist"),
         (("materialize", "lost.safetensors"), "checkpoint lost.safetensors does not exist"),
+        (
+            ("inspect", "my:Net"),
+            "checkpoint my:Net does not exist (export and verify take a generator of your own)",
+        ),
     ],
 )
 def test_what_is_missing_is_said_before_torch_is_loaded(
@@ -249,6 +253,17 @@ def test_what_is_missing_is_said_before_torch_is_loaded(
         2,
         [f"coronet-deploy: error: {said}"],
     )
+
+
+@pytest.mark.parametrize("command", ["inspect", "materialize", "export"])
+@pytest.mark.parametrize("name", ["theirs.onnx", "theirs.tflite"])
+def test_an_artifact_in_place_of_a_checkpoint_is_called_one(
+    command: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(b"\x08\x08:\x00")
+    result = _without("torch", (command, name), tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"{name} is an artifact by its name, not a checkpoint (give the" in result.stderr
 
 
 def test_an_error_drives_no_terminal(cli: Cli, tmp_path: Path) -> None:

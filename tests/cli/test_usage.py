@@ -55,6 +55,16 @@ from support import Cli
             "`coronet-deploy inspect --help` shows how to call it",
         ),
         (
+            "export --output=~/x",
+            ": error: --output=~/x: the shell did not replace ~, which is then a folder's name",
+            "write $HOME, or --output ~/x; ./~ if you mean that folder",
+        ),
+        (
+            "inspect ~/net.pth",
+            ": error: ~/net.pth: the shell did not replace ~, which is then a folder's name",
+            "write $HOME, or it without quotes; ./~ if you mean that folder",
+        ),
+        (
             "bench --threads 0",
             " bench: error: argument --threads: '0' is not a whole number of at least 1",
             "`coronet-deploy bench --help` shows how to call it",

@@ -192,7 +192,7 @@ def test_verify_refuses_what_is_not_the_file_of_the_manifest(
     manifest = folder / f"{NAMES[1]}.json"
     manifest.unlink()
     done = cli("verify", folder / NAMES[1], "--checkpoint", checkpoint)
-    _refused(done, 2, str(manifest), "does not exist")
+    _refused(done, 2, str(manifest), "does not exist (export writes it beside each artifact")
 
 
 def test_half_pictures_in_and_out(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:

@@ -77,3 +77,18 @@ def test_what_draws_no_numbers_is_kept_without_the_grid_of_another(
         release(order)
     assert f"kept as {rejected}" in str(caught.value)
     assert set(_contents(order.output_dir)) == {rejected.name}
+
+
+def test_artifacts_of_other_weights_are_named_before_they_are_replaced(order: Order) -> None:
+    told: list[str] = []
+    release(order, told.append)
+    release(order, told.append)
+    assert not [line for line in told if "replaced" in line]
+    other = replace(order.subject, source=Source(sha256="1" * 64, kind=Kind.DENSE))
+    release(replace(order, subject=other), told.append)
+    (line,) = (line for line in told if "replaced" in line)
+    assert line == f"made of other weights, and replaced in {order.output_dir}: {_NAME}"
+    assert told.index(line) < max(i for i, one in enumerate(told) if one == f"{_NAME}: building")
+    (order.output_dir / f"{_NAME}.json").write_text("{}")
+    release(order, told.append)
+    assert len([line for line in told if "replaced" in line]) == 1

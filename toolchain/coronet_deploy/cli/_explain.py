@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from coronet_deploy.cli._shared import table_console
 from coronet_deploy.errors import CoronetError
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from coronet_deploy.verify.release import Order
     from coronet_deploy.vocabulary import Artifact
 
-_WIDTH = 80
 _COLUMNS = ("", "operators", "parts", "outside", "MMACs", "MB moved", "MB file")
 
 
@@ -58,12 +58,10 @@ def _fields(step: Step) -> dict[str, Any]:
 
 def show(told: Sequence[Mapping[str, Any]]) -> None:
     """Print a table for each artifact, from its network as captured to its file."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console.width = min(console.width, _WIDTH)
+    console = table_console()
     for one in told:
         table = Table(*_COLUMNS, box=None, pad_edge=False, title=escape(one["artifact"]))
         table.title_justify = "left"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from coronet_deploy.cli._shared import table_console
 
 if TYPE_CHECKING:
     from coronet_deploy.export.manifest import Manifest
     from coronet_deploy.export.subject import Subject
     from coronet_deploy.images import Array
-
-_WIDTH = 80
 
 
 def layers_of(path: Path, manifest: Manifest, subject: Subject, picture: Array) -> dict[str, Any]:
@@ -29,7 +30,8 @@ def layers_of(path: Path, manifest: Manifest, subject: Subject, picture: Array) 
                 "layer": one.layer,
                 "value": one.value,
                 "snr_db": round(one.snr_db, 2),
-                "max_abs": float(f"{one.max_abs:.3g}"),
+                # JSON knows no infinity.
+                "max_abs": float(f"{one.max_abs:.3g}") if math.isfinite(one.max_abs) else None,
                 "scaled_channels": one.affine,
                 "wrong": one is wrong,
             }
@@ -40,12 +42,10 @@ def layers_of(path: Path, manifest: Manifest, subject: Subject, picture: Array) 
 
 def show_layers(told: Mapping[Path, Mapping[str, Any]]) -> None:
     """Print a table for each artifact."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console.width = min(console.width, _WIDTH)
+    console = table_console()
     for path, one in told.items():
         layers: Sequence[Mapping[str, Any]] = one["layers"]
         table = Table("value", "SNR dB", "max |diff|", "", box=None, pad_edge=False)
@@ -55,9 +55,8 @@ def show_layers(told: Mapping[Path, Mapping[str, Any]]) -> None:
             column.no_wrap = True
         for layer in layers:
             mark = "first wrong" if layer["wrong"] else "~" if layer["scaled_channels"] else ""
-            table.add_row(
-                escape(layer["value"]), f"{layer['snr_db']:.1f}", f"{layer['max_abs']:.2g}", mark
-            )
+            largest = math.inf if layer["max_abs"] is None else layer["max_abs"]
+            table.add_row(escape(layer["value"]), f"{layer['snr_db']:.1f}", f"{largest:.2g}", mark)
         console.print(f"\n{escape(path.name)}: layers beside torch, on the first picture")
         console.print(table)
         wrong = one["first_wrong"]

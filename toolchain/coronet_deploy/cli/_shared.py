@@ -11,8 +11,26 @@ from coronet_deploy.errors import BadInput, EnvironmentProblem, missing_package
 from coronet_deploy.storage import existing_file, readable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from coronet_deploy.coronet.checkpoint import Checkpoint
     from coronet_deploy.export.subject import Subject
+
+_ARTIFACTS = {".onnx", ".tflite"}
+_LEAST_COLUMNS, _MOST_COLUMNS = 72, 80
+
+
+def table_console() -> Console:
+    """Return what prints tables to stdout, as wide as its terminal but for what no table fits.
+
+    In fewer columns names and verdicts would be left out, in none (COLUMNS=0) everything: there a
+    terminal breaks the lines itself.
+    """
+    from rich.console import Console
+
+    made = Console(highlight=False)
+    made.width = max(_LEAST_COLUMNS, min(made.width, _MOST_COLUMNS))
+    return made
 
 
 @contextlib.contextmanager
@@ -45,14 +63,31 @@ def read_checkpoint(path: Path | None) -> Checkpoint:
         EnvironmentProblem: torch is not installed or does not load, or nothing is bundled.
 
     """
-    if path is not None:  # before torch is imported, which takes seconds
-        existing_file(path, "checkpoint")
+    if path is not None:
+        _require_checkpoint(path)
     with torch_loading():
         from coronet_deploy.coronet.checkpoint import load_checkpoint
         from coronet_deploy.coronet.zoo import bundled_checkpoint
     chosen = path or bundled_checkpoint()
     with readable(f"checkpoint {chosen}"):
         return load_checkpoint(chosen)
+
+
+def _require_checkpoint(path: Path) -> None:
+    """Let a file through that may be a checkpoint: before torch is imported, which takes seconds.
+
+    Raises:
+        BadInput: it is not there, or is an artifact by its name.
+
+    """
+    is_own = ":" in path.name
+    hint = "export and verify take a generator of your own" if is_own else None
+    existing_file(path, "checkpoint", hint)
+    if path.suffix in _ARTIFACTS:
+        raise BadInput(
+            f"{path} is an artifact by its name, not a checkpoint",
+            hint="give the checkpoint, or the torch module, that it was made of",
+        )
 
 
 def require_given(given: str | None, weights: Path | None) -> None:
@@ -63,7 +98,7 @@ def require_given(given: str | None, weights: Path | None) -> None:
 
     """
     if given is not None and ":" not in given:
-        existing_file(Path(given), "checkpoint")
+        _require_checkpoint(Path(given))
     elif given is not None and weights is not None:
         existing_file(weights, "weights file")
 

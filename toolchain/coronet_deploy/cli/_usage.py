@@ -117,7 +117,8 @@ def refuse_line(arguments: Sequence[str], commands: Sequence[str]) -> None:
 
     Raises:
         BadInput: it begins with what is no command; or an argument is empty, and would be taken
-            for the current folder or a default.
+            for the current folder or a default; or ~ came through the shell as it is, and would be
+            taken for a folder of that name.
 
     """
     first = arguments[0] if arguments else "--help"
@@ -128,6 +129,12 @@ def refuse_line(arguments: Sequence[str], commands: Sequence[str]) -> None:
             flag = one[:-1] or before
             where = flag if flag.startswith("-") else "an argument"
             raise BadInput(f"{where} is given as ''", hint="is a variable of the shell not set?")
+        if home := re.fullmatch(r"(?:(--[a-z-]+)=)?(~(?:/.*)?)", one, re.DOTALL):
+            apart = f"{home[1]} {home[2]}" if home[1] else "it without quotes"
+            raise BadInput(
+                f"{one}: the shell did not replace ~, which is then a folder's name",
+                hint=f"write $HOME, or {apart}; ./~ if you mean that folder",
+            )
 
 
 def _refuse_first(word: str, commands: Sequence[str]) -> NoReturn:

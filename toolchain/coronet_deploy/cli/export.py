@@ -23,7 +23,7 @@ from coronet_deploy.cli._asked import (
 from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._explain import explanations, show
 from coronet_deploy.cli._installed import require_writers
-from coronet_deploy.cli._shared import read_subject, require_given
+from coronet_deploy.cli._shared import read_subject, require_given, table_console
 from coronet_deploy.errors import ConversionFailed, CoronetError, GateFailed
 from coronet_deploy.storage import require_utf8
 
@@ -37,7 +37,6 @@ HELP = "export a generator to ONNX and TFLite artifacts, and prove that they dra
 
 _OUTPUT = Path("out/artifacts")
 _SCHEMES = ("int8-full", "int16x8", "a16w8", "int8-dynamic", "int8-weights")
-_WIDTH = 80
 _LONGEST = 4096  # of a picture's sides
 
 
@@ -326,12 +325,10 @@ def _show(artifacts: list[Artifact], told: list[dict[str, Any]], args: argparse.
 
 
 def _show_artifacts(artifacts: list[Artifact], folder: Path) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console.width = min(console.width, _WIDTH)
+    console = table_console()
     table = Table("artifact", "MB", "PSNR dB", "max |diff|", "s", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"

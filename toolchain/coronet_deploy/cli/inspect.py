@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coronet_deploy.cli._shared import read_checkpoint
+from coronet_deploy.cli._shared import read_checkpoint, table_console
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -63,11 +63,10 @@ def run(args: argparse.Namespace) -> int:
 
 def show(values: dict[str, Any]) -> None:
     """Print `facts` as tables."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = table_console()
     console.print(f"[bold]{escape(values['title'])}[/] ({escape(values['id'])})")
     console.print(
         f"{values['kind']} checkpoint, stage {values['stage']}: {values['architecture']}, "

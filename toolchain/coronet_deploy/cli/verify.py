@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._bench_flags import check_reports
 from coronet_deploy.cli._layers import layers_of, show_layers
-from coronet_deploy.cli._shared import read_subject
+from coronet_deploy.cli._shared import read_subject, table_console
 from coronet_deploy.cli.export import add_generator, decibels, read_pictures
 from coronet_deploy.errors import BadInput, GateFailed
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neithe
 
 HELP = "compare artifacts with the checkpoint they were made of, in their real runtimes"
 
-_WIDTH = 80
 _SUFFIXES = (".onnx", ".tflite")
 
 
@@ -74,15 +73,17 @@ def run(args: argparse.Namespace) -> int:
             )
     from coronet_deploy.export.manifest import checked_manifest
     from coronet_deploy.storage import write_bytes
-    from coronet_deploy.verify.described import require_described
+    from coronet_deploy.verify.described import require_described, require_layers
 
     manifests = {path: checked_manifest(path) for path in args.artifacts}
     for path, manifest in manifests.items():
         require_described(path, manifest)
+        if args.layers:
+            require_layers(path, manifest)
     subject = _source(manifests, args)
     found, failures, grids = _check_all(manifests, subject, args)
     told = {path: _layers(path, manifest, subject, args) for path, manifest in manifests.items()}
-    _show(found, manifests, told, as_json=args.json)
+    _show(found, manifests, told, args)
     sys.stdout.flush()  # before the grid: its disk may be full by now
     for grid in grids:
         write_bytes(args.grid, grid)
@@ -121,14 +122,17 @@ def _layers(
 
 def _check_all(
     manifests: dict[Path, Manifest], subject: Subject, args: argparse.Namespace
-) -> tuple[dict[Path, Parity], list[GateFailed], list[bytes]]:
-    """Return each artifact's parity, an error for each that failed, and the grid asked for."""
+) -> tuple[dict[Path, Parity | None], list[GateFailed], list[bytes]]:
+    """Return each artifact's parity, an error for each that failed, and the grid asked for.
+
+    What gives values that are not finite has no parity.
+    """
     from coronet_deploy.verify.channels import with_channels
     from coronet_deploy.verify.gate import require, translate, try_artifact
     from coronet_deploy.verify.grid import grid_png
 
     translated: dict[tuple[int, int], tuple[Pictures, tuple[Array, ...]]] = {}
-    found: dict[Path, Parity] = {}
+    found: dict[Path, Parity | None] = dict.fromkeys(manifests)
     failures: list[GateFailed] = []
     grids: list[bytes] = []
     for path, manifest in manifests.items():
@@ -138,9 +142,8 @@ def _check_all(
             pictures = with_channels(pictures, subject.channels)
             translated[manifest.size] = pictures, translate(subject.generator, pictures)
         pictures, references = translated[manifest.size]
-        bound = manifest.parity.bound_db if args.min_psnr is None else args.min_psnr
         try:
-            bounds = manifest.output.value_range
+            bound, bounds = _bound_db(manifest, args), manifest.output.value_range
             trial = try_artifact(
                 path, manifest.runtime, pictures, references, bound, value_range=bounds
             )
@@ -155,27 +158,30 @@ def _check_all(
     return found, failures, grids
 
 
+def _bound_db(manifest: Manifest, args: argparse.Namespace) -> float:
+    return float(manifest.parity.bound_db if args.min_psnr is None else args.min_psnr)
+
+
 def _show(
-    found: dict[Path, Parity],
+    found: dict[Path, Parity | None],
     manifests: dict[Path, Manifest],
     told: dict[Path, dict[str, Any] | None],
-    *,
-    as_json: bool,
+    args: argparse.Namespace,
 ) -> None:
     layers = {path: one for path, one in told.items() if one is not None}
-    if as_json:
+    bounds = {path: _bound_db(manifest, args) for path, manifest in manifests.items()}
+    if args.json:
         rows = [
-            _fields(path, manifests[path], parity) | ({"layers": layers[path]} if layers else {})
+            _fields(path, manifests[path], parity, bounds[path])
+            | ({"layers": layers[path]} if layers else {})
             for path, parity in found.items()
         ]
         print(json.dumps({"artifacts": rows}))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console.width = min(console.width, _WIDTH)
+    console = table_console()
     titles = ("artifact", "PSNR dB", "bound", "SSIM", "max |diff|", "")
     table = Table(*titles, box=None, pad_edge=False)
     for column in table.columns[1:]:
@@ -185,26 +191,29 @@ def _show(
     for path, parity in found.items():
         table.add_row(
             escape(path.name),
-            f"{parity.psnr_db:.1f}",
-            f"{parity.bound_db:g}",
-            f"{parity.ssim:.4f}",
-            f"{parity.max_abs:.2g}",
-            "pass" if parity.passed else "FAIL",
+            f"{parity.psnr_db:.1f}" if parity else "-",
+            f"{bounds[path]:g}",
+            f"{parity.ssim:.4f}" if parity else "-",
+            f"{parity.max_abs:.2g}" if parity else "-",
+            "pass" if parity and parity.passed else "FAIL",
         )
     console.print(table)
     if layers:
         show_layers(layers)
 
 
-def _fields(path: Path, manifest: Manifest, parity: Parity) -> dict[str, Any]:
+def _fields(
+    path: Path, manifest: Manifest, parity: Parity | None, bound_db: float
+) -> dict[str, Any]:
+    """Return an artifact's row; JSON has no word for figures of what is not finite but null."""
     return {
         "path": str(path),
         "runtime": manifest.runtime.value,
         "dtype": manifest.dtype.value,
-        "psnr_db": parity.psnr_db,
-        "max_abs": parity.max_abs,
-        "ssim": parity.ssim,
-        "pictures": parity.pictures,
-        "bound_db": parity.bound_db,
-        "passed": parity.passed,
+        "psnr_db": parity and parity.psnr_db,
+        "max_abs": parity and parity.max_abs,
+        "ssim": parity and parity.ssim,
+        "pictures": parity and parity.pictures,
+        "bound_db": bound_db,
+        "passed": parity is not None and parity.passed,
     }

@@ -293,6 +293,9 @@ def checked_manifest(artifact: Path) -> Manifest:
     """
     existing_file(artifact, "artifact")
     path = manifest_path(artifact)
+    existing_file(
+        path, "manifest", hint="export writes it beside each artifact: keep both together"
+    )
     manifest = read_manifest(path)
     if sha256_of(artifact) != manifest.sha256:
         raise BadInput(

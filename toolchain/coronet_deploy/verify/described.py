@@ -1,10 +1,10 @@
-"""Whether a manifest says of an artifact what the artifact says of itself."""
+"""What an artifact is known by: what it says of itself, as its manifest does, and its layers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from coronet_deploy.errors import BadInput
+from coronet_deploy.errors import BadInput, ConversionFailed
 from coronet_deploy.export.manifest import Embedded, Manifest, first_difference, manifest_path
 from coronet_deploy.verify.runtimes import open_session, runtime_of
 
@@ -31,4 +31,17 @@ def require_described(path: Path, manifest: Manifest) -> None:
         raise BadInput(
             f"manifest {manifest_path(path)}: {field!r} is not what {path.name} itself says",
             hint="export it again",
+        )
+
+
+def require_layers(path: Path, manifest: Manifest) -> None:
+    """Let an artifact through whose values inside are named by the layers that make them.
+
+    Raises:
+        ConversionFailed: another converter wrote it; names that.
+
+    """
+    if manifest.converter != "coronet-deploy":
+        raise ConversionFailed(
+            f"{path} was written by {manifest.converter}, whose values are not named by layers"
         )

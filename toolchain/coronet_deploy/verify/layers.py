@@ -34,6 +34,7 @@ from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.schemes import INTEGER_BITS
 from coronet_deploy.images import Array
+from coronet_deploy.verify.described import require_layers
 from coronet_deploy.verify.gate import drawn
 from coronet_deploy.verify.parity import CAP_DB
 from coronet_deploy.verify.stored import to_real, to_stored
@@ -86,10 +87,7 @@ def compare_layers(
             it was written by another converter, whose values have no layers' names.
 
     """
-    if manifest.converter != "coronet-deploy":
-        raise ConversionFailed(
-            f"{path} was written by {manifest.converter}, whose values are not named by layers"
-        )
+    require_layers(path, manifest)
     graph = capture(subject.generator, *manifest.size, subject.channels)
     references = _references(subject.generator, graph, picture)
     names = _stands_for(graph, manifest, picture)

@@ -28,7 +28,14 @@ from coronet_deploy.errors import (
 )
 from coronet_deploy.export.build import Built, build, takes_half_io
 from coronet_deploy.export.calibrate import Pictures, read_pictures
-from coronet_deploy.export.manifest import Manifest, ParityFigures, Split, write_manifest
+from coronet_deploy.export.manifest import (
+    Manifest,
+    ParityFigures,
+    Split,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject, subject_of
 from coronet_deploy.images import Array
@@ -92,6 +99,11 @@ class Order:
             name = f"{name}_prefer-{self.prefer}"
         return f"{name}{runtime.suffix}"
 
+    @property
+    def names(self) -> list[str]:
+        """The file names of all its artifacts."""
+        return [self.name_of(r, d) for r in self.runtimes for d in self.dtypes]
+
 
 def bundled_order(
     checkpoint: Checkpoint, output_dir: Path, size: int, dtypes: Sequence[DType]
@@ -139,6 +151,7 @@ def release(
     graph = capture(subject.generator, height, width, subject.channels)
     with _workshop(order.output_dir) as room:
         _require_free_names(order)
+        _tell_what_is_replaced(order, progress)
         progress(f"torch: {len(order.pictures)} pictures of {height}x{width}")
         pictures = with_channels(order.pictures, subject.channels)
         order = replace(order, pictures=pictures)
@@ -171,8 +184,7 @@ def _require_free_names(order: Order) -> None:
         EnvironmentProblem: a folder has the name of one.
 
     """
-    names = [order.name_of(r, d) for r in order.runtimes for d in order.dtypes]
-    for name in names:
+    for name in order.names:
         for end in ("", ".json", ".png", ".rejected", ".rejected.png"):
             path = order.output_dir / f"{name}{end}"
             if path.is_dir():
@@ -180,6 +192,21 @@ def _require_free_names(order: Order) -> None:
                     f"cannot write {path}: a folder has that name",
                     hint="move it, or choose another folder",
                 )
+
+
+def _tell_what_is_replaced(order: Order, progress: Callable[[str], None]) -> None:
+    """Tell which artifacts of other weights have names of this order's, while they are there.
+
+    Checkpoints of several trainings are often called the same.
+    """
+    theirs = []
+    for name in order.names:
+        with contextlib.suppress(BadInput):  # no manifest, or none that can be read
+            manifest = read_manifest(manifest_path(order.output_dir / name))
+            if manifest.source.sha256 != order.subject.source.sha256:
+                theirs.append(name)
+    if theirs:
+        progress(f"made of other weights, and replaced in {order.output_dir}: {', '.join(theirs)}")
 
 
 def _built(
