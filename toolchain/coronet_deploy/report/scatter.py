@@ -56,15 +56,15 @@ def work_svg(works: Sequence[Work], title: str, key: str) -> str:
     colours, numbers = _colours(series), _numbers(series)
 
     def marks(axes: Axes) -> None:
+        points = [(work.macs / 1e9, work.median_ms, work.line) for work in works]
+        _mark(axes, points, colours, numbers)
         for work in works:
-            colour, number = colours[key_of(work.line)], numbers[key_of(work.line)]
-            _mark(axes, work.macs / 1e9, work.median_ms, work.line, colour, number)
             if work.ideal_ms and work.twin_macs and work.macs < work.twin_macs:
                 twin_ms = work.ideal_ms * work.twin_macs / work.macs
                 axes.plot(
                     [work.macs / 1e9, work.twin_macs / 1e9],
                     [work.ideal_ms, twin_ms],
-                    color=colour,
+                    color=colours[key_of(work.line)],
                     linewidth=1,
                     linestyle=(0, (4, 3)),
                     zorder=1,
@@ -111,9 +111,8 @@ def quality_svg(choices: Sequence[Choice], metric: Metric, title: str, key: str)
                 linewidth=1,
                 zorder=1,
             )
-        for choice in choices:
-            colour, number = colours[key_of(choice.line)], numbers[key_of(choice.line)]
-            _mark(axes, choice.median_ms, choice.quality, choice.line, colour, number)
+        points = [(choice.median_ms, choice.quality, choice.line) for choice in choices]
+        _mark(axes, points, colours, numbers)
         axes.set_xscale("log")
         axes.margins(0.08)
         _ticks(axes, "x", [choice.median_ms for choice in choices])
@@ -201,29 +200,41 @@ def _shape(dtype: str | None) -> str:
     return _SHAPES[DType(dtype)] if dtype in set(DType) else _OTHER_SHAPE
 
 
-def _mark(axes: Axes, x: float, y: float, line: Line, colour: str, number: str) -> None:
-    """Draw a row's point, with the number of its series beside it if there is one."""
-    axes.plot(
-        [x],
-        [y],
-        _shape(line.dtype),
-        markersize=7,
-        markeredgecolor=colour,
-        markeredgewidth=1.5,
-        markerfacecolor=PAPER if line.runtime == Runtime.ONNX else colour,
-        zorder=3,
-    )
-    if number:
-        axes.annotate(
-            number,
-            (x, y),
-            xytext=_beside(int(number)),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            color=INK,
-            fontsize=7.5,
+def _mark(
+    axes: Axes,
+    points: Sequence[tuple[float, float, Line]],
+    colours: Mapping[Key, str],
+    numbers: Mapping[Key, str],
+) -> None:
+    """Draw rows' points (x, y), with the number of a row's series beside it if there is one."""
+    alike: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for x, y, line in points:
+        colour = colours[key_of(line)]
+        face = PAPER if line.runtime == Runtime.ONNX else colour
+        alike.setdefault((_shape(line.dtype), colour, face), []).append((x, y))
+    # All of a kind at once: an artist a row would make a page of many rows slow.
+    for (shape, colour, face), places in alike.items():
+        axes.plot(
+            *zip(*places, strict=True),
+            shape,
+            markersize=7,
+            markeredgecolor=colour,
+            markeredgewidth=1.5,
+            markerfacecolor=face,
+            zorder=3,
         )
+    for x, y, line in points:
+        if number := numbers[key_of(line)]:
+            axes.annotate(
+                number,
+                (x, y),
+                xytext=_beside(int(number)),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                color=INK,
+                fontsize=7.5,
+            )
 
 
 def _beside(number: int) -> tuple[float, float]:
