@@ -117,6 +117,8 @@ def test_three_times_the_work_is_slower_and_confirmed(
     assert "::error title=9-layers.onnx" in done.stderr
     runs = [read_run(Path(file)) for file in told["run_files"]]
     assert [len(run.launches) for run in runs] == [12, 8]
+    # What the first measurement left in the load average is not taken for other work.
+    assert [run.conditions.get("own_load") for run in runs] == [None, 1]
     assert ET.parse(tmp_path / "junit.xml").find(".//failure") is not None  # noqa: S314 - our own
     assert "| slower |" in (tmp_path / "table.md").read_text()
     assert len(json.loads((tmp_path / "bmf.json").read_text())) == 1

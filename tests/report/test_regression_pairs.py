@@ -142,6 +142,55 @@ def test_the_rerun_is_pooled_and_must_agree(make_run: MakeRun) -> None:
     assert exit_status(Comparison(denied, Bounds()), inconclusive_ok=True) == 0
 
 
+def spoilt(run: Run, **conditions: Any) -> Run:
+    return replace(run, conditions={**run.conditions, "cores_allowed": 2, **conditions})
+
+
+def test_a_spoilt_rerun_is_nothing_to_a_row_that_was_settled_before_it(make_run: MakeRun) -> None:
+    medians = {
+        "base/a.onnx": 9.0,
+        "candidate/a.onnx": 9.0,
+        "base/b.onnx": 5.0,
+        "candidate/b.onnx": 6,
+    }
+    first = make_run(medians, rounds=6)
+    again = {name: ms for name, ms in medians.items() if "b.onnx" in name}
+    rerun = spoilt(make_run(again, rounds=4), steal_percent=40.0)
+    matched = [(Subject(name, {}), Subject(name, {})) for name in ("a.onnx", "b.onnx")]
+    rows = judge(measured_pairs([first, rerun], matched), Bounds())
+    told = [(row.pair.artifact, row.verdict) for row in rows]
+    assert told == [("a.onnx", Verdict.SAME)] * 2 + [("b.onnx", Verdict.INVALID)] * 2
+
+
+def test_the_load_that_the_first_measurement_left_does_not_spoil_the_rerun(
+    make_run: MakeRun,
+) -> None:
+    first = measured(make_run, 1.2, 6)
+    matched = [(Subject("a.onnx", {}), Subject("a.onnx", {}))]
+    busy = measured(make_run, 1.2, 4)
+    for load, own, verdict in (
+        (5.5, 2, Verdict.SLOWER),
+        (5.5, 0, Verdict.INVALID),
+        (6.5, 2, Verdict.INVALID),
+    ):
+        rerun = spoilt(busy, before={"load_1min": load}, own_load=own)
+        rows = judge(measured_pairs([first, rerun], matched), Bounds())
+        assert {row.verdict for row in rows} == {verdict}, (load, own)
+
+
+def test_a_launch_that_tells_no_median_hides_no_rerun(make_run: MakeRun) -> None:
+    first, rerun = measured(make_run, 1.2, 7), measured(make_run, 0.97, 1)
+    untold = {"samples": "none", "summary": {"median_ms": 0}}
+    silent = [
+        replace(one, samples_ms=(), details=untold) if place < 4 else one
+        for place, one in enumerate(first.launches)
+    ]
+    matched = [(Subject("a.onnx", {}), Subject("a.onnx", {}))]
+    pairs = measured_pairs([replace(first, launches=tuple(silent)), rerun], matched)
+    assert [[len(side) for side in pair.rerun or ()] for pair in pairs] == [[1, 1]] * 2
+    assert {row.verdict for row in judge(pairs, Bounds())} == {Verdict.INCONCLUSIVE}
+
+
 def test_a_target_that_only_the_base_was_launched_on_is_invalid(make_run: MakeRun) -> None:
     run = measured(make_run, 1.0, 6)
     matched = [(Subject("a.onnx", {}), Subject("a.onnx", {}))]

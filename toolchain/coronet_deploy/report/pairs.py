@@ -222,12 +222,15 @@ def _pair(
     for side, (runs, name) in (("base", base), ("candidate", candidate)):
         launches = [[one for one in run.launches if _is(one, name, target)] for run in runs]
         every = [launch for ones in launches for launch in ones]
-        measured = [launch for launch in every if launch.error is None]
-        medians = (launch.median_ms for launch in measured)
-        series.append(tuple(one for one in medians if one is not None))
-        first.append(sum(launch.error is None for launch in launches[0]))
+        medians = [
+            [one.median_ms for one in ones if one.median_ms is not None] for ones in launches
+        ]
+        series.append(tuple(one for ones in medians for one in ones))
+        first.append(len(medians[0]))
         problems += _side_problems(side, every, runs[0].artifacts.get(name, {}))
-        problems += [text for run in runs for text in _run_problems(run, max_load)]
+        # What went wrong in a re-run is nothing to a row that was settled before it.
+        held = [run for run, ones in zip(runs, launches, strict=True) if ones]
+        problems += [text for run in held for text in _run_problems(run, max_load)]
     return Pair(
         artifact=candidate[1].removeprefix(CANDIDATE),
         base_artifact=base[1].removeprefix(BASE),
@@ -269,9 +272,12 @@ def _run_problems(run: Run, max_load: float | None) -> list[str]:
     load = before.get("load_1min") if isinstance(before, Mapping) else None
     cores = run.conditions.get("cores_allowed")
     most = load_most(cores, max_load)
-    if isinstance(load, int | float) and most is not None and load > most:
+    told = run.conditions.get("own_load")
+    own = told if isinstance(told, int | float) else 0
+    if isinstance(load, int | float) and most is not None and load - own > most:
+        may_be = f", {own:g} of it the measurement's own" if own else ""
         problems.append(
-            f"the machine was busy: load average {load:g} before the first launch, "
+            f"the machine was busy: load average {load:g} before the first launch{may_be}, "
             f"above {most:g} (--max-load)"
         )
     stolen = run.conditions.get("steal_percent")
