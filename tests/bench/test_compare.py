@@ -53,6 +53,21 @@ def test_a_file_without_a_manifest_is_compared_with_that_of_its_name() -> None:
         match(told, [Subject("other", {"runtime": "tflite"}), subject("a_fp32", size=128)])
 
 
+def test_both_sides_that_a_comparison_kept_are_matched_with_those_of_another() -> None:
+    kept = [subject("base/a"), subject("candidate/a")]
+    assert names(kept, kept) == [("base/a", "base/a"), ("candidate/a", "candidate/a")]
+    assert names([subject("base/a"), subject("b", "int8")], [subject("a"), subject("c")]) == [
+        ("base/a", "a")
+    ]
+
+
+def test_a_name_that_stands_for_something_else_now_is_told() -> None:
+    matching = match([subject("a"), subject("b")], [subject("a", "int8", 128), subject("b")])
+    assert [pair[1].name for pair in matching.pairs] == ["b"]
+    (told,) = matching.namesakes
+    assert "dtype: fp32 and int8; size: (64, 64) and (128, 128)" in told
+
+
 def test_what_has_no_other_side_is_told() -> None:
     matching = match(
         [subject("a"), subject("b", "int8")], [subject("a"), subject("c", size=128), subject("d")]

@@ -142,6 +142,21 @@ def test_the_rerun_is_pooled_and_must_agree(make_run: MakeRun) -> None:
     assert exit_status(Comparison(denied, Bounds()), inconclusive_ok=True) == 0
 
 
+def test_runs_of_two_comparisons_are_compared_side_by_side(make_run: MakeRun) -> None:
+    medians = {"base/a.onnx": 10.0, "candidate/a.onnx": 10.0}
+    first = make_run(medians, rounds=10)
+    later = make_run({**medians, "candidate/a.onnx": 12.0}, rounds=10, id="later")
+    rows = judge(compared(first, later), Bounds())
+    assert [(row.pair.artifact, row.pair.base_artifact, row.verdict) for row in rows] == [
+        (name, name, verdict)
+        for name, verdict in (
+            ("base/a.onnx", Verdict.SAME),
+            ("candidate/a.onnx", Verdict.SLOWER),
+        )
+        for _ in (1, 2)
+    ]
+
+
 def spoilt(run: Run, **conditions: Any) -> Run:
     return replace(run, conditions={**run.conditions, "cores_allowed": 2, **conditions})
 

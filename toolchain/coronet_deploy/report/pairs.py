@@ -231,9 +231,13 @@ def _pair(
         # What went wrong in a re-run is nothing to a row that was settled before it.
         held = [run for run, ones in zip(runs, launches, strict=True) if ones]
         problems += [text for run in held for text in _run_problems(run, max_load)]
+    names = base[1], candidate[1]
+    # Between two runs of comparisons, a side of the one is set beside the same of the other.
+    if names[0].startswith(BASE) and names[1].startswith(CANDIDATE):
+        names = names[0].removeprefix(BASE), names[1].removeprefix(CANDIDATE)
     return Pair(
-        artifact=candidate[1].removeprefix(CANDIDATE),
-        base_artifact=base[1].removeprefix(BASE),
+        artifact=names[1],
+        base_artifact=names[0],
         target=target,
         base_ms=series[0],
         candidate_ms=series[1],
