@@ -161,6 +161,7 @@ def inert(cell: object) -> object:
 def escaped(text: str) -> str:
     """Return `text` so that Markdown shows it as it is, inside a table cell."""
     plain = figures.printable(text)
-    for character in "\\`*_[]<>|#":
+    # The last three begin what GitHub takes for a formula, for struck out, and for a character.
+    for character in "\\`*_[]<>|#$~&":
         plain = plain.replace(character, f"\\{character}")
     return plain
