@@ -124,7 +124,35 @@ def test_an_artifact_that_never_ran_is_invalid_and_not_a_usage_error(make_run: M
 
 def measured(make_run: MakeRun, ratio: float, rounds: int) -> Run:
     medians = {"base/a.onnx": 10.0, "candidate/a.onnx": 10.0 * ratio}
-    return make_run(medians, rounds=rounds)
+    run = make_run(medians, rounds=rounds)
+    launches = [
+        replace(one, artifact_sha256=f"{int(one.artifact.startswith('base/')):064x}")
+        for one in run.launches
+    ]
+    return replace(run, launches=tuple(launches))
+
+
+def test_a_file_measured_against_itself_is_the_same_whatever_the_noise(make_run: MakeRun) -> None:
+    run = measured(make_run, 1.2, 10)
+    matched = [(Subject("a.onnx", {}), Subject("a.onnx", {}))]
+    one = replace(
+        run, launches=tuple(replace(launch, artifact_sha256="ab" * 32) for launch in run.launches)
+    )
+    pairs = measured_pairs([one], matched)
+    assert not any(needs_rerun(pair, Bounds()) for pair in pairs)
+    rows = judge(pairs, Bounds())
+    assert {row.verdict for row in rows} == {Verdict.SAME}
+    assert {row.reason for row in rows} == {
+        "both sides are one file, byte for byte, and what differs is noise"
+    }
+    assert all(row.shift and row.shift.ratio > 1.1 for row in rows)
+    assert exit_status(Comparison(rows, Bounds())) == 0
+    # A launch that failed is still told.
+    broken = replace(one.launches[0], samples_ms=(), error="it crashed")
+    rows = judge(
+        measured_pairs([replace(one, launches=(broken, *one.launches[1:]))], matched), Bounds()
+    )
+    assert rows[0].verdict is Verdict.INVALID
 
 
 def test_the_rerun_is_pooled_and_must_agree(make_run: MakeRun) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,7 +25,8 @@ class Pair:
     """One artifact on one target, on both sides: medians of launches in ms, in order of time.
 
     `first` counts the launches a side (base, candidate) of the first measurement, the rest being
-    the re-run's. `problems` say, in sentences, why nothing can be told from it.
+    the re-run's. `problems` say, in sentences, why nothing can be told from it. `one_file` is set
+    where both sides, measured in turn, are the same bytes.
     """
 
     artifact: str
@@ -35,6 +36,7 @@ class Pair:
     candidate_ms: tuple[float, ...]
     first: tuple[int, int]
     problems: tuple[str, ...] = ()
+    one_file: bool = False
 
     @property
     def name(self) -> str:
@@ -67,8 +69,9 @@ def measured_pairs(
 
     """
     pairs = [
-        _pair(
-            (runs, BASE + base.name), (runs, CANDIDATE + candidate.name), target, max_load=max_load
+        replace(
+            _pair((runs, BASE + base.name), (runs, CANDIDATE + candidate.name), target, max_load),
+            one_file=len(_digests(runs, BASE + base.name, CANDIDATE + candidate.name)) == 1,
         )
         for base, candidate in matched
         # Both sides were to be launched there: one that was not spoils the row.
@@ -104,7 +107,7 @@ def filed_pairs(
         theirs = _targets(base, one.name)
         own = _targets(candidate, other.name)
         pairs += [
-            _pair(([base], one.name), ([candidate], other.name), target, max_load=max_load)
+            _pair(([base], one.name), ([candidate], other.name), target, max_load)
             for target in own
             if target in theirs
         ]
@@ -215,7 +218,6 @@ def _pair(
     base: tuple[Sequence[Run], str],
     candidate: tuple[Sequence[Run], str],
     target: Target,
-    *,
     max_load: float | None,
 ) -> Pair:
     series, first, problems = [], [], []
@@ -307,6 +309,10 @@ def _enough(pairs: list[Pair]) -> list[Pair]:
 
 def _targets(run: Run, *names: str) -> list[Target]:
     return list(dict.fromkeys(one.target for one in run.launches if one.artifact in names))
+
+
+def _digests(runs: Sequence[Run], *names: str) -> set[str]:
+    return {one.artifact_sha256 for run in runs for one in run.launches if one.artifact in names}
 
 
 def _target_name(target: Target) -> str:
