@@ -15,7 +15,7 @@ from coronet_deploy.report.figures import count, milliseconds, printable
 from coronet_deploy.report.lines import Line
 from coronet_deploy.report.plots import latency_label, short
 from coronet_deploy.report.series import Key, Series, key_of, series_of
-from coronet_deploy.report.svg import COLOURS, INK, MUTED, PAPER, calm, draw_svg
+from coronet_deploy.report.svg import COLOURS, INK, MUTED, PAPER, WIDTH, calm, draw_svg
 from coronet_deploy.report.tradeoffs import Choice, Metric, Work
 from coronet_deploy.vocabulary import DType, Runtime
 
@@ -35,6 +35,8 @@ _SHAPES = {
 }
 _OTHER_SHAPE = "X"
 _HEIGHT = 3.4
+_LEFT, _RIGHT = 0.1, 0.97  # of the width, where axes begin unless their ticks are long, and end
+_DIGIT = 5.8  # points of a tick's digit, as wide as browsers draw it
 _TICKS_LEAST = 3
 _ROUND = (
     (1, 2, 5),
@@ -114,6 +116,7 @@ def quality_svg(choices: Sequence[Choice], metric: Metric, title: str, key: str)
         points = [(choice.median_ms, choice.quality, choice.line) for choice in choices]
         _mark(axes, points, colours, numbers)
         axes.set_xscale("log")
+        axes.ticklabel_format(axis="y", style="plain", useOffset=False)
         axes.margins(0.08)
         _ticks(axes, "x", [choice.median_ms for choice in choices])
         label = latency_label(choice.line.row for choice in choices)
@@ -151,10 +154,13 @@ def _plot(
 
     def draw(figure: Figure) -> None:
         bottom = (_ENTRY * entries + 0.55) / height
-        axes = figure.add_axes((0.1, bottom, 0.87, 1 - bottom - 0.3 / height))
+        axes = figure.add_axes((_LEFT, bottom, _RIGHT - _LEFT, 1 - bottom - 0.3 / height))
         marks(axes)
         calm(axes)
-        legend = figure.add_axes((0.1, 0, 0.87, _ENTRY * entries / height))
+        ticks = axes.yaxis.get_major_formatter().format_ticks(list(axes.get_yticks()))
+        left = max(_LEFT, (_DIGIT * max(map(len, ticks), default=0) + 5) / (72 * WIDTH))
+        axes.set_position((left, bottom, _RIGHT - left, 1 - bottom - 0.3 / height))
+        legend = figure.add_axes((_LEFT, 0, _RIGHT - _LEFT, _ENTRY * entries / height))
         legend.set_axis_off()
         legend.set_xlim(0, _FULL)
         legend.set_ylim(entries, 0)
