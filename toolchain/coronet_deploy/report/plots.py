@@ -10,6 +10,7 @@ from coronet_deploy.errors import NothingMeasured
 from coronet_deploy.report.figures import milliseconds, printable, target_names
 from coronet_deploy.report.summary import Row
 from coronet_deploy.report.svg import COLOURS, INK, MUTED, calm, draw_svg
+from coronet_deploy.vocabulary import Target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ _MARGIN_HEIGHT = 0.62
 # The interval is drawn so far above the middle of its bar and the launches below, in rows.
 _BELOW = 0.08
 _LABEL_MOST = 42
+_LINE_MOST, _NAME_LEAST = 53, 16  # letters of a row's names, and of the artifact's among them
 
 
 def latency_svg(rows: Sequence[Row], title: str, key: str = "plot") -> str:
@@ -125,10 +127,21 @@ def _draw(axes: Axes, rows: Sequence[Row]) -> None:
     calm(axes, grid="x")
 
 
+def row_labels(rows: Sequence[tuple[str, Target]], most: int = _LABEL_MOST) -> list[str]:
+    """Return "artifact, target" of each row, with room for its figure beside it.
+
+    Names have `most` letters at most, fewer where a phone's are long.
+    """
+    told = target_names(target for _, target in rows)
+    shown = short_names(told.values(), _LINE_MOST - _NAME_LEAST)
+    targets = {target: shown[name] for target, name in told.items()}
+    left = _LINE_MOST - max(map(len, targets.values()), default=0)
+    names = short_names((artifact for artifact, _ in rows), min(most, left))
+    return [f"{names[artifact]}, {targets[target]}" for artifact, target in rows]
+
+
 def _labels(rows: Sequence[Row]) -> list[str]:
-    targets = target_names(row.target for row in rows)
-    names = short_names(row.artifact for row in rows)
-    return [f"{names[row.artifact]}, {targets[row.target]}" for row in rows]
+    return row_labels([(row.artifact, row.target) for row in rows])
 
 
 def _description(rows: Sequence[Row]) -> str:
