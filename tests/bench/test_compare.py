@@ -53,6 +53,21 @@ def test_a_file_without_a_manifest_is_compared_with_that_of_its_name() -> None:
         match(told, [Subject("other", {"runtime": "tflite"}), subject("a_fp32", size=128)])
 
 
+def test_both_sides_that_a_comparison_kept_are_matched_with_those_of_another() -> None:
+    kept = [subject("base/a"), subject("candidate/a")]
+    assert names(kept, kept) == [("base/a", "base/a"), ("candidate/a", "candidate/a")]
+    assert names([subject("base/a"), subject("b", "int8")], [subject("a"), subject("c")]) == [
+        ("base/a", "a")
+    ]
+
+
+def test_a_name_that_stands_for_something_else_now_is_told() -> None:
+    matching = match([subject("a"), subject("b")], [subject("a", "int8", 128), subject("b")])
+    assert [pair[1].name for pair in matching.pairs] == ["b"]
+    (told,) = matching.namesakes
+    assert "dtype: fp32 and int8; size: (64, 64) and (128, 128)" in told
+
+
 def test_what_has_no_other_side_is_told() -> None:
     matching = match(
         [subject("a"), subject("b", "int8")], [subject("a"), subject("c", size=128), subject("d")]
@@ -117,6 +132,8 @@ def test_three_times_the_work_is_slower_and_confirmed(
     assert "::error title=9-layers.onnx" in done.stderr
     runs = [read_run(Path(file)) for file in told["run_files"]]
     assert [len(run.launches) for run in runs] == [12, 8]
+    # What the first measurement left in the load average is not taken for other work.
+    assert [run.conditions.get("own_load") for run in runs] == [None, 1]
     assert ET.parse(tmp_path / "junit.xml").find(".//failure") is not None  # noqa: S314 - our own
     assert "| slower |" in (tmp_path / "table.md").read_text()
     assert len(json.loads((tmp_path / "bmf.json").read_text())) == 1

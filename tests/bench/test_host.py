@@ -141,6 +141,8 @@ def test_conditions_are_plain_json_and_say_what_disturbs() -> None:
     assert "1.75" in notes
     assert "4 threads were asked of 2" in notes
     assert "3.0 %" in notes
+    assert busy_notes(2.2, 2, 2, 0.0, own_load=2) == []
+    assert "2.75" in busy_notes(2.75, 2, 2, 0.0, own_load=2)[0]
     assert "numpy" in tool_versions("numpy", "no-such-package")
 
 

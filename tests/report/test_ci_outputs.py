@@ -28,7 +28,7 @@ from coronet_deploy.report.pairs import filed_pairs, subjects_of
 from coronet_deploy.report.regression import Bounds, Verdict
 from coronet_deploy.report.verdict import EMULATED, Comparison, judge
 from coronet_deploy.results.files import write_run
-from coronet_deploy.vocabulary import Run
+from coronet_deploy.vocabulary import Run, Target
 from support import Cli
 
 MakeRun = Callable[..., Run]
@@ -187,6 +187,26 @@ def test_rows_of_several_back_ends_are_told_apart_and_the_phone_is_named(make_ru
     assert max(map(len, out.getvalue().splitlines())) <= 80
     assert re.search(r"a\.onnx +gpu +1 ", out.getvalue())
     assert "Measured on sm8550 cpu (emulated), sm8550 gpu (emulated)." in out.getvalue()
+
+
+def test_long_names_on_two_phones_fit_a_terminal(make_run: MakeRun) -> None:
+    start = "horse2zebra-of-a-long-name_256x256_"
+    base = make_run({f"{start}fp32.tflite": 10.0, f"{start}int8.tflite": 5.0}, rounds=4)
+    phones = "Snapdragon 8 Gen 2 (SM8550)", "Dimensity 9200 (MT6985)"
+    launches = tuple(
+        replace(one, target=Target(phone, backend, 1))
+        for phone, backend in zip(phones, ("cpu", "gpu"), strict=True)
+        for one in base.launches
+        if one.target.threads == 1
+    )
+    run = replace(base, launches=launches)
+    pairs = filed_pairs(run, run, match(subjects_of(run), subjects_of(run)).pairs)
+    rows = tuple(replace(row, verdict=Verdict.INCONCLUSIVE) for row in judge(pairs, Bounds()))
+    out = io.StringIO()
+    print_comparison(Comparison(rows, Bounds()), out)
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+    assert f"Names start with {start}" in out.getvalue()
+    assert len(re.findall(r"  inconclusive *$", out.getvalue(), re.MULTILINE)) == 4
 
 
 def test_a_row_that_one_run_file_lacks_is_named_in_every_output(

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from coronet_deploy.errors import NothingMeasured
 from coronet_deploy.report.plots import latency_svg
 from coronet_deploy.report.summary import summarize
-from coronet_deploy.vocabulary import Run
+from coronet_deploy.vocabulary import Run, Target
 
 MakeRun = Callable[..., Run]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -119,6 +120,22 @@ def test_long_names_are_told_apart(
     labels = [one.removesuffix(", 1 thread") for one in shown if one.endswith(", 1 thread")]
     assert labels == expected
     assert max(map(len, labels)) <= 42
+
+
+def test_a_phone_s_long_name_leaves_room_for_the_figure_beside_it(make_run: MakeRun) -> None:
+    name = "horse2zebra-pruned-generator-of-a-long-name_256x256_fp32.tflite"
+    run = make_run({name: 5.0})
+    targets = [
+        Target(device, backend, 1)
+        for device in ("Snapdragon 8 Gen 2 for Galaxy (SM8550-AC)", "Dimensity 9200 Plus (MT6985W)")
+        for backend in ("cpu", "gpu")
+    ]
+    launches = tuple(replace(run.launches[0], target=target) for target in targets)
+    shown = texts(latency_svg(summarize(replace(run, launches=launches)), "x"))
+    labels = [one for one in shown if one.endswith("1 thread")]
+    assert len(set(labels)) == 4
+    assert all("fp32" in one or "tflite" in one for one in labels)
+    assert max(map(len, labels)) <= 58
 
 
 def test_no_tick_is_longer_than_its_number(make_run: MakeRun) -> None:

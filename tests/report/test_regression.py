@@ -154,6 +154,18 @@ def test_the_launches_that_would_decide_do_decide() -> None:
     assert 24 <= (launches_to_decide(wide, 1, BOUNDS) or 0) <= 30
 
 
+@pytest.mark.parametrize("rows", [1, 10, 50])
+def test_so_many_launches_as_are_said_can_tell_a_great_change_of_many_rows(rows: int) -> None:
+    def look(count: int, ratio: float) -> Look:
+        quiet = [10 + 0.001 * place for place in range(count)]
+        return Look(compare_launches(quiet, [ratio * one for one in quiet]))
+
+    needed = launches_to_decide(look(4, 1.5).shift, rows, BOUNDS)
+    assert needed is not None
+    decided = decide([look(needed, 1.5), *[look(needed, 1.0)] * (rows - 1)], BOUNDS)
+    assert decided[0] is Verdict.SLOWER
+
+
 @pytest.mark.parametrize(("base", "candidate"), [(3, 10), (10, 0), (1, 1)])
 def test_fewer_than_four_launches_are_refused(base: int, candidate: int) -> None:
     with pytest.raises(BadInput, match=r"cannot tell a change.*at least 4"):

@@ -124,7 +124,35 @@ def test_an_artifact_that_never_ran_is_invalid_and_not_a_usage_error(make_run: M
 
 def measured(make_run: MakeRun, ratio: float, rounds: int) -> Run:
     medians = {"base/a.onnx": 10.0, "candidate/a.onnx": 10.0 * ratio}
-    return make_run(medians, rounds=rounds)
+    run = make_run(medians, rounds=rounds)
+    launches = [
+        replace(one, artifact_sha256=f"{int(one.artifact.startswith('base/')):064x}")
+        for one in run.launches
+    ]
+    return replace(run, launches=tuple(launches))
+
+
+def test_a_file_measured_against_itself_is_the_same_whatever_the_noise(make_run: MakeRun) -> None:
+    run = measured(make_run, 1.2, 10)
+    matched = [(Subject("a.onnx", {}), Subject("a.onnx", {}))]
+    one = replace(
+        run, launches=tuple(replace(launch, artifact_sha256="ab" * 32) for launch in run.launches)
+    )
+    pairs = measured_pairs([one], matched)
+    assert not any(needs_rerun(pair, Bounds()) for pair in pairs)
+    rows = judge(pairs, Bounds())
+    assert {row.verdict for row in rows} == {Verdict.SAME}
+    assert {row.reason for row in rows} == {
+        "both sides are one file, byte for byte, and what differs is noise"
+    }
+    assert all(row.shift and row.shift.ratio > 1.1 for row in rows)
+    assert exit_status(Comparison(rows, Bounds())) == 0
+    # A launch that failed is still told.
+    broken = replace(one.launches[0], samples_ms=(), error="it crashed")
+    rows = judge(
+        measured_pairs([replace(one, launches=(broken, *one.launches[1:]))], matched), Bounds()
+    )
+    assert rows[0].verdict is Verdict.INVALID
 
 
 def test_the_rerun_is_pooled_and_must_agree(make_run: MakeRun) -> None:
@@ -140,6 +168,70 @@ def test_the_rerun_is_pooled_and_must_agree(make_run: MakeRun) -> None:
     assert {row.verdict for row in denied} == {Verdict.INCONCLUSIVE}
     assert exit_status(Comparison(denied, Bounds())) == 5
     assert exit_status(Comparison(denied, Bounds()), inconclusive_ok=True) == 0
+
+
+def test_runs_of_two_comparisons_are_compared_side_by_side(make_run: MakeRun) -> None:
+    medians = {"base/a.onnx": 10.0, "candidate/a.onnx": 10.0}
+    first = make_run(medians, rounds=10)
+    later = make_run({**medians, "candidate/a.onnx": 12.0}, rounds=10, id="later")
+    rows = judge(compared(first, later), Bounds())
+    assert [(row.pair.artifact, row.pair.base_artifact, row.verdict) for row in rows] == [
+        (name, name, verdict)
+        for name, verdict in (
+            ("base/a.onnx", Verdict.SAME),
+            ("candidate/a.onnx", Verdict.SLOWER),
+        )
+        for _ in (1, 2)
+    ]
+
+
+def spoilt(run: Run, **conditions: Any) -> Run:
+    return replace(run, conditions={**run.conditions, "cores_allowed": 2, **conditions})
+
+
+def test_a_spoilt_rerun_is_nothing_to_a_row_that_was_settled_before_it(make_run: MakeRun) -> None:
+    medians = {
+        "base/a.onnx": 9.0,
+        "candidate/a.onnx": 9.0,
+        "base/b.onnx": 5.0,
+        "candidate/b.onnx": 6,
+    }
+    first = make_run(medians, rounds=6)
+    again = {name: ms for name, ms in medians.items() if "b.onnx" in name}
+    rerun = spoilt(make_run(again, rounds=4), steal_percent=40.0)
+    matched = [(Subject(name, {}), Subject(name, {})) for name in ("a.onnx", "b.onnx")]
+    rows = judge(measured_pairs([first, rerun], matched), Bounds())
+    told = [(row.pair.artifact, row.verdict) for row in rows]
+    assert told == [("a.onnx", Verdict.SAME)] * 2 + [("b.onnx", Verdict.INVALID)] * 2
+
+
+def test_the_load_that_the_first_measurement_left_does_not_spoil_the_rerun(
+    make_run: MakeRun,
+) -> None:
+    first = measured(make_run, 1.2, 6)
+    matched = [(Subject("a.onnx", {}), Subject("a.onnx", {}))]
+    busy = measured(make_run, 1.2, 4)
+    for load, own, verdict in (
+        (5.5, 2, Verdict.SLOWER),
+        (5.5, 0, Verdict.INVALID),
+        (6.5, 2, Verdict.INVALID),
+    ):
+        rerun = spoilt(busy, before={"load_1min": load}, own_load=own)
+        rows = judge(measured_pairs([first, rerun], matched), Bounds())
+        assert {row.verdict for row in rows} == {verdict}, (load, own)
+
+
+def test_a_launch_that_tells_no_median_hides_no_rerun(make_run: MakeRun) -> None:
+    first, rerun = measured(make_run, 1.2, 7), measured(make_run, 0.97, 1)
+    untold = {"samples": "none", "summary": {"median_ms": 0}}
+    silent = [
+        replace(one, samples_ms=(), details=untold) if place < 4 else one
+        for place, one in enumerate(first.launches)
+    ]
+    matched = [(Subject("a.onnx", {}), Subject("a.onnx", {}))]
+    pairs = measured_pairs([replace(first, launches=tuple(silent)), rerun], matched)
+    assert [[len(side) for side in pair.rerun or ()] for pair in pairs] == [[1, 1]] * 2
+    assert {row.verdict for row in judge(pairs, Bounds())} == {Verdict.INCONCLUSIVE}
 
 
 def test_a_target_that_only_the_base_was_launched_on_is_invalid(make_run: MakeRun) -> None:

@@ -103,6 +103,11 @@ def test_hostile_names_drive_neither_terminal_nor_markdown(hostile_run: Run) -> 
     assert widths == {6, 7}
 
 
+def test_markdown_shows_a_name_as_it_is_on_github() -> None:
+    # As GitHub reads it: struck out, a formula, a character.
+    assert tables.escaped("~~a~~ $x$ &lt;b") == "\\~\\~a\\~\\~ \\$x\\$ \\&lt;b"
+
+
 def test_csv_reads_back_with_every_figure(make_run: MakeRun, hostile_run: Run) -> None:
     for run in (make_run(), hostile_run):
         rows = summarize(run)

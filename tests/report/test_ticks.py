@@ -47,3 +47,21 @@ def test_an_axis_has_three_round_numbers_however_near_its_values(
     done = [Work(line, int(1e9 * one), one) for one in medians]
     svg = work_svg(done, "x", "w")
     assert ticks(svg, 1) == ticks(svg, 2) == pytest.approx(seen)
+
+
+@pytest.mark.parametrize("qualities", [(100.0, 100.01), (138.2501, 138.2502), (1.2e-5, 1.3e-5)])
+def test_ticks_of_qualities_near_each_other_are_whole_and_seen(
+    pruned: Run, qualities: tuple[float, ...]
+) -> None:
+    line = lines_of(pruned)[0]
+    chosen = [Choice(line, 10.0, one, best=True) for one in qualities]
+    svg = quality_svg(chosen, Metric("KID", higher_is_better=True), "x", "q")
+    near = pytest.approx((qualities[0] + qualities[1]) / 2, rel=0.2)
+    assert len(ticks(svg, 2)) >= 3
+    assert all(one == near for one in ticks(svg, 2))
+    root = ET.fromstring(svg)  # noqa: S314 - our own
+    texts = [one for one in root.iter(f"{SVG}text") if "text-anchor: end" in one.get("style", "")]
+    # A digit of nine points is nearly six wide in the widest of usual fonts.
+    starts = [float(one.get("x", "")) - 5.8 * len("".join(one.itertext())) for one in texts]
+    assert starts
+    assert min(starts) >= 0

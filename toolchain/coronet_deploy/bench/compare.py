@@ -20,6 +20,7 @@ from coronet_deploy.vocabulary import Run, Runtime
 BASE, CANDIDATE = "base/", "candidate/"
 """What the names of a comparison's artifacts start with in its run."""
 
+_KIND = ("runtime", "architecture", "dtype", "size")
 _T = TypeVar("_T")
 
 
@@ -65,6 +66,16 @@ class Matching:
     base_only: tuple[Subject, ...]
     candidate_only: tuple[Subject, ...]
 
+    @property
+    def namesakes(self) -> list[str]:
+        """In what artifacts of one name differ, so that they are not compared, in sentences."""
+        return [
+            f"{one.name} is not what the base calls so: {'; '.join(_differing(other, one))}."
+            for one in self.candidate_only
+            for other in self.base_only
+            if other.name == one.name and _differing(other, one)
+        ]
+
 
 def find_subjects(path: Path, side: str) -> list[Subject]:
     """Return the artifact at `path`, or those of the folder, by name; `side` names its role.
@@ -102,7 +113,7 @@ def match(base: Sequence[Subject], candidate: Sequence[Subject]) -> Matching:
         return Matching(((base[0], candidate[0]),), (), ())
     left = list(base)
     found: dict[int, Subject] = {}
-    for partner_of in (_named, _alike):
+    for partner_of in (_same, _named, _alike):
         for place, one in enumerate(candidate):
             if place not in found and (partner := partner_of(one, left, candidate)):
                 left.remove(partner)
@@ -150,18 +161,32 @@ def _check_alike(base: Subject, candidate: Subject) -> None:
             )
 
 
+def _same(one: Subject, left: Sequence[Subject], _candidates: Sequence[Subject]) -> Subject | None:
+    """Return the one of `left` that has the whole name, and nothing that is known to differ.
+
+    Runs of comparisons have both sides in them, whose files bear one name.
+    """
+    return _only([other for other in left if other.name == one.name and not _differing(one, other)])
+
+
 def _named(one: Subject, left: Sequence[Subject], _candidates: Sequence[Subject]) -> Subject | None:
-    """Return the one of `left` that has the name, and nothing that is known to differ."""
+    """Return the one of `left` that has the file's name, and nothing that is known to differ."""
     return _only(
         [
             other
             for other in left
-            if Path(other.name).name == Path(one.name).name
-            and all(
-                a == b or a is None or b is None for a, b in zip(one.kind, other.kind, strict=True)
-            )
+            if Path(other.name).name == Path(one.name).name and not _differing(one, other)
         ]
     )
+
+
+def _differing(one: Subject, other: Subject) -> list[str]:
+    """Return, as "dtype: fp32 and int8", in what two artifacts are known to differ."""
+    return [
+        f"{what}: {left} and {right}"
+        for what, left, right in zip(_KIND, one.kind, other.kind, strict=True)
+        if left is not None and right is not None and left != right
+    ]
 
 
 def _alike(one: Subject, left: Sequence[Subject], candidates: Sequence[Subject]) -> Subject | None:

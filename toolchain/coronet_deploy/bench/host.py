@@ -76,6 +76,7 @@ def bench_host(
     progress: Progress = lambda _done, _total, _what: None,
     worker: Sequence[str] = WORKER,
     keeper: Keeper | None = None,
+    own_load: float = 0.0,
 ) -> Run:
     """Return the run of `artifacts` on this host's CPU with each number of `threads`.
 
@@ -85,7 +86,8 @@ def bench_host(
     was changed meanwhile: it fails. An artifact whose launches on a target all failed so far is not
     launched there again. `command` is kept in the run as what was called, and `keeper` gets each
     launch as it ends. Artifacts are called by their file names, or by `names`: then the same file
-    may be measured under two.
+    may be measured under two. `own_load` is how much of the load average before the first launch
+    may be left of a measurement of the caller's that has just ended: not other work.
 
     Raises:
         BadInput: an artifact is missing, given twice, or not what its manifest says; or nothing
@@ -108,7 +110,11 @@ def bench_host(
         id=f"{now:%Y%m%dT%H%M%SZ}-{HOST}-{secrets.token_hex(4)}",
         created=now.isoformat(timespec="seconds"),
         command=tuple(command),
-        conditions={**system.host_facts(), "settings": settings},
+        conditions={
+            **system.host_facts(),
+            "settings": settings,
+            **({"own_load": own_load} if own_load else {}),
+        },
         tools={},
         artifacts={name: subject.manifest for name, subject in subjects.items()},
         launches=(),
@@ -139,7 +145,7 @@ def bench_host(
         allowed = system.cores_allowed()
         after, most = system.host_state(), max(threads)
         notes = [
-            *system.busy_notes(before["load_1min"], most, allowed, stolen),
+            *system.busy_notes(before["load_1min"], most, allowed, stolen, own_load),
             *system.shared_notes(most, allowed, system.cores_shared()),
             *system.load_notes(before["load_1min"], after["load_1min"], most),
             *system.quota_notes(quota, system.cpu_quota(), most),

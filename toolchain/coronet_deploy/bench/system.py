@@ -169,11 +169,18 @@ def shared_notes(threads: int, cpus: int, cores: int | None) -> list[str]:
 
 
 def busy_notes(
-    load_before: float | None, threads: int, cores: int, stolen: float | None
+    load_before: float | None,
+    threads: int,
+    cores: int,
+    stolen: float | None,
+    own_load: float = 0.0,
 ) -> list[str]:
-    """Return a sentence for each condition that makes this run's figures less trustworthy."""
+    """Return a sentence for each condition that makes this run's figures less trustworthy.
+
+    `own_load` of `load_before` may be a measurement's that has just ended.
+    """
     notes = []
-    if load_before is not None and load_before > _BUSY_LOAD:
+    if load_before is not None and load_before > _BUSY_LOAD + own_load:
         notes.append(
             f"The load average was {load_before:.2f} before the first launch: "
             "other work shared the cores."

@@ -257,7 +257,7 @@ def _comparison(
         method=method,
         no_base=(*(subject.name for subject in matching.candidate_only), *lone[1]),
         no_candidate=(*(subject.name for subject in matching.base_only), *lone[0]),
-        notes=tuple(notes),
+        notes=(*notes, *matching.namesakes),
     )
     return _told(comparison, runs)
 

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from coronet_deploy.report import figures
 from coronet_deploy.report.grid import console_of, escaped, print_table, print_text
+from coronet_deploy.report.tables import shared_start
 from coronet_deploy.report.verdict import Comparison, Judged, Method
 
 _FIGURES = ("Threads", "Base ms", "Now ms", "Ratio", "90 % interval")
@@ -24,8 +25,14 @@ def print_comparison(comparison: Comparison, file: IO[str]) -> None:
     """Print the table, the reasons and the notes to `file` (see `grid.width_of`)."""
     console = console_of(file)
     where = _varying(comparison)
+    heads = _heads(where)
+    if where:  # there is no room for it beside a phone's name
+        heads = tuple("Thr" if head == "Threads" else head for head in heads)
     lines = [_cells(row, where) for row in comparison.rows]
-    print_table(console, _heads(where), lines, 1 + len(where), last_left=True)
+    if start := shared_start([row.pair.artifact for row in comparison.rows]):
+        print_text(console, f"Names start with {start}")
+        lines = [(name.removeprefix(start), *cells) for name, *cells in lines]
+    print_table(console, heads, lines, 1 + len(where), last_left=True)
     for text in sentences(comparison):
         print_text(console, text)
 

@@ -28,12 +28,16 @@ _NUMBER = re.compile(r"-|[+-]?[0-9.]+(e[+-]?[0-9]+)?")
 
 @dataclass(frozen=True)
 class Grid:
-    """Heads and lines of cells; the first `words` columns are words, the others figures."""
+    """Heads and lines of cells; the first `words` columns are words, the others figures.
+
+    The first `keys` columns (0: the words) tell the lines apart, and stay beside any other.
+    """
 
     heads: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
     title: str = ""
     words: int = 1
+    keys: int = 0
 
 
 def print_grids(
@@ -157,6 +161,7 @@ def inert(cell: object) -> object:
 def escaped(text: str) -> str:
     """Return `text` so that Markdown shows it as it is, inside a table cell."""
     plain = figures.printable(text)
-    for character in "\\`*_[]<>|#":
+    # The last three begin what GitHub takes for a formula, for struck out, and for a character.
+    for character in "\\`*_[]<>|#$~&":
         plain = plain.replace(character, f"\\{character}")
     return plain

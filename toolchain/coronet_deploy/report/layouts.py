@@ -91,13 +91,14 @@ def _full(lines: Sequence[Line]) -> list[Grid]:
             tuple(latency),
             _titled("Latency", names),
             words,
+            len(heads),
         )
     ]
     gained = (*heads, "Over twin", "Over FP32", "Over base", "Taken")
     if used := [n for n in range(len(heads), len(gained)) if _any_known(gains, n)]:
         keep = [*range(len(heads)), *used]
         body = tuple(tuple(cells[n] for n in keep) for cells in gains)
-        grids.append(Grid(tuple(gained[n] for n in keep), body, "Speed-up", words))
+        grids.append(Grid(tuple(gained[n] for n in keep), body, "Speed-up", words, len(heads)))
     return [*grids, _artifacts(lines, names)]
 
 
@@ -172,6 +173,7 @@ def _paper(lines: Sequence[Line]) -> list[Grid]:
         body,
         "Latency, ms" + (f"; models' names start with {start}" if start else ""),
         words=2 + sum(head == "Back end" for head, _ in extra),
+        keys=len(heads),
     )
     costs = tuple(
         (

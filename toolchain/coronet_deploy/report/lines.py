@@ -13,7 +13,7 @@ from typing import Any
 from coronet_deploy.report import figures
 from coronet_deploy.report.summary import Row, summarize
 from coronet_deploy.report.tables import json_row
-from coronet_deploy.vocabulary import DType, Run
+from coronet_deploy.vocabulary import DType, Run, Target
 
 # An unpruned network's channel counts are its first layer's, doubled up to three times.
 _DOUBLINGS = (1, 2, 4, 8)
@@ -66,7 +66,14 @@ class Line:
 
 def lines_of(run: Run, baseline: str | None = None) -> tuple[Line, ...]:
     """Return a line for each row of `run` (see `summary.summarize`, also for `baseline`)."""
-    alone = [_line(run, row) for row in summarize(run, baseline)]
+    details: dict[tuple[str, Target], Mapping[str, Any]] = {}
+    for one in run.launches:
+        if one.error is None:
+            details.setdefault((one.artifact, one.target), one.details)
+    alone = [
+        _line(run, row, details.get((row.artifact, row.target), {}))
+        for row in summarize(run, baseline)
+    ]
     return tuple(_compared(line, alone) for line in alone)
 
 
@@ -88,17 +95,12 @@ def json_line(line: Line, run_file: str | None = None) -> dict[str, Any]:
     }
 
 
-def _line(run: Run, row: Row) -> Line:
+def _line(run: Run, row: Row, details: Mapping[str, Any]) -> Line:
+    """Return `row` with what the manifest and `details`, its first measured launch's, tell."""
     manifest = run.artifacts.get(row.artifact, {})
     plan = _table(_table(manifest, "source"), "plan")
     contract = _table(manifest, "input")
     groups = _table(plan, "groups")
-    measured = [
-        one.details
-        for one in run.launches
-        if (one.artifact, one.target) == (row.artifact, row.target) and one.error is None
-    ]
-    details = measured[0] if measured else {}
     on_device = _table(details, "parity").get("psnr_db")
     runtime = manifest.get("runtime") or Path(row.artifact).suffix.removeprefix(".")
     shape = contract.get("shape")

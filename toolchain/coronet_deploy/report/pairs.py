@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,7 +25,8 @@ class Pair:
     """One artifact on one target, on both sides: medians of launches in ms, in order of time.
 
     `first` counts the launches a side (base, candidate) of the first measurement, the rest being
-    the re-run's. `problems` say, in sentences, why nothing can be told from it.
+    the re-run's. `problems` say, in sentences, why nothing can be told from it. `one_file` is set
+    where both sides, measured in turn, are the same bytes.
     """
 
     artifact: str
@@ -35,6 +36,7 @@ class Pair:
     candidate_ms: tuple[float, ...]
     first: tuple[int, int]
     problems: tuple[str, ...] = ()
+    one_file: bool = False
 
     @property
     def name(self) -> str:
@@ -67,8 +69,9 @@ def measured_pairs(
 
     """
     pairs = [
-        _pair(
-            (runs, BASE + base.name), (runs, CANDIDATE + candidate.name), target, max_load=max_load
+        replace(
+            _pair((runs, BASE + base.name), (runs, CANDIDATE + candidate.name), target, max_load),
+            one_file=len(_digests(runs, BASE + base.name, CANDIDATE + candidate.name)) == 1,
         )
         for base, candidate in matched
         # Both sides were to be launched there: one that was not spoils the row.
@@ -104,7 +107,7 @@ def filed_pairs(
         theirs = _targets(base, one.name)
         own = _targets(candidate, other.name)
         pairs += [
-            _pair(([base], one.name), ([candidate], other.name), target, max_load=max_load)
+            _pair(([base], one.name), ([candidate], other.name), target, max_load)
             for target in own
             if target in theirs
         ]
@@ -215,22 +218,28 @@ def _pair(
     base: tuple[Sequence[Run], str],
     candidate: tuple[Sequence[Run], str],
     target: Target,
-    *,
     max_load: float | None,
 ) -> Pair:
     series, first, problems = [], [], []
     for side, (runs, name) in (("base", base), ("candidate", candidate)):
         launches = [[one for one in run.launches if _is(one, name, target)] for run in runs]
         every = [launch for ones in launches for launch in ones]
-        measured = [launch for launch in every if launch.error is None]
-        medians = (launch.median_ms for launch in measured)
-        series.append(tuple(one for one in medians if one is not None))
-        first.append(sum(launch.error is None for launch in launches[0]))
+        medians = [
+            [one.median_ms for one in ones if one.median_ms is not None] for ones in launches
+        ]
+        series.append(tuple(one for ones in medians for one in ones))
+        first.append(len(medians[0]))
         problems += _side_problems(side, every, runs[0].artifacts.get(name, {}))
-        problems += [text for run in runs for text in _run_problems(run, max_load)]
+        # What went wrong in a re-run is nothing to a row that was settled before it.
+        held = [run for run, ones in zip(runs, launches, strict=True) if ones]
+        problems += [text for run in held for text in _run_problems(run, max_load)]
+    names = base[1], candidate[1]
+    # Between two runs of comparisons, a side of the one is set beside the same of the other.
+    if names[0].startswith(BASE) and names[1].startswith(CANDIDATE):
+        names = names[0].removeprefix(BASE), names[1].removeprefix(CANDIDATE)
     return Pair(
-        artifact=candidate[1].removeprefix(CANDIDATE),
-        base_artifact=base[1].removeprefix(BASE),
+        artifact=names[1],
+        base_artifact=names[0],
         target=target,
         base_ms=series[0],
         candidate_ms=series[1],
@@ -269,9 +278,12 @@ def _run_problems(run: Run, max_load: float | None) -> list[str]:
     load = before.get("load_1min") if isinstance(before, Mapping) else None
     cores = run.conditions.get("cores_allowed")
     most = load_most(cores, max_load)
-    if isinstance(load, int | float) and most is not None and load > most:
+    told = run.conditions.get("own_load")
+    own = told if isinstance(told, int | float) else 0
+    if isinstance(load, int | float) and most is not None and load - own > most:
+        may_be = f", {own:g} of it the measurement's own" if own else ""
         problems.append(
-            f"the machine was busy: load average {load:g} before the first launch, "
+            f"the machine was busy: load average {load:g} before the first launch{may_be}, "
             f"above {most:g} (--max-load)"
         )
     stolen = run.conditions.get("steal_percent")
@@ -297,6 +309,10 @@ def _enough(pairs: list[Pair]) -> list[Pair]:
 
 def _targets(run: Run, *names: str) -> list[Target]:
     return list(dict.fromkeys(one.target for one in run.launches if one.artifact in names))
+
+
+def _digests(runs: Sequence[Run], *names: str) -> set[str]:
+    return {one.artifact_sha256 for run in runs for one in run.launches if one.artifact in names}
 
 
 def _target_name(target: Target) -> str:

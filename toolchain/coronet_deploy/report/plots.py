@@ -10,6 +10,7 @@ from coronet_deploy.errors import NothingMeasured
 from coronet_deploy.report.figures import milliseconds, printable, target_names
 from coronet_deploy.report.summary import Row
 from coronet_deploy.report.svg import COLOURS, INK, MUTED, calm, draw_svg
+from coronet_deploy.vocabulary import Target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ _MARGIN_HEIGHT = 0.62
 # The interval is drawn so far above the middle of its bar and the launches below, in rows.
 _BELOW = 0.08
 _LABEL_MOST = 42
+_LINE_MOST, _NAME_LEAST = 53, 16  # letters of a row's names, and of the artifact's among them
 
 
 def latency_svg(rows: Sequence[Row], title: str, key: str = "plot") -> str:
@@ -79,20 +81,33 @@ def _draw(axes: Axes, rows: Sequence[Row]) -> None:
     reach = max(max(row.high_ms or 0, *row.launch_medians_ms) for row in rows)
     names = target_names(row.target for row in rows)
     labels = _labels(rows)
-    for place, (row, width) in enumerate(zip(rows, widths, strict=True)):
-        colour = COLOURS[list(names).index(row.target) % len(COLOURS)]
-        axes.barh(place, width, height=0.34, color=colour, alpha=0.75, linewidth=0)
-        axes.scatter(
-            row.launch_medians_ms,
-            [place + _BELOW] * len(row.launch_medians_ms),
-            s=12,
-            facecolors="none",
-            edgecolors=INK,
-            linewidths=0.8,
-            zorder=3,
-        )
-        if row.low_ms is not None and row.high_ms is not None:
-            axes.plot([row.low_ms, row.high_ms], [place - _BELOW] * 2, color=INK, linewidth=1.6)
+    colours = [COLOURS[list(names).index(row.target) % len(COLOURS)] for row in rows]
+    # All of a kind at once: an artist a row would make a page of many rows slow.
+    axes.barh(range(len(rows)), widths, height=0.34, color=colours, alpha=0.75, linewidth=0)
+    launches = [(ms, place) for place, row in enumerate(rows) for ms in row.launch_medians_ms]
+    axes.scatter(
+        [ms for ms, _ in launches],
+        [place + _BELOW for _, place in launches],
+        s=12,
+        facecolors="none",
+        edgecolors=INK,
+        linewidths=0.8,
+        zorder=3,
+    )
+    intervals = [
+        (place - _BELOW, row.low_ms, row.high_ms)
+        for place, row in enumerate(rows)
+        if row.low_ms is not None and row.high_ms is not None
+    ]
+    axes.hlines(
+        [place for place, _, _ in intervals],
+        [low for _, low, _ in intervals],
+        [high for _, _, high in intervals],
+        color=INK,
+        linewidth=1.6,
+        capstyle="projecting",
+    )
+    for place, width in enumerate(widths):
         axes.text(0, place - 0.27, labels[place], color=INK, va="bottom", ha="left")
         axes.text(
             1,
@@ -112,10 +127,21 @@ def _draw(axes: Axes, rows: Sequence[Row]) -> None:
     calm(axes, grid="x")
 
 
+def row_labels(rows: Sequence[tuple[str, Target]], most: int = _LABEL_MOST) -> list[str]:
+    """Return "artifact, target" of each row, with room for its figure beside it.
+
+    Names have `most` letters at most, fewer where a phone's are long.
+    """
+    told = target_names(target for _, target in rows)
+    shown = short_names(told.values(), _LINE_MOST - _NAME_LEAST)
+    targets = {target: shown[name] for target, name in told.items()}
+    left = _LINE_MOST - max(map(len, targets.values()), default=0)
+    names = short_names((artifact for artifact, _ in rows), min(most, left))
+    return [f"{names[artifact]}, {targets[target]}" for artifact, target in rows]
+
+
 def _labels(rows: Sequence[Row]) -> list[str]:
-    targets = target_names(row.target for row in rows)
-    names = short_names(row.artifact for row in rows)
-    return [f"{names[row.artifact]}, {targets[row.target]}" for row in rows]
+    return row_labels([(row.artifact, row.target) for row in rows])
 
 
 def _description(rows: Sequence[Row]) -> str:

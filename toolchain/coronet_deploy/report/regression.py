@@ -17,6 +17,7 @@ What the verdicts promise was simulated; `benchmarks/study_verdict.py` prints th
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -196,7 +197,10 @@ def launches_to_decide(shift: Shift, rows: int, bounds: Bounds) -> int | None:
     error = half / normal.inv_cdf((1 + _CONFIDENCE) / 2)
     needed = []
     if change > math.log1p(bounds.margin):
-        needed.append(now * (normal.inv_cdf(1 - bounds.alpha / rows) * error / change) ** 2)
+        # Fewer could not tell it of so many rows, however far apart the sides are.
+        least = next(n for n in itertools.count(now) if rows < bounds.alpha * math.comb(2 * n, n))
+        told = now * (normal.inv_cdf(1 - bounds.alpha / rows) * error / change) ** 2
+        needed.append(max(told, least))
     if change < math.log1p(bounds.resolution):
         needed.append(now * (half / (math.log1p(bounds.resolution) - change)) ** 2)
     return max(now + 1, math.ceil(min(needed))) if needed else None

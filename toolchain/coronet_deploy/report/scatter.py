@@ -15,7 +15,7 @@ from coronet_deploy.report.figures import count, milliseconds, printable
 from coronet_deploy.report.lines import Line
 from coronet_deploy.report.plots import latency_label, short
 from coronet_deploy.report.series import Key, Series, key_of, series_of
-from coronet_deploy.report.svg import COLOURS, INK, MUTED, PAPER, calm, draw_svg
+from coronet_deploy.report.svg import COLOURS, INK, MUTED, PAPER, WIDTH, calm, draw_svg
 from coronet_deploy.report.tradeoffs import Choice, Metric, Work
 from coronet_deploy.vocabulary import DType, Runtime
 
@@ -35,6 +35,8 @@ _SHAPES = {
 }
 _OTHER_SHAPE = "X"
 _HEIGHT = 3.4
+_LEFT, _RIGHT = 0.1, 0.97  # of the width, where axes begin unless their ticks are long, and end
+_DIGIT = 5.8  # points of a tick's digit, as wide as browsers draw it
 _TICKS_LEAST = 3
 _ROUND = (
     (1, 2, 5),
@@ -56,15 +58,15 @@ def work_svg(works: Sequence[Work], title: str, key: str) -> str:
     colours, numbers = _colours(series), _numbers(series)
 
     def marks(axes: Axes) -> None:
+        points = [(work.macs / 1e9, work.median_ms, work.line) for work in works]
+        _mark(axes, points, colours, numbers)
         for work in works:
-            colour, number = colours[key_of(work.line)], numbers[key_of(work.line)]
-            _mark(axes, work.macs / 1e9, work.median_ms, work.line, colour, number)
             if work.ideal_ms and work.twin_macs and work.macs < work.twin_macs:
                 twin_ms = work.ideal_ms * work.twin_macs / work.macs
                 axes.plot(
                     [work.macs / 1e9, work.twin_macs / 1e9],
                     [work.ideal_ms, twin_ms],
-                    color=colour,
+                    color=colours[key_of(work.line)],
                     linewidth=1,
                     linestyle=(0, (4, 3)),
                     zorder=1,
@@ -111,10 +113,10 @@ def quality_svg(choices: Sequence[Choice], metric: Metric, title: str, key: str)
                 linewidth=1,
                 zorder=1,
             )
-        for choice in choices:
-            colour, number = colours[key_of(choice.line)], numbers[key_of(choice.line)]
-            _mark(axes, choice.median_ms, choice.quality, choice.line, colour, number)
+        points = [(choice.median_ms, choice.quality, choice.line) for choice in choices]
+        _mark(axes, points, colours, numbers)
         axes.set_xscale("log")
+        axes.ticklabel_format(axis="y", style="plain", useOffset=False)
         axes.margins(0.08)
         _ticks(axes, "x", [choice.median_ms for choice in choices])
         label = latency_label(choice.line.row for choice in choices)
@@ -152,10 +154,13 @@ def _plot(
 
     def draw(figure: Figure) -> None:
         bottom = (_ENTRY * entries + 0.55) / height
-        axes = figure.add_axes((0.1, bottom, 0.87, 1 - bottom - 0.3 / height))
+        axes = figure.add_axes((_LEFT, bottom, _RIGHT - _LEFT, 1 - bottom - 0.3 / height))
         marks(axes)
         calm(axes)
-        legend = figure.add_axes((0.1, 0, 0.87, _ENTRY * entries / height))
+        ticks = axes.yaxis.get_major_formatter().format_ticks(list(axes.get_yticks()))
+        left = max(_LEFT, (_DIGIT * max(map(len, ticks), default=0) + 5) / (72 * WIDTH))
+        axes.set_position((left, bottom, _RIGHT - left, 1 - bottom - 0.3 / height))
+        legend = figure.add_axes((_LEFT, 0, _RIGHT - _LEFT, _ENTRY * entries / height))
         legend.set_axis_off()
         legend.set_xlim(0, _FULL)
         legend.set_ylim(entries, 0)
@@ -201,29 +206,41 @@ def _shape(dtype: str | None) -> str:
     return _SHAPES[DType(dtype)] if dtype in set(DType) else _OTHER_SHAPE
 
 
-def _mark(axes: Axes, x: float, y: float, line: Line, colour: str, number: str) -> None:
-    """Draw a row's point, with the number of its series beside it if there is one."""
-    axes.plot(
-        [x],
-        [y],
-        _shape(line.dtype),
-        markersize=7,
-        markeredgecolor=colour,
-        markeredgewidth=1.5,
-        markerfacecolor=PAPER if line.runtime == Runtime.ONNX else colour,
-        zorder=3,
-    )
-    if number:
-        axes.annotate(
-            number,
-            (x, y),
-            xytext=_beside(int(number)),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            color=INK,
-            fontsize=7.5,
+def _mark(
+    axes: Axes,
+    points: Sequence[tuple[float, float, Line]],
+    colours: Mapping[Key, str],
+    numbers: Mapping[Key, str],
+) -> None:
+    """Draw rows' points (x, y), with the number of a row's series beside it if there is one."""
+    alike: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for x, y, line in points:
+        colour = colours[key_of(line)]
+        face = PAPER if line.runtime == Runtime.ONNX else colour
+        alike.setdefault((_shape(line.dtype), colour, face), []).append((x, y))
+    # All of a kind at once: an artist a row would make a page of many rows slow.
+    for (shape, colour, face), places in alike.items():
+        axes.plot(
+            *zip(*places, strict=True),
+            shape,
+            markersize=7,
+            markeredgecolor=colour,
+            markeredgewidth=1.5,
+            markerfacecolor=face,
+            zorder=3,
         )
+    for x, y, line in points:
+        if number := numbers[key_of(line)]:
+            axes.annotate(
+                number,
+                (x, y),
+                xytext=_beside(int(number)),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                color=INK,
+                fontsize=7.5,
+            )
 
 
 def _beside(number: int) -> tuple[float, float]:

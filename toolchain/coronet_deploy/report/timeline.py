@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from coronet_deploy.report.figures import milliseconds, target_names
+from coronet_deploy.report.figures import milliseconds
 from coronet_deploy.report.history import Line
-from coronet_deploy.report.plots import short_names
+from coronet_deploy.report.plots import row_labels
 from coronet_deploy.report.svg import COLOURS, INK, MUTED, calm, draw_svg
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _NAME_MOST = 36
 def history_svg(rows: Sequence[tuple[Line, float]], title: str, key: str) -> str:
     """Return an `<svg>` of rows: a line of history (not empty), and the newest session's median."""
     height = _ROW_HEIGHT * len(rows) + _BOTTOM
-    names = _names([line for line, _ in rows])
+    names = row_labels([(line.artifact, line.target) for line, _ in rows], _NAME_MOST)
 
     def draw(figure: Figure) -> None:
         for place, (line, now_ms) in enumerate(rows):
@@ -38,13 +38,6 @@ def history_svg(rows: Sequence[tuple[Line, float]], title: str, key: str) -> str
         for name, (line, now_ms) in zip(names, rows, strict=True)
     )
     return draw_svg(draw, height, key=key, title=title, description=described)
-
-
-def _names(lines: Sequence[Line]) -> list[str]:
-    """Return rows' names, no longer than leaves room for a figure beside them."""
-    targets = target_names(line.target for line in lines)
-    artifacts = short_names((line.artifact for line in lines), _NAME_MOST)
-    return [f"{artifacts[line.artifact]}, {targets[line.target]}" for line in lines]
 
 
 def _draw(axes: Axes, name: str, line: Line, now_ms: float) -> None:

@@ -24,6 +24,7 @@ from coronet_deploy.report.regression import (
 EMULATED = "Emulated: the timings are not a real device's."
 """The note of a comparison whose runs are emulated."""
 
+_ONE_FILE = "both sides are one file, byte for byte, and what differs is noise"
 _WORTH_COUNTING = 200  # launches a side; nobody makes more
 
 
@@ -31,7 +32,8 @@ _WORTH_COUNTING = 200  # launches a side; nobody makes more
 class Judged:
     """A pair and what is said of it.
 
-    `p_slower` is Holm-adjusted; it and `shift` are None where the verdict is `invalid`.
+    `p_slower` is Holm-adjusted; it and `shift` are None where the verdict is `invalid`, and it
+    where both sides are one file.
     `launches_needed`, a side, are told where more would decide. `reason` is a sentence, or empty.
     `sessions` counts the sessions of both sides where the base is a history; its pair's `base_ms`
     are then medians of sessions.
@@ -91,11 +93,13 @@ class Comparison:
 def judge(pairs: Sequence[Pair], bounds: Bounds) -> tuple[Judged, ...]:
     """Return the verdict on each of `pairs`; rows with problems are `invalid` and no part of Holm.
 
+    Nor are rows whose sides are one file, which are the `same` whatever was measured between them.
+
     Raises:
         BadInput: a row has fewer launches than can tell anything.
 
     """
-    sound = [pair for pair in pairs if not pair.problems]
+    sound = [pair for pair in pairs if not pair.problems and not pair.one_file]
     looks = [_look(pair) for pair in sound]
     adjusted = holm([look.shift.p_slower for look in looks])
     verdicts = decide(looks, bounds)
@@ -103,15 +107,12 @@ def judge(pairs: Sequence[Pair], bounds: Bounds) -> tuple[Judged, ...]:
         id(pair): _explained(Judged(pair, verdict, look.shift, p), look, len(sound), bounds)
         for pair, look, verdict, p in zip(sound, looks, verdicts, adjusted, strict=True)
     }
-    return tuple(
-        judged.get(id(pair)) or Judged(pair, Verdict.INVALID, reason="; ".join(pair.problems))
-        for pair in pairs
-    )
+    return tuple(judged.get(id(pair)) or _untested(pair) for pair in pairs)
 
 
 def needs_rerun(pair: Pair, bounds: Bounds) -> bool:
     """Tell whether a first measurement leaves open what a second could decide."""
-    return not pair.problems and not settled(_look(pair).shift, bounds)
+    return not pair.problems and not pair.one_file and not settled(_look(pair).shift, bounds)
 
 
 def rerun_reason(verdict: Verdict, look: Look, bounds: Bounds) -> str:
@@ -133,6 +134,13 @@ def exit_status(comparison: Comparison, *, inconclusive_ok: bool = False) -> int
     if Verdict.INVALID in verdicts:
         return 3
     return 5 if Verdict.INCONCLUSIVE in verdicts and not inconclusive_ok else 0
+
+
+def _untested(pair: Pair) -> Judged:
+    """Return what is said of a row without a test: it is spoilt, or both its sides are one file."""
+    if pair.problems:
+        return Judged(pair, Verdict.INVALID, reason="; ".join(pair.problems))
+    return Judged(pair, Verdict.SAME, _look(pair).shift, reason=_ONE_FILE)
 
 
 def _look(pair: Pair) -> Look:
