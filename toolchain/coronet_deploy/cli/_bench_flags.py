@@ -91,6 +91,30 @@ def refuse_phone_flags(args: argparse.Namespace) -> None:
         raise BadInput(f"--repeats {args.repeats}: at most {COUNT_MOST:,}")
 
 
+def settle_seconds(args: argparse.Namespace) -> None:
+    """Have the sampling of a launch end before its deadline.
+
+    Where one of the two flags is not given, it makes room for the other.
+
+    Raises:
+        BadInput: both are given, and each launch that samples so long would be lost.
+
+    """
+    if args.seconds < args.deadline:
+        return
+    if not is_given(args, "--deadline"):
+        args.deadline = 2 * args.seconds
+    elif not is_given(args, "--seconds"):
+        args.seconds = args.deadline / 2
+    else:
+        raise BadInput(
+            f"--seconds {args.seconds:g} is not below --deadline {args.deadline:g}: a launch that "
+            "samples so long would be stopped and lost",
+            hint="--deadline is for loading, warming up and sampling: give it more, or leave it "
+            "out",
+        )
+
+
 def phone_flags() -> tuple[str, ...]:
     """Return the flags that matter with a phone only."""
     return tuple(f"--{name.replace('_', '-')}" for name in _phone_defaults())
