@@ -24,6 +24,7 @@ from coronet_deploy.bench.clusters import read_clusters
 from coronet_deploy.bench.conditions import cautions
 from coronet_deploy.bench.emulation import emulated
 from coronet_deploy.bench.host import BenchInterrupted, Keeper, OnDisk, Progress, load_subjects
+from coronet_deploy.bench.identity import identity
 from coronet_deploy.bench.launch import Failure, Labels
 from coronet_deploy.bench.phone_back import PhoneGone, fix_again, wait_until_up
 from coronet_deploy.bench.phone_files import PhoneFiles
@@ -45,11 +46,7 @@ from coronet_deploy.bench.phone_launch import (
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_parity import Reference, bound_db, make_reference
 from coronet_deploy.bench.phone_placement import crowded, placed
-from coronet_deploy.bench.phone_state import (
-    fixed_performance,
-    read_facts,
-    read_state,
-)
+from coronet_deploy.bench.phone_state import fixed_performance, read_facts, read_state
 from coronet_deploy.bench.phone_timing import PhoneTimer
 from coronet_deploy.bench.phone_trial import Trial, Trials
 from coronet_deploy.bench.phone_vendor import VendorTools, put_tools
@@ -163,7 +160,7 @@ class _Bench:
         self.command = tuple(command)
         self.conditions = {
             "device": self.name,
-            "serial": self.device.serial,
+            **identity(self.device.serial, properties, self.emulated),
             "cpu": chipset or facts.get("soc"),
             "architecture": machine,
             "fingerprint": facts.get("build"),

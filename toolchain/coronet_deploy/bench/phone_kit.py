@@ -161,10 +161,12 @@ def check_same_bench(earlier: Run, now: Mapping[str, Any]) -> None:
 
     """
     then = earlier.conditions
+    # Runs once kept adb's address of a phone as its serial.
+    same = {"device": {now["device"]}, "serial": {now["serial"], now["address"]}}
     told = [
         f"the {key} {_changed(then.get(key), now[key])}"
-        for key in ("device", "serial")
-        if then.get(key) != now[key]
+        for key, known in same.items()
+        if then.get(key) not in known
     ]
     settings, own = _mapping(then.get("settings")), now["settings"]
     told += [
