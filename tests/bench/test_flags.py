@@ -34,6 +34,7 @@ PHONES = {
     "--pictures": "nowhere",
     "--no-parity": None,
     "--cool-down": "300",
+    "--cool-down-total": "900",
     "--canary-limit": "2",
     "--repeats": "2",
     "--reconnect": "60",
@@ -247,7 +248,12 @@ def test_of_sampling_and_deadline_the_one_that_is_not_given_makes_room(
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--cool-down", "1e10"), ("--reconnect", "1e10"), ("--repeats", "9" * 20)],
+    [
+        ("--cool-down", "1e10"),
+        ("--cool-down-total", "1e10"),
+        ("--reconnect", "1e10"),
+        ("--repeats", "9" * 20),
+    ],
 )
 def test_each_flag_for_phones_has_its_bound(
     capsys: pytest.CaptureFixture[str], flag: str, value: str

@@ -223,6 +223,30 @@ def test_a_phone_that_is_warm_at_first_gets_its_baseline_once_it_is_cool() -> No
     assert thermals.throttled(100.0) is not None
 
 
+def test_waiting_in_vain_is_bounded_and_a_phone_that_is_cool_later_is_measured() -> None:
+    now = [State(thermal_status=3)]
+    said: list[str] = []
+    thermals = Thermals(
+        lambda: now[0],
+        Canary(Device("a", adb="true")),
+        wait_s=0.2,
+        total_s=0.3,
+        poll_s=0.01,
+        say=said.append,
+    )
+    with pytest.raises(StillHot, match=r"not cool after 0\.2 s: Android's"):
+        thermals.wait_until_cool()
+    with pytest.raises(StillHot, match=r"not cool after 0\.1 s: Android's"):
+        thermals.wait_until_cool()
+    assert said.pop() == "not cool in 0.3 s in all: not waited for any more"
+    said.clear()
+    with pytest.raises(StillHot, match=r"not cool in 0\.3 s in all: Android's"):
+        thermals.wait_until_cool()
+    assert said == []
+    thermals.baseline_ms, thermals._tried, now[0] = 80.0, True, State(thermal_status=0)
+    assert thermals.wait_until_cool() == pytest.approx(0.0, abs=0.1)
+
+
 def result(*samples_ms: float, allowed: str | None = None) -> RunnerResult:
     details = {"cpus_allowed_list": allowed} if allowed else {}
     return RunnerResult(samples_ms, (), 1.0, None, None, None, None, {}, details)

@@ -106,6 +106,9 @@ def test_only_the_settings_that_differ_are_named(
 def test_the_same_bench_is_gone_on_with(kit: Kit) -> None:
     then = conditions(kit, Settings())
     check_same_bench(earlier(then), then)
+    # How long to wait for a phone changes nothing of a launch: a message tells to wait longer.
+    longer = replace(Settings(), cool_s=600.0, cool_total_s=600.0, reconnect_s=600.0)
+    check_same_bench(earlier(then), conditions(kit, longer))
     # A run that kept nothing of its kit, and one that had no ONNX file yet.
     check_same_bench(earlier({**then, "kit": None}), then)
     check_same_bench(earlier(then), conditions(kit, Settings(), *Runtime))

@@ -144,6 +144,7 @@ class _Bench:
             Canary(device, settings.mask),
             limit=settings.canary_limit,
             wait_s=settings.cool_s,
+            total_s=settings.cool_total_s,
         )
 
     def prepare(self, chipset: str | None, earlier: Run | None, command: Sequence[str]) -> None:
@@ -189,8 +190,7 @@ class _Bench:
             if any(trial.failure is None for trial in self.trials.values()):
                 self._settle()
             self._time(setup, models)
-            if self.thermals.blind:
-                self.notes.append("Throttling was not looked for: the canary could not be timed.")
+            self.notes += self.thermals.notes
             self.conditions["after"] = read_state(self.device).as_json()
 
     def run(self, *, interrupted: bool = False, lost: str | None = None) -> Run:

@@ -27,11 +27,12 @@ LIBRARY_FLAGS = {
 _SETTING_FLAGS = {
     "backends": "backend",
     "deadline_s": "deadline",
-    "cool_s": "cool-down",
-    "reconnect_s": "reconnect",
     "mask": "cpu-mask",
 }
 """The flags of settings that are not called what their flags are."""
+
+_WAITS = ("cool_s", "cool_total_s", "reconnect_s")
+"""Settings that say how long to wait for a phone: no launch differs by them."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,9 @@ class Kit:
 class Settings:
     """How to measure on a phone; times in seconds.
 
-    `repeats` is how often a launch that throttled is made again, `cool_s` bounds each cool-down,
-    `reconnect_s` the wait for a phone that went away; `mask` pins to CPUs, hexadecimal.
+    `repeats` is how often a launch that throttled is made again, `cool_s` bounds each cool-down and
+    `cool_total_s` those in vain together, `reconnect_s` the wait for a phone that went away; `mask`
+    pins to CPUs, hexadecimal.
     """
 
     backends: tuple[str, ...] = (CPU,)
@@ -108,6 +110,7 @@ class Settings:
     allow_fallback: bool = False
     repeats: int = 2
     cool_s: float = 300.0
+    cool_total_s: float = 900.0
     canary_limit: float = LIMIT
     reconnect_s: float = 60.0
     mask: str | None = None
@@ -173,7 +176,7 @@ def check_same_bench(earlier: Run, now: Mapping[str, Any]) -> None:
         f"--{_SETTING_FLAGS.get(name, name.replace('_', '-'))} "
         f"{_changed(settings.get(name), own.get(name))}"
         for name in dict.fromkeys([*own, *settings])
-        if settings.get(name) != own.get(name)
+        if name not in _WAITS and settings.get(name) != own.get(name)
     ]
     if kit := _mapping(then.get("kit")):
         # A runtime that the earlier run had no artifact for is none that it measured with.

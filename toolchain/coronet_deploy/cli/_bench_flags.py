@@ -84,8 +84,8 @@ def refuse_phone_flags(args: argparse.Namespace) -> None:
     """
     if args.device == "host":
         refuse(args, phone_flags(), "without a phone", "name one with --device")
-    for flag in ("--cool-down", "--reconnect"):
-        if (value := getattr(args, _name_of(flag))) > SECONDS_MOST:
+    for flag in ("--cool-down", "--cool-down-total", "--reconnect"):
+        if (value := getattr(args, _name_of(flag)) or 0) > SECONDS_MOST:
             raise BadInput(f"{flag} {value:g}: at most {SECONDS_MOST} seconds, a week")
     if args.repeats > COUNT_MOST:
         raise BadInput(f"--repeats {args.repeats}: at most {COUNT_MOST:,}")

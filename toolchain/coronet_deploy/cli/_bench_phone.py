@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coronet_deploy.cli._phone_flags import PHONE_FILES, RUNNER
+from coronet_deploy.cli._phone_flags import COOL_DOWNS, PHONE_FILES, RUNNER
 from coronet_deploy.errors import BadInput, EnvironmentProblem
 
 if TYPE_CHECKING:  # heavy, and --help needs none of them
@@ -169,6 +169,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
         allow_fallback=args.allow_fallback,
         repeats=args.repeats,
         cool_s=args.cool_down,
+        cool_total_s=args.cool_down_total or COOL_DOWNS * args.cool_down,
         canary_limit=args.canary_limit,
         reconnect_s=args.reconnect,
         mask=args.cpu_mask,

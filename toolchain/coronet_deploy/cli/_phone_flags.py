@@ -10,6 +10,9 @@ PHONE_FILES = Path("out/phone")
 """Where native files for phones stand unless a flag says otherwise, a folder an ABI."""
 
 RUNNER = "coronet-runner"
+COOL_DOWNS = 3
+"""How many cool-downs in vain a phone is waited for, unless a flag says how long."""
+
 _BACKENDS = ("cpu", "gpu", "nnapi", "qnn")
 
 
@@ -80,6 +83,13 @@ def add_phone_arguments(parser: argparse.ArgumentParser) -> None:
         default=300.0,
         metavar="S",
         help="longest wait for it to cool (default: 300)",
+    )
+    add(
+        "--cool-down-total",
+        type=_seconds,
+        metavar="S",
+        help="longest wait in all for one that does not: from then on each launch looks once "
+        "whether it is cool, and fails if not (default: three times --cool-down)",
     )
     add(
         "--canary-limit",
