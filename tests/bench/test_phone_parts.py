@@ -16,6 +16,7 @@ from coronet_deploy.bench.adb import AdbError, AdbFlood, Device, ShellResult
 from coronet_deploy.bench.canary import LIMIT, Canary
 from coronet_deploy.bench.conditions import State
 from coronet_deploy.bench.launch import Failure
+from coronet_deploy.bench.phone_back import state_after
 from coronet_deploy.bench.phone_files import ROOT, PhoneFiles
 from coronet_deploy.bench.phone_launch import Failed, execute, outcome
 from coronet_deploy.bench.phone_lock import PhoneLock
@@ -202,6 +203,18 @@ def test_the_canary_takes_longer_on_a_phone_that_throttles(
     assert hot is not None
     assert hot > 500
     assert hot > LIMIT * cool
+
+
+def test_a_phone_that_goes_away_after_the_last_launch_loses_nothing(
+    device: Device, phone: VirtualPhone
+) -> None:
+    notes: list[str] = []
+    after = state_after(device, notes)
+    assert (after or {})["battery_percent"] == 87
+    assert notes == []
+    assert phone.serial != "127.0.0.1:1"
+    assert state_after(Device("127.0.0.1:1"), notes) is None
+    assert "went away after the last launch" in notes[0]
 
 
 def test_a_phone_that_is_warm_at_first_gets_its_baseline_once_it_is_cool() -> None:

@@ -26,7 +26,7 @@ from coronet_deploy.bench.emulation import emulated
 from coronet_deploy.bench.host import BenchInterrupted, Keeper, OnDisk, Progress, load_subjects
 from coronet_deploy.bench.identity import identity
 from coronet_deploy.bench.launch import Failure, Labels
-from coronet_deploy.bench.phone_back import PhoneGone, fix_again, wait_until_up
+from coronet_deploy.bench.phone_back import PhoneGone, fix_again, state_after, wait_until_up
 from coronet_deploy.bench.phone_files import PhoneFiles
 from coronet_deploy.bench.phone_kit import (
     Kit,
@@ -191,7 +191,7 @@ class _Bench:
                 self._settle()
             self._time(setup, models)
             self.notes += self.thermals.notes
-            self.conditions["after"] = read_state(self.device).as_json()
+            self.conditions["after"] = state_after(self.device, self.notes)
 
     def run(self, *, interrupted: bool = False, lost: str | None = None) -> Run:
         """Return the run as it stands."""

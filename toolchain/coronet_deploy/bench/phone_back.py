@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from coronet_deploy.bench.adb import AdbError, AdbTimeout, Device, DeviceLost
-from coronet_deploy.bench.phone_state import set_fixed_performance
+from coronet_deploy.bench.phone_state import read_state, set_fixed_performance
 from coronet_deploy.vocabulary import Run
 
 _BOOTED = ("getprop", "sys.boot_completed")
@@ -66,3 +66,12 @@ def fix_again(device: Device, conditions: dict[str, Any]) -> list[str]:
         return []
     conditions["fixed_performance"] = refused
     return [f"Without fixed-performance mode since the phone came back: {refused}."]
+
+
+def state_after(device: Device, notes: list[str]) -> dict[str, Any] | None:
+    """Return the phone's conditions after the last launch; one that is gone by then is noted."""
+    try:
+        return read_state(device).as_json()
+    except DeviceLost:
+        notes.append("The phone went away after the last launch: its state then is not known.")
+        return None
