@@ -15,7 +15,13 @@ import pytest
 from coronet_deploy.bench import phone_lock
 from coronet_deploy.bench.adb import AdbError, Device, DeviceLost
 from coronet_deploy.bench.identity import identity
-from coronet_deploy.bench.phone_kit import Kit, Settings, check_planned, check_same_bench
+from coronet_deploy.bench.phone_kit import (
+    Kit,
+    Settings,
+    check_planned,
+    check_same_bench,
+    with_earlier,
+)
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.plan import PlannedLaunch, Subject
 from coronet_deploy.errors import BadInput
@@ -140,6 +146,32 @@ def test_a_phone_is_known_by_its_own_serial_and_not_by_its_address(
     )
     with contextlib.nullcontext() if same else pytest.raises(BadInput, match="the serial was"):
         check_same_bench(earlier(then), now)
+
+
+def test_what_was_to_be_known_of_launches_that_are_kept_is_known_of_them_still() -> None:
+    saver, usb = "Battery saver was on: it lowers the clocks.", "The phone was powered by usb."
+    then = earlier({"notes": [saver, usb]})
+    before = f"Before the bench was gone on with: {saver}"
+    assert with_earlier([usb, usb], then) == [usb, before]
+    again = earlier({"notes": [usb, before]})
+    assert with_earlier([usb], again) == [usb, before]
+    assert with_earlier([usb], earlier({})) == with_earlier([usb], None) == [usb]
+
+
+def test_the_conditions_of_kept_launches_are_told_with_them(bench: Bench) -> None:
+    saver = bench.phone.root / "fake" / "settings" / "global.low_power"
+    saver.write_text("1\n")
+    try:
+        assert bench("--samples", "5").returncode == 0
+    finally:
+        saver.write_text("0\n")
+    (path,) = bench.output.glob("*.json")
+    done = bench("--samples", "5", "--resume", path, "--json")
+    assert done.returncode == 0, done.stderr
+    told = [note for note in json.loads(done.stdout)["notes"] if "Battery saver was on" in note]
+    assert told == [
+        "Before the bench was gone on with: Battery saver was on: it lowers the clocks."
+    ]
 
 
 def test_a_run_that_kept_the_address_as_the_serial_is_gone_on_with(kit: Kit) -> None:

@@ -35,14 +35,9 @@ from coronet_deploy.bench.phone_kit import (
     check_same_bench,
     combinations,
     left_out,
+    with_earlier,
 )
-from coronet_deploy.bench.phone_launch import (
-    Setup,
-    execute,
-    failed,
-    now,
-    timing_arguments,
-)
+from coronet_deploy.bench.phone_launch import Setup, execute, failed, now, timing_arguments
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_parity import Reference, bound_db, make_reference
 from coronet_deploy.bench.phone_placement import crowded, placed
@@ -132,6 +127,7 @@ class _Bench:
         self.files = PhoneFiles(device)
         self.lock = PhoneLock(device)
         self.finished: list[Launch] = []
+        self.earlier: Run | None = None
         self.planned = 0
         self.losses = 0
         self.tools: dict[str, str] = {"coronet-deploy": __version__}
@@ -207,7 +203,7 @@ class _Bench:
             "throttled": any(lately),
             "interrupted": interrupted or lost is not None,
             "lost": lost,
-            "notes": list(dict.fromkeys(self.notes)),
+            "notes": with_earlier(self.notes, self.earlier),
         }
         return Run(
             id=self.id,
@@ -234,6 +230,7 @@ class _Bench:
                 told = "is not given now" if subject is None else "is another file"
                 raise BadInput(f"run {earlier.id} cannot be gone on with: {name} {told}")
         self.finished += [one for one in earlier.launches if one.error is None]
+        self.earlier = earlier
         self.conditions["resumed"] = earlier.id
 
     def _push(self) -> tuple[Setup, dict[str, str]]:

@@ -31,6 +31,8 @@ _SETTING_FLAGS = {
 }
 """The flags of settings that are not called what their flags are."""
 
+_BEFORE = "Before the bench was gone on with:"
+
 _WAITS = ("cool_s", "cool_total_s", "reconnect_s")
 """Settings that say how long to wait for a phone: no launch differs by them."""
 
@@ -191,6 +193,21 @@ def check_same_bench(earlier: Run, now: Mapping[str, Any]) -> None:
             f"run {earlier.id} cannot be gone on with: {'; '.join(told)}",
             hint="go on as it was begun, or begin anew without --resume",
         )
+
+
+def with_earlier(notes: Iterable[str], earlier: Run | None) -> list[str]:
+    """Return a bench's notes and those of the run it goes on with, whose launches it holds too."""
+    own = dict.fromkeys(notes)
+    told = earlier.conditions.get("notes") if earlier else None
+    before = map(str, told) if isinstance(told, list | tuple) else ()
+    return [
+        *own,
+        *(
+            one if one.startswith(_BEFORE) else f"{_BEFORE} {one}"
+            for one in before
+            if one not in own
+        ),
+    ]
 
 
 def check_planned(kept: Iterable[Launch], sequence: Iterable[PlannedLaunch]) -> None:
