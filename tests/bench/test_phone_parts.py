@@ -16,7 +16,7 @@ from coronet_deploy.bench.adb import AdbError, AdbFlood, Device, ShellResult
 from coronet_deploy.bench.canary import LIMIT, Canary
 from coronet_deploy.bench.conditions import State
 from coronet_deploy.bench.launch import Failure
-from coronet_deploy.bench.phone_back import state_after
+from coronet_deploy.bench.phone_back import state_after, wait_until_ready
 from coronet_deploy.bench.phone_files import ROOT, PhoneFiles
 from coronet_deploy.bench.phone_launch import Failed, execute, outcome
 from coronet_deploy.bench.phone_lock import PhoneLock
@@ -158,7 +158,7 @@ def test_a_lock_dies_with_its_holder_and_is_renewed_after_a_loss(
         assert other == "0"
         assert (held, lock.lost) == (False, True)
         phone.kill_daemon()
-        device.wait(30)
+        wait_until_ready(device, 30)
         phone.connect(adb_server, seconds=30)
         lock.renew()
         assert not lock.lost
