@@ -46,6 +46,7 @@ def kit(tmp_path: Path) -> Kit:
 def conditions(kit: Kit, settings: Settings, *runtimes: Runtime) -> dict[str, Any]:
     return {
         "device": "sm8550",
+        "fingerprint": "samsung/dm1q:14/UP1A/1:user",
         **identity("a", {}, None),
         "settings": settings.as_json(),
         "kit": kit.as_json(runtimes or (Runtime.TFLITE,)),
@@ -182,6 +183,14 @@ def test_a_run_that_kept_the_address_as_the_serial_is_gone_on_with(kit: Kit) -> 
     then = {**now, "serial": "10.0.0.5:5555"}
     del then["address"]
     check_same_bench(earlier(then), now)
+
+
+def test_a_phone_that_was_updated_meanwhile_is_refused(kit: Kit) -> None:
+    then = conditions(kit, Settings())
+    now = {**then, "fingerprint": "samsung/dm1q:14/UP1A/2:user"}
+    with pytest.raises(BadInput, match="the fingerprint was samsung"):
+        check_same_bench(earlier(then), now)
+    check_same_bench(earlier({**then, "fingerprint": None}), now)
 
 
 def test_emulators_are_told_apart_by_adb() -> None:

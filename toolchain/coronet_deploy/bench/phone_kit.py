@@ -168,6 +168,8 @@ def check_same_bench(earlier: Run, now: Mapping[str, Any]) -> None:
     then = earlier.conditions
     # Runs once kept adb's address of a phone as its serial.
     same = {"device": {now["device"]}, "serial": {now["serial"], now["address"]}}
+    if then.get("fingerprint"):  # of Android's build: an update brings other drivers and clocks
+        same["fingerprint"] = {now.get("fingerprint")}
     told = [
         f"the {key} {_changed(then.get(key), now[key])}"
         for key, known in same.items()
