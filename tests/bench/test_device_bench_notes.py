@@ -86,6 +86,18 @@ def test_a_phone_that_does_not_cool_is_not_waited_for_before_each_row(bench: Ben
     assert any("--cool-down-total" in note for note in run.conditions["notes"])
 
 
+def test_a_phone_that_is_never_cooler_than_its_room_can_be_measured(bench: Bench) -> None:
+    kept = (bench.phone.root / "fake" / "dumpsys" / "thermalservice").read_text()
+    bench.phone.fake("dumpsys/thermalservice", thermal(0, 38.0))
+    try:
+        done = bench("--cool-down", "0.2")
+        assert done.returncode == 5
+        assert "its skin is at 38.0 C, above 36" in last_line(done)
+        assert bench("--cool-down", "0.2", "--warmest", "40").returncode == 0
+    finally:
+        bench.phone.fake("dumpsys/thermalservice", kept)
+
+
 def test_a_hot_phone_is_not_waited_for_where_nothing_is_left_to_time(bench: Bench) -> None:
     kept = (bench.phone.root / "fake" / "dumpsys" / "thermalservice").read_text()
     bench.phone.fake("dumpsys/thermalservice", thermal(2, 44.0))

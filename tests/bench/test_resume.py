@@ -96,6 +96,7 @@ def test_other_native_files_are_named(
         ({"rounds": 5}, "--rounds was 6 then and is 5 now"),
         ({"threads": (4,)}, "--threads was 1,2 then and is 4 now"),
         ({"deadline_s": 9.0}, "--deadline was 300.0 then and is 9.0 now"),
+        ({"warmest_c": 40.0}, "--warmest was 36.0 then and is 40.0 now"),
         ({"mask": "f0"}, "--cpu-mask was not given then and is f0 now"),
         ({"allow_fallback": True, "repeats": 0},
          "--allow-fallback was off then and is on now; --repeats was 2 then and is 0 now"),
@@ -113,6 +114,10 @@ def test_only_the_settings_that_differ_are_named(
 def test_the_same_bench_is_gone_on_with(kit: Kit) -> None:
     then = conditions(kit, Settings())
     check_same_bench(earlier(then), then)
+    # A run of before there was --warmest.
+    older = {**then, "settings": {**then["settings"]}}
+    del older["settings"]["warmest_c"]
+    check_same_bench(earlier(older), then)
     # How long to wait for a phone changes nothing of a launch: a message tells to wait longer.
     longer = replace(Settings(), cool_s=600.0, cool_total_s=600.0, reconnect_s=600.0)
     check_same_bench(earlier(then), conditions(kit, longer))

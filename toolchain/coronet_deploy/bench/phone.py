@@ -21,7 +21,7 @@ from coronet_deploy import __version__
 from coronet_deploy.bench.adb import AdbError, Device, DeviceLost
 from coronet_deploy.bench.canary import Canary
 from coronet_deploy.bench.clusters import read_clusters
-from coronet_deploy.bench.conditions import cautions
+from coronet_deploy.bench.conditions import Limits, cautions
 from coronet_deploy.bench.emulation import emulated
 from coronet_deploy.bench.host import BenchInterrupted, Keeper, OnDisk, Progress, load_subjects
 from coronet_deploy.bench.identity import identity
@@ -139,6 +139,7 @@ class _Bench:
             lambda: read_state(device),
             Canary(device, settings.mask),
             limit=settings.canary_limit,
+            warmest=Limits(settings.warmest_c, settings.warmest_c),
             wait_s=settings.cool_s,
             total_s=settings.cool_total_s,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coronet_deploy.bench.canary import LIMIT
+from coronet_deploy.bench.conditions import Limits
 from coronet_deploy.bench.elf import check_machine
 from coronet_deploy.bench.host import OnDisk
 from coronet_deploy.bench.outdated import check_age
@@ -28,6 +29,7 @@ _SETTING_FLAGS = {
     "backends": "backend",
     "deadline_s": "deadline",
     "mask": "cpu-mask",
+    "warmest_c": "warmest",
 }
 """The flags of settings that are not called what their flags are."""
 
@@ -99,8 +101,8 @@ class Settings:
     """How to measure on a phone; times in seconds.
 
     `repeats` is how often a launch that throttled is made again, `cool_s` bounds each cool-down and
-    `cool_total_s` those in vain together, `reconnect_s` the wait for a phone that went away; `mask`
-    pins to CPUs, hexadecimal.
+    `cool_total_s` those in vain together, `warmest_c` is how warm skin and battery may be,
+    `reconnect_s` bounds the wait for a phone that went away; `mask` pins to CPUs, hexadecimal.
     """
 
     backends: tuple[str, ...] = (CPU,)
@@ -113,6 +115,7 @@ class Settings:
     repeats: int = 2
     cool_s: float = 300.0
     cool_total_s: float = 900.0
+    warmest_c: float = Limits.skin_c
     canary_limit: float = LIMIT
     reconnect_s: float = 60.0
     mask: str | None = None
@@ -176,6 +179,8 @@ def check_same_bench(earlier: Run, now: Mapping[str, Any]) -> None:
         if then.get(key) not in known
     ]
     settings, own = _mapping(then.get("settings")), now["settings"]
+    if settings:  # runs kept nothing of a setting before there was a flag for it
+        settings = {"warmest_c": Settings.warmest_c, **settings}
     told += [
         f"--{_SETTING_FLAGS.get(name, name.replace('_', '-'))} "
         f"{_changed(settings.get(name), own.get(name))}"

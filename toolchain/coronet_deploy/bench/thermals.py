@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coronet_deploy.bench.canary import LIMIT, Canary
-from coronet_deploy.bench.conditions import State, cool
+from coronet_deploy.bench.conditions import Limits, State, cool
 
 _POLL_S = 5.0
 
@@ -26,13 +26,15 @@ class StillHot(Exception):
 class Thermals:
     """The state of one phone during one bench.
 
-    `read` asks the phone; `limit` is how many times the baseline the canary may take; `wait_s`
-    bounds one cool-down, `total_s` those in vain together; `say` is told what is being waited for.
+    `read` asks the phone; `limit` is how many times the baseline the canary may take, `warmest` how
+    warm the phone may be; `wait_s` bounds one cool-down, `total_s` those in vain together; `say` is
+    told what is being waited for.
     """
 
     read: Callable[[], State]
     canary: Canary
     limit: float = LIMIT
+    warmest: Limits = field(default_factory=Limits)
     wait_s: float = 300.0
     total_s: float = 900.0
     poll_s: float = _POLL_S
@@ -73,7 +75,7 @@ class Thermals:
         bound_s = min(self.wait_s, left_s)
         while True:
             self.latest = self.read()
-            judgement = cool(self.latest)
+            judgement = cool(self.latest, self.warmest)
             # A phone that hides its temperatures has only the canary to tell.
             reason = judgement.reason if judgement.cool is False else None
             if reason is None and was_throttled:

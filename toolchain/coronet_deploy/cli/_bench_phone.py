@@ -169,6 +169,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
         repeats=args.repeats,
         cool_s=args.cool_down,
         cool_total_s=args.cool_down_total or COOL_DOWNS * args.cool_down,
+        warmest_c=args.warmest,
         canary_limit=args.canary_limit,
         reconnect_s=args.reconnect,
         mask=args.cpu_mask,

@@ -92,6 +92,13 @@ def add_phone_arguments(parser: argparse.ArgumentParser) -> None:
         "whether it is cool, and fails if not (default: three times --cool-down)",
     )
     add(
+        "--warmest",
+        type=_degrees,
+        default=36.0,
+        metavar="C",
+        help="skin or battery temperature at which it still counts as cool (default: 36)",
+    )
+    add(
         "--canary-limit",
         type=_ratio,
         default=1.10,
@@ -151,6 +158,10 @@ def _mask(text: str) -> str:
 
 def _seconds(text: str) -> float:
     return _number(text, 0.0, "a number of seconds")
+
+
+def _degrees(text: str) -> float:
+    return _number(text, 0.0, "a number of degrees Celsius")
 
 
 def _ratio(text: str) -> float:
