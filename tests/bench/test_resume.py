@@ -174,6 +174,7 @@ def test_the_conditions_of_kept_launches_are_told_with_them(bench: Bench) -> Non
     (path,) = bench.output.glob("*.json")
     done = bench("--samples", "5", "--resume", path, "--json")
     assert done.returncode == 0, done.stderr
+    assert "launch 1 of 2" not in done.stderr  # it is kept, not made again
     told = [note for note in json.loads(done.stdout)["notes"] if "Battery saver was on" in note]
     assert told == [
         "Before the bench was gone on with: Battery saver was on: it lowers the clocks."

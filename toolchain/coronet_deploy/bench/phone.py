@@ -303,11 +303,11 @@ class _Bench:
         failed_ones: set[tuple[str, Target]] = set()
         for done, one in enumerate(sequence):
             self.thermals.say = lambda text, done=done: self.progress(done, len(sequence), text)  # type: ignore[misc] # bound now
-            what = f"{one.subject} {self.thermals.temperature}".strip()
-            self.progress(done, len(sequence), what)
             key = (one.subject.artifact, one.subject.target)
             if (*key, one.order) in made or key in failed_ones - measured_ones:
                 continue
+            what = f"{one.subject} {self.thermals.temperature}".strip()
+            self.progress(done, len(sequence), what)
             launch = self._persistently(lambda one=one: self._launch(one, setup, models))  # type: ignore[misc] # bound now
             self.finished.append(launch)
             if self.keeper:
