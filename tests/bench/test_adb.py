@@ -22,7 +22,7 @@ from coronet_deploy.bench.adb import (
     list_devices,
 )
 from coronet_deploy.bench.dryrun import DryDevice
-from coronet_deploy.bench.phone_back import wait_until_ready
+from coronet_deploy.bench.phone_back import wait_until_ready, wait_until_up
 from coronet_deploy.errors import EnvironmentProblem
 from virtual_phone import SM8550, AdbServer, VirtualPhone
 
@@ -275,6 +275,24 @@ esac""",
     )
     with pytest.raises(DeviceLost, match="not back after 1 s"):
         wait_until_ready(Device("1.2.3.4:5"), 1)
+
+
+def test_a_phone_that_goes_on_being_silent_is_not_said_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb, "_QUICK_S", 0.3)
+    monkeypatch.setattr(adb, "_ANSWER_S", 0.3)
+    scripted_adb(
+        tmp_path,
+        monkeypatch,
+        """
+case "$*" in
+  devices) printf 'List of devices attached\\nR5\\tdevice\\n\\n';;
+  *) exec sleep 321;;
+esac""",
+    )
+    with pytest.raises(DeviceLost, match="R5 is listed by adb, but did not answer for 1 s"):
+        wait_until_up(Device("R5"), 1)
 
 
 def test_what_adb_logs_is_no_reason() -> None:

@@ -78,6 +78,12 @@ def wait_until_up(device: Device, seconds: float) -> None:
     end = time.monotonic() + seconds
     wait_until_ready(device, seconds)
     while not _has_started(device):
+        if time.monotonic() >= end and device.unsure:
+            raise DeviceLost(
+                f"phone {device.serial} is listed by adb, but did not answer for {seconds:g} s",
+                hint=lost_advice(DEVICE),
+                serial=device.serial,
+            )
         if time.monotonic() >= end:
             raise DeviceLost(
                 f"phone {device.serial} is back, but had not started after {seconds:g} s",
