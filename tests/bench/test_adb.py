@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,10 +22,12 @@ from coronet_deploy.bench.adb import (
     list_devices,
 )
 from coronet_deploy.bench.dryrun import DryDevice
+from coronet_deploy.bench.phone_back import wait_until_ready, wait_until_up
 from coronet_deploy.errors import EnvironmentProblem
 from virtual_phone import SM8550, AdbServer, VirtualPhone
 
 SLOW = 30.0
+FOR_EVER = 3600.0
 
 
 def test_a_phone_is_listed_and_says_what_it_is(phone: VirtualPhone) -> None:
@@ -101,13 +104,55 @@ def test_a_phone_that_dies_during_a_command_is_lost_and_comes_back(
             device.shell(["sleep", "30"], seconds=SLOW)
         assert caught.value.exit_status == 3
         with pytest.raises(DeviceLost, match=r"not back after 0\.2 s"):
-            device.wait(0.2)
-        device.wait(30)
+            wait_until_ready(device, 0.2)
+        wait_until_ready(device, 30)
     finally:
         killer.cancel()
         phone.fake("restart_seconds", None)
         phone.connect(adb_server, seconds=30)
     assert device.shell(["echo", "hello"], seconds=SLOW).text == "hello"
+
+
+def test_a_phone_that_is_listed_and_does_not_answer_is_lost_at_once_from_then_on(
+    phone: VirtualPhone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb, "_GRACE_S", 0.5)
+    monkeypatch.setattr(adb, "_ANSWER_S", 1.0)
+    device = Device(phone.serial)
+    assert device.shell(["true"], seconds=SLOW).status == 0
+    (daemon,) = (pid for pid, line in phone.processes().items() if "/sbin/adbd" in line)
+    os.kill(daemon, signal.SIGSTOP)  # as a phone that left the network: adb does not see it
+    try:
+        with pytest.raises(DeviceLost, match="`sleep 1` was cut short: the phone does not answer"):
+            device.shell(["sleep", "1"], seconds=1)
+        assert device.state == "device"
+        with pytest.raises(DeviceLost, match="does not answer"):
+            device.shell(["true"], seconds=FOR_EVER)
+        with pytest.raises(DeviceLost, match="does not answer"):
+            device.pull("/system/build.prop", Path("nowhere"), seconds=0.5)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert device.shell(["echo", "back"], seconds=SLOW).text == "back"
+    assert not device.unsure
+
+
+def test_after_ctrl_c_it_is_asked_first_whether_the_phone_answers(
+    phone: VirtualPhone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb, "_ANSWER_S", 1.0)
+    device = Device(phone.serial)
+    assert device.shell(["true"], seconds=SLOW).status == 0
+    threading.Timer(1, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        device.shell(["sleep", "30"], seconds=SLOW)
+    (daemon,) = (pid for pid, line in phone.processes().items() if "/sbin/adbd" in line)
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        with pytest.raises(DeviceLost, match="does not answer"):
+            device.shell(["true"], seconds=FOR_EVER)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert device.shell(["echo", "back"], seconds=SLOW).text == "back"
 
 
 def test_a_phone_that_is_not_there(phone: VirtualPhone) -> None:
@@ -229,7 +274,25 @@ case "$*" in
 esac""",
     )
     with pytest.raises(DeviceLost, match="not back after 1 s"):
-        Device("1.2.3.4:5").wait(1)
+        wait_until_ready(Device("1.2.3.4:5"), 1)
+
+
+def test_a_phone_that_goes_on_being_silent_is_not_said_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb, "_QUICK_S", 0.3)
+    monkeypatch.setattr(adb, "_ANSWER_S", 0.3)
+    scripted_adb(
+        tmp_path,
+        monkeypatch,
+        """
+case "$*" in
+  devices) printf 'List of devices attached\\nR5\\tdevice\\n\\n';;
+  *) exec sleep 321;;
+esac""",
+    )
+    with pytest.raises(DeviceLost, match="R5 is listed by adb, but did not answer for 1 s"):
+        wait_until_up(Device("R5"), 1)
 
 
 def test_what_adb_logs_is_no_reason() -> None:

@@ -7,6 +7,7 @@ stands in for what a real daemon cannot be brought to; see `FRONT`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from coronet_deploy.bench.phone_files import ROOT
-from phone_bench import Bench, Done, last_line
+from phone_bench import Bench, Done, last_line, started, wait_for
 from virtual_phone import AdbServer
 
 # Beside it: `pause_at` is the timed launch that waits until there is a file `go`; `state` is how
@@ -168,6 +169,25 @@ def test_a_phone_whose_daemon_does_not_answer_is_offline(
     assert (done.returncode, done.stdout) == (3, "")
     assert f"phone {bench.phone.serial} is offline (plug the cable in again" in last_line(done)
     assert done.stderr.count("\n") == 1
+
+
+def test_a_phone_whose_network_goes_is_waited_for_though_adb_lists_it(bench: Bench) -> None:
+    (daemon,) = (pid for pid, line in bench.phone.processes().items() if "/sbin/adbd" in line)
+    bench.mode("slow")
+    with started(bench, "--rounds", "3", "--deadline", "4", "--json") as process:
+        wait_for(process, "launch 2 of 3")
+        bench.wait_for_runner()
+        bench.mode(None)
+        os.kill(daemon, signal.SIGSTOP)
+        try:
+            wait_for(process, "went away: waiting for it")
+        finally:
+            os.kill(daemon, signal.SIGCONT)
+        out, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    row = json.loads(out)["rows"][0]
+    assert (row["launches"], row["failed"], row["samples"]) == (3, 0, 25 + 5 + 5)
+    bench.check_clean()
 
 
 @pytest.mark.parametrize(

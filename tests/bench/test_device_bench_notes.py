@@ -68,6 +68,36 @@ def test_a_phone_that_is_never_cool_is_not_said_to_time_no_canary(bench: Bench) 
     assert not any("canary" in note for note in notes)
 
 
+def test_a_phone_that_does_not_cool_is_not_waited_for_before_each_row(bench: Bench) -> None:
+    kept = (bench.phone.root / "fake" / "dumpsys" / "thermalservice").read_text()
+    bench.phone.fake("dumpsys/thermalservice", thermal(2, 44.0))
+    try:
+        done = bench("--threads", "1,2,3,4", "--cool-down", "0.4", "--cool-down-total", "0.6")
+    finally:
+        bench.phone.fake("dumpsys/thermalservice", kept)
+    assert done.returncode == 5
+    run = bench.run_file()
+    told = [launch.error for launch in run.launches if launch.error]
+    assert told[0].startswith("throttled: not cool after 0.2 s: Android's")
+    (later,) = set(told[1:])
+    assert later.startswith("throttled: not cool in 0.6 s in all: Android's")
+    assert len(told) == 4
+    assert done.stderr.count("not cool in 0.6 s in all: not waited for any more") == 1
+    assert any("--cool-down-total" in note for note in run.conditions["notes"])
+
+
+def test_a_phone_that_is_never_cooler_than_its_room_can_be_measured(bench: Bench) -> None:
+    kept = (bench.phone.root / "fake" / "dumpsys" / "thermalservice").read_text()
+    bench.phone.fake("dumpsys/thermalservice", thermal(0, 38.0))
+    try:
+        done = bench("--cool-down", "0.2")
+        assert done.returncode == 5
+        assert "its skin is at 38.0 C, above 36" in last_line(done)
+        assert bench("--cool-down", "0.2", "--warmest", "40").returncode == 0
+    finally:
+        bench.phone.fake("dumpsys/thermalservice", kept)
+
+
 def test_a_hot_phone_is_not_waited_for_where_nothing_is_left_to_time(bench: Bench) -> None:
     kept = (bench.phone.root / "fake" / "dumpsys" / "thermalservice").read_text()
     bench.phone.fake("dumpsys/thermalservice", thermal(2, 44.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from coronet_deploy.bench.runner import host_library
 from coronet_deploy.results.files import read_run
 from coronet_deploy.vocabulary import Runtime
+from phone_bench import Bench, wait_for
 from support import Cli
-from virtual_phone import VirtualPhone
+from virtual_phone import SM8550, AdbServer, VirtualPhone
 
 # A virtual phone does not get warm, and this machine is noisy: a wide margin.
 QUICK = (
@@ -59,6 +61,30 @@ def test_a_file_against_itself_is_measured_in_turn_on_the_phone(
     assert run.conditions["serial"] == phone.serial
     if row["rerun_launches"] == [4, 4]:
         assert len(told["run_files"]) == 2
+
+
+def test_a_phone_that_goes_away_for_good_is_not_said_to_be_gone_on_with(
+    adb_server: AdbServer, faulty: Path, tiny: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.tflite"
+    other.write_bytes((tiny / "tiny.tflite").read_bytes() + b"\0")
+    with VirtualPhone.boot(SM8550, adb_server) as own:
+        bench = Bench(adb_server, own, faulty, tiny / "tiny.tflite", tmp_path / "runs")
+        bench.mode("slow")
+        own.fake("restart_seconds", "600")
+        line = bench.line(other, "--rounds", "4", "--reconnect", "1")
+        line[1] = "compare"
+        with subprocess.Popen(
+            line, stderr=subprocess.PIPE, text=True, env=bench.environment
+        ) as process:
+            wait_for(process, "launch 2 of 8")
+            bench.wait_for_runner()
+            own.kill_daemon()
+            _, told = process.communicate(timeout=120)
+    assert process.returncode == 3
+    (path,) = bench.output.glob("*.json")
+    # `compare` takes no --resume.
+    assert f"1 of 8 launches kept in {path}\n" in told
 
 
 def test_a_back_end_that_the_phone_lacks_is_invalid_and_not_a_verdict(

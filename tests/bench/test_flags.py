@@ -15,7 +15,7 @@ from coronet_deploy.cli._bench_flags import SECONDS_MOST, THREADS_MOST, phone_fl
 from coronet_deploy.cli._bench_phone import read_earlier
 from coronet_deploy.cli.bench import count, duration, thread_counts
 from coronet_deploy.errors import BadInput
-from coronet_deploy.results.files import write_run
+from coronet_deploy.results.files import read_run, write_run
 from coronet_deploy.vocabulary import Launch, Run, Target
 
 PHONES = {
@@ -34,6 +34,8 @@ PHONES = {
     "--pictures": "nowhere",
     "--no-parity": None,
     "--cool-down": "300",
+    "--cool-down-total": "900",
+    "--warmest": "36",
     "--canary-limit": "2",
     "--repeats": "2",
     "--reconnect": "60",
@@ -214,10 +216,45 @@ def test_each_flag_has_its_bound(
     assert f"argument {flag}: " in last
 
 
+@pytest.mark.parametrize("seconds", ["5", "9"])
+@pytest.mark.parametrize("line", [("bench", "tiny.onnx"), ("compare", "tiny.onnx", "tiny.onnx")])
+def test_a_launch_that_samples_past_its_deadline_is_refused_before_any(
+    place: Path, capsys: pytest.CaptureFixture[str], line: tuple[str, ...], seconds: str
+) -> None:
+    before = listed(place)
+    told = refused(capsys, 2, *line, "--seconds", seconds, "--deadline", "5")
+    assert f"--seconds {seconds} is not below --deadline 5" in told
+    assert listed(place) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds", "deadline"),
+    [([], 3, 300), (["--seconds", "400"], 400, 800), (["--deadline", "2"], 1, 2)],
+)
+def test_of_sampling_and_deadline_the_one_that_is_not_given_makes_room(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    given: list[str],
+    seconds: float,
+    deadline: float,
+) -> None:
+    line = ("bench", "tiny.onnx", "--threads", "1", "--rounds", "1", "--samples", "5", *given)
+    main(line)  # whether a busy machine answers within 2 s or not
+    capsys.readouterr()
+    (path,) = (place / "runs").glob("*.json")
+    settings = read_run(path).conditions["settings"]
+    assert (settings["seconds"], settings["deadline_s"]) == (seconds, deadline)
+
+
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--cool-down", "1e10"), ("--reconnect", "1e10"), ("--repeats", "9" * 20)],
+    [
+        ("--cool-down", "1e10"),
+        ("--cool-down-total", "1e10"),
+        ("--reconnect", "1e10"),
+        ("--repeats", "9" * 20),
+    ],
 )
 def test_each_flag_for_phones_has_its_bound(
     capsys: pytest.CaptureFixture[str], flag: str, value: str

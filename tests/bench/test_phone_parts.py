@@ -16,6 +16,7 @@ from coronet_deploy.bench.adb import AdbError, AdbFlood, Device, ShellResult
 from coronet_deploy.bench.canary import LIMIT, Canary
 from coronet_deploy.bench.conditions import State
 from coronet_deploy.bench.launch import Failure
+from coronet_deploy.bench.phone_back import state_after, wait_until_ready
 from coronet_deploy.bench.phone_files import ROOT, PhoneFiles
 from coronet_deploy.bench.phone_launch import Failed, execute, outcome
 from coronet_deploy.bench.phone_lock import PhoneLock
@@ -157,7 +158,7 @@ def test_a_lock_dies_with_its_holder_and_is_renewed_after_a_loss(
         assert other == "0"
         assert (held, lock.lost) == (False, True)
         phone.kill_daemon()
-        device.wait(30)
+        wait_until_ready(device, 30)
         phone.connect(adb_server, seconds=30)
         lock.renew()
         assert not lock.lost
@@ -204,6 +205,18 @@ def test_the_canary_takes_longer_on_a_phone_that_throttles(
     assert hot > LIMIT * cool
 
 
+def test_a_phone_that_goes_away_after_the_last_launch_loses_nothing(
+    device: Device, phone: VirtualPhone
+) -> None:
+    notes: list[str] = []
+    after = state_after(device, notes)
+    assert (after or {})["battery_percent"] == 87
+    assert notes == []
+    assert phone.serial != "127.0.0.1:1"
+    assert state_after(Device("127.0.0.1:1"), notes) is None
+    assert "went away after the last launch" in notes[0]
+
+
 def test_a_phone_that_is_warm_at_first_gets_its_baseline_once_it_is_cool() -> None:
     class Counting(Canary):
         def calibrate(self) -> None:
@@ -221,6 +234,30 @@ def test_a_phone_that_is_warm_at_first_gets_its_baseline_once_it_is_cool() -> No
     thermals.wait_until_cool()
     assert (before, thermals.baseline_ms) == (None, 80.0)
     assert thermals.throttled(100.0) is not None
+
+
+def test_waiting_in_vain_is_bounded_and_a_phone_that_is_cool_later_is_measured() -> None:
+    now = [State(thermal_status=3)]
+    said: list[str] = []
+    thermals = Thermals(
+        lambda: now[0],
+        Canary(Device("a", adb="true")),
+        wait_s=0.2,
+        total_s=0.3,
+        poll_s=0.01,
+        say=said.append,
+    )
+    with pytest.raises(StillHot, match=r"not cool after 0\.2 s: Android's"):
+        thermals.wait_until_cool()
+    with pytest.raises(StillHot, match=r"not cool after 0\.1 s: Android's"):
+        thermals.wait_until_cool()
+    assert said.pop() == "not cool in 0.3 s in all: not waited for any more"
+    said.clear()
+    with pytest.raises(StillHot, match=r"not cool in 0\.3 s in all: Android's"):
+        thermals.wait_until_cool()
+    assert said == []
+    thermals.baseline_ms, thermals._tried, now[0] = 80.0, True, State(thermal_status=0)
+    assert thermals.wait_until_cool() == pytest.approx(0.0, abs=0.1)
 
 
 def result(*samples_ms: float, allowed: str | None = None) -> RunnerResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import subprocess
@@ -13,10 +14,18 @@ import pytest
 
 from coronet_deploy.bench import phone_lock
 from coronet_deploy.bench.adb import AdbError, Device, DeviceLost
-from coronet_deploy.bench.phone_kit import Kit, Settings, check_planned, check_same_bench
+from coronet_deploy.bench.identity import identity
+from coronet_deploy.bench.phone_kit import (
+    Kit,
+    Settings,
+    check_planned,
+    check_same_bench,
+    with_earlier,
+)
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.plan import PlannedLaunch, Subject
 from coronet_deploy.errors import BadInput
+from coronet_deploy.results.files import read_run
 from coronet_deploy.vocabulary import Launch, Run, Runtime, Target
 from phone_bench import Bench, last_line
 
@@ -37,7 +46,8 @@ def kit(tmp_path: Path) -> Kit:
 def conditions(kit: Kit, settings: Settings, *runtimes: Runtime) -> dict[str, Any]:
     return {
         "device": "sm8550",
-        "serial": "a",
+        "fingerprint": "samsung/dm1q:14/UP1A/1:user",
+        **identity("a", {}, None),
         "settings": settings.as_json(),
         "kit": kit.as_json(runtimes or (Runtime.TFLITE,)),
     }
@@ -86,6 +96,7 @@ def test_other_native_files_are_named(
         ({"rounds": 5}, "--rounds was 6 then and is 5 now"),
         ({"threads": (4,)}, "--threads was 1,2 then and is 4 now"),
         ({"deadline_s": 9.0}, "--deadline was 300.0 then and is 9.0 now"),
+        ({"warmest_c": 40.0}, "--warmest was 36.0 then and is 40.0 now"),
         ({"mask": "f0"}, "--cpu-mask was not given then and is f0 now"),
         ({"allow_fallback": True, "repeats": 0},
          "--allow-fallback was off then and is on now; --repeats was 2 then and is 0 now"),
@@ -103,11 +114,121 @@ def test_only_the_settings_that_differ_are_named(
 def test_the_same_bench_is_gone_on_with(kit: Kit) -> None:
     then = conditions(kit, Settings())
     check_same_bench(earlier(then), then)
+    # A run of before there was --warmest.
+    older = {**then, "settings": {**then["settings"]}}
+    del older["settings"]["warmest_c"]
+    check_same_bench(earlier(older), then)
+    # How long to wait for a phone changes nothing of a launch: a message tells to wait longer.
+    longer = replace(Settings(), cool_s=600.0, cool_total_s=600.0, reconnect_s=600.0)
+    check_same_bench(earlier(then), conditions(kit, longer))
     # A run that kept nothing of its kit, and one that had no ONNX file yet.
     check_same_bench(earlier({**then, "kit": None}), then)
     check_same_bench(earlier(then), conditions(kit, Settings(), *Runtime))
     with pytest.raises(BadInput, match="the serial was b then and is a now"):
         check_same_bench(earlier({**then, "serial": "b"}), then)
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "same"),
+    [
+        (("10.0.0.5:37123", "R5CT30"), ("10.0.0.5:40011", "R5CT30"), True),
+        (("R5CT30", "R5CT30"), ("adb-R5CT30-x._adb-tls-connect._tcp", "R5CT30"), True),
+        (("10.0.0.5:5555", "R5CT30"), ("10.0.0.5:5555", "R5CT31"), False),
+        # Of phones without a serial of their own, and so of emulators, adb's decides.
+        (("10.0.0.5:37123", "0123456789ABCDEF"), ("10.0.0.6:1", "0123456789ABCDEF"), False),
+        (("10.0.0.5:5555", "unknown"), ("10.0.0.5:5555", "unknown"), True),
+        (("10.0.0.5:5555", None), ("10.0.0.5:5555", None), True),
+    ],
+)
+def test_a_phone_is_known_by_its_own_serial_and_not_by_its_address(
+    kit: Kit, first: tuple[str, str | None], again: tuple[str, str | None], same: bool
+) -> None:
+    then, now = (
+        {
+            **conditions(kit, Settings()),
+            **identity(address, {"ro.serialno": own} if own else {}, None),
+        }
+        for address, own in (first, again)
+    )
+    with contextlib.nullcontext() if same else pytest.raises(BadInput, match="the serial was"):
+        check_same_bench(earlier(then), now)
+
+
+def test_what_was_to_be_known_of_launches_that_are_kept_is_known_of_them_still() -> None:
+    saver, usb = "Battery saver was on: it lowers the clocks.", "The phone was powered by usb."
+    then = earlier({"notes": [saver, usb]})
+    before = f"Before the bench was gone on with: {saver}"
+    assert with_earlier([usb, usb], then) == [usb, before]
+    again = earlier({"notes": [usb, before]})
+    assert with_earlier([usb], again) == [usb, before]
+    assert with_earlier([usb], earlier({})) == with_earlier([usb], None) == [usb]
+
+
+def test_the_conditions_of_kept_launches_are_told_with_them(bench: Bench) -> None:
+    saver = bench.phone.root / "fake" / "settings" / "global.low_power"
+    saver.write_text("1\n")
+    try:
+        assert bench("--samples", "5").returncode == 0
+    finally:
+        saver.write_text("0\n")
+    (path,) = bench.output.glob("*.json")
+    done = bench("--samples", "5", "--resume", path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "launch 1 of 2" not in done.stderr  # it is kept, not made again
+    told = [note for note in json.loads(done.stdout)["notes"] if "Battery saver was on" in note]
+    assert told == [
+        "Before the bench was gone on with: Battery saver was on: it lowers the clocks."
+    ]
+
+
+def test_a_run_that_kept_the_address_as_the_serial_is_gone_on_with(kit: Kit) -> None:
+    now = {
+        **conditions(kit, Settings()),
+        **identity("10.0.0.5:5555", {"ro.serialno": "R5CT30"}, None),
+    }
+    then = {**now, "serial": "10.0.0.5:5555"}
+    del then["address"]
+    check_same_bench(earlier(then), now)
+
+
+def test_a_phone_that_was_updated_meanwhile_is_refused(kit: Kit) -> None:
+    then = conditions(kit, Settings())
+    now = {**then, "fingerprint": "samsung/dm1q:14/UP1A/2:user"}
+    with pytest.raises(BadInput, match="the fingerprint was samsung"):
+        check_same_bench(earlier(then), now)
+    check_same_bench(earlier({**then, "fingerprint": None}), now)
+
+
+def test_emulators_are_told_apart_by_adb() -> None:
+    told = identity("emulator-5554", {"ro.serialno": "EMULATOR34X0"}, "ro.boot.qemu is 1")
+    assert told["serial"] == "emulator-5554"
+
+
+def test_the_same_phone_at_another_address_goes_on(bench: Bench) -> None:
+    prop = bench.phone.root / "system" / "build.prop"
+    as_it_was = prop.read_text()
+    # As a phone that is a real one says of itself.
+    real = as_it_was.replace("ro.boot.qemu=1\n", "").replace("arm64-v8a", "x86_64")
+    prop.write_text(f"{real}ro.serialno=R5CT30\n")
+    elsewhere = bench.phone.serial.replace("127.0.0.1", "localhost")
+    try:
+        done = bench("--samples", "5")
+        assert done.returncode == 0, done.stderr
+        (path,) = bench.output.glob("*.json")
+        bench.server.adb("connect", elsewhere)
+        more = ("--samples", "5", "--resume", path, "--serial", elsewhere)
+        done = bench(*more)
+        assert done.returncode == 0, done.stderr
+        prop.write_text(f"{real}ro.serialno=R5CT31\n")
+        other = bench(*more)
+    finally:
+        prop.write_text(as_it_was)
+        bench.server.adb("disconnect", elsewhere, check=False)
+    assert other.returncode == 2
+    assert "the serial was R5CT30 then and is R5CT31 now" in last_line(other)
+    runs = sorted(map(read_run, bench.output.glob("*.json")), key=lambda one: one.created)
+    assert [one.conditions["serial"] for one in runs] == ["R5CT30", "R5CT30"]
+    assert {one.conditions["address"] for one in runs} == {bench.phone.serial, elsewhere}
 
 
 def test_launches_of_two_runners_do_not_get_into_one_row(bench: Bench, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from coronet_deploy.cli import _parser
 from support import Cli
 
 
@@ -94,3 +95,35 @@ def test_help_tells_of_exit_statuses_and_shows_examples(command: str, cli: Cli) 
     told, _, examples = cli(command, "--help").stdout.partition("\nexamples:\n")
     assert "exit statuses: 0 fine, 1 a gate failed" in told
     assert f"  coronet-deploy {command} " in examples
+
+
+@pytest.mark.parametrize(
+    ("line", "files"),
+    [
+        ("bench a.onnx --threads 1 b.onnx --rounds 2 c.onnx", "a.onnx b.onnx c.onnx"),
+        ("bench --json a.onnx --threads 1 -- -b.onnx --c", "a.onnx -b.onnx --c"),
+        ("compare a --threads 1 b", "a b"),
+        ("compare a.json --history runs --json b.json", "a.json b.json"),
+        ("verify a.onnx --json b.onnx", "a.onnx b.onnx"),
+        ("report a.json --quality q.json --json b.json", "a.json b.json"),
+        ("results import a --json b", "a b"),
+    ],
+)
+def test_flags_may_stand_between_files(line: str, files: str) -> None:
+    args = vars(_parser().parse_args(line.split()))
+    (taken,) = (args[name] for name in ("artifacts", "sides", "runs", "paths") if name in args)
+    assert list(map(str, taken)) == files.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("bench a.onnx --thraeds 1 b.onnx", "there is no flag --thraeds (did you mean --threads?)"),
+        ("verify --json", "the following arguments are required"),
+        ("inspect a --json b", "'b' is one argument too many"),
+    ],
+)
+def test_flags_between_files_must_be_flags_all_the_same(line: str, told: str, cli: Cli) -> None:
+    done = cli(*line.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr

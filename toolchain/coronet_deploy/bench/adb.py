@@ -14,7 +14,6 @@ and `ADB_SERVER_SOCKET` work as ever; `adb` is found on PATH, or in `ANDROID_HOM
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
@@ -38,8 +37,7 @@ _QUICK_S = 15.0
 _SERVER_START_S = 30.0
 # How much later than the phone's own timeout ours rings: the phone's tells more.
 _GRACE_S = 10.0
-_POLL_S = 0.5
-_RECONNECT_EVERY_S = 2.0
+_ANSWER_S = 10.0
 _KILLED_STATUS = 137
 _TIMEOUT = ("timeout", "-s", "KILL")
 # Some of Android's `timeout` give 127 for a command that ends at once, but not with this option,
@@ -61,6 +59,7 @@ _ADVICE = {
     "bootloader": "start Android on the phone",
     SHARED: "they have one serial, which adb cannot tell apart: attach only one of them",
 }
+_LOST_ADVICE = "is it plugged in and switched on?"
 
 
 class AdbError(EnvironmentProblem):
@@ -89,7 +88,7 @@ class AdbError(EnvironmentProblem):
 
 
 class DeviceLost(AdbError):
-    """The phone is not there any more, or not ready: a command's own result is not known."""
+    """The phone is gone, not ready or does not answer: a command's own result is not known."""
 
 
 class AdbTimeout(AdbError):
@@ -172,14 +171,6 @@ def list_devices() -> tuple[Attached, ...]:
     return tuple(one if counts[one.serial] == 1 else replace(one, state=SHARED) for one in found)
 
 
-def connect(address: str) -> None:
-    """Ask the adb server to connect to the phone at `address`, "host:port".
-
-    Whether that worked is told by `list_devices`: the client's own exit status does not tell.
-    """
-    call_adb(["connect", address], seconds=_QUICK_S)
-
-
 def call_adb(arguments: Sequence[str], *, seconds: float) -> Ended:
     """Run `adb` with `arguments` (no phone's command) and return what it came to.
 
@@ -193,6 +184,11 @@ def call_adb(arguments: Sequence[str], *, seconds: float) -> Ended:
     if ended.status != 0:
         raise _error(AdbError, f"`adb {shlex.join(arguments)}` failed", command, None, ended)
     return ended
+
+
+def lost_advice(state: str) -> str:
+    """Return what a person can do about a phone that was there, and now is in `state`."""
+    return _ADVICE.get(state, _LOST_ADVICE)
 
 
 def local(path: Path) -> str:
@@ -209,6 +205,8 @@ class Device:
     def __init__(self, serial: str, *, adb: str | None = None) -> None:
         self.serial = serial
         self._adb = adb or find_adb()
+        self.unsure = False
+        """Whether the latest call was not answered, or not waited for (Ctrl-C)."""
 
     @property
     def state(self) -> str:
@@ -231,14 +229,18 @@ class Device:
         """
         words = ["sh", "-c", argv] if isinstance(argv, str) else list(argv)
         limited = shlex.join([*self._timeout, str(math.ceil(seconds)), *words])
+        short = argv if isinstance(argv, str) else shlex.join(argv)
+        # A phone whose network is gone is listed for minutes: each call would last to its deadline.
+        if self.unsure:
+            self._require_answer(short)
         start = time.monotonic()
         ended = self._call(["shell", limited + _TELL_STATUS], seconds + _GRACE_S)
         spent = time.monotonic() - start
-        short = argv if isinstance(argv, str) else shlex.join(argv)
         told = _STATUS_TOLD.search(ended.stderr)
         if told is None:
             self._require_here(short, ended)
             if ended.status is None:
+                self._require_answer(short)
                 raise self._failure(AdbTimeout, f"did not end in {seconds:g} s", short, ended)
             raise self._failure(DeviceLost, f"was cut short: {last_words(ended)}", short, ended)
         status = int(told[1])
@@ -283,30 +285,6 @@ class Device:
         result = self.shell(["cat", path], seconds=_QUICK_S)
         return result.text if result.status == 0 else None
 
-    def wait(self, seconds: float) -> None:
-        """Wait for the phone to be ready again, connecting anew to one on the network.
-
-        Raises:
-            DeviceLost: it was not within `seconds`.
-
-        """
-        end = time.monotonic() + seconds
-        connected = -_RECONNECT_EVERY_S
-        while (state := self.state) != DEVICE:
-            if time.monotonic() >= end:
-                raise DeviceLost(
-                    f"phone {self.serial} is {state}, and was not back after {seconds:g} s",
-                    hint=_ADVICE.get(state, "is it plugged in and switched on?"),
-                    serial=self.serial,
-                )
-            if ":" in self.serial and time.monotonic() >= connected + _RECONNECT_EVERY_S:
-                connected = time.monotonic()
-                with contextlib.suppress(AdbError):  # tried again until the time is up
-                    if state != ABSENT:
-                        call_adb(["disconnect", self.serial], seconds=_QUICK_S)
-                    connect(self.serial)
-            time.sleep(_POLL_S)
-
     @cached_property
     def _timeout(self) -> tuple[str, ...]:
         """How a command on this phone is kept to a time."""
@@ -319,12 +297,16 @@ class Device:
         return _FOREGROUND_TIMEOUT if int(told[1]) == 0 else _TIMEOUT
 
     def _call(self, arguments: Sequence[str], seconds: float) -> Ended:
-        return _start([self._adb, "-s", self.serial, *arguments], seconds)
+        self.unsure = True
+        ended = _start([self._adb, "-s", self.serial, *arguments], seconds)
+        self.unsure = ended.status is None
+        return ended
 
     def _transfer(self, arguments: Sequence[str], what: str, seconds: float) -> None:
         ended = self._call(arguments, seconds)
         if ended.status is None:
             self._require_here(what, ended)
+            self._require_answer(what)
             raise self._failure(AdbTimeout, f"did not end in {seconds:g} s", what, ended)
         if ended.status != 0:
             self._require_here(what, ended)
@@ -343,8 +325,16 @@ class Device:
                 [self._adb, "-s", self.serial, what],
                 self.serial,
                 ended,
-                _ADVICE.get(state, "is it plugged in and switched on?"),
+                lost_advice(state),
             )
+
+    def _require_answer(self, what: str) -> None:
+        """Tell a phone that is listed and answers nothing from one whose command takes too long."""
+        ended = self._call(["shell", "true" + _TELL_STATUS], _ANSWER_S)
+        if _STATUS_TOLD.search(ended.stderr) is None:
+            self._require_here(what, ended)
+            told = "was cut short: the phone does not answer"
+            raise self._failure(DeviceLost, told, what, ended, _LOST_ADVICE)
 
     def _failure(
         self, kind: type[AdbError], what: str, command: str, ended: Ended, hint: str | None = None

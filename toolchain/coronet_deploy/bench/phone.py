@@ -21,11 +21,12 @@ from coronet_deploy import __version__
 from coronet_deploy.bench.adb import AdbError, Device, DeviceLost
 from coronet_deploy.bench.canary import Canary
 from coronet_deploy.bench.clusters import read_clusters
-from coronet_deploy.bench.conditions import cautions
+from coronet_deploy.bench.conditions import Limits, cautions
 from coronet_deploy.bench.emulation import emulated
 from coronet_deploy.bench.host import BenchInterrupted, Keeper, OnDisk, Progress, load_subjects
+from coronet_deploy.bench.identity import identity
 from coronet_deploy.bench.launch import Failure, Labels
-from coronet_deploy.bench.phone_back import PhoneGone, fix_again, wait_until_up
+from coronet_deploy.bench.phone_back import PhoneGone, fix_again, state_after, wait_until_up
 from coronet_deploy.bench.phone_files import PhoneFiles
 from coronet_deploy.bench.phone_kit import (
     Kit,
@@ -34,22 +35,13 @@ from coronet_deploy.bench.phone_kit import (
     check_same_bench,
     combinations,
     left_out,
+    with_earlier,
 )
-from coronet_deploy.bench.phone_launch import (
-    Setup,
-    execute,
-    failed,
-    now,
-    timing_arguments,
-)
+from coronet_deploy.bench.phone_launch import Setup, execute, failed, now, timing_arguments
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_parity import Reference, bound_db, make_reference
 from coronet_deploy.bench.phone_placement import crowded, placed
-from coronet_deploy.bench.phone_state import (
-    fixed_performance,
-    read_facts,
-    read_state,
-)
+from coronet_deploy.bench.phone_state import fixed_performance, read_facts, read_state
 from coronet_deploy.bench.phone_timing import PhoneTimer
 from coronet_deploy.bench.phone_trial import Trial, Trials
 from coronet_deploy.bench.phone_vendor import VendorTools, put_tools
@@ -135,6 +127,7 @@ class _Bench:
         self.files = PhoneFiles(device)
         self.lock = PhoneLock(device)
         self.finished: list[Launch] = []
+        self.earlier: Run | None = None
         self.planned = 0
         self.losses = 0
         self.tools: dict[str, str] = {"coronet-deploy": __version__}
@@ -146,7 +139,9 @@ class _Bench:
             lambda: read_state(device),
             Canary(device, settings.mask),
             limit=settings.canary_limit,
+            warmest=Limits(settings.warmest_c, settings.warmest_c),
             wait_s=settings.cool_s,
+            total_s=settings.cool_total_s,
         )
 
     def prepare(self, chipset: str | None, earlier: Run | None, command: Sequence[str]) -> None:
@@ -163,7 +158,7 @@ class _Bench:
         self.command = tuple(command)
         self.conditions = {
             "device": self.name,
-            "serial": self.device.serial,
+            **identity(self.device.serial, properties, self.emulated),
             "cpu": chipset or facts.get("soc"),
             "architecture": machine,
             "fingerprint": facts.get("build"),
@@ -192,9 +187,8 @@ class _Bench:
             if any(trial.failure is None for trial in self.trials.values()):
                 self._settle()
             self._time(setup, models)
-            if self.thermals.blind:
-                self.notes.append("Throttling was not looked for: the canary could not be timed.")
-            self.conditions["after"] = read_state(self.device).as_json()
+            self.notes += self.thermals.notes
+            self.conditions["after"] = state_after(self.device, self.notes)
 
     def run(self, *, interrupted: bool = False, lost: str | None = None) -> Run:
         """Return the run as it stands."""
@@ -210,7 +204,7 @@ class _Bench:
             "throttled": any(lately),
             "interrupted": interrupted or lost is not None,
             "lost": lost,
-            "notes": list(dict.fromkeys(self.notes)),
+            "notes": with_earlier(self.notes, self.earlier),
         }
         return Run(
             id=self.id,
@@ -237,6 +231,7 @@ class _Bench:
                 told = "is not given now" if subject is None else "is another file"
                 raise BadInput(f"run {earlier.id} cannot be gone on with: {name} {told}")
         self.finished += [one for one in earlier.launches if one.error is None]
+        self.earlier = earlier
         self.conditions["resumed"] = earlier.id
 
     def _push(self) -> tuple[Setup, dict[str, str]]:
@@ -308,11 +303,11 @@ class _Bench:
         failed_ones: set[tuple[str, Target]] = set()
         for done, one in enumerate(sequence):
             self.thermals.say = lambda text, done=done: self.progress(done, len(sequence), text)  # type: ignore[misc] # bound now
-            what = f"{one.subject} {self.thermals.temperature}".strip()
-            self.progress(done, len(sequence), what)
             key = (one.subject.artifact, one.subject.target)
             if (*key, one.order) in made or key in failed_ones - measured_ones:
                 continue
+            what = f"{one.subject} {self.thermals.temperature}".strip()
+            self.progress(done, len(sequence), what)
             launch = self._persistently(lambda one=one: self._launch(one, setup, models))  # type: ignore[misc] # bound now
             self.finished.append(launch)
             if self.keeper:

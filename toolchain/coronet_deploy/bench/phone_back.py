@@ -6,12 +6,23 @@ import contextlib
 import time
 from typing import Any
 
-from coronet_deploy.bench.adb import AdbError, AdbTimeout, Device, DeviceLost
-from coronet_deploy.bench.phone_state import set_fixed_performance
+from coronet_deploy.bench.adb import (
+    ABSENT,
+    DEVICE,
+    AdbError,
+    AdbTimeout,
+    Device,
+    DeviceLost,
+    call_adb,
+    lost_advice,
+)
+from coronet_deploy.bench.phone_state import read_state, set_fixed_performance
 from coronet_deploy.vocabulary import Run
 
 _BOOTED = ("getprop", "sys.boot_completed")
 _ANSWER_S = 10.0
+_QUICK_S = 15.0
+_RECONNECT_EVERY_S = 2.0
 _POLL_S = 0.5
 
 
@@ -27,6 +38,36 @@ class PhoneGone(AdbError):
         self.planned = planned
 
 
+def wait_until_ready(device: Device, seconds: float) -> None:
+    """Wait for adb to have the phone again, connecting anew to one on the network.
+
+    Raises:
+        DeviceLost: it was not so within `seconds`.
+
+    """
+    end = time.monotonic() + seconds
+    by_network = ":" in device.serial
+    if by_network and device.unsure:  # adb takes long to see that such a connection is dead
+        with contextlib.suppress(AdbError):
+            call_adb(["disconnect", device.serial], seconds=_QUICK_S)
+    connected = -_RECONNECT_EVERY_S
+    while (state := device.state) != DEVICE:
+        if time.monotonic() >= end:
+            raise DeviceLost(
+                f"phone {device.serial} is {state}, and was not back after {seconds:g} s",
+                hint=lost_advice(state),
+                serial=device.serial,
+            )
+        if by_network and time.monotonic() >= connected + _RECONNECT_EVERY_S:
+            connected = time.monotonic()
+            with contextlib.suppress(AdbError):  # tried again until the time is up
+                if state != ABSENT:
+                    call_adb(["disconnect", device.serial], seconds=_QUICK_S)
+                # Whether that worked is told by the list alone: the client's status does not tell.
+                call_adb(["connect", device.serial], seconds=_QUICK_S)
+        time.sleep(_POLL_S)
+
+
 def wait_until_up(device: Device, seconds: float) -> None:
     """Wait for the phone to be there, and for Android to have started, at most `seconds`.
 
@@ -35,8 +76,14 @@ def wait_until_up(device: Device, seconds: float) -> None:
 
     """
     end = time.monotonic() + seconds
-    device.wait(seconds)
+    wait_until_ready(device, seconds)
     while not _has_started(device):
+        if time.monotonic() >= end and device.unsure:
+            raise DeviceLost(
+                f"phone {device.serial} is listed by adb, but did not answer for {seconds:g} s",
+                hint=lost_advice(DEVICE),
+                serial=device.serial,
+            )
         if time.monotonic() >= end:
             raise DeviceLost(
                 f"phone {device.serial} is back, but had not started after {seconds:g} s",
@@ -66,3 +113,12 @@ def fix_again(device: Device, conditions: dict[str, Any]) -> list[str]:
         return []
     conditions["fixed_performance"] = refused
     return [f"Without fixed-performance mode since the phone came back: {refused}."]
+
+
+def state_after(device: Device, notes: list[str]) -> dict[str, Any] | None:
+    """Return the phone's conditions after the last launch; one that is gone by then is noted."""
+    try:
+        return read_state(device).as_json()
+    except DeviceLost:
+        notes.append("The phone went away after the last launch: its state then is not known.")
+        return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coronet_deploy.bench.canary import LIMIT
+from coronet_deploy.bench.conditions import Limits
 from coronet_deploy.bench.elf import check_machine
 from coronet_deploy.bench.host import OnDisk
 from coronet_deploy.bench.outdated import check_age
@@ -27,11 +28,15 @@ LIBRARY_FLAGS = {
 _SETTING_FLAGS = {
     "backends": "backend",
     "deadline_s": "deadline",
-    "cool_s": "cool-down",
-    "reconnect_s": "reconnect",
     "mask": "cpu-mask",
+    "warmest_c": "warmest",
 }
 """The flags of settings that are not called what their flags are."""
+
+_BEFORE = "Before the bench was gone on with:"
+
+_WAITS = ("cool_s", "cool_total_s", "reconnect_s")
+"""Settings that say how long to wait for a phone: no launch differs by them."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,9 @@ class Kit:
 class Settings:
     """How to measure on a phone; times in seconds.
 
-    `repeats` is how often a launch that throttled is made again, `cool_s` bounds each cool-down,
-    `reconnect_s` the wait for a phone that went away; `mask` pins to CPUs, hexadecimal.
+    `repeats` is how often a launch that throttled is made again, `cool_s` bounds each cool-down and
+    `cool_total_s` those in vain together, `warmest_c` is how warm skin and battery may be,
+    `reconnect_s` bounds the wait for a phone that went away; `mask` pins to CPUs, hexadecimal.
     """
 
     backends: tuple[str, ...] = (CPU,)
@@ -108,6 +114,8 @@ class Settings:
     allow_fallback: bool = False
     repeats: int = 2
     cool_s: float = 300.0
+    cool_total_s: float = 900.0
+    warmest_c: float = Limits.skin_c
     canary_limit: float = LIMIT
     reconnect_s: float = 60.0
     mask: str | None = None
@@ -161,17 +169,23 @@ def check_same_bench(earlier: Run, now: Mapping[str, Any]) -> None:
 
     """
     then = earlier.conditions
+    # Runs once kept adb's address of a phone as its serial.
+    same = {"device": {now["device"]}, "serial": {now["serial"], now["address"]}}
+    if then.get("fingerprint"):  # of Android's build: an update brings other drivers and clocks
+        same["fingerprint"] = {now.get("fingerprint")}
     told = [
         f"the {key} {_changed(then.get(key), now[key])}"
-        for key in ("device", "serial")
-        if then.get(key) != now[key]
+        for key, known in same.items()
+        if then.get(key) not in known
     ]
     settings, own = _mapping(then.get("settings")), now["settings"]
+    if settings:  # runs kept nothing of a setting before there was a flag for it
+        settings = {"warmest_c": Settings.warmest_c, **settings}
     told += [
         f"--{_SETTING_FLAGS.get(name, name.replace('_', '-'))} "
         f"{_changed(settings.get(name), own.get(name))}"
         for name in dict.fromkeys([*own, *settings])
-        if settings.get(name) != own.get(name)
+        if name not in _WAITS and settings.get(name) != own.get(name)
     ]
     if kit := _mapping(then.get("kit")):
         # A runtime that the earlier run had no artifact for is none that it measured with.
@@ -186,6 +200,21 @@ def check_same_bench(earlier: Run, now: Mapping[str, Any]) -> None:
             f"run {earlier.id} cannot be gone on with: {'; '.join(told)}",
             hint="go on as it was begun, or begin anew without --resume",
         )
+
+
+def with_earlier(notes: Iterable[str], earlier: Run | None) -> list[str]:
+    """Return a bench's notes and those of the run it goes on with, whose launches it holds too."""
+    own = dict.fromkeys(notes)
+    told = earlier.conditions.get("notes") if earlier else None
+    before = map(str, told) if isinstance(told, list | tuple) else ()
+    return [
+        *own,
+        *(
+            one if one.startswith(_BEFORE) else f"{_BEFORE} {one}"
+            for one in before
+            if one not in own
+        ),
+    ]
 
 
 def check_planned(kept: Iterable[Launch], sequence: Iterable[PlannedLaunch]) -> None:

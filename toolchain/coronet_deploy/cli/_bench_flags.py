@@ -84,11 +84,35 @@ def refuse_phone_flags(args: argparse.Namespace) -> None:
     """
     if args.device == "host":
         refuse(args, phone_flags(), "without a phone", "name one with --device")
-    for flag in ("--cool-down", "--reconnect"):
-        if (value := getattr(args, _name_of(flag))) > SECONDS_MOST:
+    for flag in ("--cool-down", "--cool-down-total", "--reconnect"):
+        if (value := getattr(args, _name_of(flag)) or 0) > SECONDS_MOST:
             raise BadInput(f"{flag} {value:g}: at most {SECONDS_MOST} seconds, a week")
     if args.repeats > COUNT_MOST:
         raise BadInput(f"--repeats {args.repeats}: at most {COUNT_MOST:,}")
+
+
+def settle_seconds(args: argparse.Namespace) -> None:
+    """Have the sampling of a launch end before its deadline.
+
+    Where one of the two flags is not given, it makes room for the other.
+
+    Raises:
+        BadInput: both are given, and each launch that samples so long would be lost.
+
+    """
+    if args.seconds < args.deadline:
+        return
+    if not is_given(args, "--deadline"):
+        args.deadline = 2 * args.seconds
+    elif not is_given(args, "--seconds"):
+        args.seconds = args.deadline / 2
+    else:
+        raise BadInput(
+            f"--seconds {args.seconds:g} is not below --deadline {args.deadline:g}: a launch that "
+            "samples so long would be stopped and lost",
+            hint="--deadline is for loading, warming up and sampling: give it more, or leave it "
+            "out",
+        )
 
 
 def phone_flags() -> tuple[str, ...]:

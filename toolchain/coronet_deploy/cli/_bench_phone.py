@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coronet_deploy.cli._phone_flags import PHONE_FILES, RUNNER
+from coronet_deploy.cli._phone_flags import COOL_DOWNS, PHONE_FILES, RUNNER
 from coronet_deploy.errors import BadInput, EnvironmentProblem
 
 if TYPE_CHECKING:  # heavy, and --help needs none of them
@@ -60,7 +60,8 @@ def measure_phone(
     notes = differences(read_clusters(device), found.profile) if found.profile else ()
     if args.no_parity:
         notes = (*notes, "The phone's pictures were not checked (--no-parity).")
-    with _kept_if_lost(args.output, journal):
+    # Of a comparison no side goes on by itself.
+    with _kept_if_lost(args.output, journal, resumable=names is None):
         return bench_phone(
             device,
             name_of(found),
@@ -105,7 +106,7 @@ def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
 
 
 @contextlib.contextmanager
-def _kept_if_lost(folder: Path, journal: Journal) -> Iterator[None]:
+def _kept_if_lost(folder: Path, journal: Journal, *, resumable: bool) -> Iterator[None]:
     """Write the launches that had finished into `folder` when the phone goes away for good."""
     from coronet_deploy.bench.phone_back import PhoneGone
 
@@ -115,10 +116,8 @@ def _kept_if_lost(folder: Path, journal: Journal) -> Iterator[None]:
         if gone.run.launches:
             path = journal.end(gone.run, folder)
             finished = len(gone.run.launches)
-            print(
-                f"{finished} of {gone.planned} launches kept in {path}; --resume {path} goes on",
-                file=sys.stderr,
-            )
+            more = f"; --resume {path} goes on" if resumable else ""
+            print(f"{finished} of {gone.planned} launches kept in {path}{more}", file=sys.stderr)
         raise
 
 
@@ -169,6 +168,8 @@ def read_settings(args: argparse.Namespace) -> Settings:
         allow_fallback=args.allow_fallback,
         repeats=args.repeats,
         cool_s=args.cool_down,
+        cool_total_s=args.cool_down_total or COOL_DOWNS * args.cool_down,
+        warmest_c=args.warmest,
         canary_limit=args.canary_limit,
         reconnect_s=args.reconnect,
         mask=args.cpu_mask,

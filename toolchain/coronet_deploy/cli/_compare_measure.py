@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from coronet_deploy.cli._bench_flags import (
     check_writable,
     refuse_phone_flags,
+    settle_seconds,
     take_serial_alone,
 )
 from coronet_deploy.cli._bench_phone import measure_phone
@@ -32,6 +33,7 @@ def measure(args: argparse.Namespace, bounds: Bounds) -> tuple[Matching, list[Ru
 
     take_serial_alone(args)
     refuse_phone_flags(args)
+    settle_seconds(args)
     if args.rounds < LAUNCHES_LEAST or args.most < args.rounds:
         raise BadInput(
             f"--rounds {args.rounds} --most {args.most}: at least {LAUNCHES_LEAST} launches a "

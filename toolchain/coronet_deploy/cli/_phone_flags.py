@@ -10,6 +10,9 @@ PHONE_FILES = Path("out/phone")
 """Where native files for phones stand unless a flag says otherwise, a folder an ABI."""
 
 RUNNER = "coronet-runner"
+COOL_DOWNS = 3
+"""How many cool-downs in vain a phone is waited for, unless a flag says how long."""
+
 _BACKENDS = ("cpu", "gpu", "nnapi", "qnn")
 
 
@@ -82,6 +85,20 @@ def add_phone_arguments(parser: argparse.ArgumentParser) -> None:
         help="longest wait for it to cool (default: 300)",
     )
     add(
+        "--cool-down-total",
+        type=_seconds,
+        metavar="S",
+        help="longest wait in all for one that does not: from then on each launch looks once "
+        "whether it is cool, and fails if not (default: three times --cool-down)",
+    )
+    add(
+        "--warmest",
+        type=_degrees,
+        default=36.0,
+        metavar="C",
+        help="skin or battery temperature at which it still counts as cool (default: 36)",
+    )
+    add(
         "--canary-limit",
         type=_ratio,
         default=1.10,
@@ -141,6 +158,10 @@ def _mask(text: str) -> str:
 
 def _seconds(text: str) -> float:
     return _number(text, 0.0, "a number of seconds")
+
+
+def _degrees(text: str) -> float:
+    return _number(text, 0.0, "a number of degrees Celsius")
 
 
 def _ratio(text: str) -> float:

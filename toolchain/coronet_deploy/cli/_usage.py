@@ -80,6 +80,14 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[Any, list[str]]:
         """Return what is known; what is not ends it here, where this command's flags are known."""
         known, unknown = super().parse_known_args(args, namespace)
+        words = _words(unknown)
+        many = [one for one in self._actions if not one.option_strings and one.nargs in {"*", "+"}]
+        if words and many:
+            # argparse gives these no more than the words up to the next flag.
+            convert = many[0].type or str
+            taken = [*getattr(known, many[0].dest), *map(convert, words)]  # type: ignore[arg-type] # a callable
+            setattr(known, many[0].dest, taken)
+            return known, []
         if unknown:
             self._refuse(*self._of_unknown(unknown[0]))
         return known, unknown
@@ -135,6 +143,18 @@ def refuse_line(arguments: Sequence[str], commands: Sequence[str]) -> None:
                 f"{one}: the shell did not replace ~, which is then a folder's name",
                 hint=f"write $HOME, or {apart}; ./~ if you mean that folder",
             )
+
+
+def _words(unknown: Sequence[str]) -> list[str]:
+    """Return what nothing took, without the mark that no more flags follow; nothing if it has any.
+
+    "--" ends the flags: what stands behind it are words, whatever they begin with.
+    """
+    before, after = list(unknown), []
+    if "--" in before:
+        place = before.index("--")
+        before, after = before[:place], before[place + 1 :]
+    return [] if any(one.startswith("-") for one in before) else [*before, *after]
 
 
 def _refuse_first(word: str, commands: Sequence[str]) -> NoReturn:

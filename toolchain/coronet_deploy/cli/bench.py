@@ -20,6 +20,7 @@ from coronet_deploy.cli._bench_flags import (
     refuse,
     refuse_phone_flags,
     require_text,
+    settle_seconds,
     take_serial_alone,
 )
 from coronet_deploy.cli._bench_phone import dry_run, measure_phone
@@ -87,14 +88,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=duration,
         default=3.0,
         metavar="S",
-        help="stop a launch's sampling early, but not below 5 samples (default: 3)",
+        help="stop a launch's sampling early, but not below 5 samples (default: 3, or half of "
+        "a --deadline of 3 or less)",
     )
     parser.add_argument(
         "--deadline",
         type=duration,
         default=300.0,
         metavar="S",
-        help="stop a launch that has not answered by then (default: 300)",
+        help="stop a launch that has not answered by then (default: 300, or twice "
+        "--seconds of 300 or more)",
     )
     parser.add_argument(
         "--baseline", metavar="ARTIFACT", help="give each row's speed-up over this artifact's"
@@ -125,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
     take_serial_alone(args)
     refuse_phone_flags(args)
+    settle_seconds(args)
     artifacts = args.artifacts or _default_artifacts()
     require_text(sys.argv[1:], artifacts)
     if args.baseline is not None:

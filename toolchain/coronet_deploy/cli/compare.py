@@ -98,14 +98,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=duration,
         default=3.0,
         metavar="S",
-        help="stop a launch's sampling early, but not below 5 samples (default: 3)",
+        help="stop a launch's sampling early, but not below 5 samples (default: 3, or half of "
+        "a --deadline of 3 or less)",
     )
     measuring.add_argument(
         "--deadline",
         type=duration,
         default=300.0,
         metavar="S",
-        help="stop a launch that has not answered by then (default: 300)",
+        help="stop a launch that has not answered by then (default: 300, or twice "
+        "--seconds of 300 or more)",
     )
     measuring.add_argument(
         "--output",
