@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from coronet_deploy.export import composed
+from coronet_deploy.export import composed, means
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
@@ -124,14 +124,9 @@ def _instance_norm(
             running_var=running_var,
             eps=eps,
         )
-    affine = []
-    if weight is not None or bias is not None:
-        x = t.value(input)
-        channels = t.builder.shapes[x][3]
-        scale = np.ones(channels, np.float32) if weight is None else t.array(weight)
-        shift = np.zeros(channels, np.float32) if bias is None else t.array(bias)
-        affine = t.constants(scale=scale, shift=shift)
-    return t.builder.emit(ops.InstanceNorm(eps), t.value(input), *affine)
+    x = t.value(input)
+    learnt = means.affine(t, t.builder.shapes[x][3], weight, bias)
+    return t.builder.emit(ops.InstanceNorm(eps), x, *learnt)
 
 
 def _pad(
@@ -316,6 +311,7 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.conv_transpose2d": _conv_transpose2d,
     "aten.batch_norm": _batch_norm,
     "aten.instance_norm": _instance_norm,
+    "aten.group_norm": means.group_norm,
     "aten.pad": _pad,
     "aten.constant_pad_nd": _pad,
     "aten.reflection_pad2d": _reflection_pad2d,

@@ -5,8 +5,9 @@ and arrive as inputs, as every constant does; attributes are plain numbers. `inf
 shapes of the inputs in order and raises ValueError, quoting them, if they do not fit.
 
 Captured from torch:  Conv2d, DepthwiseConv2d, ConvTranspose2d, BatchNorm, InstanceNorm,
-    ReflectPad, ZeroPad, Relu, LeakyRelu, Tanh, Sigmoid, Add, Sub, Mul, Concat, Slice, DepthToSpace
-Made by passes:       SquaredDifference, Rsqrt, Mean, Reshape
+    ReflectPad, ZeroPad, Relu, LeakyRelu, Tanh, Sigmoid, Rsqrt, Add, Sub, Mul, Concat, Slice,
+    Reshape, Mean, DepthToSpace
+Made by passes:       SquaredDifference
 Made by integer plans: Requantize, Minimum
 """
 

@@ -9,6 +9,7 @@ both). Where a value changes its width stands a `Requantize`. Values that an ope
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,9 +98,9 @@ def plan_integer(
     pixels = not framed and takes_pixels(lowered)
     if pixels:
         lowered = _brighter(lowered)
-    wide = _wide_relus(lowered) if runtime is Runtime.ONNX else frozenset()
+    wide = _wide(lowered, runtime)
     placed = _with_requantizing(lowered, bits, wide, framed=framed)
-    wide = _wide_relus(placed) if wide else wide  # the last one has another name now
+    wide = _wide(placed, runtime) if wide else wide  # the last one has another name now
     widths = {INPUT: FLOAT_BITS if framed else bits}
     widths |= {node.output: _width(node, bits, wide) for node in placed.nodes}
     widths = {name: width for name, width in widths.items() if width != FLOAT_BITS}
@@ -135,18 +136,27 @@ def _width(node: Node, bits: int, wide: Collection[str]) -> int:
     return 16 if isinstance(node.op, _ARITHMETIC) or node.output in wide else bits
 
 
-def _wide_relus(graph: Graph) -> frozenset[str]:
-    """Return the ReLUs of what comes in 16 bits.
+def _wide(graph: Graph, runtime: Runtime) -> frozenset[str]:
+    """Return the ReLUs of what comes in 16 bits, in ONNX, and the reshapes of a number a channel.
 
-    In eight, half of the steps would be for what is below zero. TFLite's arithmetic has the ReLU in
-    it; ONNX Runtime's has not.
+    In eight, half of a ReLU's steps would be for what is below zero. TFLite's arithmetic has the
+    ReLU in it; ONNX Runtime's has not. A number a channel is a norm's.
     """
     makers = {node.output: node.op for node in graph.nodes}
     return frozenset(
         node.output
         for node in graph.nodes
-        if isinstance(node.op, ops.Relu) and isinstance(makers.get(node.inputs[0]), _ARITHMETIC)
+        if isinstance(makers.get(node.inputs[0]), _ARITHMETIC)
+        and (
+            (isinstance(node.op, ops.Relu) and runtime is Runtime.ONNX)
+            or (isinstance(node.op, ops.Reshape) and _is_statistic(graph, node))
+        )
     )
+
+
+def _is_statistic(graph: Graph, node: Node) -> bool:
+    """Return whether a node reads or makes one pixel."""
+    return any(math.prod(graph.shapes[name][1:3]) == 1 for name in (node.inputs[0], node.output))
 
 
 def _with_biases(graph: Graph) -> Graph:
