@@ -1,13 +1,61 @@
-"""Operators of torch that take means: pooling to one pixel, and norms over groups of channels."""
+"""Operators of torch that take means: of pictures, of channels, and norms over groups of these."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import Builder
-from coronet_deploy.export.translation import Translation
+from coronet_deploy.export.translation import Refused, Translation
+
+_NCHW_TO_NHWC = (0, 3, 1, 2)
+_LINES_FIRST = (2, 1, 3)  # float32 rounds sums of W, then of H numbers less than one of H * W
+
+
+def mean(t: Translation, *, self: fx.Node, dim: list[int] | None = None, **_: Any) -> str:  # noqa: ANN401 - keepdim, dtype: the graph keeps all, in float32
+    """Return the mean over some axes of a picture, or over all."""
+    return _mean(t.builder, t.value(self), dim or range(4))
+
+
+def total(t: Translation, *, self: fx.Node, dim: list[int] | None = None, **_: Any) -> str:  # noqa: ANN401 - as for the mean
+    """Return the sum over some axes of a picture, or over all: the mean, so many times."""
+    to, x = t.builder, t.value(self)
+    y = _mean(to, x, dim or range(4))
+    count = math.prod(to.shapes[x]) // math.prod(to.shapes[y])
+    return to.emit(ops.Mul(), y, to.constant([count]))
+
+
+def _mean(to: Builder, x: str, dims: Sequence[int]) -> str:
+    axes = {_NCHW_TO_NHWC[dim] for dim in dims}
+    for axis in _LINES_FIRST:
+        if axis in axes and to.shapes[x][axis] > 1:
+            x = to.emit(ops.Mean((axis,)), x)
+    return x
+
+
+def adaptive_avg_pool2d(t: Translation, *, self: fx.Node, output_size: list[int]) -> str:
+    """Return the mean of each channel; pooling to more than one pixel is another matter."""
+    x = t.value(self)
+    _, height, width, _ = t.builder.shapes[x]
+    if (wanted := tuple(output_size)) == (height, width):
+        return x
+    if wanted != (1, 1):
+        raise Refused(f"pools {height}x{width} pixels to {wanted[0]}x{wanted[1]}; only to 1x1")
+    return _mean(t.builder, x, (2, 3))
+
+
+def linear(t: Translation, *, input: fx.Node, weight: fx.Node, bias: fx.Node | None) -> str:  # noqa: A002 - the schema's name
+    """Return the convolution of one pixel that nn.Linear is to a number a channel."""
+    if input.meta["val"].ndim == len(_NCHW_TO_NHWC):
+        raise Refused("takes the lines of a picture for vectors; only a number a channel")
+    kernel = t.array(weight)[:, None, None, :]
+    weights = t.constants(weight=kernel, bias=None if bias is None else t.array(bias))
+    return t.builder.emit(ops.Conv2d(), t.value(input), *weights)
 
 
 def group_norm(
@@ -55,9 +103,9 @@ def _group_means(to: Builder, x: str, groups: int) -> str:
     so that no runtime has to move any.
     """
     channels = to.shapes[x][3]
-    means = mean_of_channels(to, x)
+    means = _mean(to, x, (2, 3) if groups > 1 else (1, 2, 3))
     if groups == 1:
-        return to.emit(ops.Mean((3,)), means)
+        return means
     apart = to.emit(ops.Reshape((1, groups, channels // groups, 1)), means)
     return to.emit(ops.Mean((2,)), apart)
 
@@ -70,11 +118,3 @@ def _spread(to: Builder, of_groups: str, channels: int) -> str:
     ones = to.constant(np.ones((1, 1, channels // groups, 1)), "ones")
     each = to.emit(ops.Mul(), of_groups, ones)
     return to.emit(ops.Reshape((1, 1, 1, channels)), each)
-
-
-def mean_of_channels(to: Builder, x: str) -> str:
-    """Return the mean of each channel of `x` over the picture, (1, 1, 1, C).
-
-    In two stages, lines first: float32 rounds sums of W, then of H numbers less than one of H * W.
-    """
-    return to.emit(ops.Mean((1,)), to.emit(ops.Mean((2,)), x))
