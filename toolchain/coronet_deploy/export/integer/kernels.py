@@ -18,6 +18,20 @@ _STEEP = 1024  # steps below which a reciprocal root may be too steep to interpo
 _FINER = 64  # steps in one of those
 
 
+def without_prelu(graph: Graph) -> Graph:
+    """Return `graph` with relu(x) - slope * relu(-x) for each PReLU, which has no 16-bit kernel."""
+
+    def visit(edit: Edit, node: Node) -> str | None:
+        if not isinstance(node.op, ops.PRelu):
+            return None
+        x, slope = node.inputs
+        under = edit.emit(ops.Relu(), edit.emit(ops.Mul(), x, edit.constant([-1.0])))
+        sloping = edit.emit(ops.Mul(), under, slope)
+        return edit.emit(ops.Sub(), edit.emit(ops.Relu(), x), sloping)
+
+    return rewrite(graph, visit)
+
+
 def above_zero(graph: Graph, formats: Mapping[str, Format]) -> Graph:
     """Let no reciprocal root see a 0, for which the kernel stops.
 

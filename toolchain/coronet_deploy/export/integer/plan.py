@@ -35,6 +35,7 @@ from coronet_deploy.export.integer.kernels import (
     above_zero,
     with_finer_roots,
     with_room_for_sums,
+    without_prelu,
 )
 from coronet_deploy.export.manifest import Quantization
 from coronet_deploy.export.passes import PassReport, lower
@@ -54,6 +55,7 @@ _ARITHMETIC = (
     | ops.InstanceNorm
     | ops.BatchNorm
 )
+_NARROW = ops.Elu | ops.Gelu  # which LiteRT computes in eight bits or in float
 _CONVOLUTIONS = ops.Conv2d | ops.DepthwiseConv2d | ops.ConvTranspose2d
 _HEADROOM = 2.0  # of 16-bit values over what was seen; it costs one bit
 _ROOT_HEADROOM = 4.0  # a channel flatter than any seen has a larger reciprocal deviation
@@ -90,6 +92,7 @@ def plan_integer(
 
     """
     pictures, framed = with_flips(pictures), bits == 16  # noqa: PLR2004 - the wide scheme
+    graph = without_prelu(graph)
     # 16 bits have room for channels of unlike size, and weights round better as they are.
     alike, evened = equalized(graph, pictures, between=not framed, reach=not framed)
     lowered, reports = lower(alike, runtime, integer=True, throughout=True, wide=framed)
@@ -133,6 +136,8 @@ def _width(node: Node, bits: int, wide: Collection[str]) -> int:
     """Return the bits of the integers in which a node computes."""
     if isinstance(node.op, ops.Requantize):
         return node.op.bits
+    if isinstance(node.op, _NARROW) and bits != 8:  # noqa: PLR2004 - the one width they know
+        return FLOAT_BITS
     return 16 if isinstance(node.op, _ARITHMETIC) or node.output in wide else bits
 
 
