@@ -35,6 +35,7 @@ from coronet_deploy.export.integer.kernels import (
     above_zero,
     with_finer_roots,
     with_room_for_sums,
+    without_depth_to_space,
     without_prelu,
 )
 from coronet_deploy.export.manifest import Quantization
@@ -96,6 +97,8 @@ def plan_integer(
     # 16 bits have room for channels of unlike size, and weights round better as they are.
     alike, evened = equalized(graph, pictures, between=not framed, reach=not framed)
     lowered, reports = lower(alike, runtime, integer=True, throughout=True, wide=framed)
+    if framed and runtime is Runtime.TFLITE:
+        lowered = without_depth_to_space(lowered)
     layers = {layer.name for layer in int8_layers(lowered)}
     lowered = _with_biases(with_int8_weights(lowered, layers))
     pixels = not framed and takes_pixels(lowered)
