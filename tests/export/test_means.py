@@ -160,7 +160,7 @@ def test_channels_weighed_by_their_means_stand_eight_bits(
 @pytest.mark.parametrize(
     ("excited", "reason"),
     [
-        (lambda _, x: x * F.adaptive_avg_pool2d(x, 2).mean(), "pools 8x7 pixels to 2x2; only to"),
+        (lambda _, x: x * F.adaptive_avg_pool2d(x, 2).mean(), "pools 8x7 pixels to 2x2, in unlike"),
         (lambda n, x: n.lines(x[..., :1].expand(1, 8, 8, 8)), "the lines of a picture for vectors"),
         (lambda _, x: x[:, :, :, :1] * x.view(1, 8, -1).mean(2)[..., None, None], "(1, 8, 56)"),
         (lambda _, x: x * torch.cat([x.mean((2, 3))] * 2, 1)[:, :8, None, None], "no picture"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from coronet_deploy.export import composed, means
+from coronet_deploy.export import composed, means, pooled
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
@@ -358,7 +358,9 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.group_norm": means.group_norm,
     "aten.mean": means.mean,
     "aten.sum": means.total,
-    "aten.adaptive_avg_pool2d": means.adaptive_avg_pool2d,
+    "aten.adaptive_avg_pool2d": pooled.adaptive_avg_pool2d,
+    "aten.avg_pool2d": pooled.avg_pool2d,
+    "aten.max_pool2d": pooled.max_pool2d,
     "aten.pad": _pad,
     "aten.constant_pad_nd": _pad,
     "aten.reflection_pad2d": _reflection_pad2d,

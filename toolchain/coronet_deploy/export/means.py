@@ -19,34 +19,24 @@ _LINES_FIRST = (2, 1, 3)  # float32 rounds sums of W, then of H numbers less tha
 
 def mean(t: Translation, *, self: fx.Node, dim: list[int] | None = None, **_: Any) -> str:  # noqa: ANN401 - keepdim, dtype: the graph keeps all, in float32
     """Return the mean over some axes of a picture, or over all."""
-    return _mean(t.builder, t.value(self), dim or range(4))
+    return mean_over(t.builder, t.value(self), dim or range(4))
 
 
 def total(t: Translation, *, self: fx.Node, dim: list[int] | None = None, **_: Any) -> str:  # noqa: ANN401 - as for the mean
     """Return the sum over some axes of a picture, or over all: the mean, so many times."""
     to, x = t.builder, t.value(self)
-    y = _mean(to, x, dim or range(4))
+    y = mean_over(to, x, dim or range(4))
     count = math.prod(to.shapes[x]) // math.prod(to.shapes[y])
     return to.emit(ops.Mul(), y, to.constant([count]))
 
 
-def _mean(to: Builder, x: str, dims: Sequence[int]) -> str:
+def mean_over(to: Builder, x: str, dims: Sequence[int]) -> str:
+    """Return the mean of `x` over torch's `dims`, which stay with size 1."""
     axes = {_NCHW_TO_NHWC[dim] for dim in dims}
     for axis in _LINES_FIRST:
         if axis in axes and to.shapes[x][axis] > 1:
             x = to.emit(ops.Mean((axis,)), x)
     return x
-
-
-def adaptive_avg_pool2d(t: Translation, *, self: fx.Node, output_size: list[int]) -> str:
-    """Return the mean of each channel; pooling to more than one pixel is another matter."""
-    x = t.value(self)
-    _, height, width, _ = t.builder.shapes[x]
-    if (wanted := tuple(output_size)) == (height, width):
-        return x
-    if wanted != (1, 1):
-        raise Refused(f"pools {height}x{width} pixels to {wanted[0]}x{wanted[1]}; only to 1x1")
-    return _mean(t.builder, x, (2, 3))
 
 
 def linear(t: Translation, *, input: fx.Node, weight: fx.Node, bias: fx.Node | None) -> str:  # noqa: A002 - the schema's name
@@ -103,7 +93,7 @@ def _group_means(to: Builder, x: str, groups: int) -> str:
     so that no runtime has to move any.
     """
     channels = to.shapes[x][3]
-    means = _mean(to, x, (2, 3) if groups > 1 else (1, 2, 3))
+    means = mean_over(to, x, (2, 3) if groups > 1 else (1, 2, 3))
     if groups == 1:
         return means
     apart = to.emit(ops.Reshape((1, groups, channels // groups, 1)), means)

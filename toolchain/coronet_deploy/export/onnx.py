@@ -18,6 +18,7 @@ from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import FLOAT16_MAX, INPUT, OUTPUT, Graph, Node
 from coronet_deploy.export.operators import Activation, Operator, Padding, Shape
+from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.vocabulary import DType
 
 try:
@@ -246,6 +247,10 @@ def _leaky_relu(writer: _Writer, op: ops.LeakyRelu, node: Node) -> None:
     writer.node("LeakyRelu", list(node.inputs), node, alpha=op.slope)
 
 
+def _max_pool2d(writer: _Writer, op: MaxPool2d, node: Node) -> None:
+    writer.node("MaxPool", list(node.inputs), node, kernel_shape=op.kernel, strides=op.stride)
+
+
 def _prelu(writer: _Writer, op: ops.PRelu, node: Node) -> None:
     """relu(x) - slope * relu(-x), a quarter to a third of the time of ONNX Runtime's PRelu."""
     del op
@@ -328,6 +333,7 @@ _TRANSLATIONS: dict[type[Operator], Callable[..., None]] = {
     ops.ZeroPad: _pad,
     ops.Relu: _plain("Relu"),
     ops.LeakyRelu: _leaky_relu,
+    MaxPool2d: _max_pool2d,
     ops.PRelu: _prelu,
     ops.Elu: _plain("Elu"),
     ops.Gelu: _plain("Gelu"),

@@ -6,7 +6,7 @@ shapes of the inputs in order and raises ValueError, quoting them, if they do no
 
 Captured from torch:  Conv2d, DepthwiseConv2d, ConvTranspose2d, BatchNorm, InstanceNorm,
     ReflectPad, ZeroPad, Relu, LeakyRelu, PRelu, Elu, Gelu, Tanh, Sigmoid, Rsqrt, Add, Sub, Mul,
-    Concat, Slice, Reshape, Mean, DepthToSpace
+    Concat, Slice, Reshape, Mean, DepthToSpace, and MaxPool2d (see `pooling`)
 Made by passes:       SquaredDifference
 Made by integer plans: Requantize, Minimum
 """
