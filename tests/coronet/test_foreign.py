@@ -126,6 +126,47 @@ def test_a_foreign_generator_computes_the_same(name: str, norm: Norm, tmp_path: 
         assert torch.allclose(theirs.eval()(x), checkpoint.generator()(x), atol=1e-5)
 
 
+def _compiled(network: nn.Module) -> nn.Module:
+    return torch.compile(network)  # type: ignore[return-value] # a Module, of a Module
+
+
+def _compiled_inside(network: nn.Module) -> nn.Module:
+    assert isinstance(network.model, nn.Module)
+    return Wrapped(_compiled(network.model))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        _compiled,
+        lambda network: nn.DataParallel(_compiled(network)),
+        lambda network: _compiled(nn.DataParallel(network)),
+        _compiled_inside,
+    ],
+    ids=["parallel", "compiled", "both", "both turned", "inside"],
+)
+def test_names_of_what_was_wrapped_for_training_are_read(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    theirs = resnet(6, Norm.INSTANCE, 4, dropout=False)
+    plain, wrapped = theirs.state_dict(), wrap(theirs).state_dict()
+    assert not plain.keys() & wrapped.keys()
+    found = []
+    for tensors in (plain, wrapped):
+        torch.save(tensors, tmp_path / "latest_net_G.pth")
+        found.append(load_checkpoint(tmp_path / "latest_net_G.pth").generator().state_dict())
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_two_tensors_of_one_name_are_not_one(tmp_path: Path) -> None:
+    tensors = resnet(6, Norm.INSTANCE, 4, dropout=False).state_dict()
+    torch.save(tensors | {"module.model.1.bias": torch.zeros(4)}, tmp_path / "net.pth")
+    with pytest.raises(BadInput, match=r"'module\.model\.1\.bias' is not one of the generator's"):
+        load_checkpoint(tmp_path / "net.pth")
+
+
 def test_what_is_missing_and_left_over_is_listed(tmp_path: Path) -> None:
     tensors = resnet(6, Norm.BATCH, 4, dropout=False).state_dict()
     tensors["model.19.bias"] = torch.zeros(8)

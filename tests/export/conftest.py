@@ -117,6 +117,15 @@ class Scaled(nn.Module):
         return self.module(x) * self.scale
 
 
+class Compiled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scaled = torch.compile(Scaled())
+
+    def forward(self, x):
+        return self.scaled(x)
+
+
 def Averaged():
     return torch.optim.swa_utils.AveragedModel(Sketch())
 

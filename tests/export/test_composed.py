@@ -63,6 +63,13 @@ def _sloping(*slopes: float) -> nn.Module:
         nn.Hardtanh(-0.25, 2.5),
         nn.SiLU(),
         nn.GELU("tanh"),
+        nn.GELU(),
+        nn.ELU(),
+        nn.ELU(0.5),
+        nn.SELU(),
+        nn.CELU(),
+        nn.CELU(2.0),
+        nn.Mish(),
         nn.Hardswish(),
         nn.Hardsigmoid(),
         _sloping(0.25),
@@ -96,7 +103,8 @@ def test_the_graph_draws_what_the_layer_draws(layer: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (nn.GELU(), "approximate='tanh' is"),
+        (_Does(lambda x: torch.ops.aten.elu(x, 1.0, 1.0, 2.0)), "an input_scale of 2.0"),
+        (_Does(lambda x: x**3), "to the power of 3; only of 2"),
         (nn.Upsample(scale_factor=1.5), "by 1.5 x 1.5; only by one whole number"),
         (nn.Upsample(scale_factor=(2, 3)), "by 2 x 3; only by one whole number"),
         (nn.Upsample(size=(6, 7)), "by 0.5 x 0.5; only by one whole number"),

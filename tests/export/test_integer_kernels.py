@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from coronet_deploy.export.build import build
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.capture import capture
+from coronet_deploy.export.integer.kernels import without_depth_to_space
 from coronet_deploy.export.integer.plan import IntegerPlan, plan_integer
 from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.gate import translate, try_artifact
 from coronet_deploy.vocabulary import Architecture, DType, Kind, Runtime
-from lowering import smooth_picture, trained
+from lowering import difference, smooth_picture, trained
 
 HEIGHT, WIDTH = 32, 48
 
@@ -89,3 +90,20 @@ def test_roots_are_taken_twice_only_where_they_are_steep() -> None:
     resnet = trained(build_generator(full_plan(Architecture.RESNET_6, width=4)))
     alike = capture(resnet, HEIGHT, WIDTH)
     assert _finer_roots(plan_integer(alike, Runtime.TFLITE, _pictures(), 8)) <= 2
+
+
+@pytest.mark.parametrize("enlarging", [nn.PixelShuffle(3), nn.Upsample(scale_factor=6)], ids=str)
+def test_pixels_are_interleaved_in_sixteen_bits(enlarging: nn.Module, tmp_path: Path) -> None:
+    # LiteRT's DEPTH_TO_SPACE has no kernel of that width.
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 18, 3, 2, 1), enlarging),
+        *(nn.LazyConv2d(3, 3, 1, 1), nn.Tanh()),
+    ).eval()
+    network(torch.zeros(1, 3, HEIGHT, WIDTH))
+    assert _psnr_db(network, DType.INT16X8, tmp_path) > 60
+    graph = capture(network, HEIGHT, WIDTH)
+    assert graph.count()["depth_to_space"] == 1
+    apart = without_depth_to_space(graph)
+    assert "depth_to_space" not in apart.count()
+    assert difference(graph, apart) == 0

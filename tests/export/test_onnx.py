@@ -192,12 +192,22 @@ def test_float16_computes_in_float16_between_float32_ends() -> None:
     assert ends == {onnx.TensorProto.FLOAT}
 
 
+def test_means_and_reshapes_keep_the_order_that_numbers_have_in_pixels() -> None:
+    picture = smooth_picture(128, 128)
+    network = nn.Sequential(nn.InstanceNorm2d(3, affine=True), nn.ReLU())
+    lowered, _ = lower(capture(network, 128, 128), Runtime.TFLITE)
+    assert {"mean", "reshape", "rsqrt"} < set(lowered.count())
+    drawn = run_onnx(emit_onnx(lowered, DType.FP32, {}), picture)
+    assert np.abs(drawn - run_torch(network, picture)).max() < 1e-5
+
+
 def test_what_cannot_be_written_is_refused() -> None:
-    graph = capture(nn.InstanceNorm2d(3), 8, 8)
-    with pytest.raises(ConversionFailed, match="mean"):
-        emit_onnx(lower(graph, Runtime.TFLITE)[0], DType.FP32, {})
+    builder = Builder((1, 8, 8, 3))
+    alien = builder.finish(builder.emit(ops.SquaredDifference(), INPUT, INPUT))
+    with pytest.raises(ConversionFailed, match="squared_difference"):
+        emit_onnx(alien, DType.FP32, {})
     with pytest.raises(ConversionFailed, match="int8"):
-        emit_onnx(graph, DType.INT8, {})
+        emit_onnx(capture(nn.InstanceNorm2d(3), 8, 8), DType.INT8, {})
     layer = nn.Conv2d(3, 3, 1)
     with torch.no_grad():
         layer.weight[0, 0] = 1e5

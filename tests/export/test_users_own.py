@@ -41,24 +41,29 @@ def test_weights_are_read_strictly_from_either_kind_of_file(theirs: Path) -> Non
         k: v.clone() * 2 for k, v in load_own("sketches:seeded").generator.state_dict().items()
     }
     save_file(wanted, theirs / "doubled.safetensors")
-    torch.save({f"module.{k}": v for k, v in wanted.items()}, theirs / "doubled.pt")
-    for path in (theirs / "doubled.safetensors", theirs / "doubled.pt"):
+    paths = [theirs / "doubled.safetensors"]
+    for prefix in ("module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."):
+        paths.append(theirs / f"{prefix}doubled.pt")
+        torch.save({f"{prefix}{k}": v for k, v in wanted.items()}, paths[-1])
+    for path in paths:
         subject = load_own("sketches:Sketch", path)
-        assert subject.model == "doubled"
+        assert subject.model.endswith("doubled")
         assert subject.source.sha256 == sha256_of(path)
         loaded = subject.generator.state_dict()
         assert all(torch.equal(loaded[k], v) for k, v in wanted.items())
 
 
-@pytest.mark.parametrize("name", ["sketches:Averaged", "sketches:Scaled", "sketches:parallel"])
+@pytest.mark.parametrize(
+    "name", [f"sketches:{name}" for name in ("Averaged", "Scaled", "parallel", "Compiled")]
+)
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_a_network_of_their_own_may_be_called_module(theirs: Path, name: str, ending: str) -> None:
     wanted = {
         k: v if k == "n_averaged" else v.clone() * 2
         for k, v in load_own(name).generator.state_dict().items()
     }
-    assert any(key.startswith("module.") for key in wanted)
-    for prefix in ("", "module."):
+    assert any(key.startswith(("module.", "scaled._orig_mod.")) for key in wanted)
+    for prefix in ("", "module.", "_orig_mod.", "module._orig_mod."):
         path = theirs / f"{prefix}own{ending}"
         tensors = {f"{prefix}{k}": v for k, v in wanted.items()}
         save_file(tensors, path) if ending == ".safetensors" else torch.save(tensors, path)

@@ -12,6 +12,7 @@ import re
 import struct
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,6 +23,9 @@ from coronet_deploy.vocabulary import MOST_CHANNELS, Architecture, ChannelPlan, 
 
 PARALLEL = "module."
 """What DataParallel puts before the names of its network's tensors."""
+
+_COMPILED = "_orig_mod."
+"""What torch.compile puts before the names of what it compiles: of a network, or of a part."""
 
 _RESNET_FIXED = {1: "stem", 2: "stem_norm", 4: "down", 5: "down_norm", 7: "enter", 8: "enter_norm"}
 _FIRST_BLOCK = 10
@@ -55,7 +59,7 @@ def read_foreign(path: Path) -> tuple[ChannelPlan, dict[str, Tensor]]:
         BadInput: it holds anything but tensors, or not those of such a generator.
 
     """
-    tensors = without_parallel(read_tensors(path))
+    tensors = without_parallel(without_compiled(read_tensors(path)))
     for name, tensor in tensors.items():
         # One number may stand for all of a tensor of any size, which would become as many.
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
@@ -138,7 +142,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def without_parallel(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors by the names that they have without DataParallel around their network."""
-    return {name.removeprefix(PARALLEL): tensor for name, tensor in tensors.items()}
+    return _renamed(tensors, lambda name: name.removeprefix(PARALLEL))
+
+
+def without_compiled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by the names that they have where torch.compile compiled nothing."""
+    return _renamed(tensors, lambda name: name.replace(_COMPILED, ""))
+
+
+def _renamed(tensors: dict[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Return tensors by other names, unless two would have one name."""
+    renamed = {rename(name): tensor for name, tensor in tensors.items()}
+    return renamed if len(renamed) == len(tensors) else tensors
 
 
 def refuse_pointer(path: Path) -> None:

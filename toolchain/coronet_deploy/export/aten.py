@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from coronet_deploy.export import composed
+from coronet_deploy.export import composed, means, pooled
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
@@ -124,14 +124,9 @@ def _instance_norm(
             running_var=running_var,
             eps=eps,
         )
-    affine = []
-    if weight is not None or bias is not None:
-        x = t.value(input)
-        channels = t.builder.shapes[x][3]
-        scale = np.ones(channels, np.float32) if weight is None else t.array(weight)
-        shift = np.zeros(channels, np.float32) if bias is None else t.array(bias)
-        affine = t.constants(scale=scale, shift=shift)
-    return t.builder.emit(ops.InstanceNorm(eps), t.value(input), *affine)
+    x = t.value(input)
+    learnt = means.affine(t, t.builder.shapes[x][3], weight, bias)
+    return t.builder.emit(ops.InstanceNorm(eps), x, *learnt)
 
 
 def _pad(
@@ -311,45 +306,75 @@ DROPOUTS = frozenset(
     for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 )
 
-TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
-    "aten.conv2d": _conv2d,
-    "aten.conv_transpose2d": _conv_transpose2d,
-    "aten.batch_norm": _batch_norm,
-    "aten.instance_norm": _instance_norm,
-    "aten.pad": _pad,
-    "aten.constant_pad_nd": _pad,
-    "aten.reflection_pad2d": _reflection_pad2d,
-    "aten.replication_pad2d": _replication_pad2d,
+SPREADING = frozenset({"aten.expand", "aten.expand_as"})
+"""Operators that repeat what they take along axes of size 1, as arithmetic does by itself."""
+
+RESHAPING = frozenset(
+    f"aten.{name}"
+    for name in ("view", "reshape", "flatten", "squeeze", "unsqueeze", "_unsafe_view")
+)
+"""Operators that give the same numbers in another shape; only a number a channel is taken."""
+
+_FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.relu": _unary(ops.Relu()),
     "aten.leaky_relu": _leaky_relu,
     "aten.tanh": _unary(ops.Tanh()),
     "aten.sigmoid": _unary(ops.Sigmoid()),
+    "aten.rsqrt": _unary(ops.Rsqrt()),
     "aten.relu6": composed.relu6,
     "aten.hardtanh": composed.hardtanh,
     "aten.clamp": composed.clamp,
     "aten.clamp_min": composed.clamp,
     "aten.clamp_max": composed.clamp,
-    "aten.prelu": composed.prelu,
+    "aten.elu": composed.elu,
+    "aten.selu": composed.selu,
+    "aten.celu": composed.celu,
+    "aten.mish": composed.mish,
     "aten.silu": composed.silu,
     "aten.gelu": composed.gelu,
     "aten.hardsigmoid": composed.hardsigmoid,
     "aten.hardswish": composed.hardswish,
-    "aten.upsample_nearest2d": composed.upsample_nearest,
-    "aten._upsample_nearest_exact2d": composed.upsample_nearest,
-    "aten.upsample_bilinear2d": composed.upsample_bilinear,
-    "aten.pixel_shuffle": composed.pixel_shuffle,
+    "aten.square": composed.square,
+    "aten.pow": composed.power,
     "aten.add": _binary(ops.Add()),
     "aten.sub": _binary(ops.Sub()),
     "aten.rsub": _rsub,
     "aten.mul": _binary(ops.Mul()),
     "aten.div": _div,
     "aten.neg": _neg,
+    **dict.fromkeys(sorted(DROPOUTS), _dropout),
+    **dict.fromkeys(sorted(IDENTITIES | RESHAPING | SPREADING), _same),
+}
+
+OF_ANY_SHAPE = frozenset({*_FOR_EACH_NUMBER, "aten.linear"})
+"""Operators that take a number a channel in a tensor of fewer dimensions than a picture's four."""
+
+TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
+    "aten.conv2d": _conv2d,
+    "aten.linear": means.linear,
+    "aten.conv_transpose2d": _conv_transpose2d,
+    "aten.batch_norm": _batch_norm,
+    "aten.instance_norm": _instance_norm,
+    "aten.group_norm": means.group_norm,
+    "aten.mean": means.mean,
+    "aten.sum": means.total,
+    "aten.adaptive_avg_pool2d": pooled.adaptive_avg_pool2d,
+    "aten.avg_pool2d": pooled.avg_pool2d,
+    "aten.max_pool2d": pooled.max_pool2d,
+    "aten.pad": _pad,
+    "aten.constant_pad_nd": _pad,
+    "aten.reflection_pad2d": _reflection_pad2d,
+    "aten.replication_pad2d": _replication_pad2d,
+    "aten.prelu": composed.prelu,
+    "aten.upsample_nearest2d": composed.upsample_nearest,
+    "aten._upsample_nearest_exact2d": composed.upsample_nearest,
+    "aten.upsample_bilinear2d": composed.upsample_bilinear,
+    "aten.pixel_shuffle": composed.pixel_shuffle,
     "aten.cat": _cat,
     "aten.slice": _slice,
     "aten.chunk": _chunk,
     "aten.split": _split,
     "aten.split_with_sizes": _split_with_sizes,
-    **dict.fromkeys(sorted(DROPOUTS), _dropout),
-    **dict.fromkeys(sorted(IDENTITIES), _same),
+    **_FOR_EACH_NUMBER,
 }
 """What stands for each operator of torch; one in place ("relu_") goes by the name without "_"."""

@@ -16,7 +16,7 @@ from coronet_deploy.export.manifest import (
     Quantization,
     tool_versions,
 )
-from coronet_deploy.export.operators import InstanceNorm
+from coronet_deploy.export.operators import InstanceNorm, Rsqrt
 from coronet_deploy.export.outputs import output_range
 from coronet_deploy.export.passes import PassReport, Preference, lower, run_passes
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
@@ -105,7 +105,7 @@ def _like_resnet(graph: Graph, subject: Subject) -> bool:
     """Return whether values reach as far as a ResNet's, which its norms do not keep in bounds."""
     if subject.plan:
         return subject.plan.architecture.is_resnet
-    return any(isinstance(node.op, InstanceNorm) for node in graph.nodes)
+    return any(isinstance(node.op, InstanceNorm | Rsqrt) for node in graph.nodes)
 
 
 def _integer(

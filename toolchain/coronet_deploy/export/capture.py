@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import operator
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,15 @@ import torch
 from torch import fx, nn
 
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export.aten import COPIES, DROPOUTS, IDENTITIES, TRANSLATIONS, unsupported
+from coronet_deploy.export.aten import (
+    COPIES,
+    DROPOUTS,
+    IDENTITIES,
+    OF_ANY_SHAPE,
+    SPREADING,
+    TRANSLATIONS,
+    unsupported,
+)
 from coronet_deploy.export.graph import INPUT, Graph
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.operators import Shape
@@ -22,6 +31,7 @@ from coronet_deploy.export.translation import Memory, Refused, Translation
 
 _AUTOCAST, _GRAD = "wrap_with_autocast", "wrap_with_set_grad_enabled"
 _SAYS_NOTHING = "aten._assert_tensor_metadata"
+_RANK = 4
 
 
 def capture(module: nn.Module, height: int, width: int, channels: int = 3) -> Graph:
@@ -186,13 +196,12 @@ class _Program:
 
     def _translate(self, node: fx.Node) -> None:
         """Translate one operator into the builder."""
-        key, builder = _operator(node), self._to.builder
+        key = _operator(node)
+        self._require_ranks(node, key)
         value = TRANSLATIONS.get(key, unsupported)(self._to, **_named_arguments(node))
         made = node.meta["val"]
         if isinstance(value, str):
-            n, h, w, c = builder.shapes[value]
-            if tuple(made.shape) != (n, c, h, w):
-                raise Refused(f"gives {tuple(made.shape)}, not NHWC {(n, h, w, c)}")
+            self._require_shape(node, key, value)
             if key in IDENTITIES and made.dtype != torch.float32:
                 raise Refused(f"gives {made.dtype}; everything is captured in float32")
         self._to.values[node] = value
@@ -206,6 +215,38 @@ class _Program:
             self._memory.same(node, source)  # type: ignore[arg-type]
         elif shared:
             self._memory.part(node, source)  # type: ignore[arg-type]
+
+    def _require_ranks(self, node: fx.Node, key: str) -> None:
+        """Let four dimensions through; where each number is taken by itself, as many of each."""
+        shapes = [
+            tuple(source.meta["val"].shape)
+            for source in node.all_input_nodes
+            if isinstance(self._to.values.get(source), str)
+        ]
+        # (C, 1, 1) is broadcast as a picture of one pixel is.
+        ranks = {
+            _RANK if shape[-3:] == (math.prod(shape), 1, 1) else len(shape)
+            for shape in shapes
+            if math.prod(shape) > 1
+        }
+        if key in OF_ANY_SHAPE and len(ranks) > 1:
+            raise Refused(f"takes {' and '.join(map(str, shapes))}; give both four dimensions")
+        fewer = any(len(shape) != _RANK for shape in shapes)
+        if key in TRANSLATIONS and key not in OF_ANY_SHAPE and fewer:
+            raise Refused(f"takes {' and '.join(map(str, shapes))}, which is no picture")
+
+    def _require_shape(self, node: fx.Node, key: str, value: str) -> None:
+        """Let a picture through that has torch's shape, and a number a channel in any shape."""
+        have, made = self._to.builder.shapes[value], tuple(node.meta["val"].shape)
+        n, h, w, c = have
+        if made == (n, c, h, w):
+            return
+        if key in SPREADING and len(made) == _RANK:
+            wanted = made[0], made[2], made[3], made[1]
+            more = (m if size == 1 else 1 for m, size in zip(wanted, have, strict=True))
+            self._to.spread[node] = tuple(more)
+        elif len(made) == _RANK or h * w > 1 or not max(made, default=1) == math.prod(made) == c:
+            raise Refused(f"gives {made}, not NHWC {have}")
 
 
 def _name(node: fx.Node) -> str:

@@ -1,7 +1,7 @@
 """Operators of torch for which several of the graph's stand.
 
-Activation functions are sums and products of the graph's own, by identities that hold exactly in
-real numbers. Enlarged pictures are copies of their pixels, or means of neighbours, as channels
+Most activation functions are sums and products of the graph's own, by identities that hold exactly
+in real numbers. Enlarged pictures are copies of their pixels, or means of neighbours, as channels
 which DepthToSpace puts side by side. So every runtime, number type and rewrite takes them as it is.
 """
 
@@ -19,6 +19,7 @@ from coronet_deploy.export.graph import Builder
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
 
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 _GELU_SLOPE, _GELU_CUBE = 2 * math.sqrt(2 / math.pi), 0.044715
 
 
@@ -57,13 +58,72 @@ def _clamped(to: Builder, x: str, low: float | None, high: float | None) -> str:
 
 
 def prelu(t: Translation, *, self: fx.Node, weight: fx.Node) -> str:
-    """relu(x) - slope * relu(-x), with a slope for each channel."""
+    """With one slope for all channels, a leaky ReLU."""
     to, x, slopes = t.builder, t.value(self), t.array(weight)
     if (slopes == slopes[0]).all():
         return to.emit(ops.LeakyRelu(float(slopes[0])) if slopes[0] else ops.Relu(), x)
-    under = to.emit(ops.Relu(), to.emit(ops.Mul(), x, to.constant([-1.0])))
-    sloping = to.emit(ops.Mul(), under, to.constant(slopes, "slope"))
-    return to.emit(ops.Sub(), to.emit(ops.Relu(), x), sloping)
+    return to.emit(ops.PRelu(), x, to.constant(slopes, "slope"))
+
+
+def elu(
+    t: Translation,
+    *,
+    self: fx.Node,
+    alpha: float = 1.0,
+    scale: float = 1.0,
+    input_scale: float = 1.0,
+) -> str:
+    """Scale * x where positive, else scale * alpha * (exp(x) - 1)."""
+    if input_scale != 1:
+        raise Refused(f"with an input_scale of {input_scale} is not supported")
+    to, x = t.builder, t.value(self)
+    y = to.emit(ops.Elu(), x)
+    if alpha == scale == 1:
+        return y
+    y = to.emit(ops.Mul(), y, to.constant([scale * alpha]))
+    if alpha == 1:
+        return y
+    over = to.emit(ops.Mul(), to.emit(ops.Relu(), x), to.constant([scale * (1 - alpha)]))
+    return to.emit(ops.Add(), y, over)
+
+
+def selu(t: Translation, *, self: fx.Node) -> str:
+    """Return the ELU of the numbers that keep a deviation of 1 (arXiv 1706.02515)."""
+    return elu(t, self=self, alpha=_SELU_ALPHA, scale=_SELU_SCALE)
+
+
+def celu(t: Translation, *, self: fx.Node, alpha: float = 1.0) -> str:
+    """Alpha * elu(x / alpha)."""
+    to, x = t.builder, t.value(self)
+    if alpha == 1:
+        return to.emit(ops.Elu(), x)
+    y = to.emit(ops.Elu(), to.emit(ops.Mul(), x, to.constant([1 / alpha])))
+    return to.emit(ops.Mul(), y, to.constant([alpha]))
+
+
+def mish(t: Translation, *, self: fx.Node) -> str:
+    """X * tanh(log(1 + exp(x))), which is x * s * (2 - s) / (1 + (1 - s)^2) with s = sigmoid(x)."""
+    to, x = t.builder, t.value(self)
+    gate = to.emit(ops.Sigmoid(), x)
+    rest = to.emit(ops.Sub(), to.constant([1.0]), gate)
+    under = to.emit(ops.Add(), to.emit(ops.Mul(), rest, rest), to.constant([1.0]))
+    root = to.emit(ops.Rsqrt(), under)
+    over = to.emit(ops.Mul(), gate, to.emit(ops.Sub(), to.constant([2.0]), gate))
+    share = to.emit(ops.Mul(), over, to.emit(ops.Mul(), root, root))
+    return to.emit(ops.Mul(), x, share)
+
+
+def square(t: Translation, *, self: fx.Node) -> str:
+    """Return x * x."""
+    x = t.value(self)
+    return t.builder.emit(ops.Mul(), x, x)
+
+
+def power(t: Translation, *, self: Any, exponent: Any) -> str:  # noqa: ANN401 - a number or a tensor
+    """Return the square, which is what networks take."""
+    if exponent != 2:  # noqa: PLR2004 - a square
+        raise Refused(f"to the power of {exponent}; only of 2")
+    return square(t, self=self)
 
 
 def silu(t: Translation, *, self: fx.Node) -> str:
@@ -73,15 +133,12 @@ def silu(t: Translation, *, self: fx.Node) -> str:
 
 
 def gelu(t: Translation, *, self: fx.Node, approximate: str) -> str:
-    """Approximately by tanh, which comes to x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
+    """By the error function, or approximately: x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
 
     Hendrycks and Gimpel 2016, arXiv 1606.08415.
     """
     if approximate != "tanh":
-        raise Refused(
-            "by the error function is not supported, which phones compute slowly; "
-            "approximate='tanh' is"
-        )
+        return t.builder.emit(ops.Gelu(), t.value(self))
     to, x = t.builder, t.value(self)
     square = to.emit(ops.Mul(), to.emit(ops.Mul(), x, x), to.constant([_GELU_CUBE * _GELU_SLOPE]))
     slope = to.emit(ops.Add(), square, to.constant([_GELU_SLOPE]))

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.operators import Activation, Operator, Padding
+from coronet_deploy.export.pooling import MaxPool2d
 
 
 def interpret(
@@ -171,6 +172,10 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.ZeroPad: lambda op, x: _nhwc(_padded(_nchw(x), op.padding)),
     ops.Relu: lambda _, x: torch.relu(x),
     ops.LeakyRelu: lambda op, x: F.leaky_relu(x, op.slope),
+    MaxPool2d: lambda op, x: _nhwc(F.max_pool2d(_nchw(x), op.kernel, op.stride)),
+    ops.PRelu: lambda _, x, slope: torch.relu(x) - slope * torch.relu(-x),
+    ops.Elu: lambda _, x: F.elu(x),
+    ops.Gelu: lambda _, x: F.gelu(x),
     ops.Tanh: lambda _, x: torch.tanh(x),
     ops.Sigmoid: lambda _, x: torch.sigmoid(x),
     ops.Rsqrt: lambda _, x: torch.rsqrt(x),

@@ -5,8 +5,9 @@ and arrive as inputs, as every constant does; attributes are plain numbers. `inf
 shapes of the inputs in order and raises ValueError, quoting them, if they do not fit.
 
 Captured from torch:  Conv2d, DepthwiseConv2d, ConvTranspose2d, BatchNorm, InstanceNorm,
-    ReflectPad, ZeroPad, Relu, LeakyRelu, Tanh, Sigmoid, Add, Sub, Mul, Concat, Slice, DepthToSpace
-Made by passes:       SquaredDifference, Rsqrt, Mean, Reshape
+    ReflectPad, ZeroPad, Relu, LeakyRelu, PRelu, Elu, Gelu, Tanh, Sigmoid, Rsqrt, Add, Sub, Mul,
+    Concat, Slice, Reshape, Mean, DepthToSpace, and MaxPool2d (see `pooling`)
+Made by passes:       SquaredDifference
 Made by integer plans: Requantize, Minimum
 """
 
@@ -185,6 +186,27 @@ class LeakyRelu(_Elementwise):
 
     kind: ClassVar[str] = "leaky_relu"
     slope: float = 0.01
+
+
+@dataclass(frozen=True)
+class PRelu(_Elementwise):
+    """Of (x, slope (C,)): x where positive, else its channel's slope * x."""
+
+    kind: ClassVar[str] = "prelu"
+
+
+@dataclass(frozen=True)
+class Elu(_Elementwise):
+    """Return x where positive, else exp(x) - 1."""
+
+    kind: ClassVar[str] = "elu"
+
+
+@dataclass(frozen=True)
+class Gelu(_Elementwise):
+    """x * (1 + erf(x / sqrt(2))) / 2."""
+
+    kind: ClassVar[str] = "gelu"
 
 
 @dataclass(frozen=True)

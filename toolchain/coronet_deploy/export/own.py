@@ -23,6 +23,7 @@ from coronet_deploy.coronet.foreign import (
     PARALLEL,
     read_tensors,
     refuse_pointer,
+    without_compiled,
     without_parallel,
 )
 from coronet_deploy.errors import BadInput
@@ -126,21 +127,24 @@ def _require_tensors(name: str, module: nn.Module) -> None:
 def _load(name: str, module: nn.Module, weights: Path) -> None:
     """Load a file of weights into a module, strictly."""
     try:
-        load_strictly(weights, module, _as_named(_read(weights), set(module.state_dict())))
+        load_strictly(weights, module, _as_named(_read(weights), module.state_dict()))
     except BadInput as error:
         # Of a checkpoint, which says what it is; this file says nothing.
         what = error.what.replace("is not the generator that it says", f"does not fit {name}")
         raise BadInput(what, hint=error.hint) from error
 
 
-def _as_named(tensors: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
-    """Return tensors as without DataParallel, but for a module whose own names are such.
+def _as_named(tensors: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as without torch.compile and DataParallel, but for a module with such names.
 
     A module that holds its network as `module`, as averages of weights do, has names like that.
     """
+    names = dict(zip(without_compiled(state), state, strict=True))
+    tensors = without_compiled(tensors)
     plain = without_parallel(tensors)
     own = any(name.startswith(PARALLEL) for name in names)
-    return tensors if own and set(plain) != names else plain
+    found = tensors if own and set(plain) != set(names) else plain
+    return {names.get(name, name): tensor for name, tensor in found.items()}
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import INPUT, OUTPUT, Edit, Graph, Node, rewrite
+from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.ranges import QMAX, QMIN, Range
 
 HALF_STEP = 0.5 / 127.5
@@ -24,7 +25,16 @@ BRIGHTER = f"{INPUT}/brighter"
 PIXELS = Range((QMIN + 1) / 127.5, (QMAX + 1) / 127.5)
 """What `BRIGHTER` is in: int8 of a pixel is the pixel less 128."""
 
-MOVING = ops.Slice | ops.Concat | ops.Reshape | ops.ZeroPad | ops.ReflectPad | ops.DepthToSpace
+MOVING = (
+    ops.Slice
+    | ops.Concat
+    | ops.Reshape
+    | ops.ZeroPad
+    | ops.ReflectPad
+    | ops.DepthToSpace
+    | MaxPool2d
+)
+"""Operators that give numbers they take, and zeros."""
 
 
 def moved_from(graph: Graph, value: str) -> frozenset[str]:

@@ -18,6 +18,7 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import FLOAT16_MAX, INPUT, OUTPUT, FloatArray, Graph, Node
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.passes.zero_padding import same_padding
+from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.tflite_file import AlignedBuffer, pack
 from coronet_deploy.vocabulary import DType
 
@@ -309,6 +310,15 @@ def _reflect_pad(writer: Writer, op: ops.ReflectPad, _: Node) -> _Translated:
     return "MIRROR_PAD", [_pad_table(writer, op.padding)], options
 
 
+def _max_pool2d(_: Writer, op: MaxPool2d, node: Node) -> _Translated:
+    del node
+    options = schema.Pool2DOptionsT()
+    options.padding = schema.Padding.VALID
+    options.filterHeight, options.filterWidth = op.kernel
+    options.strideH, options.strideW = op.stride
+    return "MAX_POOL_2D", [], options
+
+
 def _leaky_relu(_: Writer, op: ops.LeakyRelu, node: Node) -> _Translated:
     del node
     options = schema.LeakyReluOptionsT()
@@ -365,6 +375,10 @@ _TRANSLATIONS: dict[type[Operator], Callable[..., _Translated]] = {
     ops.ZeroPad: _zero_pad,
     ops.Relu: _plain("RELU"),
     ops.LeakyRelu: _leaky_relu,
+    MaxPool2d: _max_pool2d,
+    ops.PRelu: _plain("PRELU"),
+    ops.Elu: _plain("ELU"),
+    ops.Gelu: _plain("GELU", schema.GeluOptionsT),
     ops.Tanh: _plain("TANH"),
     ops.Sigmoid: _plain("LOGISTIC"),
     ops.Rsqrt: _plain("RSQRT"),

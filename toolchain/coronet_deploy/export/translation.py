@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -28,6 +29,7 @@ class Translation:
         self.builder = Builder(input_shape)
         self.values: dict[fx.Node, str | list[str]] = {}
         self.weights: dict[fx.Node, Any] = {}
+        self.spread: dict[fx.Node, ops.Shape] = {}  # to what arithmetic would spread a value
         self._learnt: set[int] = set()  # where the numbers of the network's own tensors stand
         self._kernels: dict[tuple[Any, ...], str] = {}
 
@@ -65,6 +67,9 @@ class Translation:
             value = self.values[argument]
             if isinstance(value, list):
                 raise Refused("takes several tensors where a picture is expected")
+            if argument in self.spread:
+                ones = self.builder.constant(np.ones(self.spread[argument]), "ones")
+                return self.builder.emit(ops.Mul(), value, ones)
             return value
         if isinstance(argument, int | float):
             return self.builder.constant([argument])
@@ -72,9 +77,11 @@ class Translation:
 
     def operand(self, argument: Any) -> str:  # noqa: ANN401 - whatever torch passes
         """Return the name of what goes into arithmetic: a value, a number, or a learnt tensor."""
-        if not isinstance(argument, fx.Node) or argument not in self.weights:
-            return self.value(argument)
-        return self.plane(self.array(argument))
+        if isinstance(argument, fx.Node) and argument in self.weights:
+            return self.plane(self.array(argument))
+        if isinstance(argument, fx.Node) and argument in self.spread:
+            return str(self.values[argument])
+        return self.value(argument)
 
     def plane(self, tensor: FloatArray) -> str:
         """Return the name of a learnt tensor that goes into arithmetic, by torch's broadcasting."""

@@ -18,6 +18,43 @@ _STEEP = 1024  # steps below which a reciprocal root may be too steep to interpo
 _FINER = 64  # steps in one of those
 
 
+def without_prelu(graph: Graph) -> Graph:
+    """Return `graph` with relu(x) - slope * relu(-x) for each PReLU, which has no 16-bit kernel."""
+
+    def visit(edit: Edit, node: Node) -> str | None:
+        if not isinstance(node.op, ops.PRelu):
+            return None
+        x, slope = node.inputs
+        under = edit.emit(ops.Relu(), edit.emit(ops.Mul(), x, edit.constant([-1.0])))
+        sloping = edit.emit(ops.Mul(), under, slope)
+        return edit.emit(ops.Sub(), edit.emit(ops.Relu(), x), sloping)
+
+    return rewrite(graph, visit)
+
+
+def without_depth_to_space(graph: Graph) -> Graph:
+    """Return `graph` with reshapes and a concatenation for each DepthToSpace.
+
+    The channels of a pixel's row are pixels of their own beside each other as they lie; those of
+    the next row go below them, line by line.
+    """
+
+    def visit(edit: Edit, node: Node) -> str | None:
+        if not isinstance(node.op, ops.DepthToSpace):
+            return None
+        (x,), block = node.inputs, node.op.block
+        n, height, width, channels = edit.shapes[x]
+        size, line = (n, height, width, channels // block), width * channels // block
+        rows = []
+        for row in range(block):
+            part = edit.emit(ops.Slice((0, 0, 0, row * size[3]), size), x)
+            rows.append(edit.emit(ops.Reshape((n, height, 1, line)), part))
+        below = edit.concat(rows, 2)
+        return edit.emit(ops.Reshape(node.op.infer(edit.shapes[x])), below)
+
+    return rewrite(graph, visit)
+
+
 def above_zero(graph: Graph, formats: Mapping[str, Format]) -> Graph:
     """Let no reciprocal root see a 0, for which the kernel stops.
 

@@ -9,6 +9,7 @@ both). Where a value changes its width stands a `Requantize`. Values that an ope
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ from coronet_deploy.export.integer.kernels import (
     above_zero,
     with_finer_roots,
     with_room_for_sums,
+    without_depth_to_space,
+    without_prelu,
 )
 from coronet_deploy.export.manifest import Quantization
 from coronet_deploy.export.passes import PassReport, lower
@@ -53,6 +56,7 @@ _ARITHMETIC = (
     | ops.InstanceNorm
     | ops.BatchNorm
 )
+_NARROW = ops.Elu | ops.Gelu  # which LiteRT computes in eight bits or in float
 _CONVOLUTIONS = ops.Conv2d | ops.DepthwiseConv2d | ops.ConvTranspose2d
 _HEADROOM = 2.0  # of 16-bit values over what was seen; it costs one bit
 _ROOT_HEADROOM = 4.0  # a channel flatter than any seen has a larger reciprocal deviation
@@ -89,17 +93,20 @@ def plan_integer(
 
     """
     pictures, framed = with_flips(pictures), bits == 16  # noqa: PLR2004 - the wide scheme
+    graph = without_prelu(graph)
     # 16 bits have room for channels of unlike size, and weights round better as they are.
     alike, evened = equalized(graph, pictures, between=not framed, reach=not framed)
     lowered, reports = lower(alike, runtime, integer=True, throughout=True, wide=framed)
+    if framed and runtime is Runtime.TFLITE:
+        lowered = without_depth_to_space(lowered)
     layers = {layer.name for layer in int8_layers(lowered)}
     lowered = _with_biases(with_int8_weights(lowered, layers))
     pixels = not framed and takes_pixels(lowered)
     if pixels:
         lowered = _brighter(lowered)
-    wide = _wide_relus(lowered) if runtime is Runtime.ONNX else frozenset()
+    wide = _wide(lowered, runtime)
     placed = _with_requantizing(lowered, bits, wide, framed=framed)
-    wide = _wide_relus(placed) if wide else wide  # the last one has another name now
+    wide = _wide(placed, runtime) if wide else wide  # the last one has another name now
     widths = {INPUT: FLOAT_BITS if framed else bits}
     widths |= {node.output: _width(node, bits, wide) for node in placed.nodes}
     widths = {name: width for name, width in widths.items() if width != FLOAT_BITS}
@@ -132,21 +139,32 @@ def _width(node: Node, bits: int, wide: Collection[str]) -> int:
     """Return the bits of the integers in which a node computes."""
     if isinstance(node.op, ops.Requantize):
         return node.op.bits
+    if isinstance(node.op, _NARROW) and bits != 8:  # noqa: PLR2004 - the one width they know
+        return FLOAT_BITS
     return 16 if isinstance(node.op, _ARITHMETIC) or node.output in wide else bits
 
 
-def _wide_relus(graph: Graph) -> frozenset[str]:
-    """Return the ReLUs of what comes in 16 bits.
+def _wide(graph: Graph, runtime: Runtime) -> frozenset[str]:
+    """Return the ReLUs of what comes in 16 bits, in ONNX, and the reshapes of a number a channel.
 
-    In eight, half of the steps would be for what is below zero. TFLite's arithmetic has the ReLU in
-    it; ONNX Runtime's has not.
+    In eight, half of a ReLU's steps would be for what is below zero. TFLite's arithmetic has the
+    ReLU in it; ONNX Runtime's has not. A number a channel is a norm's.
     """
     makers = {node.output: node.op for node in graph.nodes}
     return frozenset(
         node.output
         for node in graph.nodes
-        if isinstance(node.op, ops.Relu) and isinstance(makers.get(node.inputs[0]), _ARITHMETIC)
+        if isinstance(makers.get(node.inputs[0]), _ARITHMETIC)
+        and (
+            (isinstance(node.op, ops.Relu) and runtime is Runtime.ONNX)
+            or (isinstance(node.op, ops.Reshape) and _is_statistic(graph, node))
+        )
     )
+
+
+def _is_statistic(graph: Graph, node: Node) -> bool:
+    """Return whether a node reads or makes one pixel."""
+    return any(math.prod(graph.shapes[name][1:3]) == 1 for name in (node.inputs[0], node.output))
 
 
 def _with_biases(graph: Graph) -> Graph:

@@ -37,6 +37,8 @@ _VERSIONS: Mapping[str, tuple[int, int]] = {
     "MUL": (2, 4),
     "SLICE": (2, 4),
     "LEAKY_RELU": (2, 2),
+    "ELU": (1, 1),
+    "GELU": (2, 2),
     "RESHAPE": (1, 1),
     "QUANTIZE": (2, 2),
     "DEQUANTIZE": (2, 3),

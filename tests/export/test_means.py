@@ -1,0 +1,178 @@
+"""Layers of torch that take means: norms over groups, and what weighs channels by their means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coronet_deploy.coronet.zoo import bundled_pictures
+from coronet_deploy.errors import ConversionFailed
+from coronet_deploy.export.build import build
+from coronet_deploy.export.calibrate import Pictures, read_pictures
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.passes import lower
+from coronet_deploy.verify.parity import psnr_db
+from coronet_deploy.verify.runtimes import open_session
+from coronet_deploy.vocabulary import DType, Runtime
+from lowering import own_subject, run_torch, smooth_picture
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+_LEAST_DB = {DType.FP32: 110, DType.FP16: 70, DType.INT8: 40, DType.INT8_FULL: 40}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Draw the same weights in every run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    """Return real pictures of a size that is no power of two."""
+    return read_pictures(bundled_pictures()[:3], 60, 88)
+
+
+def _norm(groups: int, channels: int, *, affine: bool = True) -> nn.GroupNorm:
+    """Return a norm with learnt numbers unlike each other."""
+    norm = nn.GroupNorm(groups, channels, affine=affine)
+    if affine:
+        nn.init.uniform_(norm.weight, 0.5, 2)
+        nn.init.uniform_(norm.bias, -1, 1)
+    return norm
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("groups", "channels"), [(1, 6), (2, 6), (3, 6), (6, 6), (1, 1)])
+def test_groups_of_channels_are_normed_together(groups: int, channels: int, affine: bool) -> None:
+    network = nn.Sequential(nn.Conv2d(3, channels, 1), _norm(groups, channels, affine=affine))
+    # Far from 0, where a mean that is taken carelessly shows.
+    picture = 9 * smooth_picture(24, 14) + 50
+    expected = network.double()(torch.from_numpy(picture.transpose(0, 3, 1, 2)).double())
+    graph = capture(network.float(), 24, 14)
+    drawn = interpret(graph, picture, np.float64)
+    assert np.abs(drawn - expected.detach().numpy().transpose(0, 2, 3, 1)).max() < 1e-4
+    assert graph.count().get("instance_norm", 0) == (groups == channels)
+
+
+def test_a_norm_of_groups_adds_no_convolution_that_could_be_quantised() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), _norm(2, 8), nn.ReLU())
+    for runtime in Runtime:
+        lowered, _ = lower(capture(network, 24, 14), runtime, integer=True)
+        assert lowered.count()["conv2d"] == 1
+
+
+def _normed(groups: int, channels: int) -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, channels, 3, 2, 1), _norm(groups, channels), nn.ReLU()),
+        *(nn.Conv2d(channels, channels, 3, 1, 1), _norm(groups, channels), nn.ReLU()),
+        *(nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh()),
+    )
+
+
+@pytest.mark.parametrize(("groups", "channels"), [(4, 16), (8, 24), (1, 12)])
+@pytest.mark.parametrize(("runtime", "dtype"), list(product(Runtime, _LEAST_DB)))
+def test_norms_of_groups_are_one_part_in_every_number_type(
+    runtime: Runtime, dtype: DType, groups: int, channels: int, pictures: Pictures, tmp_path: Path
+) -> None:
+    _draws(_normed(groups, channels).eval(), runtime, dtype, pictures, tmp_path)
+
+
+def _draws(
+    network: nn.Module, runtime: Runtime, dtype: DType, pictures: Pictures, folder: Path
+) -> None:
+    """Assert that the artifact draws as torch does, whole on the fast path of its runtime."""
+    graph = capture(network, 60, 88)
+    built = build(graph, runtime, dtype, own_subject(network), pictures)
+    path = folder / f"own{runtime.suffix}"
+    path.write_bytes(built.data)
+    with open_session(path, runtime, 1) as session:
+        assert dtype is DType.INT8_FULL or session.partitions.fully_accelerated
+        for picture in pictures.values:
+            assert psnr_db(run_torch(network, picture), session.run(picture)) >= _LEAST_DB[dtype]
+
+
+class _Weighed(nn.Module):
+    """Weighs channels by what `excited` makes of them, as squeeze-and-excitation does."""
+
+    def __init__(self, excited: Callable[[_Weighed, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 3, 4, 2, 1)
+        self.pool, self.flat = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.lines = nn.Sequential(
+            *(nn.Linear(8, 4, bias=False), nn.ReLU(inplace=True)),
+            *(nn.Linear(4, 8), nn.Sigmoid()),
+        )
+        self.convolved = nn.Sequential(
+            *(nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1), nn.Hardsigmoid())
+        )
+        self.excited = excited
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn: Tensor = self.last(self.excited(self, torch.relu(self.first(x))))
+        return drawn.tanh()
+
+
+_EXCITED: dict[str, Callable[[_Weighed, Tensor], Tensor]] = {
+    "convolved": lambda n, x: x * n.convolved(n.pool(x)),
+    "viewed": lambda n, x: x * n.lines(n.pool(x).view(1, -1)).view(1, 8, 1, 1).expand_as(x),
+    "flat": lambda n, x: x * n.lines(n.flat(n.pool(x))).reshape(-1, 8, 1, 1).expand(x.shape),
+    "indexed": lambda n, x: x * n.lines(x.mean((2, 3)))[:, :, None, None],
+    "squeezed": lambda n, x: x * n.lines(n.pool(x).squeeze()).unsqueeze(-1).unsqueeze(-1),
+    "tiled": lambda _, x: torch.cat(
+        [x[:, :4], x.mean((2, 3), keepdim=True).expand_as(x)[:, :4]], 1
+    ),
+    "axes": lambda _, x: (
+        x.mean(1, keepdim=True)
+        - x.mean() * x.sum((-1, 2), keepdim=True) * 0.01
+        + x.mean(2, keepdim=True)
+    ),
+    "normed": lambda _, x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-8),
+}
+
+
+@pytest.mark.parametrize("name", _EXCITED)
+@pytest.mark.parametrize("runtime", Runtime)
+def test_channels_weighed_by_their_means_are_drawn_as_torch_draws_them(
+    runtime: Runtime, name: str, pictures: Pictures, tmp_path: Path
+) -> None:
+    network = _Weighed(_EXCITED[name]).eval()
+    for dtype in (DType.FP32, DType.FP16):
+        _draws(network, runtime, dtype, pictures, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [DType.INT8, DType.INT8_FULL])
+@pytest.mark.parametrize(("runtime", "name"), list(product(Runtime, ["convolved", "viewed"])))
+def test_channels_weighed_by_their_means_stand_eight_bits(
+    runtime: Runtime, name: str, dtype: DType, pictures: Pictures, tmp_path: Path
+) -> None:
+    _draws(_Weighed(_EXCITED[name]).eval(), runtime, dtype, pictures, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("excited", "reason"),
+    [
+        (lambda _, x: x * F.adaptive_avg_pool2d(x, 2).mean(), "pools 8x7 pixels to 2x2, in unlike"),
+        (lambda n, x: n.lines(x[..., :1].expand(1, 8, 8, 8)), "the lines of a picture for vectors"),
+        (lambda _, x: x[:, :, :, :1] * x.view(1, 8, -1).mean(2)[..., None, None], "(1, 8, 56)"),
+        (lambda _, x: x * torch.cat([x.mean((2, 3))] * 2, 1)[:, :8, None, None], "no picture"),
+        # As many lines as channels: what it weighs is columns.
+        (lambda _, x: x[..., :1].expand(1, 8, 8, 8) * x.mean((2, 3)), "both four dimensions"),
+        (lambda _, x: x.mean((2, 3)).view(1, 1, 1, 8) * x[..., :1], "gives (1, 1, 1, 8)"),
+    ],
+    ids=["pooled", "lines", "viewed", "joined", "ranks", "turned"],
+)
+def test_what_is_no_number_a_channel_is_refused(
+    excited: Callable[[_Weighed, Tensor], Tensor], reason: str
+) -> None:
+    with pytest.raises(ConversionFailed) as caught:
+        capture(_Weighed(excited), 16, 14)
+    assert reason in str(caught.value)

@@ -1,0 +1,110 @@
+"""Operators of torch that take means: of pictures, of channels, and norms over groups of these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from coronet_deploy.export import operators as ops
+from coronet_deploy.export.graph import Builder
+from coronet_deploy.export.translation import Refused, Translation
+
+_NCHW_TO_NHWC = (0, 3, 1, 2)
+_LINES_FIRST = (2, 1, 3)  # float32 rounds sums of W, then of H numbers less than one of H * W
+
+
+def mean(t: Translation, *, self: fx.Node, dim: list[int] | None = None, **_: Any) -> str:  # noqa: ANN401 - keepdim, dtype: the graph keeps all, in float32
+    """Return the mean over some axes of a picture, or over all."""
+    return mean_over(t.builder, t.value(self), dim or range(4))
+
+
+def total(t: Translation, *, self: fx.Node, dim: list[int] | None = None, **_: Any) -> str:  # noqa: ANN401 - as for the mean
+    """Return the sum over some axes of a picture, or over all: the mean, so many times."""
+    to, x = t.builder, t.value(self)
+    y = mean_over(to, x, dim or range(4))
+    count = math.prod(to.shapes[x]) // math.prod(to.shapes[y])
+    return to.emit(ops.Mul(), y, to.constant([count]))
+
+
+def mean_over(to: Builder, x: str, dims: Sequence[int]) -> str:
+    """Return the mean of `x` over torch's `dims`, which stay with size 1."""
+    axes = {_NCHW_TO_NHWC[dim] for dim in dims}
+    for axis in _LINES_FIRST:
+        if axis in axes and to.shapes[x][axis] > 1:
+            x = to.emit(ops.Mean((axis,)), x)
+    return x
+
+
+def linear(t: Translation, *, input: fx.Node, weight: fx.Node, bias: fx.Node | None) -> str:  # noqa: A002 - the schema's name
+    """Return the convolution of one pixel that nn.Linear is to a number a channel."""
+    if input.meta["val"].ndim == len(_NCHW_TO_NHWC):
+        raise Refused("takes the lines of a picture for vectors; only a number a channel")
+    kernel = t.array(weight)[:, None, None, :]
+    weights = t.constants(weight=kernel, bias=None if bias is None else t.array(bias))
+    return t.builder.emit(ops.Conv2d(), t.value(input), *weights)
+
+
+def group_norm(
+    t: Translation,
+    *,
+    input: fx.Node,  # noqa: A002 - the schema's name
+    num_groups: int,
+    weight: fx.Node | None,
+    bias: fx.Node | None,
+    eps: float,
+    cudnn_enabled: bool,
+) -> str:
+    """Return d * rsqrt(mean(d * d) + eps), where d = x - mean(x), of each group's channels."""
+    del cudnn_enabled
+    to, x = t.builder, t.value(input)
+    channels = to.shapes[x][3]
+    if num_groups == channels:
+        return to.emit(ops.InstanceNorm(eps), x, *affine(t, channels, weight, bias))
+    centred = to.emit(ops.Sub(), x, _spread(to, _group_means(to, x, num_groups), channels))
+    variance = _group_means(to, to.emit(ops.Mul(), centred, centred), num_groups)
+    shifted = to.emit(ops.Add(), variance, to.constant([eps], "epsilon"))
+    factor = _spread(to, to.emit(ops.Rsqrt(), shifted), channels)
+    if not (learnt := affine(t, channels, weight, bias)):
+        return to.emit(ops.Mul(), centred, factor)
+    scale, shift = learnt
+    y = to.emit(ops.Mul(), centred, to.emit(ops.Mul(), factor, scale))
+    return to.emit(ops.Add(), y, shift)
+
+
+def affine(
+    t: Translation, channels: int, weight: fx.Node | None, bias: fx.Node | None
+) -> list[str]:
+    """Return the names of a norm's scale and shift, (channels,) both; none if it learns neither."""
+    if weight is None and bias is None:
+        return []
+    scale = np.ones(channels, np.float32) if weight is None else t.array(weight)
+    shift = np.zeros(channels, np.float32) if bias is None else t.array(bias)
+    return [*t.constants(scale=scale), *t.constants(shift=shift)]
+
+
+def _group_means(to: Builder, x: str, groups: int) -> str:
+    """Return the mean of each group of the channels of `x`: (1, groups, 1, 1).
+
+    Both this shape and that of a number a channel are the same numbers in a row in every layout,
+    so that no runtime has to move any.
+    """
+    channels = to.shapes[x][3]
+    means = mean_over(to, x, (2, 3) if groups > 1 else (1, 2, 3))
+    if groups == 1:
+        return means
+    apart = to.emit(ops.Reshape((1, groups, channels // groups, 1)), means)
+    return to.emit(ops.Mean((2,)), apart)
+
+
+def _spread(to: Builder, of_groups: str, channels: int) -> str:
+    """Return a number a group as one a channel, (1, 1, 1, channels)."""
+    groups = to.shapes[of_groups][1]
+    if groups == 1:  # which every operator spreads
+        return of_groups
+    ones = to.constant(np.ones((1, 1, channels // groups, 1)), "ones")
+    each = to.emit(ops.Mul(), of_groups, ones)
+    return to.emit(ops.Reshape((1, 1, 1, channels)), each)
