@@ -135,13 +135,17 @@ def run(args: argparse.Namespace) -> int:
 def _train(recipe: Recipe, output: Path, device: str, team: Team, args: argparse.Namespace) -> None:
     """Take a training from where it is to its end, and draw its curve."""
     from coronet_deploy.coronet.data import untold
-    from coronet_deploy.coronet.train import Trainer
+    from coronet_deploy.coronet.train import Trainer, results_of
 
+    results = results_of(recipe, output)
+    with team.together():
+        if team.leader:
+            _require_place(output, results, resume=args.resume)
+            if recipe.qat is not None and not args.resume:
+                _require_new_tunings(results)
     with team.together():
         told = Reading() if team.leader else untold
         trainer = Trainer(recipe, args.data, output, device, team, told)
-        if recipe.qat is not None and team.leader and not args.resume:
-            _require_new_tunings(trainer)
     _go(trainer, args, lambda: _heading(trainer, args.save_every), resume=args.resume)
     if team.leader:
         _plot(trainer)
@@ -158,11 +162,26 @@ def _tuned_folder(result: Path) -> Path:
     return result.parent / f"{result.stem}{SUFFIX}"
 
 
-def _require_new_tunings(trainer: Trainer) -> None:
+def _require_place(output: Path, results: Sequence[Path], *, resume: bool) -> None:
+    """Refuse a folder that cannot be trained into now, and not when all pictures have been read.
+
+    All of it is asked again once the folder is held.
+    """
+    from coronet_deploy.coronet.course import STATE, refuse_earlier
+    from coronet_deploy.coronet.state import require_state
+
+    with exclusive(output) if output.is_dir() else contextlib.nullcontext():
+        if resume:
+            require_state(output / STATE)
+        else:
+            refuse_earlier([output / STATE, *results])
+
+
+def _require_new_tunings(results: Sequence[Path]) -> None:
     """Refuse what an earlier training left where results will be tuned: now, not after days."""
     from coronet_deploy.coronet.course import refuse_earlier
 
-    for folder in map(_tuned_folder, trainer.results):
+    for folder in map(_tuned_folder, results):
         refuse_earlier([folder / "state.pt", *folder.glob("*.safetensors")])
 
 
@@ -194,6 +213,7 @@ def _tune(
 
     After a training --resume goes on from a state of that if there is one.
     """
+    from coronet_deploy.coronet.course import STATE
     from coronet_deploy.coronet.endings import memory_told
     from coronet_deploy.coronet.tuning import SUFFIX, Tuner, finished_gains, tuned_place
 
@@ -204,10 +224,11 @@ def _tune(
     if gains is not None:
         _tell_finished(result.stem, steps)
         return _Tuned(result, steps, gains)
+    resume = args.resume and (bool(args.qat) or (output / STATE).exists())
+    _require_place(output, [result], resume=resume)
     with memory_told():
         tuner = Tuner(recipe, checkpoint, args.data, output, device, Reading())
         what = f"{checkpoint.id}: fine-tuning for eight bits, {steps} steps"
-        resume = args.resume and (bool(args.qat) or tuner.begun)
         _go(tuner, args, lambda: what + _kept_where(tuner, args.save_every), resume=resume)
         return _Tuned(result, steps, tuner.gains)
 

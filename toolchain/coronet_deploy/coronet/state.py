@@ -174,8 +174,7 @@ def read_state(path: Path, recipe: Recipe, now: Mapping[str, Any]) -> dict[str, 
             another number of processes.
 
     """
-    if not path.is_file():
-        raise BadInput(f"{path} does not exist: there is nothing to resume")
+    require_state(path)
     state = _state_of(path, recipe)
     then = state["circumstances"]
     changed = [key for key, value in then.items() if now.get(key) != value]
@@ -191,6 +190,12 @@ def read_state(path: Path, recipe: Recipe, now: Mapping[str, Any]) -> dict[str, 
             hint="put the folders back as they were, or train anew with another --output",
         )
     return state
+
+
+def require_state(path: Path) -> None:
+    """Raise BadInput if there is no state in `path`."""
+    if not path.is_file():
+        raise BadInput(f"{path} does not exist: there is nothing to resume")
 
 
 def finished(path: Path, recipe: Recipe, steps: int, results: Sequence[Path]) -> Any:  # noqa: ANN401 - what a state holds
