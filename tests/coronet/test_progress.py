@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from coronet_deploy.cli import _train_told
+from coronet_deploy.cli import _train_told, main
 from coronet_deploy.cli._train_told import Progress, Reading
 from coronet_deploy.coronet.controller import Controller
 from coronet_deploy.coronet.curve import plot_curve
@@ -91,6 +92,15 @@ def test_a_long_trainings_curve_is_drawn_without_a_word(
     plot_curve(tmp_path / "curve.png", rows, Controller(full, 0.1, 8, 4))
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.size == (840, 600)
+
+
+def test_a_missing_tensorboard_is_told_before_pictures_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    line = ["train", "facades-unet256", "--data", str(tmp_path / "nowhere"), "--tensorboard"]
+    assert main(line) == 3
+    assert "'coronet-deploy[tensorboard]'" in capsys.readouterr().err
 
 
 def test_pictures_that_take_their_time_are_counted(

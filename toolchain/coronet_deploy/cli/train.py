@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._shared import torch_loading
-from coronet_deploy.cli._train_told import Progress, Reading, tensorboard
+from coronet_deploy.cli._train_told import Progress, Reading, summary_writer, tensorboard
 from coronet_deploy.cli.bench import positive
 from coronet_deploy.errors import BadInput
 from coronet_deploy.storage import exclusive, remove_leftovers
@@ -106,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         from coronet_deploy.coronet.train import is_finished, results_of
         from coronet_deploy.coronet.tuning import require_tunable
         from coronet_deploy.coronet.zoo import find_recipe
+    if args.tensorboard:
+        summary_writer()  # if it is missing, that is told before pictures are read
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
