@@ -138,9 +138,10 @@ class Metrics:
 def circumstances(pictures: Pictures, processes: int) -> dict[str, Any]:
     """Return what must be as it was for a run to go on as if it had not been stopped."""
     names = pictures.names
+    told = "\n".join(names).encode(errors="surrogateescape")  # a name need not be UTF-8
     return {
         "pictures": len(names),
-        "names": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "names": hashlib.sha256(told).hexdigest(),
         "processes": processes,
     }
 
