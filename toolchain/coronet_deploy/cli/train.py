@@ -16,7 +16,7 @@ from coronet_deploy.cli._shared import torch_loading
 from coronet_deploy.cli._train_told import Progress, Reading, summary_writer, tensorboard
 from coronet_deploy.cli.bench import positive
 from coronet_deploy.errors import BadInput
-from coronet_deploy.storage import exclusive, remove_leftovers
+from coronet_deploy.storage import exclusive, remove_leftovers, require_utf8
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         return _tune_one(recipe, args)
     require_tunable(recipe)
     output = args.output or Path("runs") / recipe.model.id
-    check_folder(output, "--output")
+    _check_output(output)
     with memory_told(), joined(args.device) as team:
         device = _device(args.device, team)
         with team.together():
@@ -151,6 +151,12 @@ def _train(recipe: Recipe, output: Path, device: str, team: Team, args: argparse
     _go(trainer, args, lambda: _heading(trainer, args.save_every), resume=args.resume)
     if team.leader:
         _plot(trainer)
+
+
+def _check_output(output: Path) -> None:
+    """Let a folder through that results can be written to, and read from."""
+    require_utf8(str(output), "no checkpoint could be read from there")
+    check_folder(output, "--output")
 
 
 def _tell_finished(name: str, steps: int) -> None:
@@ -220,7 +226,7 @@ def _tune(
     from coronet_deploy.coronet.tuning import SUFFIX, Tuner, finished_gains, tuned_place
 
     output = output or Path("runs") / f"{checkpoint.id}{SUFFIX}"
-    check_folder(output, "--output")
+    _check_output(output)
     result, steps = tuned_place(checkpoint, output), recipe.tuning.steps
     gains = finished_gains(recipe, checkpoint, output) if args.resume else None
     if gains is not None:
