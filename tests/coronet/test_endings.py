@@ -185,6 +185,16 @@ def test_a_state_goes_on_only_where_it_was(data: Path, tmp_path: Path) -> None:
         Trainer(recipe, data, tmp_path).resume()
 
 
+@pytest.mark.parametrize("name", [b"\xff\xe9.png", b"a\nb.png", "\N{SNOWMAN}.png".encode()])
+def test_pictures_of_any_name_can_be_gone_on_with(name: bytes, data: Path, tmp_path: Path) -> None:
+    os.rename(data / "trainA" / "0.png", os.fsencode(data / "trainA") + b"/" + name)  # noqa: PTH104 - bytes
+    recipe = tiny()
+    stop_after(Trainer(recipe, data, tmp_path), 2)
+    resumed = Trainer(recipe, data, tmp_path)
+    resumed.resume()
+    assert resumed.step == 2
+
+
 @pytest.mark.parametrize("killed", ["before the rows", "after the rows"])
 def test_the_metrics_agree_with_the_state_wherever_it_was_killed(
     killed: str, data: Path, tmp_path: Path

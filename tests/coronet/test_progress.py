@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from coronet_deploy.cli import _train_told
+from coronet_deploy.cli import _train_told, main
 from coronet_deploy.cli._train_told import Progress, Reading
 from coronet_deploy.coronet.controller import Controller
 from coronet_deploy.coronet.curve import plot_curve
 from coronet_deploy.coronet.data import Direction, open_training
 from coronet_deploy.coronet.state import StepReport
+from coronet_deploy.coronet.zoo import bundled_checkpoint
 from coronet_deploy.networks.generator import full_plan
 from coronet_deploy.vocabulary import Architecture
 
@@ -91,6 +93,26 @@ def test_a_long_trainings_curve_is_drawn_without_a_word(
     plot_curve(tmp_path / "curve.png", rows, Controller(full, 0.1, 8, 4))
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.size == (840, 600)
+
+
+def test_a_missing_tensorboard_is_told_before_pictures_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    line = ["train", "facades-unet256", "--data", str(tmp_path / "nowhere"), "--tensorboard"]
+    assert main(line) == 3
+    assert "'coronet-deploy[tensorboard]'" in capsys.readouterr().err
+
+
+def test_a_folder_that_no_result_could_be_read_from_is_told_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "o\udcffut"
+    line = ["train", "facades-unet256", "--data", str(tmp_path), "--output", str(output)]
+    for tune in ([], ["--qat", str(bundled_checkpoint())]):
+        assert main([*line, *tune]) == 2
+        assert "is not UTF-8, and no checkpoint could be read from" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_pictures_that_take_their_time_are_counted(

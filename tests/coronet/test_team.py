@@ -132,6 +132,14 @@ def test_a_team_of_which_one_is_killed_resumes_exactly(whole: Path) -> None:
     resumes_exactly(whole, "killed")
 
 
+def test_a_team_that_is_at_its_end_says_so_once(whole: Path) -> None:
+    held = (whole / "whole" / "state.pt").stat().st_mtime_ns
+    result = ran(trained(whole, "whole", "--resume"))
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("finished, all 16 steps are done") == 1
+    assert (whole / "whole" / "state.pt").stat().st_mtime_ns == held
+
+
 def test_a_picture_that_breaks_before_one_process_costs_the_team_no_step(whole: Path) -> None:
     script = whole / "breaking.py"
     script.write_text(BREAKING)

@@ -15,9 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from coronet_deploy.cli import main
 from coronet_deploy.coronet.checkpoint import Stage, load_checkpoint
 from coronet_deploy.coronet.recipe import read_recipe
 from coronet_deploy.coronet.train import Trainer
+from coronet_deploy.coronet.zoo import bundled_checkpoint
 from coronet_deploy.errors import BadInput
 from coronet_deploy.networks.cost import macs, parameters
 from coronet_deploy.storage import exclusive
@@ -139,6 +141,24 @@ def test_a_finished_training_is_told_and_left_alone(
     other = cli(*common, "--set", "search.steps=2", "--set", "finetune.steps=2", "--resume")
     assert other.returncode == 2
     assert "another recipe: finetune.steps was 1 and is 2" in other.stderr
+
+
+def test_a_folder_in_the_way_is_told_before_pictures_are_read(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere, output = tmp_path / "nowhere", tmp_path / "out"
+    line = ["train", str(recipe), "--data", str(nowhere), "--output", str(output)]
+    for tune in ([], ["--qat", str(bundled_checkpoint())]):
+        assert main([*line, *tune, "--resume"]) == 2
+        assert f"{output}/state.pt does not exist: there is nothing" in capsys.readouterr().err
+        assert not output.exists()
+        with exclusive(output):
+            assert main([*line, *tune]) == 3
+        assert f"{output} is in use by another run" in capsys.readouterr().err
+        (output / "state.pt").touch()
+        assert main([*line, *tune]) == 2
+        assert f"{output}/state.pt is of an earlier training" in capsys.readouterr().err
+        shutil.rmtree(output)
 
 
 def stamps(folder: Path) -> dict[Path, int]:

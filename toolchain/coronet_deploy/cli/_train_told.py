@@ -12,11 +12,27 @@ from typing import TYPE_CHECKING
 from coronet_deploy.errors import missing_package
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from coronet_deploy.coronet.state import StepReport
 
 _REDRAWN_S = 0.5  # between two looks of a line on a terminal
 _QUIET_S = 30.0  # the longest without a line elsewhere, if steps are not longer
 _AT_FIRST_S = 5.0  # until something is said at all
+
+
+def summary_writer() -> Callable[..., SummaryWriter]:
+    """Return what makes a log for TensorBoard.
+
+    Raises:
+        EnvironmentProblem: TensorBoard is not installed.
+
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise missing_package("tensorboard", "tensorboard") from error
+    return SummaryWriter
 
 
 def tensorboard(
@@ -26,11 +42,7 @@ def tensorboard(
 
     What a run that was killed had logged beyond it is not shown.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError as error:
-        raise missing_package("tensorboard", "tensorboard") from error
-    writer = SummaryWriter(str(output / "tensorboard"), purge_step=first or None)
+    writer = summary_writer()(str(output / "tensorboard"), purge_step=first or None)
     stack.callback(writer.close)
 
     def log(row: StepReport) -> None:

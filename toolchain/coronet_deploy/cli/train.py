@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._shared import torch_loading
-from coronet_deploy.cli._train_told import Progress, Reading, tensorboard
+from coronet_deploy.cli._train_told import Progress, Reading, summary_writer, tensorboard
 from coronet_deploy.cli.bench import positive
 from coronet_deploy.errors import BadInput
-from coronet_deploy.storage import exclusive, remove_leftovers
+from coronet_deploy.storage import exclusive, remove_leftovers, require_utf8
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -106,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         from coronet_deploy.coronet.train import is_finished, results_of
         from coronet_deploy.coronet.tuning import require_tunable
         from coronet_deploy.coronet.zoo import find_recipe
+    if args.tensorboard:
+        summary_writer()  # if it is missing, that is told before pictures are read
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -114,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         return _tune_one(recipe, args)
     require_tunable(recipe)
     output = args.output or Path("runs") / recipe.model.id
-    check_folder(output, "--output")
+    _check_output(output)
     with memory_told(), joined(args.device) as team:
         device = _device(args.device, team)
         with team.together():
@@ -135,16 +137,26 @@ def run(args: argparse.Namespace) -> int:
 def _train(recipe: Recipe, output: Path, device: str, team: Team, args: argparse.Namespace) -> None:
     """Take a training from where it is to its end, and draw its curve."""
     from coronet_deploy.coronet.data import untold
-    from coronet_deploy.coronet.train import Trainer
+    from coronet_deploy.coronet.train import Trainer, results_of
 
+    results = results_of(recipe, output)
+    with team.together():
+        if team.leader:
+            _require_place(output, results, resume=args.resume)
+            if recipe.qat is not None and not args.resume:
+                _require_new_tunings(results)
     with team.together():
         told = Reading() if team.leader else untold
         trainer = Trainer(recipe, args.data, output, device, team, told)
-        if recipe.qat is not None and team.leader and not args.resume:
-            _require_new_tunings(trainer)
     _go(trainer, args, lambda: _heading(trainer, args.save_every), resume=args.resume)
     if team.leader:
         _plot(trainer)
+
+
+def _check_output(output: Path) -> None:
+    """Let a folder through that results can be written to, and read from."""
+    require_utf8(str(output), "no checkpoint could be read from there")
+    check_folder(output, "--output")
 
 
 def _tell_finished(name: str, steps: int) -> None:
@@ -158,11 +170,26 @@ def _tuned_folder(result: Path) -> Path:
     return result.parent / f"{result.stem}{SUFFIX}"
 
 
-def _require_new_tunings(trainer: Trainer) -> None:
+def _require_place(output: Path, results: Sequence[Path], *, resume: bool) -> None:
+    """Refuse a folder that cannot be trained into now, and not when all pictures have been read.
+
+    All of it is asked again once the folder is held.
+    """
+    from coronet_deploy.coronet.course import STATE, refuse_earlier
+    from coronet_deploy.coronet.state import require_state
+
+    with exclusive(output) if output.is_dir() else contextlib.nullcontext():
+        if resume:
+            require_state(output / STATE)
+        else:
+            refuse_earlier([output / STATE, *results])
+
+
+def _require_new_tunings(results: Sequence[Path]) -> None:
     """Refuse what an earlier training left where results will be tuned: now, not after days."""
     from coronet_deploy.coronet.course import refuse_earlier
 
-    for folder in map(_tuned_folder, trainer.results):
+    for folder in map(_tuned_folder, results):
         refuse_earlier([folder / "state.pt", *folder.glob("*.safetensors")])
 
 
@@ -194,20 +221,22 @@ def _tune(
 
     After a training --resume goes on from a state of that if there is one.
     """
+    from coronet_deploy.coronet.course import STATE
     from coronet_deploy.coronet.endings import memory_told
     from coronet_deploy.coronet.tuning import SUFFIX, Tuner, finished_gains, tuned_place
 
     output = output or Path("runs") / f"{checkpoint.id}{SUFFIX}"
-    check_folder(output, "--output")
+    _check_output(output)
     result, steps = tuned_place(checkpoint, output), recipe.tuning.steps
     gains = finished_gains(recipe, checkpoint, output) if args.resume else None
     if gains is not None:
         _tell_finished(result.stem, steps)
         return _Tuned(result, steps, gains)
+    resume = args.resume and (bool(args.qat) or (output / STATE).exists())
+    _require_place(output, [result], resume=resume)
     with memory_told():
         tuner = Tuner(recipe, checkpoint, args.data, output, device, Reading())
         what = f"{checkpoint.id}: fine-tuning for eight bits, {steps} steps"
-        resume = args.resume and (bool(args.qat) or tuner.begun)
         _go(tuner, args, lambda: what + _kept_where(tuner, args.save_every), resume=resume)
         return _Tuned(result, steps, tuner.gains)
 

@@ -123,11 +123,6 @@ class Course(ABC):
                 write_state(self._state, state)
                 self.metrics.save()
 
-    @property
-    def begun(self) -> bool:
-        """Whether the output folder has a state to resume from."""
-        return self._state.exists()
-
     def resume(self) -> None:
         """Go on from `state.pt` in the output folder, which every process of a team reads.
 

@@ -138,9 +138,10 @@ class Metrics:
 def circumstances(pictures: Pictures, processes: int) -> dict[str, Any]:
     """Return what must be as it was for a run to go on as if it had not been stopped."""
     names = pictures.names
+    told = "\n".join(names).encode(errors="surrogateescape")  # a name need not be UTF-8
     return {
         "pictures": len(names),
-        "names": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "names": hashlib.sha256(told).hexdigest(),
         "processes": processes,
     }
 
@@ -174,8 +175,7 @@ def read_state(path: Path, recipe: Recipe, now: Mapping[str, Any]) -> dict[str, 
             another number of processes.
 
     """
-    if not path.is_file():
-        raise BadInput(f"{path} does not exist: there is nothing to resume")
+    require_state(path)
     state = _state_of(path, recipe)
     then = state["circumstances"]
     changed = [key for key, value in then.items() if now.get(key) != value]
@@ -191,6 +191,12 @@ def read_state(path: Path, recipe: Recipe, now: Mapping[str, Any]) -> dict[str, 
             hint="put the folders back as they were, or train anew with another --output",
         )
     return state
+
+
+def require_state(path: Path) -> None:
+    """Raise BadInput if there is no state in `path`."""
+    if not path.is_file():
+        raise BadInput(f"{path} does not exist: there is nothing to resume")
 
 
 def finished(path: Path, recipe: Recipe, steps: int, results: Sequence[Path]) -> Any:  # noqa: ANN401 - what a state holds
