@@ -147,7 +147,8 @@ def add_generator(parser: argparse.ArgumentParser, flag: str | None = None) -> N
         "--channels",
         type=int,
         metavar="N",
-        help="channels of the picture that a generator of your own takes (default: 3)",
+        help="channels of the picture that a generator of your own takes "
+        f"(default: {'what the artifact takes' if flag else 3})",
     )
 
 
