@@ -129,6 +129,22 @@ def test_the_command_takes_a_name_and_several_sizes(cli: Cli, theirs: Path) -> N
     assert "sketches:Sketch with weights" in done.stderr
 
 
+def test_verify_takes_pictures_of_the_channels_that_the_artifact_takes(
+    cli: Cli, theirs: Path
+) -> None:
+    flags = ("--channels", 1, "--size", "16x16", "--runtime", "onnx", "--output", "one")
+    done = cli("export", "sketches:grey", *flags, cwd=theirs)
+    assert done.returncode == 0, done.stderr
+    (path,) = (theirs / "one").glob("*.onnx")
+    line = ("verify", path, "--checkpoint", "sketches:grey")
+    done = cli(*line, cwd=theirs)
+    assert done.returncode == 0, done.stderr
+    assert "pass" in done.stdout
+    done = cli(*line, "--channels", 3, cwd=theirs)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--channels 3: {path} takes pictures of 1 (leave" in done.stderr
+
+
 def test_an_operator_that_is_not_supported_ends_the_command_in_one_line(
     cli: Cli, theirs: Path
 ) -> None:

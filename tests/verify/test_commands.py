@@ -123,7 +123,13 @@ def test_an_output_that_cannot_be_written(cli: Cli, checkpoint: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--dtype", "fp8"), ("--runtime", "coreml"), ("--size", "256"), ("--min-psnr", "nan")],
+    [
+        ("--dtype", "fp8"),
+        ("--runtime", "coreml"),
+        ("--size", "256"),
+        ("--min-psnr", "nan"),
+        ("--min-psnr", "200.5"),
+    ],
 )
 def test_unknown_values_are_usage_errors(cli: Cli, arguments: tuple[str, str]) -> None:
     done = cli("export", *arguments)

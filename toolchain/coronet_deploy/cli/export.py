@@ -38,6 +38,7 @@ HELP = "export a generator to ONNX and TFLite artifacts, and prove that they dra
 _OUTPUT = Path("out/artifacts")
 _SCHEMES = ("int8-full", "int16x8", "a16w8", "int8-dynamic", "int8-weights")
 _LONGEST = 4096  # of a picture's sides
+_MOST_DB = 200  # `parity.CAP_DB`, which numpy comes with
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +148,8 @@ def add_generator(parser: argparse.ArgumentParser, flag: str | None = None) -> N
         "--channels",
         type=int,
         metavar="N",
-        help="channels of the picture that a generator of your own takes (default: 3)",
+        help="channels of the picture that a generator of your own takes "
+        f"(default: {'what the artifact takes' if flag else 3})",
     )
 
 
@@ -175,13 +177,17 @@ def _count(text: str) -> int:
 
 
 def decibels(text: str) -> float:
-    """Return a finite number of dB."""
+    """Return a finite number of dB, of those that a PSNR can reach."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of dB, such as 40")
+    if value > _MOST_DB:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is out of reach: equal pictures have {_MOST_DB}"
+        )
     return value
 
 

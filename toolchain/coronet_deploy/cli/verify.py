@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,13 @@ def _source(manifests: dict[Path, Manifest], args: argparse.Namespace) -> Subjec
                 f"of SHA-256 {manifest.source.sha256[:12]}...",
                 hint="give that one with --checkpoint" + (" and --weights" if module else ""),
             )
-    return subject
+        if args.channels not in {None, manifest.channels}:
+            raise BadInput(
+                f"--channels {args.channels}: {path} takes pictures of {manifest.channels}",
+                hint="leave it out: the manifest tells",
+            )
+    (first, *_) = manifests.values()
+    return replace(subject, channels=first.channels)
 
 
 def _layers(

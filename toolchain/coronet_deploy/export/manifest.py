@@ -208,6 +208,11 @@ class Manifest(Embedded):
         a, b, c = self.input.shape[1:]
         return (b, c) if self.input.layout == "NCHW" else (a, b)
 
+    @property
+    def channels(self) -> int:
+        """Of the pictures that it takes."""
+        return self.input.shape[self.input.layout.index("C")]
+
     def as_json(self) -> dict[str, Any]:
         """Return the manifest as plain JSON values."""
         return _fields(self)
