@@ -368,6 +368,7 @@ def test_latex_fits_the_page_whatever_its_rows_and_names(
     assert "too large" not in log
     if count > 2:
         assert r"\begin{longtable}" in text
+        assert r"\onecolumn" in text.splitlines()[1]
     if layout is Layout.PAPER and count > 2:
         parts = re.findall(r"\\toprule\n    \{\}(.*)", text)
         assert all(part.startswith(("Chipset & Type & ", "Model", "Type & ")) for part in parts)

@@ -91,7 +91,12 @@ def latex(grids: Sequence[Grid], notes: Sequence[str] = ()) -> str:
         long = plan.lines + sum(-(-len(note) // _NOTE_LETTERS) for note in told) > _LINES_MOST
         body += _long(plan, told) if long else _float(plan, told)
         packages |= ({"longtable"} if long else set()) | ({"array"} if plan.widths else set())
-    return "\n".join([f"% needs \\usepackage{{{','.join(sorted(packages))}}}", *body]) + "\n"
+    head = [f"% needs \\usepackage{{{','.join(sorted(packages))}}}"]
+    if "longtable" in packages:
+        head.append(
+            "% longtable stands in one column only: \\onecolumn before this, \\twocolumn after"
+        )
+    return "\n".join([*head, *body]) + "\n"
 
 
 def latex_escaped(text: str) -> str:
