@@ -108,6 +108,8 @@ def test_a_serial_that_is_not_attached_is_told_as_one() -> None:
 def test_a_phone_that_goes_away_while_asked_is_listed_as_such() -> None:
     (one,) = candidates([Attached("GONE", "device")], properties_of=properties_of)
     assert str(one) == "GONE (not answering)"
+    # `adb devices` calls it a ready one.
+    assert "connect it again" in (one.attached.advice or "")
     assert one.profile is None
 
 

@@ -33,6 +33,9 @@ from coronet_deploy.storage import atomic_path
 DEVICE, ABSENT, SHARED = "device", "absent", "one of several"
 """States of a phone that is ready, of one that adb does not list, and of those with one serial."""
 
+SILENT = "not answering"
+"""The state of a phone that adb lists as ready, and that answers nothing."""
+
 _QUICK_S = 15.0
 _SERVER_START_S = 30.0
 # How much later than the phone's own timeout ours rings: the phone's tells more.
@@ -57,6 +60,7 @@ _ADVICE = {
     "recovery": "start Android on the phone",
     "sideload": "start Android on the phone",
     "bootloader": "start Android on the phone",
+    SILENT: "plug the cable in again; by network, `adb disconnect` and connect it again",
     SHARED: "they have one serial, which adb cannot tell apart: attach only one of them",
 }
 _LOST_ADVICE = "is it plugged in and switched on?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from coronet_deploy.bench.adb import DEVICE, AdbError, Attached, Device, list_devices
+from coronet_deploy.bench.adb import DEVICE, SILENT, AdbError, Attached, Device, list_devices
 from coronet_deploy.errors import BadInput, EnvironmentProblem
 from coronet_deploy.profiles import Profile, find_profile, load_profiles, match
 
@@ -60,7 +60,7 @@ def candidates(
             try:
                 properties = properties_of(one.serial)
             except AdbError:  # it went away just now, or does not answer
-                state = Attached(one.serial, "not answering")
+                state = Attached(one.serial, SILENT)
         found.append(Candidate(state, properties, match(properties, known) if properties else None))
     return tuple(found)
 
