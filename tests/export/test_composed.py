@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export.build import build
+from coronet_deploy.export.build import build, emit
 from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
@@ -26,7 +26,15 @@ from coronet_deploy.export.passes.upsampling import MergeUpsampling
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import difference, own_subject, run_torch, smooth_picture
+from lowering import (
+    difference,
+    is_one_partition,
+    own_subject,
+    run_onnx,
+    run_tflite,
+    run_torch,
+    smooth_picture,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -81,6 +89,7 @@ def _sloping(*slopes: float) -> nn.Module:
         _Does(lambda x: x.clamp_min(0)),
         _Does(lambda x: x.clone().clamp_(0, 1)),
         _Does(lambda x: x.clamp(-torch.inf, 1)),
+        nn.Conv2d(3, 9, 3, padding=1, groups=3),
         nn.PixelShuffle(1),
         nn.ReplicationPad2d((1, 0, 7, 3)),
         nn.Conv2d(3, 3, 3, padding=1, padding_mode="replicate"),
@@ -119,6 +128,28 @@ def test_what_cannot_be_composed_says_why(layer: nn.Module, reason: str) -> None
     with pytest.raises(ConversionFailed, match="in layer") as caught:
         capture(nn.Sequential(nn.Conv2d(3, 4, 1), layer), 12, 14)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(12, 8, (3, 2), 2, (1, 2), groups=4),
+        nn.Conv2d(12, 6, 3, padding="same", groups=6, bias=False),
+        nn.Conv2d(12, 12, 3, padding=1, padding_mode="reflect", groups=2),
+        nn.ConvTranspose2d(12, 8, 4, 2, 1, groups=4),
+        nn.ConvTranspose2d(12, 12, 3, (2, 1), 1, (1, 0), groups=12, bias=False),
+    ],
+    ids=str,
+)
+def test_groups_of_channels_are_convolutions_of_their_own(layer: nn.Module) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 12, 1), layer, nn.Tanh()).eval()
+    graph, picture = capture(network, 11, 14), smooth_picture(11, 14)
+    expected = run_torch(network, picture)
+    assert np.abs(interpret(graph, picture) - expected).max() < 1e-6
+    for runtime, run in ((Runtime.TFLITE, run_tflite), (Runtime.ONNX, run_onnx)):
+        data = emit(lower(graph, runtime)[0], runtime, DType.FP32, {})
+        assert np.abs(run(data, picture) - expected).max() < 2e-6
+        assert runtime is Runtime.ONNX or is_one_partition(data)
 
 
 @pytest.mark.parametrize("block", [2, 3])

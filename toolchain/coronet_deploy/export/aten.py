@@ -47,7 +47,9 @@ def _conv2d(
         weights = t.kernel(weight, (0, 2, 3, 1), bias)
         return t.builder.emit(ops.Conv2d(_pair(stride), pad), t.value(input), *weights)
     if kernels.shape[1] != 1:
-        raise Refused(f"{groups} groups of {kernels.shape[1]} channels; only 1 or depthwise")
+        ohwi, shift = kernels.transpose(0, 2, 3, 1), None if bias is None else t.array(bias)
+        op = ops.Conv2d(_pair(stride), pad)
+        return composed.grouped(t.builder, op, t.value(input), ohwi, shift, groups)
     depthwise = ops.DepthwiseConv2d(_pair(stride), pad, kernels.shape[0] // groups)
     weights = t.kernel(weight, (1, 2, 3, 0), bias)
     return t.builder.emit(depthwise, t.value(input), *weights)
@@ -65,10 +67,15 @@ def _conv_transpose2d(
     groups: int,
     dilation: list[int],
 ) -> str:
-    if groups != 1 or any(d != 1 for d in dilation):
-        raise Refused(f"groups {groups} and dilation {dilation} are not supported")
-    weights = t.kernel(weight, (1, 2, 3, 0), bias)
+    if any(d != 1 for d in dilation):
+        raise Refused(f"dilation {dilation} is not supported")
     op = ops.ConvTranspose2d(_pair(stride), _pair(padding), _pair(output_padding))
+    if groups > 1:
+        # torch has the channels that come in first, those of a group together.
+        parts = [part.transpose(1, 2, 3, 0) for part in np.split(t.array(weight), groups)]
+        shift = None if bias is None else t.array(bias)
+        return composed.grouped(t.builder, op, t.value(input), np.concatenate(parts), shift, groups)
+    weights = t.kernel(weight, (1, 2, 3, 0), bias)
     return t.builder.emit(op, t.value(input), *weights)
 
 

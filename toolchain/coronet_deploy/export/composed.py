@@ -15,7 +15,7 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.graph import Builder
+from coronet_deploy.export.graph import Builder, FloatArray
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
 
@@ -240,6 +240,21 @@ def line(to: Builder, x: str, axis: int, index: int) -> str:
     begin, size = [0, 0, 0, 0], list(to.shapes[x])
     begin[axis], size[axis] = index, 1
     return to.emit(ops.Slice(tuple(begin), tuple(size)), x)
+
+
+def grouped(
+    to: Builder, op: ops.Operator, x: str, kernel: FloatArray, bias: FloatArray | None, groups: int
+) -> str:
+    """Return the convolutions of each group of channels by its part of `kernel`, OHWI, joined."""
+    shape, made = to.shapes[x], []
+    size = (*shape[:3], shape[3] // groups)
+    biases = [None] * groups if bias is None else np.split(bias, groups)
+    for place, (weight, shift) in enumerate(zip(np.split(kernel, groups), biases, strict=True)):
+        part = to.emit(ops.Slice((0, 0, 0, place * size[3]), size), x)
+        numbers = [to.constant(weight, "weight")]
+        numbers += [] if shift is None else [to.constant(shift, "bias")]
+        made.append(to.emit(op, part, *numbers))
+    return to.concat(made, 3)
 
 
 def pixel_shuffle(t: Translation, *, self: fx.Node, upscale_factor: int) -> str:

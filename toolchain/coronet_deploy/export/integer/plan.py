@@ -4,6 +4,7 @@ Two widths serve: `bits=8` keeps values in eight bits, but for the arithmetic of
 residual streams, whose sums and squares take 16; `bits=16` keeps all in 16 (weights are int8 in
 both). Where a value changes its width stands a `Requantize`. Values that an operator only moves
 (slices, concatenations, reshapes, zeros around) share the format of what they are moved from.
+With 16 bits ELU and GELU compute in float32, for want of integer kernels.
 """
 
 from __future__ import annotations
