@@ -120,7 +120,7 @@ def test_a_phone_that_is_listed_and_does_not_answer_is_lost_at_once_from_then_on
     monkeypatch.setattr(adb, "_ANSWER_S", 1.0)
     device = Device(phone.serial)
     assert device.shell(["true"], seconds=SLOW).status == 0
-    (daemon,) = (pid for pid, line in phone.processes().items() if "/sbin/adbd" in line)
+    daemon = _daemon(phone)
     os.kill(daemon, signal.SIGSTOP)  # as a phone that left the network: adb does not see it
     try:
         with pytest.raises(DeviceLost, match="`sleep 1` was cut short: the phone does not answer"):
@@ -136,23 +136,51 @@ def test_a_phone_that_is_listed_and_does_not_answer_is_lost_at_once_from_then_on
     assert not device.unsure
 
 
-def test_after_ctrl_c_it_is_asked_first_whether_the_phone_answers(
-    phone: VirtualPhone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(adb, "_ANSWER_S", 1.0)
-    device = Device(phone.serial)
-    assert device.shell(["true"], seconds=SLOW).status == 0
-    threading.Timer(1, signal.raise_signal, [signal.SIGINT]).start()
-    with pytest.raises(KeyboardInterrupt):
-        device.shell(["sleep", "30"], seconds=SLOW)
-    (daemon,) = (pid for pid, line in phone.processes().items() if "/sbin/adbd" in line)
-    os.kill(daemon, signal.SIGSTOP)
-    try:
-        with pytest.raises(DeviceLost, match="does not answer"):
-            device.shell(["true"], seconds=FOR_EVER)
-    finally:
-        os.kill(daemon, signal.SIGCONT)
-    assert device.shell(["echo", "back"], seconds=SLOW).text == "back"
+_INTERRUPTED = """
+import sys
+from coronet_deploy.bench import adb
+adb._ANSWER_S = 1.0
+device = adb.Device(sys.argv[1])
+device.shell(["true"], seconds=30)
+try:
+    device.shell(["sleep", "1234"], seconds=3600)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+sys.stdin.readline()
+try:
+    device.shell(["true"], seconds=3600)
+except adb.DeviceLost as error:
+    print(error, flush=True)
+"""
+
+
+def test_after_ctrl_c_it_is_asked_first_whether_the_phone_answers(phone: VirtualPhone) -> None:
+    pipe, line = subprocess.PIPE, [sys.executable, "-c", _INTERRUPTED, phone.serial]
+    with subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True) as user:
+        assert user.stdin is not None
+        assert user.stdout is not None
+        try:
+            end = time.monotonic() + SLOW
+            while not any("sleep 1234" in one for one in phone.processes().values()):
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            user.send_signal(signal.SIGINT)
+            assert user.stdout.readline() == "interrupted\n"
+            daemon = _daemon(phone)
+            os.kill(daemon, signal.SIGSTOP)
+            try:
+                told = user.communicate("\n", timeout=SLOW)[0]
+            finally:
+                os.kill(daemon, signal.SIGCONT)
+            assert "does not answer" in told
+        finally:
+            user.kill()
+    assert Device(phone.serial).shell(["echo", "back"], seconds=SLOW).text == "back"
+
+
+def _daemon(phone: VirtualPhone) -> int:
+    """Return the process id of the phone's adbd, the oldest of that name: it forks for commands."""
+    return min(pid for pid, line in phone.processes().items() if "/sbin/adbd" in line)
 
 
 def test_a_phone_that_is_not_there(phone: VirtualPhone) -> None:
