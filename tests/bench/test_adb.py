@@ -143,7 +143,7 @@ adb._ANSWER_S = 1.0
 device = adb.Device(sys.argv[1])
 device.shell(["true"], seconds=30)
 try:
-    device.shell(["sleep", "1234"], seconds=3600)
+    device.shell(["sleep", "57"], seconds=3600)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 sys.stdin.readline()
@@ -161,7 +161,7 @@ def test_after_ctrl_c_it_is_asked_first_whether_the_phone_answers(phone: Virtual
         assert user.stdout is not None
         try:
             end = time.monotonic() + SLOW
-            while not any("sleep 1234" in one for one in phone.processes().values()):
+            while not any("sleep 57" in one for one in phone.processes().values()):
                 assert time.monotonic() < end
                 time.sleep(0.05)
             user.send_signal(signal.SIGINT)

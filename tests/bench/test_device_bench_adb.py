@@ -115,7 +115,7 @@ def other_version(port: int, *, stubborn: bool = False) -> Iterator[None]:
                         if not stubborn:
                             listener.close()
 
-    listener = socket.create_server(("127.0.0.1", port))
+    listener = _listening(port)
     thread = threading.Thread(target=serve)
     thread.start()
     try:
@@ -125,6 +125,18 @@ def other_version(port: int, *, stubborn: bool = False) -> Iterator[None]:
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join()
+
+
+def _listening(port: int) -> socket.socket:
+    """Listen at `port` once an adb server that was told to end, and answered, has left it."""
+    end = time.monotonic() + 20
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
 
 
 @pytest.fixture
