@@ -234,11 +234,18 @@ def test_what_one_lowering_taught_serves_the_other_and_no_other_graph(
         exact = with_exact_pixels(lowered)
         first = int8_layers(exact)[0]
         assert first.source in moved_from(exact, BRIGHTER)
-        assert study.survey(lowered, 36.0).ranges[first.source] == PIXELS
+        ranges = study.survey(lowered, 36.0).ranges
+        assert ranges is not None
+        assert ranges[first.source] == PIXELS
     assert len(carried.chosen) == len(found.chosen)
+    assert found.ranges is not None
+    assert carried.ranges is not None
     for one, other in zip(found.layers, carried.layers, strict=True):
         assert carried.ranges[other.name] == found.ranges[one.name]
         assert carried.ranges[other.source] == found.ranges[one.source]
+    open_ranges = study.survey(fine, 36.0, margin=None)
+    assert open_ranges.ranges is None
+    assert len(open_ranges.chosen) >= len(found.chosen)
     another = build_generator(full_plan(Architecture.UNET_128, width=2))
     assert found.carried_to(lower(capture(another, 128, 128), Runtime.ONNX)[0]) is None
 

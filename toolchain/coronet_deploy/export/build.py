@@ -93,7 +93,7 @@ def _int8(
 
     graph = study.graph
     resnet = _like_resnet(graph, subject)
-    budget_db = quantize.RESNET_BUDGET_DB if resnet else quantize.UNET_BUDGET_DB
+    budget_db = quantize.budget_db(runtime, resnet=resnet)
     margin = RESNET_MARGIN if resnet else MARGIN
     plan = quantize.plan_int8(study, runtime, budget_db, progress, margin, quantize.LEAST_BUDGET_DB)
     passes = _names(plan.passes)

@@ -8,14 +8,13 @@ about within the budget.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.operators import Conv2d
 from coronet_deploy.export.outputs import PICTURE, ValueRange
-from coronet_deploy.export.sensitivity import Trial, int8_layers, most
-from coronet_deploy.ranges import Range
+from coronet_deploy.export.sensitivity import Ranges, Trial, int8_layers, most
 
 _HEAVY = 0.01  # of all weights
 _FEW = 200  # weights that take less in float than their scales and an operator would
@@ -27,7 +26,7 @@ def packed_layers(
     graph: Graph,
     chosen: Collection[str],
     pictures: Pictures,
-    ranges: Mapping[str, Range],
+    ranges: Ranges,
     budget_db: float,
     value_range: ValueRange | None = PICTURE,
 ) -> frozenset[str]:

@@ -14,16 +14,16 @@ _DESCRIPTIONS: Mapping[tuple[Runtime, DType], str] = {
     (Runtime.ONNX, DType.FP16): "float16 with float32 input and output",
     (Runtime.TFLITE, DType.FP16): "float16 weights, arithmetic as the delegate chooses",
     (Runtime.ONNX, DType.INT8): "int8 convolutions (QDQ, uint8 activations), the rest float32",
-    (Runtime.TFLITE, DType.INT8): "int8 convolutions (int8 activations), the rest float32 with "
-    "float16 weights",
+    (Runtime.TFLITE, DType.INT8): "int8 convolutions, activation ranges found at run time, the "
+    "rest float32 with float16 weights",
     (Runtime.ONNX, DType.INT8_FULL): "integers throughout (QDQ): uint8 pictures and activations, "
     "int8 weights, uint16 sums of norms and residual streams",
     (Runtime.TFLITE, DType.INT8_FULL): "integers throughout: int8 pictures, activations and "
     "weights, int16 sums of norms and residual streams",
     (Runtime.TFLITE, DType.INT16X8): "int16 activations, int8 weights, float32 input and output",
     (Runtime.ONNX, DType.A16W8): "uint16 activations, int8 weights (QDQ), float32 input and output",
-    (Runtime.TFLITE, DType.INT8_DYNAMIC): "int8 convolutions, activation ranges measured at run "
-    "time, the rest float32",
+    (Runtime.TFLITE, DType.INT8_DYNAMIC): "int8 in every convolution, activation ranges found "
+    "at run time, the rest float32",
     (Runtime.TFLITE, DType.INT8_WEIGHTS): "int8 weights, unpacked at load; arithmetic in float32",
 }
 

@@ -1,9 +1,10 @@
 """Which convolutions may compute in int8 before the picture suffers.
 
-Int8 arithmetic is simulated on the lowered graph by rounding what goes into a convolution, its
-weights, and what comes out, as the runtimes do; so one search serves every runtime. Errors of
-single layers nearly add up (in mean square), which makes a good first guess; the guess is then
-tried as a whole.
+Int8 arithmetic is simulated on the lowered graph by rounding as the runtimes do: what goes into a
+convolution, its weights, its bias and what comes out, where ranges were measured beforehand; what
+goes in and the weights alone, where ranges are found at run time and what comes out is float.
+Errors of single layers nearly add up (in mean square), which makes a good first guess; the guess is
+then tried as a whole.
 """
 
 from __future__ import annotations
@@ -37,14 +38,21 @@ _TRIED_ON = 3  # pictures a guess is tried on
 
 _Float64 = npt.NDArray[np.float64]
 
+Ranges = Mapping[str, Range] | None
+"""What the layers read and make, by name; None where ranges are found at run time."""
+
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution that could compute in int8: its value's name, what it reads, its MACs."""
+    """A convolution that could compute in int8: its value's name, what it reads, its MACs.
+
+    `pointwise`: a pixel of its own is all that each pixel is made of.
+    """
 
     name: str
     source: str
     macs: int
+    pointwise: bool = False
 
 
 def int8_layers(graph: Graph) -> tuple[Layer, ...]:
@@ -53,8 +61,10 @@ def int8_layers(graph: Graph) -> tuple[Layer, ...]:
     for node in graph.nodes:
         if isinstance(node.op, Conv2d):
             _, height, width, _ = graph.shapes[node.output]
-            macs = height * width * graph.constants[node.inputs[1]].size
-            layers.append(Layer(node.output, node.inputs[0], macs))
+            kernel = graph.constants[node.inputs[1]]
+            pointwise = kernel.shape[1:3] == node.op.stride == (1, 1) and not node.op.padding
+            macs = height * width * kernel.size
+            layers.append(Layer(node.output, node.inputs[0], macs, pointwise))
     return tuple(layers)
 
 
@@ -74,7 +84,7 @@ def float_macs(graph: Graph) -> int:
 def search(
     graph: Graph,
     pictures: Pictures,
-    ranges: Mapping[str, Range],
+    ranges: Ranges,
     budget_db: float,
     progress: Callable[[str], None] = lambda _: None,
     value_range: ValueRange | None = PICTURE,
@@ -121,12 +131,12 @@ class Trial:
         self,
         graph: Graph,
         pictures: Pictures,
-        ranges: Mapping[str, Range],
+        ranges: Ranges,
         value_range: ValueRange | None,
     ) -> None:
         self._graph, self._ranges = graph, ranges
         self._pictures = pictures.values[:_TRIED_ON]
-        self._layers = {layer.name for layer in int8_layers(graph)}
+        self._layers = {layer.name: layer for layer in int8_layers(graph)}
         self._weights = int8_weights(graph, self._layers)
         self._references = [interpret(graph, picture) for picture in self._pictures]
         low, high = spread_of(value_range, self._references)
@@ -157,18 +167,18 @@ class Trial:
         errors = {}
         walk = Walk(self._graph, self._pictures[0], [OUTPUT])
         for node in self._graph.nodes:
-            if node.output in self._layers:
+            if (layer := self._layers.get(node.output)) is not None:
                 source, weight, *bias = node.inputs
-                kernel, r = self._weights[weight], self._ranges[source]
+                kernel = self._weights[weight]
                 rounded = {
-                    source: _round(walk.values[source], r),
+                    source: _read(walk.values[source], layer, self._ranges),
                     weight: torch.from_numpy(kernel),
                 }
                 for name in bias:
-                    numbers = round_bias(self._graph.constants[name], kernel, r)
+                    numbers = _bias(self._graph.constants[name], kernel, layer, self._ranges)
                     rounded[name] = torch.from_numpy(numbers)
                 fork = walk.fork()
-                fork.step(_round(fork.compute(rounded), self._ranges[node.output]))
+                fork.step(_made(fork.compute(rounded), layer, self._ranges))
                 fork.finish()
                 errors[node.output] = _mean_square(fork.values[OUTPUT].numpy(), self._references[0])
             walk.step(walk.compute())
@@ -180,32 +190,35 @@ def _mean_square(output: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float
 
 
 def simulate(
-    graph: Graph, chosen: Collection[str], ranges: Mapping[str, Range], picture: FloatArray
+    graph: Graph, chosen: Collection[str], ranges: Ranges, picture: FloatArray
 ) -> FloatArray:
     """Return the picture that `graph` draws with the layers `chosen` in int8."""
-    rounded: dict[str, Range] = {}
+    readers: dict[str, Layer] = {}  # by what each reads
+    makers: dict[str, Layer] = {}  # by what each makes
 
     def visit(edit: Edit, node: Node) -> str | None:
         if node.output not in chosen:
             return None
-        source = original[node.output]
+        layer = layers[node.output]
         x, weight, *bias = node.inputs
         # A reshape to the same shape is a place where `alter` can round.
         taken = edit.emit(Reshape(edit.shapes[x]), x)
-        rounded[taken] = ranges[source]
+        readers[taken] = layer
         kernel = edit.constants[weight]
-        numbers = [round_bias(edit.constants[name], kernel, ranges[source]) for name in bias]
+        numbers = [_bias(edit.constants[name], kernel, layer, ranges) for name in bias]
         constants = [edit.constant(one) for one in (round_weight(kernel), *numbers)]
         y = edit.emit(node.op, taken, *constants)
         edit.scope = f"{node.output}/int8"
         given = edit.emit(Reshape(edit.shapes[y]), y)
-        rounded[node.output if node.output != OUTPUT else given] = ranges[node.output]
+        makers[node.output if node.output != OUTPUT else given] = layer
         return given
 
     def alter(name: str, value: Tensor) -> Tensor:
-        return _round(value, rounded[name]) if name in rounded else value
+        if name in readers:
+            return _read(value, readers[name], ranges)
+        return _made(value, makers[name], ranges) if name in makers else value
 
-    original = {layer.name: layer.source for layer in int8_layers(graph)}
+    layers = {layer.name: layer for layer in int8_layers(graph)}
     simulated = rewrite(graph, visit)
     values = interpret_values(simulated, picture, [OUTPUT], alter=alter)
     output: FloatArray = values[OUTPUT]
@@ -217,6 +230,32 @@ def round_bias(bias: FloatArray, weight: FloatArray, source: Range) -> FloatArra
     unit = weight_scales(weight) * source.scale
     rounded: FloatArray = (np.rint(bias / unit).astype(np.float64) * unit).astype(np.float32)
     return rounded
+
+
+def _read(value: Tensor, layer: Layer, ranges: Ranges) -> Tensor:
+    """Return what a layer reads, (1, H, W, C), in int8.
+
+    At run time XNNPACK finds the range of the whole, of each pixel for a pointwise layer.
+    """
+    if ranges is not None:
+        return _round(value, ranges[layer.source])
+    together = (3,) if layer.pointwise else (0, 1, 2, 3)
+    low = value.amin(together, keepdim=True).clamp(max=0)
+    high = value.amax(together, keepdim=True).clamp(min=0)
+    scale = (high - low) / (QMAX - QMIN)
+    scale = torch.where(scale > 0, scale, 1.0)
+    zero = torch.clamp(torch.round(QMIN - low / scale), QMIN, QMAX)
+    return (torch.clamp(torch.round(value / scale) + zero, QMIN, QMAX) - zero) * scale
+
+
+def _made(value: Tensor, layer: Layer, ranges: Ranges) -> Tensor:
+    """Return what a layer makes, as it leaves."""
+    return value if ranges is None else _round(value, ranges[layer.name])
+
+
+def _bias(values: FloatArray, weight: FloatArray, layer: Layer, ranges: Ranges) -> FloatArray:
+    """Return a layer's bias, (O,), as it is stored."""
+    return values if ranges is None else round_bias(values, weight, ranges[layer.source])
 
 
 def _round(value: Tensor, r: Range) -> Tensor:

@@ -8,7 +8,7 @@ operators, and carried over by the layers' names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,7 +20,7 @@ from coronet_deploy.export.packing import packed_layers
 from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.pixels import BRIGHTER, PIXELS, moved_from, with_exact_pixels
 from coronet_deploy.export.ranges import measure
-from coronet_deploy.export.sensitivity import Layer, int8_layers, search
+from coronet_deploy.export.sensitivity import Layer, Ranges, int8_layers, search
 from coronet_deploy.ranges import MARGIN, Range
 from coronet_deploy.vocabulary import Runtime
 
@@ -29,12 +29,12 @@ from coronet_deploy.vocabulary import Runtime
 class Survey:
     """The layers `chosen` to compute in int8, by name, and the range of what each reads and makes.
 
-    `ranges` are by the name of a value of the graph that was looked at; `packed` are the other
-    layers whose weights are stored in int8.
+    `ranges` are by the name of a value of the graph that was looked at, None where they are found
+    at run time; `packed` are the other layers whose weights are stored in int8.
     """
 
     layers: tuple[Layer, ...]
-    ranges: Mapping[str, Range]
+    ranges: Ranges
     chosen: frozenset[str]
     packed: frozenset[str]
 
@@ -43,9 +43,11 @@ class Survey:
         layers = int8_layers(graph)
         if not _match(self.layers, layers):
             return None
-        ranges: dict[str, Range] = {}
-        for mine, its in zip(self.layers, layers, strict=True):
-            ranges |= {its.source: self.ranges[mine.source], its.name: self.ranges[mine.name]}
+        ranges: dict[str, Range] | None = None
+        if self.ranges is not None:
+            ranges = {}
+            for mine, its in zip(self.layers, layers, strict=True):
+                ranges |= {its.source: self.ranges[mine.source], its.name: self.ranges[mine.name]}
         names = {mine.name: its.name for mine, its in zip(self.layers, layers, strict=True)}
         chosen = frozenset(names[name] for name in self.chosen)
         packed = frozenset(names[name] for name in self.packed)
@@ -66,7 +68,7 @@ class Study:
 
     graph: Graph
     pictures: Pictures
-    _surveys: dict[tuple[float, float], Survey] = field(
+    _surveys: dict[tuple[float, float | None], Survey] = field(
         default_factory=dict, init=False, repr=False
     )
 
@@ -94,11 +96,12 @@ class Study:
         lowered: Graph,
         budget_db: float,
         progress: Callable[[str], None] = lambda _: None,
-        margin: float = MARGIN,
+        margin: float | None = MARGIN,
     ) -> Survey:
         """Return the layers of `lowered`, a lowering of `even`, that keep the picture in int8.
 
-        The ranges are those of `with_exact_pixels(lowered)`, `margin` times the best.
+        The ranges are those of `with_exact_pixels(lowered)`, `margin` times the best; without a
+        margin they are found at run time.
 
         Raises:
             ConversionFailed: a value is not finite on a picture; names it and the picture.
@@ -113,15 +116,20 @@ class Study:
         return carried or self._look(exact, *asked, progress)
 
     def _look(
-        self, graph: Graph, budget_db: float, margin: float, progress: Callable[[str], None]
+        self, graph: Graph, budget_db: float, margin: float | None, progress: Callable[[str], None]
     ) -> Survey:
         layers = int8_layers(graph)
-        values = [name for layer in layers for name in (layer.source, layer.name)]
-        ranges = measure(graph, values, self.shown, margin=margin)
-        ranges |= dict.fromkeys(moved_from(graph, BRIGHTER).intersection(values), PIXELS)
+        ranges = None if margin is None else self._measured(graph, layers, margin)
         bounds = output_range(self.graph)
         chosen = search(graph, self.shown, ranges, budget_db, progress, bounds)
         packed = chosen
         if chosen:
             packed = packed_layers(graph, chosen, self.shown, ranges, budget_db, bounds)
         return Survey(layers, ranges, chosen, packed)
+
+    def _measured(
+        self, graph: Graph, layers: Iterable[Layer], margin: float
+    ) -> Mapping[str, Range]:
+        values = [name for layer in layers for name in (layer.source, layer.name)]
+        ranges = measure(graph, values, self.shown, margin=margin)
+        return ranges | dict.fromkeys(moved_from(graph, BRIGHTER).intersection(values), PIXELS)
