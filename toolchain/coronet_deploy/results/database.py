@@ -168,7 +168,7 @@ class Database:
         if error.connection_invalidated or state is None or state[:2] in {"08", "57"}:
             return EnvironmentProblem(
                 f"the result store {self.name} cannot be reached or went away: {reason}",
-                hint="is the server up? run the same command again",
+                hint="is the server up, and the URL right? run the same command again",
             )
         return EnvironmentProblem(f"the result store {self.name} refused: {reason}")
 
@@ -216,10 +216,7 @@ def open_database(where: str | Path | None, *, make: bool, patience_s: float) ->
             said = "--store" if where else "$CORONET_STORE"
             raise BadInput(f"{said} {place}: there is no such home folder") from error
         return Database(_sqlite(path, make=make, patience_s=patience_s), str(path), patience_s)
-    try:
-        url = make_url(place)
-    except ArgumentError as error:
-        raise BadInput("--store is not a URL that can be read") from error
+    url = _url(place)
     if url.get_backend_name() not in {"postgresql", "postgres"}:
         raise BadInput(
             f"--store {_shown(url)}: neither a file nor a postgresql:// URL",
@@ -228,9 +225,29 @@ def open_database(where: str | Path | None, *, make: bool, patience_s: float) ->
     return Database(_postgresql(url, patience_s), _shown(url), patience_s)
 
 
+def _url(place: str) -> URL:
+    """Return the URL that `place` is.
+
+    Raises:
+        BadInput: it is none; says nothing of it, as a password may have broken it.
+
+    """
+    # A password ends at the first @: with one of its own, what follows would pass for a host.
+    behind = place.partition("://")[2].partition(":")[2].partition("@")[2].partition("?")[0]
+    with contextlib.suppress(ArgumentError, ValueError):  # the latter of a port that is no number
+        url = make_url(place)
+        if "@" not in behind:
+            return url
+    raise BadInput(
+        "the URL of the result store cannot be read",
+        hint="postgresql://USER:PASSWORD@HOST:PORT/DATABASE; in a password, write @ as %40, : as "
+        "%3A, / as %2F and % as %25",
+    )
+
+
 def _shown(url: URL) -> str:
     """Return `url` without its passwords, which may stand in its query too (`sslpassword`)."""
-    query = {key: "..." if "password" in key.lower() else value for key, value in url.query.items()}
+    query = {key: "..." if "pass" in key.lower() else value for key, value in url.query.items()}
     return url.set(query=query).render_as_string(hide_password=True)
 
 
