@@ -15,7 +15,7 @@ import pytest
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.results import ingest
 from coronet_deploy.results.files import write_run
-from coronet_deploy.results.ingest import Imported, import_runs
+from coronet_deploy.results.ingest import Imported, import_runs, rebuild
 from coronet_deploy.results.store import list_runs, open_store
 from coronet_deploy.vocabulary import Run
 from support import Cli, fill
@@ -255,6 +255,19 @@ def test_a_file_that_cannot_be_used_is_refused_by_itself(
     (reason,) = done.refused
     assert str(bad) in reason
     assert told in reason
+
+
+def test_a_run_file_in_a_folder_whose_name_is_not_utf8_is_refused_by_itself(
+    where: str, folder: Path, make_run: MakeRun
+) -> None:
+    write_run(make_run(20), folder / os.fsdecode(b"m\xe4rz"))
+    with open_store(where, make=True) as store:
+        done = import_runs(store, [folder])
+        assert len(list_runs(store)) == done.added == 6
+        (reason,) = done.refused
+        assert "xe4rz/r0020.json' is not UTF-8, and no store can hold" in reason
+        again = rebuild(store, [folder])
+        assert (again.added, again.refused) == (6, [reason])
 
 
 def test_without_a_home_folder_it_says_what_decides_the_place(tmp_path: Path) -> None:
