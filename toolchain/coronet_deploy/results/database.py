@@ -96,15 +96,23 @@ class Database:
             EnvironmentProblem: it cannot be reached or read.
 
         """
-        with self._told(), self._engine.connect() as connection, connection.begin():
+        with self._told(), self._engine.connect() as connection:
             if not self._ready:
-                if not sa.inspect(connection).has_table(layout.name):
+                with connection.begin():
+                    empty = not sa.inspect(connection).has_table(layout.name)
+                if empty:
                     raise BadInput(
                         f"the result store {self.name} is empty",
                         hint="`coronet-deploy results import runs` fills it",
                     )
-                self._check_layout(connection)
-            yield connection
+            with connection.begin():
+                if self._served:
+                    # Each statement would else see what was committed before it.
+                    connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                    self._wait_for(connection, f"LOCK TABLE {layout.name} IN ACCESS SHARE MODE")
+                if not self._ready:
+                    self._check_layout(connection)
+                yield connection
 
     @contextlib.contextmanager
     def write(self, *, anew: bool = False) -> Iterator[Connection]:
@@ -122,16 +130,31 @@ class Database:
             self._engine.connect().execution_options(coronet_write=True) as connection,
             connection.begin(),
         ):
-            if self._engine.dialect.name == "postgresql":
-                wait_ms = max(1, round(1000 * self._patience_s))
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {wait_ms}")
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            if self._served:
+                self._wait_for(connection, f"SELECT pg_advisory_xact_lock({_LOCK})")
             if anew:
-                metadata.drop_all(connection)
+                self._drop(connection)
             if anew or not self._ready:
                 self._make(connection)
             yield connection
         self._ready = True
+
+    @property
+    def _served(self) -> bool:
+        return self._engine.dialect.name == "postgresql"
+
+    def _wait_for(self, connection: Connection, lock: str) -> None:
+        """Take a lock of PostgreSQL's; it and later ones are waited for no longer than told."""
+        wait_ms = max(1, round(1000 * self._patience_s))
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {wait_ms}")
+        connection.exec_driver_sql(lock)
+
+    def _drop(self, connection: Connection) -> None:
+        """Drop the tables, once nobody reads them."""
+        if self._served and sa.inspect(connection).has_table(layout.name):
+            # Readers take it first too: who waits for another holds nothing that they wait for.
+            self._wait_for(connection, f"LOCK TABLE {layout.name} IN ACCESS EXCLUSIVE MODE")
+        metadata.drop_all(connection)
 
     def _make(self, connection: Connection) -> None:
         if sa.inspect(connection).has_table(layout.name):
