@@ -14,8 +14,9 @@ import pytest
 
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.results import ingest
-from coronet_deploy.results.files import write_run
+from coronet_deploy.results.files import read_run, write_run
 from coronet_deploy.results.ingest import Imported, import_runs, rebuild
+from coronet_deploy.results.journal import Journal
 from coronet_deploy.results.store import list_runs, open_store
 from coronet_deploy.vocabulary import Run
 from support import Cli, fill
@@ -349,3 +350,17 @@ def test_without_its_package_the_store_says_which_extra_brings_it(tmp_path: Path
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "coronet-deploy[store]" in done.stderr
+
+
+def test_a_journal_is_recovered_under_another_name_too(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(1)
+    journal = Journal(tmp_path)
+    journal.begin(run, len(run.launches))
+    journal.close()
+    assert journal.path is not None
+    copy = journal.path.rename(tmp_path / "kept.partial.bak")
+    done = cli("results", "recover", copy)
+    assert done.returncode == 0, done.stderr
+    assert read_run(tmp_path / f"{run.id}.json").launches == run.launches

@@ -298,13 +298,18 @@ def _prune(args: argparse.Namespace) -> int:
 
 def _recover(args: argparse.Namespace) -> int:
     from coronet_deploy.results.files import write_run
-    from coronet_deploy.results.journal import left_behind, read_journal
+    from coronet_deploy.results.journal import goes_on, read_journal
+    from coronet_deploy.storage import existing_file
 
-    found = read_journal(args.journal)
-    if args.journal not in left_behind(args.journal.parent):
+    # In this order: what a bench adds behind what was read would go with the journal.
+    if goes_on(existing_file(args.journal, "journal")):
         raise BadInput(f"{args.journal} belongs to a bench that goes on")
+    found = read_journal(args.journal)
     path = write_run(found, args.output or args.journal.parent)
-    args.journal.unlink()
+    try:
+        args.journal.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"{args.journal} stays, it cannot be removed: {error.strerror}", file=sys.stderr)
     if args.json:
         print(json.dumps({"run": found.id, "run_file": str(path), "launches": len(found.launches)}))
     else:

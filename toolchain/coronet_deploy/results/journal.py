@@ -164,10 +164,9 @@ def left_behind(folder: Path) -> list[Path]:
     """Return the journals in `folder` of benches that are over, but wrote no run file."""
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            # A bench that goes on holds its journal's lock, and the lock dies with it.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            found.append(path)
+        with contextlib.suppress(OSError):
+            if not goes_on(path):
+                found.append(path)
     return found
 
 
@@ -175,13 +174,21 @@ def running(folder: Path, own: Path | None = None) -> list[Path]:
     """Return the journals in `folder`, but one's own, of benches that go on just now."""
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if path != own:
-                    found.append(path)
+        with contextlib.suppress(OSError):
+            if goes_on(path) and path != own:
+                found.append(path)
     return found
+
+
+def goes_on(path: Path) -> bool:
+    """Return whether the bench that keeps the journal at `path` goes on just now."""
+    with path.open("rb") as file:
+        try:
+            # Such a bench holds its journal's lock, and the lock dies with it.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def read_journal(path: Path) -> Run:
