@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from coronet_deploy.errors import EnvironmentProblem
@@ -317,6 +318,26 @@ def test_a_server_that_goes_away_mid_import_is_told_and_gone_on_with(
         assert len(list_runs(store)) == 4
         done = import_runs(store, [folder])
         assert (done.added, done.known) == (2, 4)
+
+
+def test_who_may_only_read_a_server_s_store_is_refused_in_one_line(
+    cli: Cli, request: pytest.FixtureRequest, folder: Path, make_run: MakeRun
+) -> None:
+    url = request.getfixturevalue("server").database("closed")
+    cli("results", "import", folder, "--store", url)
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE ROLE reader LOGIN")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    url = url.replace("tester:secret", "reader")
+    listed = cli("results", "list", "--json", "--store", url)
+    assert len(json.loads(listed.stdout)["runs"]) == 6
+    for number in range(7, 99):  # many, of which psycopg would tell more
+        write_run(make_run(number), folder)
+    for line in (("import", folder), ("rebuild", folder), ("prune", "--keep", 1)):
+        done = cli("results", *line, "--store", url)
+        assert done.returncode == 3
+        (told,) = done.stderr.splitlines()
+        assert "refused: " in told
 
 
 def test_a_full_disk_is_told_with_how_many_files_are_in(

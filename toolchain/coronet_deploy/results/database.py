@@ -9,6 +9,7 @@ PostgreSQL by an advisory lock.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import time
@@ -32,6 +33,9 @@ PATIENCE_S = 30.0
 _LOCK = 0x636F726F6E6574  # "coronet": the advisory lock's number
 _AGAIN_S = 0.05
 _REBUILD = "`coronet-deploy results rebuild DIR` makes it anew from the run files"
+
+# What fails is an error of ours, in one line: without a handler, Python prints psycopg's beside it.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 metadata = sa.MetaData()
 layout = sa.Table("coronet_layout", metadata, sa.Column("version", sa.Integer, primary_key=True))
