@@ -89,6 +89,7 @@ class Past:
         self._entries = entries
         self._across_models = across_models
         self._read: dict[Path, Run | None] = {}
+        self._rows: dict[str, tuple[Run, dict[tuple[str, Target], RowEntry]]] = {}
 
     def line_of(
         self,
@@ -107,7 +108,7 @@ class Past:
             BadInput: `run` has no such row.
 
         """
-        row = _row(run, artifact, target)
+        row = self._row(run, artifact, target)
         entries = self._before([run, *again], row)
         others = _differing(entries, row)
         points: list[HistoryPoint] = []
@@ -134,7 +135,19 @@ class Past:
     def holds(self, run: Run) -> bool:
         """Return whether `run` itself is here."""
         rows = dict.fromkeys((one.artifact, one.target) for one in run.launches)
-        return any(entry.id == run.id for row in rows for entry in self._entries(_row(run, *row)))
+        return any(
+            entry.id == run.id for row in rows for entry in self._entries(self._row(run, *row))
+        )
+
+    def _row(self, run: Run, artifact: str, target: Target) -> RowEntry:
+        """Return a row of `run`, all of whose rows are summed up at once: there may be hundreds."""
+        held = self._rows.get(run.id)
+        if held is None or held[0] is not run:
+            held = run, {(one.artifact, one.target): one for one in row_entries(run)}
+            self._rows[run.id] = held
+        if (artifact, target) not in held[1]:
+            raise BadInput(f"run {run.id} holds no launch of {artifact} there")
+        return held[1][artifact, target]
 
     def _before(self, runs: Sequence[Run], row: RowEntry) -> list[RunEntry]:
         """Return what was measured before the first of `runs` and is none of them."""
@@ -241,13 +254,6 @@ def _store_entries(place: str) -> Iterator[Entries]:
                 threads=row.target.threads,
             ),
         )
-
-
-def _row(run: Run, artifact: str, target: Target) -> RowEntry:
-    for row in row_entries(run):
-        if (row.artifact, row.target) == (artifact, target):
-            return row
-    raise BadInput(f"run {run.id} holds no launch of {artifact} there")
 
 
 def _moment(run: Run) -> datetime:
