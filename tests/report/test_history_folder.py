@@ -59,3 +59,31 @@ def test_a_run_of_many_rows_is_summed_up_once(
         comparison = judge_by_history([run], past, Bounds())
     assert len(comparison.rows) == 16
     assert counted == ["now"]
+
+
+def test_sessions_that_are_there_and_do_not_count_are_told(
+    make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    now = make_run({"a.onnx": 10.0}, id="now", created="2026-01-09T00:00:00+00:00")
+    busy = {**now.conditions, "cores_allowed": 2, "before": {"load_1min": 9.0}}
+    idle = {**busy, "before": {"load_1min": 0.1}}
+    now = replace(now, conditions=idle)
+    for day in range(9, 12):  # a clock that was set back, as of a board without a battery
+        write_run(replace(now, id=f"d{day}", created=f"2026-01-{day:02}T00:00:00Z"), tmp_path)
+    with (
+        pytest.raises(BadInput, match="no earlier session of it; 3 sessions are dated no earlier"),
+        open_past(str(tmp_path)) as past,
+    ):
+        judge_by_history([now], past, Bounds())
+    for day in range(1, 3):
+        one = replace(now, id=f"d{day}", created=f"2026-01-{day:02}T00:00:00Z", conditions=busy)
+        write_run(one, tmp_path)
+    told = "no earlier session of it that counts; 2 earlier sessions were spoilt; 3 sessions are"
+    with pytest.raises(BadInput, match=told), open_past(str(tmp_path)) as past:
+        judge_by_history([now], past, Bounds())
+    # With the candidate's own file among them, the history begins with it.
+    write_run(now, tmp_path)
+    with open_past(str(tmp_path)) as past:
+        comparison = judge_by_history([now], past, Bounds())
+    assert "0 earlier sessions, 10 are needed; 3 sessions are" in comparison.rows[0].reason
+    assert any("2 earlier sessions were spoilt and do not" in note for note in comparison.notes)

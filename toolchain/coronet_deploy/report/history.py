@@ -49,7 +49,7 @@ class Line:
     `changes` are the places of the first sessions after a change, None where they could not be
     looked for. `others` tells how runs of that name which do not count differ, the commonest
     first; `spoilt` counts sessions that something spoilt, `gone` those among `points` whose run
-    files are gone.
+    files are gone, and `later` sessions that are not earlier by their dates.
     """
 
     artifact: str
@@ -59,6 +59,7 @@ class Line:
     others: tuple[str, ...] = ()
     spoilt: int = 0
     gone: int = 0
+    later: int = 0
 
     @property
     def current(self) -> tuple[HistoryPoint, ...]:
@@ -109,7 +110,7 @@ class Past:
 
         """
         row = self._row(run, artifact, target)
-        entries = self._before([run, *again], row)
+        entries, later = self._before([run, *again], row)
         others = _differing(entries, row)
         points: list[HistoryPoint] = []
         part_of = {one.id: resumed_of(one) for one in (run, *again)}
@@ -130,7 +131,10 @@ class Past:
         points = [point for point in points if point.run_id not in parts]
         told = sorted(set(others), key=lambda phrase: (-others.count(phrase), phrase))
         gone = sum(self._run(point) is None for point in points)
-        return Line(artifact, target, tuple(points), _changes(points), tuple(told), spoilt, gone)
+        return Line(
+            artifact, target, tuple(points), _changes(points), tuple(told), spoilt, gone,
+            later=len(history_of(later, row.key)),
+        )  # fmt: skip
 
     def holds(self, run: Run) -> bool:
         """Return whether `run` itself is here."""
@@ -149,13 +153,15 @@ class Past:
             raise BadInput(f"run {run.id} holds no launch of {artifact} there")
         return held[1][artifact, target]
 
-    def _before(self, runs: Sequence[Run], row: RowEntry) -> list[RunEntry]:
-        """Return what was measured before the first of `runs` and is none of them."""
+    def _before(self, runs: Sequence[Run], row: RowEntry) -> tuple[list[RunEntry], list[RunEntry]]:
+        """Return what was measured before the first of `runs`, and what was not; none of them."""
         own = {run.id for run in runs}
         made = _moment(runs[0]).isoformat(timespec="seconds")
-        return [
-            entry for entry in self._entries(row) if entry.id not in own and entry.created < made
-        ]
+        others = [entry for entry in self._entries(row) if entry.id not in own]
+        return (
+            [entry for entry in others if entry.created < made],
+            [entry for entry in others if entry.created >= made],
+        )
 
     def _other_network(self, run: Run, row: RowEntry, point: HistoryPoint) -> str | None:
         """Return how the network of an earlier session differs, or None if it may count."""
