@@ -16,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +110,7 @@ class Journal:
             raise EnvironmentProblem(
                 f"{problem.what}; {self.kept} of {len(run.launches)} launches are kept in "
                 f"{self.path}",
-                hint=f"make room, then `coronet-deploy results recover {self.path}`",
+                hint=f"make room, then `{recovery(self.path)}`",
             ) from problem
         self.remove()
         return path
@@ -158,6 +159,11 @@ def journaled(folder: Path) -> Iterator[Journal]:
             journal.close()
         else:
             journal.remove()
+
+
+def recovery(path: Path) -> str:
+    """Return the command, as it is typed, that makes a run file of the journal at `path`."""
+    return f"coronet-deploy results recover {shlex.quote(str(path))}"
 
 
 def left_behind(folder: Path) -> list[Path]:
