@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep",
         type=positive,
         metavar="N",
-        help="spare the newest N of each artifact, target and set-up",
+        help="spare the newest N of each artifact, target and set-up, and N that failed there",
     )
     command.add_argument(
         "--before", type=_date, metavar="DATE", help="spare runs made then or later"
