@@ -176,6 +176,8 @@ def test_one_is_counted_as_one(cli: Cli, folder: Path, tmp_path: Path) -> None:
     ("arguments", "status", "told"),
     [
         (["list"], 2, "does not exist (`coronet-deploy results import runs` makes it)"),
+        # What the databases wait for ends at 24 days; SQLite would not wait at all.
+        (["list", "--wait", "3e6"], 2, "'3e6' is more than 604800 seconds, a week"),
         (["list", "--since", "Tuesday"], 2, "'Tuesday' is not a date"),
         (["prune", "--before", "9999-12-31T23:59-05:00"], 2, "23:59-05:00' is not a date"),
         (["show", "x", "--store", "mysql://u:secret@h/d"], 2, "neither a file nor a postgresql"),

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coronet_deploy.cli.bench import positive, seconds
+from coronet_deploy.cli.bench import duration, positive
 from coronet_deploy.errors import BadInput, missing_package
 from coronet_deploy.vocabulary import DType, Runtime
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         command.add_argument(
             "--wait",
-            type=seconds,
+            type=duration,
             default=_PATIENCE_S,
             metavar="S",
             help="how long to wait while another process writes (default: 30)",
