@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -328,3 +329,14 @@ def test_it_installs_its_own_version(tmp_path: Path, monkeypatch: pytest.MonkeyP
     place = tmp_path / "coronet-deploy" / "bin"
     assert job.path == f"{place}\n", job.printed
     assert (place / "coronet-deploy").exists()
+
+
+def test_what_it_installs_reads_a_history_wherever_it_is_kept() -> None:
+    steps = read(ACTION)["runs"]["steps"]
+    install = next(step["run"] for step in steps if "pip" in step.get("run", ""))
+    extras = re.search(r"\$ACTION\[([a-z,]+)\]", install)
+    assert extras is not None
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    brought = " ".join(one for extra in extras[1].split(",") for one in known[extra])
+    for package in ("onnxruntime", "ai-edge-litert", "ruptures", "sqlalchemy", "psycopg"):
+        assert package in brought
