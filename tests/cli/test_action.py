@@ -255,6 +255,16 @@ def test_the_first_night_of_a_history_passes_if_inconclusive_does(
     assert "0 earlier sessions, 10 are needed" in job.summary
 
 
+@pytest.mark.parametrize("name", ["host", "phone"])
+def test_the_examples_pass_the_pull_request_that_brings_the_model(name: str) -> None:
+    steps = read(ROOT / "examples" / "ci" / f"{name}.yml")["jobs"]["compare"]["steps"]
+    of_base = [one for one in steps if "side/model" in one.get("run", "") or "id" in one]
+    of_base += [one for one in steps if "coronet-deploy@" in one.get("uses", "")]
+    assert len(of_base) >= 2
+    for step in of_base:
+        assert step["if"] == "${{ hashFiles('base/model/generator.safetensors') != '' }}"
+
+
 def test_the_nightly_example_keeps_a_session_before_it_judges_it() -> None:
     (job,) = read(ROOT / "examples" / "ci" / "nightly.yml")["jobs"].values()
     steps = job["steps"]
