@@ -79,6 +79,25 @@ def test_who_reads_during_a_rebuild_sees_the_new_store(
         assert found.result() == []
 
 
+def test_a_writer_that_waited_sees_what_was_written_whatever_the_server_s_default(
+    request: pytest.FixtureRequest, folder: Path
+) -> None:
+    url = request.getfixturevalue("server").database("strict")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER DATABASE strict SET default_transaction_isolation = serializable")
+    with (
+        open_store(url, make=True) as store,
+        open_store(url, make=True) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with store.write():
+            found = pool.submit(import_runs, other, [folder])
+            while not (_somebody_waits(url) or found.done()):
+                time.sleep(0.01)
+        assert found.result().added == 12
+        assert import_runs(store, [folder]).known == 12
+
+
 def _somebody_waits(url: str) -> bool:
     with psycopg.connect(url) as connection:
         waiting = connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()

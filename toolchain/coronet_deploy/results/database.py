@@ -135,6 +135,8 @@ class Database:
             connection.begin(),
         ):
             if self._served:
+                # Whoever waits here sees, behind the lock, what others wrote meanwhile.
+                connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
                 self._wait_for(connection, f"SELECT pg_advisory_xact_lock({_LOCK})")
             if anew:
                 self._drop(connection)
