@@ -87,3 +87,17 @@ def test_sessions_that_are_there_and_do_not_count_are_told(
         comparison = judge_by_history([now], past, Bounds())
     assert "0 earlier sessions, 10 are needed; 3 sessions are" in comparison.rows[0].reason
     assert any("2 earlier sessions were spoilt and do not" in note for note in comparison.notes)
+
+
+def test_two_runs_of_one_id_are_not_chosen_from(
+    make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = make_run()
+    write_run(run, tmp_path / "a")
+    write_run(run, tmp_path / "b")
+    with open_past(str(tmp_path)):
+        pass
+    write_run(replace(run, launches=run.launches[1:]), tmp_path / "c")
+    told = rf"c/{run.id}.json and .*a/{run.id}.json differ, and are of one id"
+    with pytest.raises(BadInput, match=told), open_past(str(tmp_path)):
+        pass

@@ -219,8 +219,8 @@ def open_past(place: str, *, across_models: bool = False) -> Iterator[Past]:
     """Yield what was measured before: the run files below a folder, or a result store.
 
     Raises:
-        BadInput: there is neither at `place`, a file of the folder is not a run file, or a folder
-            in it cannot be listed.
+        BadInput: there is neither at `place`, a file of the folder is not a run file or holds
+            another run of an id, or a folder in it cannot be listed.
         EnvironmentProblem: the store cannot be reached, or its package is missing.
 
     """
@@ -233,8 +233,14 @@ def open_past(place: str, *, across_models: bool = False) -> Iterator[Past]:
                 f"--history {place}: {'; '.join(found.unlisted)}",
                 hint="sessions in there would be missing without a word",
             )
-        # A copy of a run file is no other session.
-        by_id = {one.id: one for one in map(read_entry, found.paths)}
+        by_id: dict[str, RunEntry] = {}
+        for one in map(read_entry, found.paths):
+            # A copy of a run file is no other session, and what was changed in one is no copy.
+            if (other := by_id.setdefault(one.id, one)).sha256 != one.sha256:
+                raise BadInput(
+                    f"--history {place}: {one.path} and {other.path} differ, and are of one id",
+                    hint="only one of them can be what was measured",
+                )
         read = list(by_id.values())
         yield Past(lambda _row: read, across_models=across_models)
         return
