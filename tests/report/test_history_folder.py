@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from coronet_deploy.errors import BadInput
 from coronet_deploy.report import history
 from coronet_deploy.report.history import open_past
 from coronet_deploy.report.outlook import judge_by_history
-from coronet_deploy.report.regression import Bounds
+from coronet_deploy.report.regression import Bounds, Verdict
 from coronet_deploy.results.entries import row_entries
 from coronet_deploy.results.files import write_run
 from coronet_deploy.vocabulary import Run
@@ -101,3 +103,27 @@ def test_two_runs_of_one_id_are_not_chosen_from(
     told = rf"c/{run.id}.json and .*a/{run.id}.json differ, and are of one id"
     with pytest.raises(BadInput, match=told), open_past(str(tmp_path)):
         pass
+
+
+def test_one_odd_session_that_hides_a_change_is_named(
+    make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    def session(day: int, level: float) -> Run:
+        created = f"2026-01-{day:02}T00:00:00Z"
+        return make_run({"a.onnx": level}, id=f"day{day:02}", created=created)
+
+    levels = np.random.default_rng(3).normal(10.0, 0.1, 12)
+    for day, level in enumerate(levels, 1):
+        write_run(session(day, float(level)), tmp_path)
+    odd = write_run(session(13, 100.0), tmp_path)
+    now = session(28, 11.0)
+    with open_past(str(tmp_path)) as past:
+        rows = judge_by_history([now], past, Bounds()).rows
+    assert {row.verdict for row in rows} == {Verdict.INCONCLUSIVE}
+    assert re.search(
+        r"%, most of it by run day13 \([0-9.]+ times their median\): artif", rows[0].reason
+    )
+    odd.unlink()
+    with open_past(str(tmp_path)) as past:
+        rows = judge_by_history([now], past, Bounds()).rows
+    assert {row.verdict for row in rows} == {Verdict.SLOWER}

@@ -183,7 +183,7 @@ def _explained(case: _Case, row: Judged, look: Look, bounds: Bounds) -> Judged:
         varied = statistics.stdev(map(math.log, case.current_ms))
         return replace(
             row,
-            reason=f"earlier sessions vary by {varied:.1%}: "
+            reason=f"earlier sessions vary by {varied:.1%}{_odd(case.line)}: "
             f"artifacts compared in turn, 10 launches a side, would tell more",
         )
     launches = math.ceil(len(case.pair.candidate_ms) / len(case.sessions_ms))
@@ -193,6 +193,16 @@ def _explained(case: _Case, row: Judged, look: Look, bounds: Bounds) -> Judged:
         f"({needed * launches} launches)",
         launches_needed=needed * launches,
     )
+
+
+def _odd(line: Line) -> str:
+    """Return which session varies more than all others together, as the end of a clause."""
+    usual = statistics.median(point.median_ms for point in line.current)
+    squares = [math.log(point.median_ms / usual) ** 2 for point in line.current]
+    odd = line.current[squares.index(max(squares))]
+    if 2 * max(squares) <= sum(squares):
+        return ""
+    return f", most of it by run {odd.run_id} ({odd.median_ms / usual:.2f} times their median)"
 
 
 def _sessions_to_decide(shift: Shift, bounds: Bounds) -> int | None:
