@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -244,6 +245,11 @@ def open_past(place: str, *, across_models: bool = False) -> Iterator[Past]:
         read = list(by_id.values())
         yield Past(lambda _row: read, across_models=across_models)
         return
+    if "://" not in place and not os.path.exists(os.path.expanduser(place)):  # noqa: PTH110, PTH111 - Path's raise of some names
+        raise BadInput(
+            f"--history {place} does not exist",
+            hint="a folder of run files, an SQLite file or a postgresql:// URL",
+        )
     with _store_entries(place) as entries:
         yield Past(entries, across_models=across_models)
 
