@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,13 @@ def test_three_times_the_work_is_slower_and_confirmed(
     assert "| slower |" in (tmp_path / "table.md").read_text()
     assert len(json.loads((tmp_path / "bmf.json").read_text())) == 1
     assert len(json.loads((tmp_path / "action.json").read_text())) == 1
+
+
+def test_what_is_hidden_in_a_folder_is_no_artifact(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "side")
+    (tmp_path / "side" / "._tiny.onnx").write_bytes(b"\0\5\x16\7Mac OS X")
+    found = find_subjects(tmp_path / "side", "BASE")
+    assert [one.name for one in found] == ["tiny.onnx", "tiny.tflite"]
 
 
 def test_a_folder_against_itself_is_not_slower(cli: Cli, tiny: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,6 +255,16 @@ def test_the_first_night_of_a_history_passes_if_inconclusive_does(
     assert "0 earlier sessions, 10 are needed" in job.summary
 
 
+@pytest.mark.parametrize("name", ["host", "phone"])
+def test_the_examples_pass_the_pull_request_that_brings_the_model(name: str) -> None:
+    steps = read(ROOT / "examples" / "ci" / f"{name}.yml")["jobs"]["compare"]["steps"]
+    of_base = [one for one in steps if "side/model" in one.get("run", "") or "id" in one]
+    of_base += [one for one in steps if "coronet-deploy@" in one.get("uses", "")]
+    assert len(of_base) >= 2
+    for step in of_base:
+        assert step["if"] == "${{ hashFiles('base/model/generator.safetensors') != '' }}"
+
+
 def test_the_nightly_example_keeps_a_session_before_it_judges_it() -> None:
     (job,) = read(ROOT / "examples" / "ci" / "nightly.yml")["jobs"].values()
     steps = job["steps"]
@@ -328,3 +339,14 @@ def test_it_installs_its_own_version(tmp_path: Path, monkeypatch: pytest.MonkeyP
     place = tmp_path / "coronet-deploy" / "bin"
     assert job.path == f"{place}\n", job.printed
     assert (place / "coronet-deploy").exists()
+
+
+def test_what_it_installs_reads_a_history_wherever_it_is_kept() -> None:
+    steps = read(ACTION)["runs"]["steps"]
+    install = next(step["run"] for step in steps if "pip" in step.get("run", ""))
+    extras = re.search(r"\$ACTION\[([a-z,]+)\]", install)
+    assert extras is not None
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    brought = " ".join(one for extra in extras[1].split(",") for one in known[extra])
+    for package in ("onnxruntime", "ai-edge-litert", "ruptures", "sqlalchemy", "psycopg"):
+        assert package in brought

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from coronet_deploy.results.files import read_run
+from coronet_deploy.results.journal import Journal
 from support import COMMAND, Cli
 
 LONG = "x" * 300
+RUN = Path(__file__).parents[1] / "results/fixtures/run-v1.json"
 
 INPUTS = (
     ("inspect", "{}.safetensors"),
@@ -99,9 +102,8 @@ def test_a_folder_that_cannot_be_listed_is_a_bad_input(
 def test_an_import_names_a_folder_that_cannot_be_listed(
     beside: bool, closed: Path, common_user: Cli
 ) -> None:
-    run = Path(__file__).parents[1] / "results/fixtures/run-v1.json"
     if beside:
-        shutil.copy(run, closed.parent)
+        shutil.copy(RUN, closed.parent)
     store = closed.parent / "store.sqlite"
     done = common_user(COMMAND, "results", "import", closed.parent, "--store", store)
     assert done.returncode == 2, done.stderr
@@ -193,3 +195,20 @@ def test_a_system_without_posix_locks_is_named() -> None:
     assert done.stderr == (
         "coronet-deploy: error: coronet-deploy needs Linux or macOS (on Windows: WSL)\n"
     )
+
+
+def test_a_journal_that_cannot_be_removed_is_recovered_all_the_same(
+    closed: Path, common_user: Cli
+) -> None:
+    run = read_run(RUN)
+    closed.chmod(0o755)
+    journal = Journal(closed)
+    journal.begin(run, len(run.launches))
+    journal.close()
+    closed.chmod(0o555)
+    output = closed.parent / "runs"
+    done = common_user(COMMAND, "results", "recover", journal.path, "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert f"{journal.path} stays, it cannot be removed: Permission denied" in done.stderr
+    (path,) = output.iterdir()
+    assert read_run(path).launches == run.launches

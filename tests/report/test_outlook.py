@@ -371,7 +371,7 @@ def test_sessions_whose_run_files_are_gone_count_if_they_are_of_the_very_file(
     ("arguments", "told"),
     [
         (["--history", "runs", "model.onnx"], "model.onnx is not a run file"),
-        (["--history", "nowhere", "run.json"], "nowhere"),
+        (["--history", "nowhere", "run.json"], "--history nowhere does not exist (a folder of"),
         (["--history", "run.json", "run.json"], "run.json is one run file"),
         (["run.json"], "a comparison is of BASE and CANDIDATE"),
         (["--history", "runs", "cut.json"], "cut short"),

@@ -170,6 +170,18 @@ def test_the_rerun_is_pooled_and_must_agree(make_run: MakeRun) -> None:
     assert exit_status(Comparison(denied, Bounds()), inconclusive_ok=True) == 0
 
 
+def test_a_file_that_was_replaced_before_the_rerun_is_not_pooled_with_it(make_run: MakeRun) -> None:
+    first, again = measured(make_run, 1.2, 6), measured(make_run, 1.2, 4)
+    exported = tuple(
+        replace(one, artifact_sha256="ef" * 32) if one.artifact.startswith("candidate") else one
+        for one in again.launches
+    )
+    matched = [(Subject("a.onnx", {}), Subject("a.onnx", {}))]
+    rows = judge(measured_pairs([first, replace(again, launches=exported)], matched), Bounds())
+    assert {row.verdict for row in rows} == {Verdict.INVALID}
+    assert rows[0].reason == "the candidate was replaced by another file between its launches"
+
+
 def test_runs_of_two_comparisons_are_compared_side_by_side(make_run: MakeRun) -> None:
     medians = {"base/a.onnx": 10.0, "candidate/a.onnx": 10.0}
     first = make_run(medians, rounds=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from coronet_deploy.results.journal import (
     running,
 )
 from coronet_deploy.vocabulary import Run
+from support import Cli
 
 MakeRun = Callable[..., Run]
 
@@ -108,3 +110,19 @@ def test_what_is_no_journal_is_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(BadInput, match=r"x\.partial is not a journal"):
         read_journal(path)
+
+
+def test_the_command_that_recovers_a_journal_can_be_typed_as_it_is_told(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    folder = tmp_path / "jo's runs"
+    journal = written(make_run(1), folder)
+    journal.close()
+    (tmp_path / "a.tflite").touch()
+    told = cli("bench", "missing.onnx", "--output", folder, cwd=tmp_path)
+    resume = ("--device", "any", "--resume", journal.path)
+    again = cli("bench", "a.tflite", *resume, cwd=tmp_path)
+    commands = [one.stderr.split("`")[1] for one in (told, again)]
+    assert commands[0] == commands[1]
+    assert cli(*shlex.split(commands[0])[1:]).returncode == 0
+    assert [path.suffix for path in folder.iterdir()] == [".json"]

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.results import ingest
-from coronet_deploy.results.files import write_run
-from coronet_deploy.results.ingest import Imported, import_runs
+from coronet_deploy.results.files import read_run, write_run
+from coronet_deploy.results.ingest import Imported, import_runs, rebuild
+from coronet_deploy.results.journal import Journal
 from coronet_deploy.results.store import list_runs, open_store
 from coronet_deploy.vocabulary import Run
 from support import Cli, fill
@@ -174,6 +176,8 @@ def test_one_is_counted_as_one(cli: Cli, folder: Path, tmp_path: Path) -> None:
     ("arguments", "status", "told"),
     [
         (["list"], 2, "does not exist (`coronet-deploy results import runs` makes it)"),
+        # What the databases wait for ends at 24 days; SQLite would not wait at all.
+        (["list", "--wait", "3e6"], 2, "'3e6' is more than 604800 seconds, a week"),
         (["list", "--since", "Tuesday"], 2, "'Tuesday' is not a date"),
         (["prune", "--before", "9999-12-31T23:59-05:00"], 2, "23:59-05:00' is not a date"),
         (["show", "x", "--store", "mysql://u:secret@h/d"], 2, "neither a file nor a postgresql"),
@@ -182,6 +186,12 @@ def test_one_is_counted_as_one(cli: Cli, folder: Path, tmp_path: Path) -> None:
             2,
             "mysql://u@h/d?Password=...&sslmode=on: neither",
         ),
+        # A password that was not quoted ends at its first @, and its rest is no host or port.
+        (["list", "--store", "postgresql://u:pw@secret:secret@h/d"], 2, "write @ as %40"),
+        (["list", "--store", "postgresql://u:pw@secret@h/d"], 2, "write @ as %40"),
+        (["list", "--store", "postgresql://u:pw@a/secret@h/d"], 2, "write @ as %40"),
+        (["list", "--store", "postgresql://u:secret@h:1,h:2/d"], 2, "cannot be read"),
+        (["list", "--store", "mysql://u@h/d?passwd=secret"], 2, "/d?passwd=...: neither"),
         (["list", "--store", "~nobody-at-all/s"], 2, "--store ~nobody-at-all/s: there is no such"),
         (["import", "nowhere"], 2, "run file nowhere does not exist"),
         (
@@ -251,6 +261,19 @@ def test_a_file_that_cannot_be_used_is_refused_by_itself(
     assert told in reason
 
 
+def test_a_run_file_in_a_folder_whose_name_is_not_utf8_is_refused_by_itself(
+    where: str, folder: Path, make_run: MakeRun
+) -> None:
+    write_run(make_run(20), folder / os.fsdecode(b"m\xe4rz"))
+    with open_store(where, make=True) as store:
+        done = import_runs(store, [folder])
+        assert len(list_runs(store)) == done.added == 6
+        (reason,) = done.refused
+        assert "xe4rz/r0020.json' is not UTF-8, and no store can hold" in reason
+        again = rebuild(store, [folder])
+        assert (again.added, again.refused) == (6, [reason])
+
+
 def test_without_a_home_folder_it_says_what_decides_the_place(tmp_path: Path) -> None:
     # A user without an entry in the user database, and with nothing that tells a folder.
     code = (
@@ -299,6 +322,26 @@ def test_a_server_that_goes_away_mid_import_is_told_and_gone_on_with(
         assert (done.added, done.known) == (2, 4)
 
 
+def test_who_may_only_read_a_server_s_store_is_refused_in_one_line(
+    cli: Cli, request: pytest.FixtureRequest, folder: Path, make_run: MakeRun
+) -> None:
+    url = request.getfixturevalue("server").database("closed")
+    cli("results", "import", folder, "--store", url)
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE ROLE reader LOGIN")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    url = url.replace("tester:secret", "reader")
+    listed = cli("results", "list", "--json", "--store", url)
+    assert len(json.loads(listed.stdout)["runs"]) == 6
+    for number in range(7, 99):  # many, of which psycopg would tell more
+        write_run(make_run(number), folder)
+    for line in (("import", folder), ("rebuild", folder), ("prune", "--keep", 1)):
+        done = cli("results", *line, "--store", url)
+        assert done.returncode == 3
+        (told,) = done.stderr.splitlines()
+        assert "refused: " in told
+
+
 def test_a_full_disk_is_told_with_how_many_files_are_in(
     folder: Path, disk: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,3 +373,17 @@ def test_without_its_package_the_store_says_which_extra_brings_it(tmp_path: Path
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "coronet-deploy[store]" in done.stderr
+
+
+def test_a_journal_is_recovered_under_another_name_too(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(1)
+    journal = Journal(tmp_path)
+    journal.begin(run, len(run.launches))
+    journal.close()
+    assert journal.path is not None
+    copy = journal.path.rename(tmp_path / "kept.partial.bak")
+    done = cli("results", "recover", copy)
+    assert done.returncode == 0, done.stderr
+    assert read_run(tmp_path / f"{run.id}.json").launches == run.launches

@@ -88,7 +88,8 @@ def find_subjects(path: Path, side: str) -> list[Subject]:
         suffixes = {runtime.suffix for runtime in Runtime}
         with readable(f"{side} {path}"):
             files = [one for one in path.iterdir() if one.suffix in suffixes and one.is_file()]
-        found = sorted(files)
+        # macOS leaves "._net.onnx" beside net.onnx on disks of others.
+        found = sorted(one for one in files if not one.name.startswith("."))
         if not found:
             raise BadInput(f"{side} {path} holds no .onnx or .tflite file")
     else:

@@ -129,14 +129,14 @@ def read_earlier(path: Path) -> Run:
 
     """
     from coronet_deploy.results.files import read_run
-    from coronet_deploy.results.journal import SUFFIX
+    from coronet_deploy.results.journal import SUFFIX, recovery
     from coronet_deploy.storage import existing_file
 
     data = existing_file(path, "--resume").read_bytes()
     if path.suffix == SUFFIX:
         raise BadInput(
             f"--resume {path} is the journal of a bench that was cut off, and no run file",
-            hint=f"`coronet-deploy results recover {path}` makes a run file of it",
+            hint=f"`{recovery(path)}` makes a run file of it",
         )
     try:
         binary = "\0" in data.decode()

@@ -167,14 +167,14 @@ def journal_in(folder: Path) -> Iterator[Journal]:
     When Ctrl-C ends the bench, the launches that had finished become a run file in `folder`.
     """
     from coronet_deploy.bench.host import BenchInterrupted
-    from coronet_deploy.results.journal import journaled, left_behind, running
+    from coronet_deploy.results.journal import journaled, left_behind, recovery, running
 
     for path in running(folder):
         print(f"another bench is going on, by {path}: both disturb each other", file=sys.stderr)
     for path in left_behind(folder):
         print(
             f"{path} holds launches of a bench that was cut off: "
-            f"`coronet-deploy results recover {path}` makes a run file of them",
+            f"`{recovery(path)}` makes a run file of them",
             file=sys.stderr,
         )
     with journaled(folder) as journal:

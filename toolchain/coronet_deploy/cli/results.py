@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coronet_deploy.cli.bench import positive, seconds
+from coronet_deploy.cli.bench import duration, positive
 from coronet_deploy.errors import BadInput, missing_package
 from coronet_deploy.vocabulary import DType, Runtime
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         command.add_argument(
             "--wait",
-            type=seconds,
+            type=duration,
             default=_PATIENCE_S,
             metavar="S",
             help="how long to wait while another process writes (default: 30)",
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep",
         type=positive,
         metavar="N",
-        help="spare the newest N of each artifact, target and set-up",
+        help="spare the newest N of each artifact, target and set-up, and N that failed there",
     )
     command.add_argument(
         "--before", type=_date, metavar="DATE", help="spare runs made then or later"
@@ -298,13 +298,18 @@ def _prune(args: argparse.Namespace) -> int:
 
 def _recover(args: argparse.Namespace) -> int:
     from coronet_deploy.results.files import write_run
-    from coronet_deploy.results.journal import left_behind, read_journal
+    from coronet_deploy.results.journal import goes_on, read_journal
+    from coronet_deploy.storage import existing_file
 
-    found = read_journal(args.journal)
-    if args.journal not in left_behind(args.journal.parent):
+    # In this order: what a bench adds behind what was read would go with the journal.
+    if goes_on(existing_file(args.journal, "journal")):
         raise BadInput(f"{args.journal} belongs to a bench that goes on")
+    found = read_journal(args.journal)
     path = write_run(found, args.output or args.journal.parent)
-    args.journal.unlink()
+    try:
+        args.journal.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"{args.journal} stays, it cannot be removed: {error.strerror}", file=sys.stderr)
     if args.json:
         print(json.dumps({"run": found.id, "run_file": str(path), "launches": len(found.launches)}))
     else:

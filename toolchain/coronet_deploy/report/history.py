@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Line:
     `changes` are the places of the first sessions after a change, None where they could not be
     looked for. `others` tells how runs of that name which do not count differ, the commonest
     first; `spoilt` counts sessions that something spoilt, `gone` those among `points` whose run
-    files are gone.
+    files are gone, and `later` sessions that are not earlier by their dates.
     """
 
     artifact: str
@@ -59,6 +60,7 @@ class Line:
     others: tuple[str, ...] = ()
     spoilt: int = 0
     gone: int = 0
+    later: int = 0
 
     @property
     def current(self) -> tuple[HistoryPoint, ...]:
@@ -89,6 +91,7 @@ class Past:
         self._entries = entries
         self._across_models = across_models
         self._read: dict[Path, Run | None] = {}
+        self._rows: dict[str, tuple[Run, dict[tuple[str, Target], RowEntry]]] = {}
 
     def line_of(
         self,
@@ -107,8 +110,8 @@ class Past:
             BadInput: `run` has no such row.
 
         """
-        row = _row(run, artifact, target)
-        entries = self._before([run, *again], row)
+        row = self._row(run, artifact, target)
+        entries, later = self._before([run, *again], row)
         others = _differing(entries, row)
         points: list[HistoryPoint] = []
         part_of = {one.id: resumed_of(one) for one in (run, *again)}
@@ -129,20 +132,37 @@ class Past:
         points = [point for point in points if point.run_id not in parts]
         told = sorted(set(others), key=lambda phrase: (-others.count(phrase), phrase))
         gone = sum(self._run(point) is None for point in points)
-        return Line(artifact, target, tuple(points), _changes(points), tuple(told), spoilt, gone)
+        return Line(
+            artifact, target, tuple(points), _changes(points), tuple(told), spoilt, gone,
+            later=len(history_of(later, row.key)),
+        )  # fmt: skip
 
     def holds(self, run: Run) -> bool:
         """Return whether `run` itself is here."""
         rows = dict.fromkeys((one.artifact, one.target) for one in run.launches)
-        return any(entry.id == run.id for row in rows for entry in self._entries(_row(run, *row)))
+        return any(
+            entry.id == run.id for row in rows for entry in self._entries(self._row(run, *row))
+        )
 
-    def _before(self, runs: Sequence[Run], row: RowEntry) -> list[RunEntry]:
-        """Return what was measured before the first of `runs` and is none of them."""
+    def _row(self, run: Run, artifact: str, target: Target) -> RowEntry:
+        """Return a row of `run`, all of whose rows are summed up at once: there may be hundreds."""
+        held = self._rows.get(run.id)
+        if held is None or held[0] is not run:
+            held = run, {(one.artifact, one.target): one for one in row_entries(run)}
+            self._rows[run.id] = held
+        if (artifact, target) not in held[1]:
+            raise BadInput(f"run {run.id} holds no launch of {artifact} there")
+        return held[1][artifact, target]
+
+    def _before(self, runs: Sequence[Run], row: RowEntry) -> tuple[list[RunEntry], list[RunEntry]]:
+        """Return what was measured before the first of `runs`, and what was not; none of them."""
         own = {run.id for run in runs}
         made = _moment(runs[0]).isoformat(timespec="seconds")
-        return [
-            entry for entry in self._entries(row) if entry.id not in own and entry.created < made
-        ]
+        others = [entry for entry in self._entries(row) if entry.id not in own]
+        return (
+            [entry for entry in others if entry.created < made],
+            [entry for entry in others if entry.created >= made],
+        )
 
     def _other_network(self, run: Run, row: RowEntry, point: HistoryPoint) -> str | None:
         """Return how the network of an earlier session differs, or None if it may count."""
@@ -200,8 +220,8 @@ def open_past(place: str, *, across_models: bool = False) -> Iterator[Past]:
     """Yield what was measured before: the run files below a folder, or a result store.
 
     Raises:
-        BadInput: there is neither at `place`, a file of the folder is not a run file, or a folder
-            in it cannot be listed.
+        BadInput: there is neither at `place`, a file of the folder is not a run file or holds
+            another run of an id, or a folder in it cannot be listed.
         EnvironmentProblem: the store cannot be reached, or its package is missing.
 
     """
@@ -214,11 +234,22 @@ def open_past(place: str, *, across_models: bool = False) -> Iterator[Past]:
                 f"--history {place}: {'; '.join(found.unlisted)}",
                 hint="sessions in there would be missing without a word",
             )
-        # A copy of a run file is no other session.
-        by_id = {one.id: one for one in map(read_entry, found.paths)}
+        by_id: dict[str, RunEntry] = {}
+        for one in map(read_entry, found.paths):
+            # A copy of a run file is no other session, and what was changed in one is no copy.
+            if (other := by_id.setdefault(one.id, one)).sha256 != one.sha256:
+                raise BadInput(
+                    f"--history {place}: {one.path} and {other.path} differ, and are of one id",
+                    hint="only one of them can be what was measured",
+                )
         read = list(by_id.values())
         yield Past(lambda _row: read, across_models=across_models)
         return
+    if "://" not in place and not os.path.exists(os.path.expanduser(place)):  # noqa: PTH110, PTH111 - Path's raise of some names
+        raise BadInput(
+            f"--history {place} does not exist",
+            hint="a folder of run files, an SQLite file or a postgresql:// URL",
+        )
     with _store_entries(place) as entries:
         yield Past(entries, across_models=across_models)
 
@@ -241,13 +272,6 @@ def _store_entries(place: str) -> Iterator[Entries]:
                 threads=row.target.threads,
             ),
         )
-
-
-def _row(run: Run, artifact: str, target: Target) -> RowEntry:
-    for row in row_entries(run):
-        if (row.artifact, row.target) == (artifact, target):
-            return row
-    raise BadInput(f"run {run.id} holds no launch of {artifact} there")
 
 
 def _moment(run: Run) -> datetime:

@@ -93,8 +93,10 @@ def _with_history(
     if any(past.holds(run) for run in runs):
         return cases, []
     first = cases[0]
+    which = "session of it that counts" if first.line.spoilt else "session of it"
     raise BadInput(
-        f"{first.pair.name}: the history holds no earlier session of it{_differ(first.line)}",
+        f"{first.pair.name}: the history holds no earlier {which}"
+        f"{_spoilt(first.line)}{_differ(first.line)}",
         hint=f"at least {SESSIONS_LEAST} are needed; {_IN_TURN}",
     )
 
@@ -108,12 +110,12 @@ def _notes(known: Sequence[_Case], absent: Sequence[_Case]) -> tuple[str, ...]:
         if case.line.changes
     ]
     differing = [
-        f"{case.pair.name}: {_differ(case.line)[2:]}." for case in absent if case.line.others
+        f"{case.pair.name}: {told[2:]}." for case in absent if (told := _differ(case.line))
     ]
     spoilt = [
-        f"{case.pair.name}: {case.line.spoilt} earlier sessions were spoilt and do not count."
-        for case in known
-        if case.line.spoilt
+        f"{case.pair.name}: {told[2:]} and do not count."
+        for case in (*known, *absent)
+        if (told := _spoilt(case.line))
     ]
     gone = [f"{case.pair.name}: {_gone(case.line.gone)}." for case in known if case.line.gone]
     first = changes_note([case.line for case in known])
@@ -181,7 +183,7 @@ def _explained(case: _Case, row: Judged, look: Look, bounds: Bounds) -> Judged:
         varied = statistics.stdev(map(math.log, case.current_ms))
         return replace(
             row,
-            reason=f"earlier sessions vary by {varied:.1%}: "
+            reason=f"earlier sessions vary by {varied:.1%}{_odd(case.line)}: "
             f"artifacts compared in turn, 10 launches a side, would tell more",
         )
     launches = math.ceil(len(case.pair.candidate_ms) / len(case.sessions_ms))
@@ -191,6 +193,16 @@ def _explained(case: _Case, row: Judged, look: Look, bounds: Bounds) -> Judged:
         f"({needed * launches} launches)",
         launches_needed=needed * launches,
     )
+
+
+def _odd(line: Line) -> str:
+    """Return which session varies more than all others together, as the end of a clause."""
+    usual = statistics.median(point.median_ms for point in line.current)
+    squares = [math.log(point.median_ms / usual) ** 2 for point in line.current]
+    odd = line.current[squares.index(max(squares))]
+    if 2 * max(squares) <= sum(squares):
+        return ""
+    return f", most of it by run {odd.run_id} ({odd.median_ms / usual:.2f} times their median)"
 
 
 def _sessions_to_decide(shift: Shift, bounds: Bounds) -> int | None:
@@ -283,10 +295,21 @@ def _check_apart(runs: Sequence[Run]) -> None:
             )
 
 
+def _spoilt(line: Line) -> str:
+    """Return how many earlier sessions something spoilt, as the end of a sentence."""
+    if not line.spoilt:
+        return ""
+    return f"; {line.spoilt} earlier session{' was' if line.spoilt == 1 else 's were'} spoilt"
+
+
 def _differ(line: Line) -> str:
     """Return how sessions that do not count differ, as the end of a sentence."""
-    if not line.others:
-        return ""
-    more = len(line.others) - _OTHERS_TOLD
-    told = "; ".join(line.others[:_OTHERS_TOLD])
-    return f"; others differ in {told}" + (f" and {more} more ways" if more > 0 else "")
+    told = ""
+    if line.others:
+        more = len(line.others) - _OTHERS_TOLD
+        told = f"; others differ in {'; '.join(line.others[:_OTHERS_TOLD])}"
+        told += f" and {more} more ways" if more > 0 else ""
+    if line.later:
+        are = "session is" if line.later == 1 else "sessions are"
+        told += f"; {line.later} {are} dated no earlier than it"
+    return told

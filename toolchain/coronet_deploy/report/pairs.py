@@ -255,6 +255,8 @@ def _side_problems(side: str, launches: Sequence[Launch], manifest: Mapping[str,
         problems.append(
             f"{len(failed)} of {len(launches)} launches of the {side} failed: {failed[0].error}"
         )
+    if len({launch.artifact_sha256 for launch in launches}) > 1:
+        problems.append(f"the {side} was replaced by another file between its launches")
     parity = manifest.get("parity")
     figures = parity if isinstance(parity, Mapping) else {}
     psnr, bound = figures.get("psnr_db"), figures.get("bound_db")

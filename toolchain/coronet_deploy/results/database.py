@@ -9,6 +9,7 @@ PostgreSQL by an advisory lock.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import time
@@ -32,6 +33,9 @@ PATIENCE_S = 30.0
 _LOCK = 0x636F726F6E6574  # "coronet": the advisory lock's number
 _AGAIN_S = 0.05
 _REBUILD = "`coronet-deploy results rebuild DIR` makes it anew from the run files"
+
+# What fails is an error of ours, in one line: without a handler, Python prints psycopg's beside it.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 metadata = sa.MetaData()
 layout = sa.Table("coronet_layout", metadata, sa.Column("version", sa.Integer, primary_key=True))
@@ -96,15 +100,23 @@ class Database:
             EnvironmentProblem: it cannot be reached or read.
 
         """
-        with self._told(), self._engine.connect() as connection, connection.begin():
+        with self._told(), self._engine.connect() as connection:
             if not self._ready:
-                if not sa.inspect(connection).has_table(layout.name):
+                with connection.begin():
+                    empty = not sa.inspect(connection).has_table(layout.name)
+                if empty:
                     raise BadInput(
                         f"the result store {self.name} is empty",
                         hint="`coronet-deploy results import runs` fills it",
                     )
-                self._check_layout(connection)
-            yield connection
+            with connection.begin():
+                if self._served:
+                    # Each statement would else see what was committed before it.
+                    connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                    self._wait_for(connection, f"LOCK TABLE {layout.name} IN ACCESS SHARE MODE")
+                if not self._ready:
+                    self._check_layout(connection)
+                yield connection
 
     @contextlib.contextmanager
     def write(self, *, anew: bool = False) -> Iterator[Connection]:
@@ -122,16 +134,33 @@ class Database:
             self._engine.connect().execution_options(coronet_write=True) as connection,
             connection.begin(),
         ):
-            if self._engine.dialect.name == "postgresql":
-                wait_ms = max(1, round(1000 * self._patience_s))
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {wait_ms}")
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            if self._served:
+                # Whoever waits here sees, behind the lock, what others wrote meanwhile.
+                connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+                self._wait_for(connection, f"SELECT pg_advisory_xact_lock({_LOCK})")
             if anew:
-                metadata.drop_all(connection)
+                self._drop(connection)
             if anew or not self._ready:
                 self._make(connection)
             yield connection
         self._ready = True
+
+    @property
+    def _served(self) -> bool:
+        return self._engine.dialect.name == "postgresql"
+
+    def _wait_for(self, connection: Connection, lock: str) -> None:
+        """Take a lock of PostgreSQL's; it and later ones are waited for no longer than told."""
+        wait_ms = max(1, round(1000 * self._patience_s))
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {wait_ms}")
+        connection.exec_driver_sql(lock)
+
+    def _drop(self, connection: Connection) -> None:
+        """Drop the tables, once nobody reads them."""
+        if self._served and sa.inspect(connection).has_table(layout.name):
+            # Readers take it first too: who waits for another holds nothing that they wait for.
+            self._wait_for(connection, f"LOCK TABLE {layout.name} IN ACCESS EXCLUSIVE MODE")
+        metadata.drop_all(connection)
 
     def _make(self, connection: Connection) -> None:
         if sa.inspect(connection).has_table(layout.name):
@@ -168,7 +197,7 @@ class Database:
         if error.connection_invalidated or state is None or state[:2] in {"08", "57"}:
             return EnvironmentProblem(
                 f"the result store {self.name} cannot be reached or went away: {reason}",
-                hint="is the server up? run the same command again",
+                hint="is the server up, and the URL right? run the same command again",
             )
         return EnvironmentProblem(f"the result store {self.name} refused: {reason}")
 
@@ -216,10 +245,7 @@ def open_database(where: str | Path | None, *, make: bool, patience_s: float) ->
             said = "--store" if where else "$CORONET_STORE"
             raise BadInput(f"{said} {place}: there is no such home folder") from error
         return Database(_sqlite(path, make=make, patience_s=patience_s), str(path), patience_s)
-    try:
-        url = make_url(place)
-    except ArgumentError as error:
-        raise BadInput("--store is not a URL that can be read") from error
+    url = _url(place)
     if url.get_backend_name() not in {"postgresql", "postgres"}:
         raise BadInput(
             f"--store {_shown(url)}: neither a file nor a postgresql:// URL",
@@ -228,9 +254,29 @@ def open_database(where: str | Path | None, *, make: bool, patience_s: float) ->
     return Database(_postgresql(url, patience_s), _shown(url), patience_s)
 
 
+def _url(place: str) -> URL:
+    """Return the URL that `place` is.
+
+    Raises:
+        BadInput: it is none; says nothing of it, as a password may have broken it.
+
+    """
+    # A password ends at the first @: with one of its own, what follows would pass for a host.
+    behind = place.partition("://")[2].partition(":")[2].partition("@")[2].partition("?")[0]
+    with contextlib.suppress(ArgumentError, ValueError):  # the latter of a port that is no number
+        url = make_url(place)
+        if "@" not in behind:
+            return url
+    raise BadInput(
+        "the URL of the result store cannot be read",
+        hint="postgresql://USER:PASSWORD@HOST:PORT/DATABASE; in a password, write @ as %40, : as "
+        "%3A, / as %2F and % as %25",
+    )
+
+
 def _shown(url: URL) -> str:
     """Return `url` without its passwords, which may stand in its query too (`sslpassword`)."""
-    query = {key: "..." if "password" in key.lower() else value for key, value in url.query.items()}
+    query = {key: "..." if "pass" in key.lower() else value for key, value in url.query.items()}
     return url.set(query=query).render_as_string(hide_password=True)
 
 

@@ -21,7 +21,7 @@ from coronet_deploy.results.database import rows, runs, setups
 from coronet_deploy.results.entries import RunEntry, RunFiles, entry_of, find_run_files
 from coronet_deploy.results.keys import setup_hash
 from coronet_deploy.results.store import Filters, Store, list_runs
-from coronet_deploy.storage import sha256_of
+from coronet_deploy.storage import require_utf8, sha256_of
 
 _T = TypeVar("_T")
 
@@ -154,9 +154,10 @@ def prune(
 ) -> Pruned:
     """Take old runs out of `store` and return them; with `files`, delete their files too.
 
-    `keep` spares a run that is among that many newest of any of its keys; `before` (UTC, ISO
-    8601) spares runs made then or later; with both, what either spares. A file is deleted only if
-    its bytes are those that were imported. `dry_run` changes nothing.
+    `keep` spares a run that is among that many newest of any of its keys, those that measured it
+    and those that failed apart; `before` (UTC, ISO 8601) spares runs made then or later; with both,
+    what either spares. A file is deleted only if its bytes are those that were imported. `dry_run`
+    changes nothing.
     """
     if keep is None and before is None:
         raise BadInput("nothing says what to prune", hint="--keep N, --before DATE or both")
@@ -165,9 +166,10 @@ def prune(
     if keep is not None:
         counts: dict[object, int] = {}
         for run in everything:  # newest first
-            for key in {row.key for row in run.rows}:
-                counts[key] = counts.get(key, 0) + 1
-                if counts[key] <= keep:
+            # Nights that failed would else take the place of the last that measured something.
+            for kind in {(row.key, row.median_ms is None) for row in run.rows}:
+                counts[kind] = counts.get(kind, 0) + 1
+                if counts[kind] <= keep:
                     spared.add(run.id)
     old = list_runs(store, Filters(before=before)) if before is not None else everything
     chosen = tuple(run for run in reversed(old) if run.id not in spared)
@@ -229,6 +231,7 @@ def _content(path: Path, done: Imported) -> bytes | None:
 
 def _entry(path: Path, data: bytes, done: Imported) -> RunEntry | None:
     try:
+        require_utf8(str(path), "no store can hold where the run file is")
         entry = entry_of(data, path)
     except BadInput as error:
         done.refused.append(str(error))

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +110,7 @@ class Journal:
             raise EnvironmentProblem(
                 f"{problem.what}; {self.kept} of {len(run.launches)} launches are kept in "
                 f"{self.path}",
-                hint=f"make room, then `coronet-deploy results recover {self.path}`",
+                hint=f"make room, then `{recovery(self.path)}`",
             ) from problem
         self.remove()
         return path
@@ -160,14 +161,18 @@ def journaled(folder: Path) -> Iterator[Journal]:
             journal.remove()
 
 
+def recovery(path: Path) -> str:
+    """Return the command, as it is typed, that makes a run file of the journal at `path`."""
+    return f"coronet-deploy results recover {shlex.quote(str(path))}"
+
+
 def left_behind(folder: Path) -> list[Path]:
     """Return the journals in `folder` of benches that are over, but wrote no run file."""
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            # A bench that goes on holds its journal's lock, and the lock dies with it.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            found.append(path)
+        with contextlib.suppress(OSError):
+            if not goes_on(path):
+                found.append(path)
     return found
 
 
@@ -175,13 +180,21 @@ def running(folder: Path, own: Path | None = None) -> list[Path]:
     """Return the journals in `folder`, but one's own, of benches that go on just now."""
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if path != own:
-                    found.append(path)
+        with contextlib.suppress(OSError):
+            if goes_on(path) and path != own:
+                found.append(path)
     return found
+
+
+def goes_on(path: Path) -> bool:
+    """Return whether the bench that keeps the journal at `path` goes on just now."""
+    with path.open("rb") as file:
+        try:
+            # Such a bench holds its journal's lock, and the lock dies with it.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def read_journal(path: Path) -> Run:
