@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
+import warm
 from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.images import Array, list_pictures, read_picture
 from support import COMMAND, Cli
@@ -30,15 +34,51 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def cli() -> Cli:
+def cold_cli() -> Cli:
     """Run the installed `coronet-deploy` with these arguments; keyword arguments as for `run`."""
 
     def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-        line = [str(COMMAND), *map(str, arguments)]
-        settings: dict[str, object] = {"capture_output": True, "text": True, "timeout": 300}
-        return subprocess.run(line, check=False, **(settings | options))  # type: ignore[call-overload,no-any-return] # options are run's own
+        return _run([str(COMMAND), *map(str, arguments)], options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def _forks() -> Iterator[str]:
+    """Start what forks commands that import torch, and return its socket."""
+    with tempfile.TemporaryDirectory(
+        prefix="warm-"
+    ) as folder:  # short: a socket's name has a bound
+        path = f"{folder}/socket"
+        line = [sys.executable, "-P", warm.__file__, "--serve", path]
+        with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            yield path
+            server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def cli(cold_cli: Cli, request: pytest.FixtureRequest) -> Cli:
+    """Run `coronet-deploy` as `cold_cli` does, in a process that has torch where one is needed."""
+    started = dict(os.environ)
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        environment = cast("Mapping[str, str]", options.get("env") or os.environ)
+        line = list(map(str, arguments))
+        as_usual = "preexec_fn" not in options and warm.starts_alike(environment, started)
+        if not (as_usual and line and line[0] in warm.COMMANDS and hasattr(os, "pidfd_open")):
+            return cold_cli(*arguments, **options)
+        path: str = request.getfixturevalue("_forks")
+        return _run([sys.executable, "-ISu", warm.__file__, path, *line], options)
+
+    return run
+
+
+def _run(line: list[str], options: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    settings: dict[str, object] = {"capture_output": True, "text": True, "timeout": 300}
+    return subprocess.run(line, check=False, **(settings | options))  # type: ignore[call-overload,no-any-return] # options are run's own
 
 
 @pytest.fixture(scope="session")
