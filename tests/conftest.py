@@ -24,6 +24,14 @@ from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.images import Array, list_pictures, read_picture
 from support import COMMAND, Cli
 
+# Files of tests by what they take, the longest first; those that take seconds need no place here.
+_LONGEST = (
+    "test_demo", "test_cyclegan", "test_team", "test_device_bench_faults", "test_device_bench",
+    "test_tuning", "test_training", "test_compare", "test_commands", "test_bench_command",
+    "test_litert_torch", "test_quality_command", "test_checkpoints", "test_quantize",
+    "test_passes", "test_export_hostile", "test_action",
+)  # fmt: skip
+
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach what tests start; a run in the background would have it ignored."""
@@ -31,6 +39,13 @@ def pytest_configure() -> None:
     if os.environ.get("CI"):  # the same examples in every run; elsewhere always new ones
         settings.register_profile("seeded", derandomize=True)
         settings.load_profile("seeded")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first: begun last, one would keep a single core waiting."""
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")
