@@ -16,7 +16,8 @@ demo: $(STAMP) ## environment, then: inspect, materialize, export, verify, bench
 	$(BIN)/coronet-deploy demo --output out
 
 test: $(STAMP) lint ## environment, then everything CI runs, a process a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -9,16 +9,28 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
+import warm
 from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.images import Array, list_pictures, read_picture
 from support import COMMAND, Cli
+
+# Files of tests by what they take, the longest first; those that take seconds need no place here.
+_LONGEST = (
+    "test_demo", "test_cyclegan", "test_team", "test_device_bench_faults", "test_device_bench",
+    "test_tuning", "test_training", "test_compare", "test_commands", "test_bench_command",
+    "test_litert_torch", "test_quality_command", "test_checkpoints", "test_quantize",
+    "test_passes", "test_export_hostile", "test_action",
+)  # fmt: skip
 
 
 def pytest_configure() -> None:
@@ -29,16 +41,59 @@ def pytest_configure() -> None:
         settings.load_profile("seeded")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first: begun last, one would keep a single core waiting."""
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session")
-def cli() -> Cli:
+def cold_cli() -> Cli:
     """Run the installed `coronet-deploy` with these arguments; keyword arguments as for `run`."""
 
     def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-        line = [str(COMMAND), *map(str, arguments)]
-        settings: dict[str, object] = {"capture_output": True, "text": True, "timeout": 300}
-        return subprocess.run(line, check=False, **(settings | options))  # type: ignore[call-overload,no-any-return] # options are run's own
+        return _run([str(COMMAND), *map(str, arguments)], options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def _forks() -> Iterator[str]:
+    """Start what forks commands that import torch, and return its socket."""
+    with tempfile.TemporaryDirectory(
+        prefix="warm-"
+    ) as folder:  # short: a socket's name has a bound
+        path = f"{folder}/socket"
+        line = [sys.executable, "-P", warm.__file__, "--serve", path]
+        with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            yield path
+            server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def cli(cold_cli: Cli, request: pytest.FixtureRequest) -> Cli:
+    """Run `coronet-deploy` as `cold_cli` does, in a process that has torch where one is needed."""
+    started = dict(os.environ)
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        environment = cast("Mapping[str, str]", options.get("env") or os.environ)
+        line = list(map(str, arguments))
+        as_usual = "preexec_fn" not in options and warm.starts_alike(environment, started)
+        if not (as_usual and line and line[0] in warm.COMMANDS and hasattr(os, "pidfd_open")):
+            return cold_cli(*arguments, **options)
+        path: str = request.getfixturevalue("_forks")
+        return _run([sys.executable, "-ISu", warm.__file__, path, *line], options)
+
+    return run
+
+
+def _run(line: list[str], options: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    settings: dict[str, object] = {"capture_output": True, "text": True, "timeout": 300}
+    return subprocess.run(line, check=False, **(settings | options))  # type: ignore[call-overload,no-any-return] # options are run's own
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pytest
 
 from coronet_deploy.coronet.zoo import model_dir
 from coronet_deploy.results.files import read_run
+from lowering import small_checkpoint
 from support import COMMAND, Cli
 
 
@@ -88,7 +89,10 @@ def test_a_model_of_another_task_is_told_what_its_ranges_come_from(
 
 def test_an_interrupted_demo_keeps_its_finished_launches(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [str(COMMAND), "demo"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [str(COMMAND), "demo", str(small_checkpoint(tmp_path))],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as demo:
         assert demo.stderr is not None
         for line in demo.stderr:
@@ -113,11 +117,10 @@ def test_a_failed_launch_fails_the_demo(tmp_path: Path) -> None:
         "broken = ('-c', 'import sys; sys.exit(9)')\n"
         "host.bench_host = functools.partial(\n"
         "    host.bench_host, worker=(sys.executable, *broken))\n"
-        "sys.exit(main(['demo', '--rounds', '1']))\n"
+        "sys.exit(main(['demo', sys.argv[1], '--rounds', '1']))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    line = [sys.executable, "-c", program, str(small_checkpoint(tmp_path))]
+    result = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 5
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out" / "report.html").exists()

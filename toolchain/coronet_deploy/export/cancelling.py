@@ -42,16 +42,22 @@ def cancelled(exact: _Float64, taken: _Float64, other: _Float64, alike: _Float64
     (n, n) with ones on its diagonal. From `taken` on, the weight whose other number lowers it most
     is changed, until none does.
     """
-    taken, other = taken.copy(), other.copy()
-    slope, every = (taken - exact) @ alike, np.arange(len(exact))
+    changed = np.zeros(exact.shape, dtype=bool)
+    steps, slopes = other - taken, (taken - exact) @ alike
+    squares, steps = np.square(steps), 2 * steps
+    rows = np.arange(len(exact))  # those still looked at: `steps` and the like hold no others
     for _ in range(4 * exact.shape[1]):
-        steps = other - taken
-        change = 2 * steps * slope + np.square(steps)
+        change = steps * slopes
+        change += squares
         best = change.argmin(axis=1)
-        places = every[change[every, best] < -np.finfo(np.float32).tiny]
-        if not len(places):
+        lower = change[np.arange(len(rows)), best] < -np.finfo(np.float32).tiny
+        if not lower.all():
+            rows, best = rows[lower], best[lower]
+            steps, squares, slopes = steps[lower], squares[lower], slopes[lower]
+        if not len(rows):
             break
-        at = places, best[places]
-        slope[places] += steps[at][:, None] * alike[at[1]]
-        taken[at], other[at] = other[at], taken[at]
-    return taken
+        at = np.arange(len(rows)), best
+        slopes += (steps[at] / 2)[:, None] * alike[best]
+        steps[at] *= -1
+        changed[rows, best] ^= True
+    return np.where(changed, other, taken)
