@@ -8,6 +8,7 @@ import pytest
 
 from coronet_deploy.bench.adb import Attached, DeviceLost
 from coronet_deploy.bench.choose import Candidate, candidates, choose
+from coronet_deploy.bench.process import Limit
 from coronet_deploy.errors import BadInput, EnvironmentProblem
 from virtual_phone import VirtualPhone
 
@@ -19,7 +20,7 @@ PROPERTIES: dict[str, dict[str, str]] = {
 }
 
 
-def properties_of(serial: str) -> Mapping[str, str]:
+def properties_of(serial: str, _limit: Limit) -> Mapping[str, str]:
     if serial not in PROPERTIES:
         raise DeviceLost(f"phone {serial} is absent")
     return PROPERTIES[serial]

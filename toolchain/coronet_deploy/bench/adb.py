@@ -23,10 +23,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
-from coronet_deploy.bench.process import Ended, last_words, run_bounded
+from coronet_deploy.bench.process import Ended, Limit, last_words, run_bounded
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.storage import atomic_path
 
@@ -201,14 +200,18 @@ def local(path: Path) -> str:
 
 
 class Device:
-    """One phone, by its serial. Its methods raise `DeviceLost` when it is not there (any more)."""
+    """One phone, by its serial. Its methods raise `DeviceLost` when it is not there (any more).
+
+    No command on it goes on beyond `limit`.
+    """
 
     dry = False
     """True for a phone that only says what it would be told (see `dryrun`)."""
 
-    def __init__(self, serial: str, *, adb: str | None = None) -> None:
+    def __init__(self, serial: str, *, adb: str | None = None, limit: Limit | None = None) -> None:
         self.serial = serial
-        self._adb = adb or find_adb()
+        self._adb, self._limit = adb or find_adb(), limit
+        self._limiter: tuple[str, ...] = ()
         self.unsure = False
         """Whether the latest call was not answered, or not waited for (Ctrl-C)."""
 
@@ -232,7 +235,7 @@ class Device:
 
         """
         words = ["sh", "-c", argv] if isinstance(argv, str) else list(argv)
-        limited = shlex.join([*self._timeout, str(math.ceil(seconds)), *words])
+        limited = shlex.join([*self._timeout(), str(math.ceil(seconds)), *words])
         short = argv if isinstance(argv, str) else shlex.join(argv)
         # A phone whose network is gone is listed for minutes: each call would last to its deadline.
         if self.unsure:
@@ -289,20 +292,22 @@ class Device:
         result = self.shell(["cat", path], seconds=_QUICK_S)
         return result.text if result.status == 0 else None
 
-    @cached_property
     def _timeout(self) -> tuple[str, ...]:
-        """How a command on this phone is kept to a time."""
+        """Return how a command on this phone is kept to a time."""
+        if self._limiter:
+            return self._limiter
         probe = shlex.join([*_FOREGROUND_TIMEOUT, str(math.ceil(_QUICK_S)), "true"])
         ended = self._call(["shell", probe + _TELL_STATUS], _QUICK_S)
         told = _STATUS_TOLD.search(ended.stderr)
         if told is None:
             self._require_here(probe, ended)
             raise self._failure(DeviceLost, f"was cut short: {last_words(ended)}", probe, ended)
-        return _FOREGROUND_TIMEOUT if int(told[1]) == 0 else _TIMEOUT
+        self._limiter = _FOREGROUND_TIMEOUT if int(told[1]) == 0 else _TIMEOUT
+        return self._limiter
 
     def _call(self, arguments: Sequence[str], seconds: float) -> Ended:
         self.unsure = True
-        ended = _start([self._adb, "-s", self.serial, *arguments], seconds)
+        ended = _start([self._adb, "-s", self.serial, *arguments], seconds, self._limit)
         self.unsure = ended.status is None
         return ended
 
@@ -355,9 +360,9 @@ class Device:
         )
 
 
-def _start(command: Sequence[str], seconds: float) -> Ended:
+def _start(command: Sequence[str], seconds: float, limit: Limit | None = None) -> Ended:
     try:
-        ended = run_bounded(command, seconds)
+        ended = run_bounded(command, seconds, limit)
     except OSError as error:
         raise EnvironmentProblem(
             f"cannot start {command[0]}: {error.strerror or error}",

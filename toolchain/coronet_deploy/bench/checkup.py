@@ -34,8 +34,9 @@ from coronet_deploy.bench.building import (
 )
 from coronet_deploy.bench.elf import abi_of, machine_of
 from coronet_deploy.bench.outdated import outdated
-from coronet_deploy.bench.process import run_bounded
+from coronet_deploy.bench.process import Limit, run_bounded
 from coronet_deploy.bench.runner import NDK_OLDEST, find_ndk
+from coronet_deploy.bench.together import ask_all
 from coronet_deploy.errors import CoronetError, EnvironmentProblem
 from coronet_deploy.verify.installed import MODULES, PACKAGES
 from coronet_deploy.vocabulary import Runtime
@@ -163,8 +164,7 @@ def _adb(usb: Path) -> Generator[Check, None, tuple[str, ...]]:
         yield Check("adb server", Verdict.OK, "answers")
     yield from _usb(usb, phones)
     abis: dict[str, None] = {}
-    for phone in phones:
-        check, abi = _phone(phone)
+    for check, abi in ask_all(_phone, phones):
         yield check
         if abi is not None:
             abis[abi] = None
@@ -199,12 +199,12 @@ def _adb_interfaces(usb: Path) -> int:
     return count
 
 
-def _phone(phone: Attached) -> tuple[Check, str | None]:
+def _phone(phone: Attached, limit: Limit) -> tuple[Check, str | None]:
     """Check that a phone is ready and can do what a bench asks of it; also returns its ABI."""
     name = f"phone {phone.serial}"
     if phone.state != DEVICE:
         return Check(name, Verdict.MISSING, phone.state, phone.advice), None
-    device = Device(phone.serial)
+    device = Device(phone.serial, limit=limit)
     abi = None
     try:
         abi = device.properties().get("ro.product.cpu.abi")

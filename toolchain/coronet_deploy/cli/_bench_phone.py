@@ -42,20 +42,18 @@ def measure_phone(
     Artifacts are called by their file names, or by `names`.
 
     Raises:
-        CoronetError: see `phone.bench_phone` and `choose.choose`.
+        CoronetError: see `phone.bench_phone` and `choose.find`.
 
     """
     from coronet_deploy.bench.adb import Device
-    from coronet_deploy.bench.choose import candidates, choose
+    from coronet_deploy.bench.choose import find
     from coronet_deploy.bench.clusters import differences, read_clusters
     from coronet_deploy.bench.phone import bench_phone
     from coronet_deploy.profiles import load_profiles
 
     profiles = load_profiles(args.profiles) if args.profiles else load_profiles()
     earlier = read_earlier(args.resume) if args.resume else None
-    found = choose(
-        args.device, candidates(profiles=profiles), serial=args.serial, profiles=profiles
-    )
+    found = find(args.device, serial=args.serial, profiles=profiles)
     device = Device(found.attached.serial)
     notes = differences(read_clusters(device), found.profile) if found.profile else ()
     if args.no_parity:
@@ -82,14 +80,14 @@ def measure_phone(
 def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
     """Print what a bench would tell the phone; asks only which phones there are."""
     from coronet_deploy.bench.adb import Device
-    from coronet_deploy.bench.choose import ANY, candidates, choose
+    from coronet_deploy.bench.choose import ANY, find
     from coronet_deploy.bench.phone_dry import say_bench
     from coronet_deploy.profiles import find_profile, load_profiles
 
     profiles = load_profiles(args.profiles) if args.profiles else load_profiles()
     name, serial, machine = args.device, args.serial or "SERIAL", "aarch64"
     try:
-        found = choose(name, candidates(profiles=profiles), serial=args.serial, profiles=profiles)
+        found = find(name, serial=args.serial, profiles=profiles)
     except EnvironmentProblem as error:
         if name != ANY:
             try:
