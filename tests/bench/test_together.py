@@ -31,6 +31,7 @@ R*) until [ -e "$here/asked-R1" ] && [ -e "$here/asked-R2" ]; do sleep 0.02; don
 esac
 case "$*" in *getprop*)
   printf '[ro.soc.model]: [SM8550]\\n[ro.product.model]: [%s]\\n' "$2"
+  printf '[ro.serialno]: [own of %s]\\n' "$2"
 esac
 echo '@coronet-deploy 0' >&2
 """
@@ -66,6 +67,13 @@ def test_a_silent_phone_is_not_waited_for_once_another_has_answered(folder: Path
     assert (silent.attached.state, other.model) == ("not answering", "A")
     assert find("sm8550").attached.serial == "A"
     assert not (folder / "waited").exists()
+
+
+def test_a_phone_on_the_network_is_found_by_its_own_serial(folder: Path) -> None:
+    attach(folder, "SILENT", "adb-A-x7._adb-tls-connect._tcp", "10.0.0.7:5555")
+    assert find("any", serial="own of 10.0.0.7:5555").attached.serial == "10.0.0.7:5555"
+    found = find("own of adb-A-x7._adb-tls-connect._tcp")
+    assert found.attached.serial == "adb-A-x7._adb-tls-connect._tcp"
 
 
 def test_no_phone_is_asked_but_the_one_that_is_named(folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coronet_deploy.bench.adb import DEVICE, SILENT, AdbError, Attached, Device, list_devices
+from coronet_deploy.bench.identity import own_serial
 from coronet_deploy.bench.process import Limit
 from coronet_deploy.bench.together import ask_all
 from coronet_deploy.errors import BadInput, EnvironmentProblem
@@ -98,7 +99,8 @@ def choose(
     """Return the one ready phone that `--device name` (and `--serial`) means.
 
     `name` is a serial, a chipset by any of its names, or "any". With a serial, a phone whose
-    chipset no profile knows is taken too.
+    chipset no profile knows is taken too. A serial is adb's name of a phone, or else the one that
+    the phone tells of itself: on the network adb calls it otherwise.
 
     Raises:
         BadInput: no chipset is called so, and no phone either; or several phones are meant.
@@ -151,7 +153,12 @@ def _fitting(
 
 
 def _called(serial: str, attached: Sequence[Candidate]) -> list[Candidate]:
-    return [one for one in attached if one.attached.serial == serial]
+    """Return the phones of a serial: the one that adb calls so, or else those that do themselves.
+
+    One phone may be there twice, by its address and as wireless debugging names it.
+    """
+    by_adb = [one for one in attached if one.attached.serial == serial]
+    return by_adb or [one for one in attached if own_serial(one.properties) == serial]
 
 
 def _chipset(
