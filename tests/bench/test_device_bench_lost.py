@@ -122,8 +122,29 @@ def test_ctrl_c_leaves_the_phone_clean_and_keeps_what_had_finished(
         process.send_signal(number)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "1 of 9 launches kept in" in told
+    (path,) = bench.output.glob("*.json")
+    assert f"1 of 9 launches kept in {path}; --resume {path} goes on\n" in told
     assert len(bench.run_file().launches) == 1
+    bench.check_clean()
+
+
+def test_a_bench_that_is_cut_short_again_before_its_first_launch_leaves_the_earlier_run(
+    bench: Bench,
+) -> None:
+    bench.mode("slow")
+    with started(bench, "--rounds", "4") as process:
+        wait_for(process, "launch 2 of 4")
+        bench.wait_for_runner()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    (path,) = bench.output.glob("*.json")
+    with started(bench, "--rounds", "4", "--resume", str(path)) as process:
+        wait_for(process, "trying tiny.tflite")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "launches kept" not in told
+    assert list(bench.output.iterdir()) == [path]
     bench.check_clean()
 
 

@@ -191,7 +191,9 @@ class _Bench:
             self.conditions["after"] = state_after(self.device, self.notes)
 
     def run(self, *, interrupted: bool = False, lost: str | None = None) -> Run:
-        """Return the run as it stands."""
+        """Return the run as it stands; what ended before the first launch holds none."""
+        cut_short = interrupted or lost is not None
+        launches = [] if cut_short and not self.planned else self.finished
         lately = [one.details.get("failure") == Failure.THROTTLED for one in self.finished]
         conditions = {
             **self.conditions,
@@ -202,7 +204,7 @@ class _Bench:
             },
             "losses": self.losses,
             "throttled": any(lately),
-            "interrupted": interrupted or lost is not None,
+            "interrupted": cut_short,
             "lost": lost,
             "notes": with_earlier(self.notes, self.earlier),
         }
@@ -213,7 +215,7 @@ class _Bench:
             conditions=conditions,
             tools=dict(sorted(self.tools.items())),
             artifacts={one.name: one.manifest for one in self.subjects.values()},
-            launches=tuple(sorted(self.finished, key=lambda one: one.order)),
+            launches=tuple(sorted(launches, key=lambda one: one.order)),
             emulated=self.emulated is not None,
         )
 

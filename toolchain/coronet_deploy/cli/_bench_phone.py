@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,23 +57,21 @@ def measure_phone(
     notes = differences(read_clusters(device), found.profile) if found.profile else ()
     if args.no_parity:
         notes = (*notes, "The phone's pictures were not checked (--no-parity).")
-    # Of a comparison no side goes on by itself.
-    with _kept_if_lost(args.output, journal, resumable=names is None):
-        return bench_phone(
-            device,
-            name_of(found),
-            artifacts,
-            read_kit(args, _machine(device), artifacts),
-            read_settings(args),
-            chipset=found.chipset,
-            pictures=None if args.no_parity else _reader(_paths(args)),
-            earlier=earlier,
-            command=("coronet-deploy", *sys.argv[1:]),
-            progress=progress,
-            notes=notes,
-            keeper=journal,
-            names=names,
-        )
+    return bench_phone(
+        device,
+        name_of(found),
+        artifacts,
+        read_kit(args, _machine(device), artifacts),
+        read_settings(args),
+        chipset=found.chipset,
+        pictures=None if args.no_parity else _reader(_paths(args)),
+        earlier=earlier,
+        command=("coronet-deploy", *sys.argv[1:]),
+        progress=progress,
+        notes=notes,
+        keeper=journal,
+        names=names,
+    )
 
 
 def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
@@ -101,22 +98,6 @@ def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
     kit, pictures = read_kit(args, machine, artifacts), _paths(args)
     say_bench(serial, name, artifacts, kit, read_settings(args), print, len(pictures))
     return 0
-
-
-@contextlib.contextmanager
-def _kept_if_lost(folder: Path, journal: Journal, *, resumable: bool) -> Iterator[None]:
-    """Write the launches that had finished into `folder` when the phone goes away for good."""
-    from coronet_deploy.bench.phone_back import PhoneGone
-
-    try:
-        yield
-    except PhoneGone as gone:
-        if gone.run.launches:
-            path = journal.end(gone.run, folder)
-            finished = len(gone.run.launches)
-            more = f"; --resume {path} goes on" if resumable else ""
-            print(f"{finished} of {gone.planned} launches kept in {path}{more}", file=sys.stderr)
-        raise
 
 
 def read_earlier(path: Path) -> Run:
