@@ -26,7 +26,8 @@ class Pair:
 
     `first` counts the launches a side (base, candidate) of the first measurement, the rest being
     the re-run's. `problems` say, in sentences, why nothing can be told from it. `one_file` is set
-    where both sides, measured in turn, are the same bytes.
+    where both sides, measured in turn, are the same bytes. `placement` says, in a clause, how the
+    graph was split otherwise than the base's, if it was and a part of one ran off the back end.
     """
 
     artifact: str
@@ -37,6 +38,7 @@ class Pair:
     first: tuple[int, int]
     problems: tuple[str, ...] = ()
     one_file: bool = False
+    placement: str = ""
 
     @property
     def name(self) -> str:
@@ -220,7 +222,7 @@ def _pair(
     target: Target,
     max_load: float | None,
 ) -> Pair:
-    series, first, problems = [], [], []
+    series, first, problems, taken = [], [], [], []
     for side, (runs, name) in (("base", base), ("candidate", candidate)):
         launches = [[one for one in run.launches if _is(one, name, target)] for run in runs]
         every = [launch for ones in launches for launch in ones]
@@ -229,7 +231,9 @@ def _pair(
         ]
         series.append(tuple(one for ones in medians for one in ones))
         first.append(len(medians[0]))
-        problems += _side_problems(side, every, runs[0].artifacts.get(name, {}))
+        elsewhere = "" if every else _elsewhere(runs, name, target)
+        problems += _side_problems(side, every, runs[0].artifacts.get(name, {}), elsewhere)
+        taken.append(_taken(every))
         # What went wrong in a re-run is nothing to a row that was settled before it.
         held = [run for run, ones in zip(runs, launches, strict=True) if ones]
         problems += [text for run in held for text in _run_problems(run, max_load)]
@@ -245,11 +249,46 @@ def _pair(
         candidate_ms=series[1],
         first=(first[0], first[1]),
         problems=tuple(dict.fromkeys(problems)),
+        placement=_placement(*taken),
     )
 
 
-def _side_problems(side: str, launches: Sequence[Launch], manifest: Mapping[str, Any]) -> list[str]:
-    problems = [] if launches else [f"the {side} was not measured there"]
+def _taken(launches: Sequence[Launch]) -> str | None:
+    """Return what the back end took of a side's graph: "7 of 12 nodes"; None if it is not known."""
+    details = next((one.details for one in launches if one.error is None), {})
+    taken, nodes, parts = (details.get(key) for key in ("nodes_taken", "nodes", "partitions"))
+    whole = details.get("fully_accelerated")
+    if whole is not True and isinstance(taken, int) and isinstance(nodes, int):
+        split = f" in {parts} partitions" if isinstance(parts, int) and parts > 1 else ""
+        return f"{taken} of {nodes} nodes{split}"
+    return None if whole is None else "all nodes" if whole else "not all nodes"
+
+
+def _placement(base: str | None, candidate: str | None) -> str:
+    if base is None or candidate is None or base == candidate:
+        return ""
+    return f"the back end took {candidate} of the candidate's graph, and {base} of the base's"
+
+
+def _elsewhere(runs: Sequence[Run], name: str, target: Target) -> str:
+    """Say where a side was measured that the CPU did part of, or the other did; perhaps nothing."""
+    for one in _targets(runs[0], name):
+        if one != target and _whole(one) == _whole(target):
+            taken = _taken([launch for launch in runs[0].launches if _is(launch, name, one)])
+            told = f", whose back end took {taken}" if taken else ""
+            return f", but on {one.backend}{told}"
+    return ""
+
+
+def _whole(target: Target) -> Target:
+    """Return a target as it is called where the CPU does no part of the graph."""
+    return replace(target, backend=target.backend.removesuffix("+cpu"))
+
+
+def _side_problems(
+    side: str, launches: Sequence[Launch], manifest: Mapping[str, Any], elsewhere: str = ""
+) -> list[str]:
+    problems = [] if launches else [f"the {side} was not measured there{elsewhere}"]
     failed = [launch for launch in launches if launch.error is not None]
     if failed:
         problems.append(
