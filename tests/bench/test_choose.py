@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from coronet_deploy.bench.adb import Attached, DeviceLost
+from coronet_deploy.bench.adb import DeviceLost
+from coronet_deploy.bench.attached import Attached
 from coronet_deploy.bench.choose import Candidate, candidates, choose
 from coronet_deploy.bench.process import Limit
 from coronet_deploy.errors import BadInput, EnvironmentProblem

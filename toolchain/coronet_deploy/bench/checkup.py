@@ -16,15 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from coronet_deploy.bench.adb import (
-    DEVICE,
-    AdbError,
-    Attached,
-    Device,
-    call_adb,
-    find_adb,
-    list_devices,
-)
+from coronet_deploy.bench.adb import AdbError, Device, call_adb, find_adb, list_devices
+from coronet_deploy.bench.attached import DEVICE, Attached
 from coronet_deploy.bench.building import (
     CMAKE_OLDEST,
     GET_CMAKE,

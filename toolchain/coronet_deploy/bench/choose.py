@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from coronet_deploy.bench.adb import DEVICE, SILENT, AdbError, Attached, Device, list_devices
+from coronet_deploy.bench.adb import AdbError, Device, DeviceTooOld, list_devices
+from coronet_deploy.bench.attached import DEVICE, SILENT, TOO_OLD, Attached
 from coronet_deploy.bench.identity import own_serial
 from coronet_deploy.bench.process import Limit
 from coronet_deploy.bench.together import ask_all
@@ -64,6 +65,8 @@ def candidates(
         if one.state == DEVICE:
             try:
                 properties = properties_of(one.serial, limit)
+            except DeviceTooOld:
+                state = Attached(one.serial, TOO_OLD)
             except AdbError:  # it went away just now, or does not answer
                 state = Attached(one.serial, SILENT)
         return Candidate(state, properties, match(properties, known) if properties else None)

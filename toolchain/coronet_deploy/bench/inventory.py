@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coronet_deploy.bench.adb import DEVICE, AdbError, Device
+from coronet_deploy.bench.adb import AdbError, Device
+from coronet_deploy.bench.attached import DEVICE
 from coronet_deploy.bench.choose import Candidate, candidates
 from coronet_deploy.bench.clusters import Cluster, differences, read_clusters
 from coronet_deploy.bench.conditions import Judgement, State, cautions, cool
