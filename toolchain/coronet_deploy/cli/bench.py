@@ -140,7 +140,10 @@ def run(args: argparse.Namespace) -> int:
     check_reports(args, ["--markdown"], artifacts)
     check_writable(args.output)
     on_phone = args.device != "host"
-    with journal_in(args.output, resumable=on_phone) as journal, bench_progress() as progress:
+    with (
+        journal_in(args.output, on_phone=on_phone, resumable=on_phone) as journal,
+        bench_progress() as progress,
+    ):
         if on_phone:
             measured = measure_phone(args, artifacts, progress, journal)
         else:
@@ -163,7 +166,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def journal_in(folder: Path, *, resumable: bool = False) -> Iterator[Journal]:
+def journal_in(
+    folder: Path, *, on_phone: bool = False, resumable: bool = False
+) -> Iterator[Journal]:
     """Yield what keeps a bench's launches as they end, for `Journal.end` to make a run file of.
 
     When Ctrl-C ends the bench, or its phone goes away for good, the launches that had finished
@@ -173,7 +178,7 @@ def journal_in(folder: Path, *, resumable: bool = False) -> Iterator[Journal]:
     from coronet_deploy.bench.phone_back import PhoneGone
     from coronet_deploy.results.journal import journaled, left_behind, running
 
-    for path in running(folder):
+    for path in () if on_phone else running(folder):
         print(f"another bench is going on, by {path}: both disturb each other", file=sys.stderr)
     for path in left_behind(folder):
         print(
