@@ -240,6 +240,18 @@ def test_a_vendors_program_is_measured_with_in_rows_of_its_own(
     assert "no benchmark program that is known" in last_line(other)
 
 
+def test_a_back_end_that_a_vendors_program_lacks_fails_its_row_and_not_the_bench(
+    bench: Bench, vendors_program: Path
+) -> None:
+    done = bench("--backend", "cpu,qnn", "--vendor-tool", vendors_program, "--json")
+    rows = {row["backend"]: row for row in json.loads(done.stdout)["rows"]}
+    assert [row["failed"] for row in rows.values()] == [0, 0, 0, 1]
+    assert rows["qnn, benchmark_model"]["launches"] == 0
+    assert "back end qnn of benchmark_model needs an external delegate" in last_line(done)
+    assert (rows["cpu"]["launches"], rows["qnn"]["launches"]) == (2, 2)
+    bench.check_clean()
+
+
 def test_a_dry_run_says_every_command_and_tells_the_phone_nothing(bench: Bench) -> None:
     before = bench.server.adb("-s", bench.phone.serial, "shell", "find /data").stdout
     done = bench("--dry-run")
