@@ -6,6 +6,7 @@ On virtual phones; the runner is one that misbehaves on request: see rig/faulty_
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -31,6 +32,29 @@ def test_a_phone_whose_daemon_dies_is_waited_for_and_the_bench_goes_on(bench: Be
     assert (answer["rows"][0]["launches"], answer["rows"][0]["samples"]) == (3, 25 + 5 + 5)
     assert any("came back" in note for note in answer["notes"])
     assert "went away: waiting for it" in told
+    bench.check_clean()
+
+
+def test_a_phone_that_goes_away_before_anything_is_tried_is_waited_for(
+    bench: Bench, tmp_path: Path
+) -> None:
+    real = shutil.which("adb")
+    bench.first = tmp_path / "bin"
+    bench.first.mkdir()
+    front = bench.first / "adb"
+    front.write_text(
+        f"""#!/bin/sh
+case "$*" in
+*low_power*) mkdir {bench.first}/once 2>/dev/null && {real} disconnect "$2";;
+esac
+exec {real} "$@"
+"""
+    )
+    front.chmod(0o755)
+    done = bench()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.index("went away: waiting for it") < done.stderr.index("trying tiny.tflite")
+    assert bench.run_file().conditions["losses"] == 1
     bench.check_clean()
 
 

@@ -180,7 +180,7 @@ class _Bench:
             refused = stack.enter_context(fixed_performance(self.device))
             self.conditions["fixed_performance"] = refused or "on"
             setup, models = self._persistently(self._push)
-            before = read_state(self.device)
+            before = self._persistently(lambda: read_state(self.device))
             self.conditions["before"] = before.as_json()
             self.notes += [*cautions(before), *crowded(self.settings.mask, self.settings.threads)]
             self._try(setup, models, references)
