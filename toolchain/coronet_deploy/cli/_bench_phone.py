@@ -26,7 +26,11 @@ _LIBRARIES = {
     "tflite": ("libLiteRt.so", "libtensorflowlite_c.so"),
     "onnx": ("libonnxruntime.so",),
 }
-_ON_PHONE = ("/vendor/", "/system/", "/apex/")
+# Of Android's read-only partitions makers keep their libraries on some or others.
+_ON_PHONE = tuple(
+    f"/{name}/"
+    for name in ("vendor", "odm", "system", "system_ext", "product", "apex", "data/local")
+)
 
 
 def measure_phone(

@@ -50,8 +50,8 @@ def add_phone_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="a back end's delegate or provider; a path below /vendor, /system or "
-        "/apex is one on the phone",
+        help="a back end's delegate or provider; a path below /vendor, /odm, /system, "
+        "/system_ext, /product, /apex or /data/local is one on the phone",
     )
     add(
         "--backend-option",
