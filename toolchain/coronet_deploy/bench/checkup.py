@@ -27,6 +27,7 @@ from coronet_deploy.bench.building import (
 )
 from coronet_deploy.bench.elf import abi_of, machine_of
 from coronet_deploy.bench.outdated import outdated
+from coronet_deploy.bench.phone_files import ROOT
 from coronet_deploy.bench.process import Limit, run_bounded
 from coronet_deploy.bench.runner import NDK_OLDEST, find_ndk
 from coronet_deploy.bench.together import ask_all
@@ -217,9 +218,12 @@ def _tools(name: str, device: Device) -> Check | None:
 
 
 def _folder(name: str, device: Device) -> Check | None:
-    """Return what is wrong with the folder that a bench writes to, or None."""
+    """Return what is wrong with the folders that a bench writes to, or None."""
     if device.shell(["test", "-w", _FOLDER], seconds=_QUICK_S).status != 0:
         return Check(name, Verdict.MISSING, f"{_FOLDER} cannot be written", "restart it")
+    if device.shell(f"test ! -e {ROOT} || test -w {ROOT}", seconds=_QUICK_S).status != 0:
+        fix = f"remove it: `adb root`, then `adb shell rm -r {ROOT}`, then `adb unroot`"
+        return Check(name, Verdict.MISSING, f"{ROOT} cannot be written", fix)
     room = _free_mb(device)
     if room is None or room >= _ROOM_MB:
         return None
