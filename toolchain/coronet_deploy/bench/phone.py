@@ -40,7 +40,7 @@ from coronet_deploy.bench.phone_kit import (
 from coronet_deploy.bench.phone_launch import Setup, execute, failed, now, timing_arguments
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_parity import Reference, bound_db, make_reference
-from coronet_deploy.bench.phone_placement import crowded, placed
+from coronet_deploy.bench.phone_placement import crowded, narrowed, placed
 from coronet_deploy.bench.phone_state import fixed_performance, read_facts, read_state
 from coronet_deploy.bench.phone_timing import PhoneTimer
 from coronet_deploy.bench.phone_trial import Trial, Trials
@@ -194,6 +194,7 @@ class _Bench:
         """Return the run as it stands; what ended before the first launch holds none."""
         cut_short = interrupted or lost is not None
         launches = [] if cut_short and not self.planned else self.finished
+        cpus = narrowed(launches, self.conditions["clusters"], self.settings.mask)
         lately = [one.details.get("failure") == Failure.THROTTLED for one in self.finished]
         conditions = {
             **self.conditions,
@@ -206,7 +207,7 @@ class _Bench:
             "throttled": any(lately),
             "interrupted": cut_short,
             "lost": lost,
-            "notes": with_earlier(self.notes, self.earlier),
+            "notes": with_earlier([*self.notes, *cpus], self.earlier),
         }
         return Run(
             id=self.id,
