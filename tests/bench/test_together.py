@@ -1,6 +1,6 @@
 """Several phones are asked at once: one that answers nothing holds up neither another nor Ctrl-C.
 
-The adb here is a script, whose phones SILENT and SLOW behave as a real one cannot be brought to.
+The adb here is a script, whose phones SILENT and LATE behave as a real one cannot be brought to.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ esac
 touch "$here/asked-$2"
 case $2 in
 SILENT) sleep 12; touch "$here/waited"; exit;;
+LATE) sleep 1;;
 R*) until [ -e "$here/asked-R1" ] && [ -e "$here/asked-R2" ]; do sleep 0.02; done;;
 esac
 case "$*" in *getprop*)
@@ -59,6 +60,18 @@ def test_phones_are_asked_side_by_side(folder: Path) -> None:
     (folder / "asked-R1").unlink()
     (folder / "asked-R2").unlink()
     assert [one.ready for one in take_inventory()] == [True, True]
+
+
+def test_a_slow_phone_is_waited_for_where_only_one_that_is_not_ready_is_beside_it(
+    folder: Path,
+) -> None:
+    attach(folder, "LATE")
+    with (folder / "listed").open("a") as listed:
+        listed.write("U\\tunauthorized\\n")
+    assert [str(one) for one in candidates()] == [
+        "LATE (LATE, Snapdragon 8 Gen 2)",
+        "U (unauthorized)",
+    ]
 
 
 def test_a_silent_phone_is_not_waited_for_once_another_has_answered(folder: Path) -> None:

@@ -60,19 +60,19 @@ def candidates(
     known = load_profiles() if profiles is None else profiles
 
     def ask(one: Attached, limit: Limit) -> Candidate:
-        properties: Mapping[str, str] = {}
-        state = one
-        if one.state == DEVICE:
-            try:
-                properties = properties_of(one.serial, limit)
-            except DeviceTooOld:
-                state = Attached(one.serial, TOO_OLD)
-            except AdbError:  # it went away just now, or does not answer
-                state = Attached(one.serial, SILENT)
-        return Candidate(state, properties, match(properties, known) if properties else None)
+        try:
+            properties = properties_of(one.serial, limit)
+        except DeviceTooOld:
+            return Candidate(Attached(one.serial, TOO_OLD), {}, None)
+        except AdbError:  # it went away just now, or does not answer
+            return Candidate(Attached(one.serial, SILENT), {}, None)
+        return Candidate(one, properties, match(properties, known) if properties else None)
 
     phones = list_devices() if attached is None else attached
-    return tuple(ask_all(ask, phones, hurry=True))
+    answers = iter(ask_all(ask, [one for one in phones if one.state == DEVICE], hurry=True))
+    return tuple(
+        next(answers) if one.state == DEVICE else Candidate(one, {}, None) for one in phones
+    )
 
 
 def find(
