@@ -13,6 +13,7 @@ from coronet_deploy.errors import BadInput, NothingMeasured
 from coronet_deploy.report.pairs import Pair, filed_pairs, measured_pairs, subjects_of
 from coronet_deploy.report.regression import Bounds, Verdict
 from coronet_deploy.report.verdict import Comparison, Judged, exit_status, judge, needs_rerun
+from coronet_deploy.results.keys import differences, setup_of
 from coronet_deploy.vocabulary import Launch, Run, Target
 
 MakeRun = Callable[..., Run]
@@ -115,6 +116,31 @@ def test_runs_of_different_machines_tools_settings_or_days_are_refused(
 ) -> None:
     with pytest.raises(BadInput, match=told):
         compared(make_run(), make_run(id="other", **changes))
+
+
+def test_runs_on_other_cpus_of_a_phone_or_with_other_options_are_refused(
+    make_run: MakeRun,
+) -> None:
+    def on_gpu(**told: Any) -> Run:
+        run = make_run(conditions={"cpu": "Some CPU", **told})
+        target = Target("sm8550", "gpu", 1)
+        return replace(run, launches=tuple(replace(one, target=target) for one in run.launches))
+
+    exact = {"kit": {"backend-option gpu": ["precision=2"], "backend-option qnn": ["a=b"]}}
+    quick = {"kit": {"backend-option gpu": ["precision=1"]}}
+    for base, candidate, told in (
+        ({"settings": {"mask": None}}, {"settings": {"mask": "f0"}}, "setting mask: None and f0"),
+        ({}, exact, r"backend-option gpu: None and \['precision=2'\]"),
+        (quick, exact, r"backend-option gpu: \['precision=1'\] and \['precision=2'\]"),
+    ):
+        runs = on_gpu(**base), on_gpu(**candidate)
+        with pytest.raises(BadInput, match=told):
+            compared(*runs)
+        # Nor are they sessions of one history.
+        assert len(differences(*(setup_of(run, run.launches) for run in runs))) == 1
+    # The options of a back end that neither row ran on are none of theirs.
+    other = {"kit": {"backend-option gpu": ["precision=2"]}}
+    assert compared(on_gpu(**exact), on_gpu(**other))
 
 
 def test_a_tool_that_only_one_run_used_is_no_difference(make_run: MakeRun) -> None:

@@ -11,7 +11,7 @@ from coronet_deploy.bench.compare import BASE, CANDIDATE, Subject
 from coronet_deploy.errors import BadInput, NothingMeasured
 from coronet_deploy.report.regression import LAUNCHES_LEAST, too_few
 from coronet_deploy.results.entries import moment_of
-from coronet_deploy.results.keys import SAME_CONDITIONS, SAME_SETTINGS
+from coronet_deploy.results.keys import SAME_CONDITIONS, SAME_SETTINGS, options_of
 from coronet_deploy.vocabulary import Launch, Run, Target
 
 _ONE_DAY = timedelta(days=1)
@@ -173,17 +173,23 @@ def check_setups(base: Run, candidate: Run) -> None:
 
     """
     settings = base.conditions.get("settings"), candidate.conditions.get("settings")
+    shared = {one.target for one in base.launches} & {one.target for one in candidate.launches}
+    left, right = (
+        options_of(run, [one for one in run.launches if one.target in shared])
+        for run in (base, candidate)
+    )
     tables: list[tuple[str, Any, Any, Sequence[str]]] = [
         ("", base.conditions, candidate.conditions, SAME_CONDITIONS),
         ("setting ", *settings, SAME_SETTINGS),
+        ("", left, right, sorted({*left, *right})),
         # A tool that only one run used made no figure of the other.
         ("version of ", base.tools, candidate.tools, sorted({*base.tools} & {*candidate.tools})),
         ("", {"emulated": base.emulated}, {"emulated": candidate.emulated}, ("emulated",)),
     ]
-    for prefix, left, right, keys in tables:
+    for prefix, one, other, keys in tables:
         for key in keys:
             values = [
-                table.get(key) if isinstance(table, Mapping) else None for table in (left, right)
+                table.get(key) if isinstance(table, Mapping) else None for table in (one, other)
             ]
             if values[0] != values[1]:
                 raise BadInput(
