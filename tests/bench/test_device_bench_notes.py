@@ -38,6 +38,15 @@ def test_cpus_that_the_phone_did_not_grant_fail_the_launch(bench: Bench) -> None
     bench.check_clean()
 
 
+def test_what_was_asked_that_is_not_usual_is_told_beside_the_figures(bench: Bench) -> None:
+    option = ("--backend", "gpu", "--backend-option", "gpu.precision=2")
+    done = bench("--rounds", "1", "--cpu-mask", "f0", *option)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "Launches were pinned to some of the CPUs (--cpu-mask f0)." in told
+    assert "gpu was given precision=2 (--backend-option)." in told
+
+
 def test_cpus_that_a_phone_kept_a_launch_from_unasked_are_told(bench: Bench) -> None:
     bench.mode("elsewhere")
     done = bench()

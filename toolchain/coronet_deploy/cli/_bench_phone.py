@@ -58,9 +58,8 @@ def measure_phone(
     earlier = read_earlier(args.resume) if args.resume else None
     found = find(args.device, serial=args.serial, profiles=profiles)
     device = Device(found.attached.serial)
-    notes = differences(read_clusters(device), found.profile) if found.profile else ()
-    if args.no_parity:
-        notes = (*notes, "The phone's pictures were not checked (--no-parity).")
+    told = differences(read_clusters(device), found.profile) if found.profile else ()
+    notes = [*told, *_asked_otherwise(args)]
     return bench_phone(
         device,
         name_of(found),
@@ -76,6 +75,19 @@ def measure_phone(
         keeper=journal,
         names=names,
     )
+
+
+def _asked_otherwise(args: argparse.Namespace) -> list[str]:
+    """Return a sentence for each thing asked for that a reader of the figures must know."""
+    told = []
+    if args.no_parity:
+        told.append("The phone's pictures were not checked (--no-parity).")
+    if args.cpu_mask:
+        told.append(f"Launches were pinned to some of the CPUs (--cpu-mask {args.cpu_mask}).")
+    told += [
+        f"{name} was given {option} (--backend-option)." for name, option in args.backend_option
+    ]
+    return told
 
 
 def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
