@@ -138,6 +138,11 @@ def test_runs_on_other_cpus_of_a_phone_or_with_other_options_are_refused(
             compared(*runs)
         # Nor are they sessions of one history.
         assert len(differences(*(setup_of(run, run.launches) for run in runs))) == 1
+    # LiteRT's library tells no version by which two could be told apart.
+    old, new = ({"kit": {"runner": one, "litert-library": one * 32}} for one in ("ab", "cd"))
+    with pytest.raises(BadInput, match="litert-library: file abababababab and file cdcdcdcdcdcd"):
+        compared(on_gpu(**old), on_gpu(**new))
+    assert compared(on_gpu(**old), on_gpu(kit={**old["kit"], "runner": "other"}))
     # The options of a back end that neither row ran on are none of theirs.
     other = {"kit": {"backend-option gpu": ["precision=2"]}}
     assert compared(on_gpu(**exact), on_gpu(**other))

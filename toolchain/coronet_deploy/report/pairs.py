@@ -178,11 +178,13 @@ def check_setups(base: Run, candidate: Run) -> None:
         options_of(run, [one for one in run.launches if one.target in shared])
         for run in (base, candidate)
     )
+    libraries = _libraries(base), _libraries(candidate)
     tables: list[tuple[str, Any, Any, Sequence[str]]] = [
         ("", base.conditions, candidate.conditions, SAME_CONDITIONS),
         ("setting ", *settings, SAME_SETTINGS),
         ("", left, right, sorted({*left, *right})),
-        # A tool that only one run used made no figure of the other.
+        # A library or tool that only one run used made no figure of the other.
+        ("", *libraries, sorted({*libraries[0]} & {*libraries[1]})),
         ("version of ", base.tools, candidate.tools, sorted({*base.tools} & {*candidate.tools})),
         ("", {"emulated": base.emulated}, {"emulated": candidate.emulated}, ("emulated",)),
     ]
@@ -197,6 +199,14 @@ def check_setups(base: Run, candidate: Run) -> None:
                     f"{values[0]} and {values[1]}",
                     hint="measure both on one machine, or compare the artifacts themselves",
                 )
+
+
+def _libraries(run: Run) -> dict[str, str]:
+    """Return the runtimes' libraries of a run on a phone; LiteRT's tell no version of their own."""
+    kit = run.conditions.get("kit")
+    given = kit if isinstance(kit, Mapping) else {}
+    names = ("litert-library", "onnxruntime-library")
+    return {name: f"file {str(given[name])[:12]}" for name in names if name in given}
 
 
 def checkpoint_of(manifest: Mapping[str, Any]) -> str | None:
