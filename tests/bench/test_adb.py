@@ -16,11 +16,12 @@ from coronet_deploy.bench import adb, process
 from coronet_deploy.bench.adb import (
     AdbError,
     AdbTimeout,
-    Attached,
     Device,
     DeviceLost,
     list_devices,
 )
+from coronet_deploy.bench.attached import Attached
+from coronet_deploy.bench.choose import candidates
 from coronet_deploy.bench.dryrun import DryDevice
 from coronet_deploy.bench.phone_back import wait_until_ready, wait_until_up
 from coronet_deploy.errors import EnvironmentProblem
@@ -221,6 +222,33 @@ esac""",
     with pytest.raises(DeviceLost, match=state) as caught:
         Device("R5").shell(["true"], seconds=SLOW)
     assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        # Before Android 7 its daemon sent one stream, a terminal's, and no status.
+        ('eval "$4" 2>&1 | sed "s/$/\\r/"; exit 0', "tells no status of a command, as old ones"),
+        ('PATH=/nowhere; eval "$4"', "has no `timeout`, as old ones"),
+    ],
+)
+def test_a_phone_that_is_too_old_is_not_said_to_be_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str
+) -> None:
+    scripted_adb(
+        tmp_path,
+        monkeypatch,
+        f"""
+case "$*" in
+  devices) printf 'List of devices attached\\nR5\\tdevice\\n\\n';;
+  *) {script};;
+esac""",
+    )
+    with pytest.raises(AdbError, match=f"phone R5 {told} .use a phone with a newer Android."):
+        Device("R5").properties()
+    (one,) = candidates()
+    assert str(one) == "R5 (too old)"
+    assert one.attached.advice == "use a phone with a newer Android"
 
 
 def test_a_server_of_another_version_is_replaced_by_the_client(

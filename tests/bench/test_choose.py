@@ -6,20 +6,26 @@ from collections.abc import Mapping
 
 import pytest
 
-from coronet_deploy.bench.adb import Attached, DeviceLost
+from coronet_deploy.bench.adb import DeviceLost
+from coronet_deploy.bench.attached import Attached
 from coronet_deploy.bench.choose import Candidate, candidates, choose
+from coronet_deploy.bench.process import Limit
 from coronet_deploy.errors import BadInput, EnvironmentProblem
 from virtual_phone import VirtualPhone
 
 PROPERTIES: dict[str, dict[str, str]] = {
     "R5CT30": {"ro.soc.model": "SM8550", "ro.product.model": "SM-S911B"},
     "R5CT31": {"ro.soc.model": "SM8550", "ro.product.model": "SM-S918B"},
-    "10.0.0.7:5555": {"ro.soc.model": "s5e9945", "ro.product.model": "SM-S926N"},
+    "10.0.0.7:5555": {
+        "ro.soc.model": "s5e9945",
+        "ro.product.model": "SM-S926N",
+        "ro.serialno": "R3CX77",
+    },
     "OLD": {"ro.soc.model": "SM8150", "ro.product.model": "Old"},
 }
 
 
-def properties_of(serial: str) -> Mapping[str, str]:
+def properties_of(serial: str, _limit: Limit) -> Mapping[str, str]:
     if serial not in PROPERTIES:
         raise DeviceLost(f"phone {serial} is absent")
     return PROPERTIES[serial]
@@ -44,6 +50,9 @@ def attached(**states: str) -> tuple[Candidate, ...]:
         ("any", "OLD", "OLD"),
         ("OLD", None, "OLD"),
         ("sm8550", "R5CT30", "R5CT30"),
+        ("any", "R3CX77", "10.0.0.7:5555"),
+        ("exynos2400", "R3CX77", "10.0.0.7:5555"),
+        ("R3CX77", None, "10.0.0.7:5555"),
     ],
 )
 def test_a_phone_is_found_by_chipset_or_serial(
@@ -64,6 +73,22 @@ def test_of_several_the_flag_that_decides_is_named() -> None:
     assert choose("sm8550", both, serial="R5CT31").attached.serial == "R5CT31"
     with pytest.raises(BadInput, match="could be any of"):
         choose("any", both)
+
+
+def test_a_serial_of_its_own_that_two_have_names_neither_and_adbs_name_goes_first() -> None:
+    own = {"ro.serialno": "R3CX77"}
+    usb, wifi, named = (
+        Candidate(Attached(serial, "device"), own, None)
+        for serial in ("R3CX77", "10.0.0.7:5555", "adb-R3CX77-x._adb-tls-connect._tcp")
+    )
+    assert choose("any", [wifi, usb, named], serial="R3CX77") == usb
+    with pytest.raises(BadInput, match=r"any of 10\.0\.0\.7:5555.*--serial 10\.0\.0\.7:5555\)$"):
+        choose("any", [wifi, named], serial="R3CX77")
+    # Makers leave it in phones that they give none.
+    made_up = {"ro.serialno": "0123456789ABCDEF"}
+    nameless = Candidate(Attached("10.0.0.8:5555", "device"), made_up, None)
+    with pytest.raises(EnvironmentProblem, match="no such phone"):
+        choose("any", [nameless], serial="0123456789ABCDEF")
 
 
 def test_one_that_is_not_ready_does_not_stand_in_the_way() -> None:

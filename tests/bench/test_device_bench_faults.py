@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from coronet_deploy.bench.phone_files import ROOT
 from phone_bench import Bench, last_line, started, wait_for
 from virtual_phone import EXYNOS_2400, SM8550, AdbServer, VirtualPhone, thermal
 
@@ -86,116 +83,6 @@ def test_another_picture_fails_its_row(bench: Bench) -> None:
     (launch,) = bench.run_file().launches
     assert launch.details["parity"]["passed"] is False
     assert launch.samples_ms == ()
-
-
-def test_a_phone_whose_daemon_dies_is_waited_for_and_the_bench_goes_on(bench: Bench) -> None:
-    bench.mode("slow")
-    with started(bench, "--json", "--rounds", "3") as process:
-        wait_for(process, "launch 2 of 3")
-        bench.wait_for_runner()
-        bench.mode(None)
-        bench.phone.kill_daemon()
-        out, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
-    answer = json.loads(out)
-    # The launch that was cut short is made again, and is quick by then.
-    assert (answer["rows"][0]["launches"], answer["rows"][0]["samples"]) == (3, 25 + 5 + 5)
-    assert any("came back" in note for note in answer["notes"])
-    assert "went away: waiting for it" in told
-    bench.check_clean()
-
-
-def test_a_lock_that_the_phone_let_go_of_between_two_calls_is_taken_again(bench: Bench) -> None:
-    shell = ("-s", bench.phone.serial, "shell")
-    bench.mode("slow")
-    with started(bench, "--json", "--rounds", "3") as process:
-        wait_for(process, "launch 1 of 3")
-        bench.wait_for_runner()
-        # What a daemon or a server that starts anew would end, and nothing else.
-        bench.server.adb(*shell, f"kill -KILL -- -$(cat {ROOT}/holder)")
-        wait_for(process, "launch 2 of 3")
-        bench.wait_for_runner()
-        taken = bench.server.adb(*shell, f"flock -n {ROOT}/lock true", check=False)
-        fixed = bench.server.adb(*shell, "cat /data/local/tmp/.fixed_performance").stdout
-        bench.mode(None)
-        out, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
-    assert (taken.returncode, fixed) == (1, "true\n")
-    answer = json.loads(out)
-    assert answer["rows"][0]["launches"] == 3
-    assert any("came back" in note for note in answer["notes"])
-    bench.check_clean()
-
-
-def test_a_phone_whose_bench_is_killed_leaves_fixed_performance_mode_by_itself(
-    bench: Bench,
-) -> None:
-    shell = ("-s", bench.phone.serial, "shell", "cat /data/local/tmp/.fixed_performance")
-    bench.mode("slow")
-    with started(bench, "--rounds", "9") as process:
-        wait_for(process, "launch 1 of 9")
-        bench.wait_for_runner()
-        assert bench.server.adb(*shell).stdout == "true\n"
-        process.kill()
-    end = time.monotonic() + 20
-    while bench.server.adb(*shell).stdout != "false\n":
-        assert time.monotonic() < end, "the mode stayed on"
-        time.sleep(0.2)
-    bench.mode(None)
-    done = bench()
-    assert done.returncode == 0, done.stderr
-    bench.check_clean()
-
-
-def test_a_phone_that_is_gone_for_good_ends_the_bench_and_it_can_be_gone_on_with(
-    adb_server: AdbServer, faulty: Path, tiny: Path, tmp_path: Path
-) -> None:
-    with VirtualPhone.boot(SM8550, adb_server) as own:
-        bench = Bench(adb_server, own, faulty, tiny / "tiny.tflite", tmp_path / "runs")
-        bench.mode("slow")
-        own.fake("restart_seconds", "600")
-        more = ("--rounds", "4", "--reconnect", "1")
-        with started(bench, *more) as process:
-            wait_for(process, "launch 3 of 4")
-            bench.wait_for_runner()
-            own.kill_daemon()
-            _, told = process.communicate(timeout=120)
-        assert process.returncode == 3
-        assert "not back after 1 s" in told.splitlines()[-1]
-        assert "2 of 4 launches kept in" in told
-        run = bench.run_file()
-        assert len(run.launches) == 2
-        assert "not back" in run.conditions["lost"]
-        # Back again: the two that are missing are made.
-        bench.mode(None)
-        own.fake("restart_seconds", None)
-        own.kill("sleep 600")
-        own.connect(adb_server, seconds=60)
-        (path,) = bench.output.glob("*.json")
-        done = bench(*more, "--resume", path, "--json")
-        assert done.returncode == 0, done.stderr
-        row = json.loads(done.stdout)["rows"][0]
-        assert (row["launches"], row["samples"]) == (4, 2 * 25 + 2 * 5)
-        assert "launch 4 of 4" in done.stderr
-        other = bench("--rounds", "5", "--resume", path)
-        assert other.returncode == 2
-        assert "--rounds was 4 then and is 5 now" in last_line(other)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_leaves_the_phone_clean_and_keeps_what_had_finished(
-    bench: Bench, number: signal.Signals
-) -> None:
-    bench.mode("slow")
-    with started(bench, "--rounds", "9") as process:
-        wait_for(process, "launch 2 of 9")
-        bench.wait_for_runner()
-        process.send_signal(number)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "1 of 9 launches kept in" in told
-    assert len(bench.run_file().launches) == 1
-    bench.check_clean()
 
 
 def test_a_launch_that_throttled_is_made_again_and_not_averaged_in(bench: Bench) -> None:
@@ -353,6 +240,18 @@ def test_a_vendors_program_is_measured_with_in_rows_of_its_own(
     assert "no benchmark program that is known" in last_line(other)
 
 
+def test_a_back_end_that_a_vendors_program_lacks_fails_its_row_and_not_the_bench(
+    bench: Bench, vendors_program: Path
+) -> None:
+    done = bench("--backend", "cpu,qnn", "--vendor-tool", vendors_program, "--json")
+    rows = {row["backend"]: row for row in json.loads(done.stdout)["rows"]}
+    assert [row["failed"] for row in rows.values()] == [0, 0, 0, 1]
+    assert rows["qnn, benchmark_model"]["launches"] == 0
+    assert "back end qnn of benchmark_model needs an external delegate" in last_line(done)
+    assert (rows["cpu"]["launches"], rows["qnn"]["launches"]) == (2, 2)
+    bench.check_clean()
+
+
 def test_a_dry_run_says_every_command_and_tells_the_phone_nothing(bench: Bench) -> None:
     before = bench.server.adb("-s", bench.phone.serial, "shell", "find /data").stdout
     done = bench("--dry-run")
@@ -393,20 +292,3 @@ def test_a_delegate_that_takes_less_than_in_its_trial_fails_the_launch(bench: Be
     _, second, third = bench.run_file().launches
     assert {one.details["failure"] for one in (second, third)} == {"delegation"}
     assert "gpu took 7 of 12 nodes" in (second.error or "")
-
-
-def test_a_phone_that_comes_back_and_does_not_start_ends_the_bench(bench: Bench) -> None:
-    prop = bench.phone.root / "system" / "build.prop"
-    ready = prop.read_text()
-    bench.mode("slow")
-    try:
-        with started(bench, "--reconnect", "3", "--rounds", "3") as process:
-            wait_for(process, "launch 2 of 3")
-            bench.wait_for_runner()
-            prop.write_text(ready.replace("sys.boot_completed=1", "sys.boot_completed="))
-            bench.phone.kill_daemon()
-            _, told = process.communicate(timeout=120)
-    finally:
-        prop.write_text(ready)
-    assert process.returncode == 3
-    assert "is back, but had not started after 3 s" in told

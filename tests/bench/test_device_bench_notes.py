@@ -38,6 +38,24 @@ def test_cpus_that_the_phone_did_not_grant_fail_the_launch(bench: Bench) -> None
     bench.check_clean()
 
 
+def test_what_was_asked_that_is_not_usual_is_told_beside_the_figures(bench: Bench) -> None:
+    option = ("--backend", "gpu", "--backend-option", "gpu.precision=2")
+    done = bench("--rounds", "1", "--cpu-mask", "f0", *option)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "Launches were pinned to some of the CPUs (--cpu-mask f0)." in told
+    assert "gpu was given precision=2 (--backend-option)." in told
+
+
+def test_cpus_that_a_phone_kept_a_launch_from_unasked_are_told(bench: Bench) -> None:
+    bench.mode("elsewhere")
+    done = bench()
+    assert done.returncode == 0, done.stderr
+    told = "The phone let 2 of 2 launches have CPUs 4-6 only, of its 8."
+    assert told in " ".join(done.stdout.split())
+    assert told in bench.run_file().conditions["notes"]
+
+
 def test_a_phone_that_cannot_time_the_canary_is_measured_and_the_run_says_so(
     bench: Bench,
 ) -> None:

@@ -129,6 +129,22 @@ def test_a_dry_run_of_any_phone_needs_none(
     assert err.startswith("no phone yet: --device any")
 
 
+@pytest.mark.parametrize("folder", ["/vendor/lib64", "/odm/lib64", "/data/local/tmp"])
+def test_a_library_that_is_on_the_phone_is_not_pushed(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.setattr("coronet_deploy.bench.choose.list_devices", lambda: ())
+    for name in ("coronet-runner", "libonnxruntime.so"):
+        (place / name).write_bytes(b"")
+    library = f"{folder}/libQnnHtp.so"
+    own = ["--backend", "qnn", "--backend-library", f"qnn={library}"]
+    line = ["bench", "tiny.onnx", "--device", "any", "--phone-libraries", str(place), *own]
+    assert main([*line, "--dry-run"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert any(f"--backend-library {library} " in one for one in said)
+    assert not any("push" in one and library in one for one in said)
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -306,6 +306,13 @@ def test_a_runner_that_does_not_begin_says_why(status: int, said: bytes) -> None
     assert caught.value.failure is Failure.CRASHED
 
 
+def test_a_runner_that_was_killed_may_have_had_no_memory() -> None:
+    with pytest.raises(Failed, match=r"was killed by SIGKILL \(out of memory\?\)$"):
+        outcome(ShellResult(137, b"", b""))
+    with pytest.raises(Failed, match=r"was killed by SIGSEGV$"):
+        outcome(ShellResult(139, b"", b""))
+
+
 def test_a_runner_that_writes_without_end_is_a_failed_launch() -> None:
     class Flooding(Device):
         def shell(

@@ -13,6 +13,7 @@ import pytest
 
 from coronet_deploy.bench.adb import Device
 from coronet_deploy.bench.checkup import Verdict, check_phones
+from coronet_deploy.bench.phone_files import ROOT
 from coronet_deploy.bench.runner import Preset, build
 from coronet_deploy.errors import EnvironmentProblem
 from support import Cli
@@ -371,6 +372,12 @@ def test_a_phone_lacks_what_a_bench_runs_there_and_nothing_else(
         for name in ("pkill", "taskset"):
             (phone.root / "system" / "bin" / name).unlink()
         assert found(tmp_path)[f"phone {phone.serial}"].verdict is Verdict.OK
+        # As `adb root` leaves it, whose shell is another user.
+        server.adb("-s", phone.serial, "shell", f"mkdir {ROOT} && chmod 555 {ROOT}")
+        check = found(tmp_path)[f"phone {phone.serial}"]
+        assert (check.verdict, check.found) == (Verdict.MISSING, f"{ROOT} cannot be written")
+        assert "adb root" in (check.fix or "")
+        server.adb("-s", phone.serial, "shell", f"rmdir {ROOT}")
         for name in ("find", "sha256sum"):
             (phone.root / "system" / "bin" / name).unlink()
         check = found(tmp_path)[f"phone {phone.serial}"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from coronet_deploy.bench.adb import DEVICE, Attached
+from coronet_deploy.bench.attached import DEVICE, Attached
 from coronet_deploy.bench.choose import Candidate, choose
 from coronet_deploy.errors import BadInput
 from coronet_deploy.profiles import (

@@ -13,6 +13,7 @@ from coronet_deploy.errors import BadInput, NothingMeasured
 from coronet_deploy.report.pairs import Pair, filed_pairs, measured_pairs, subjects_of
 from coronet_deploy.report.regression import Bounds, Verdict
 from coronet_deploy.report.verdict import Comparison, Judged, exit_status, judge, needs_rerun
+from coronet_deploy.results.keys import differences, setup_of
 from coronet_deploy.vocabulary import Launch, Run, Target
 
 MakeRun = Callable[..., Run]
@@ -41,6 +42,59 @@ def test_rows_are_matched_by_target_and_judged(make_run: MakeRun) -> None:
     assert exit_status(Comparison(same, Bounds())) == 0
 
 
+def placed(run: Run, taken: int | None, nodes: int, parts: int | None, whole: bool | None) -> Run:
+    """Return `run` with what a back end took of the graph in each launch."""
+    own = {"nodes_taken": taken, "nodes": nodes, "partitions": parts, "fully_accelerated": whole}
+    return replace(run, launches=tuple(replace(one, details=own) for one in run.launches))
+
+
+def test_a_part_of_the_graph_that_the_back_end_left_is_named_beside_the_verdict(
+    make_run: MakeRun,
+) -> None:
+    base = placed(make_run({"a.onnx": 100.0}, rounds=10), 12, 12, 1, whole=True)
+    run = make_run({"a.onnx": 140.0}, rounds=10, id="later")
+    (row, _) = judge(compared(base, placed(run, 10, 14, 3, whole=False)), Bounds())
+    assert row.verdict is Verdict.SLOWER
+    assert row.reason == (
+        "not confirmed by a re-run; the back end took 10 of 14 nodes in 3 partitions of the "
+        "candidate's graph, and all nodes of the base's"
+    )
+    # A runtime may tell no more than that it did not take all.
+    (row, _) = judge(compared(base, placed(run, None, 14, None, whole=False)), Bounds())
+    assert "took not all nodes of the candidate's graph" in row.reason
+    # Another network has other nodes; and of a runtime that tells nothing, nothing is told.
+    for other in (placed(run, 14, 14, 1, whole=True), run):
+        (row, _) = judge(compared(base, other), Bounds())
+        assert row.reason == "not confirmed by a re-run"
+
+
+def test_a_side_that_the_cpu_did_part_of_is_said_to_be_elsewhere(make_run: MakeRun) -> None:
+    run = make_run({"base/a.tflite": 9.0, "candidate/a.tflite": 20.0})
+    whole, part = (
+        {"nodes_taken": taken, "nodes": 12, "fully_accelerated": taken == 12} for taken in (12, 7)
+    )
+    mixed = replace(
+        run,
+        launches=tuple(
+            replace(
+                one,
+                target=Target("sm8550", "gpu" if base else "gpu+cpu", one.target.threads),
+                details=whole if base else part,
+            )
+            for one in run.launches
+            for base in [one.artifact.startswith("base/")]
+        ),
+    )
+    pair = (Subject("a.tflite", {}), Subject("a.tflite", {}))
+    on_gpu, _, on_both, _ = judge(measured_pairs([mixed], [pair]), Bounds())
+    assert on_gpu.reason == (
+        "the candidate was not measured there, but on gpu+cpu, whose back end took 7 of 12 nodes"
+    )
+    assert on_both.reason == (
+        "the base was not measured there, but on gpu, whose back end took all nodes"
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -62,6 +116,36 @@ def test_runs_of_different_machines_tools_settings_or_days_are_refused(
 ) -> None:
     with pytest.raises(BadInput, match=told):
         compared(make_run(), make_run(id="other", **changes))
+
+
+def test_runs_on_other_cpus_of_a_phone_or_with_other_options_are_refused(
+    make_run: MakeRun,
+) -> None:
+    def on_gpu(**told: Any) -> Run:
+        run = make_run(conditions={"cpu": "Some CPU", **told})
+        target = Target("sm8550", "gpu", 1)
+        return replace(run, launches=tuple(replace(one, target=target) for one in run.launches))
+
+    exact = {"kit": {"backend-option gpu": ["precision=2"], "backend-option qnn": ["a=b"]}}
+    quick = {"kit": {"backend-option gpu": ["precision=1"]}}
+    for base, candidate, told in (
+        ({"settings": {"mask": None}}, {"settings": {"mask": "f0"}}, "setting mask: None and f0"),
+        ({}, exact, r"backend-option gpu: None and \['precision=2'\]"),
+        (quick, exact, r"backend-option gpu: \['precision=1'\] and \['precision=2'\]"),
+    ):
+        runs = on_gpu(**base), on_gpu(**candidate)
+        with pytest.raises(BadInput, match=told):
+            compared(*runs)
+        # Nor are they sessions of one history.
+        assert len(differences(*(setup_of(run, run.launches) for run in runs))) == 1
+    # LiteRT's library tells no version by which two could be told apart.
+    old, new = ({"kit": {"runner": one, "litert-library": one * 32}} for one in ("ab", "cd"))
+    with pytest.raises(BadInput, match="litert-library: file abababababab and file cdcdcdcdcdcd"):
+        compared(on_gpu(**old), on_gpu(**new))
+    assert compared(on_gpu(**old), on_gpu(kit={**old["kit"], "runner": "other"}))
+    # The options of a back end that neither row ran on are none of theirs.
+    other = {"kit": {"backend-option gpu": ["precision=2"]}}
+    assert compared(on_gpu(**exact), on_gpu(**other))
 
 
 def test_a_tool_that_only_one_run_used_is_no_difference(make_run: MakeRun) -> None:

@@ -77,6 +77,17 @@ def test_a_bench_beside_another_is_told(make_run: MakeRun, tmp_path: Path) -> No
     assert running(tmp_path) == []
 
 
+def test_benches_on_phones_share_no_cores_with_any_other(make_run: MakeRun, tmp_path: Path) -> None:
+    def on(run: Run, device: str) -> Run:
+        return replace(run, conditions={**run.conditions, "device": device})
+
+    host, phone, other = on(make_run(1), "host"), on(make_run(2), "sm8550"), on(make_run(3), "any")
+    journals = [written(one, tmp_path) for one in (phone, other, host)]
+    assert running(tmp_path) == [journals[2].path]
+    for run, journal in zip((host, other, phone), journals[::-1], strict=True):
+        assert "notes" not in read_run(journal.end(run, tmp_path)).conditions
+
+
 def test_room_is_reserved_where_the_system_has_no_call_for_it(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

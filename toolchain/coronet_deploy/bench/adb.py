@@ -23,18 +23,20 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
-from coronet_deploy.bench.process import Ended, last_words, run_bounded
+from coronet_deploy.bench.attached import (
+    ABSENT,
+    DEVICE,
+    LOST_ADVICE,
+    SHARED,
+    TOO_OLD,
+    Attached,
+    advice_for,
+)
+from coronet_deploy.bench.process import Ended, Limit, last_words, run_bounded
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.storage import atomic_path
-
-DEVICE, ABSENT, SHARED = "device", "absent", "one of several"
-"""States of a phone that is ready, of one that adb does not list, and of those with one serial."""
-
-SILENT = "not answering"
-"""The state of a phone that adb lists as ready, and that answers nothing."""
 
 _QUICK_S = 15.0
 _SERVER_START_S = 30.0
@@ -46,24 +48,13 @@ _TIMEOUT = ("timeout", "-s", "KILL")
 # Some of Android's `timeout` give 127 for a command that ends at once, but not with this option,
 # which older ones do not know.
 _FOREGROUND_TIMEOUT = ("timeout", "--foreground", "-s", "KILL")
+_NO_TIMEOUT = re.compile(rb"timeout: .*not found")
 # A daemon that dies in the middle of a command makes the client end with status 0 or 255, as if
 # the command had: only what the phone itself says afterwards is believed.
 _TELL_STATUS = "; s=$?; echo @coronet-deploy $s >&2; exit $s"
 _STATUS_TOLD = re.compile(rb"@coronet-deploy (\d+)\r?\n(?!.*@coronet-deploy )", re.DOTALL)
 _VERSIONS = b"doesn't match this client"
 _PROPERTY = re.compile(r"^\[([^\]]+)\]: \[(.*?)\]$", re.MULTILINE | re.DOTALL)
-_ADVICE = {
-    "unauthorized": "unlock the phone and allow USB debugging for this computer",
-    "offline": "plug the cable in again, or `adb reconnect`",
-    "no permissions": "install the udev rules for Android phones, then `adb kill-server`",
-    "authorizing": "wait a moment, or allow USB debugging on the phone",
-    "recovery": "start Android on the phone",
-    "sideload": "start Android on the phone",
-    "bootloader": "start Android on the phone",
-    SILENT: "plug the cable in again; by network, `adb disconnect` and connect it again",
-    SHARED: "they have one serial, which adb cannot tell apart: attach only one of them",
-}
-_LOST_ADVICE = "is it plugged in and switched on?"
 
 
 class AdbError(EnvironmentProblem):
@@ -95,25 +86,16 @@ class DeviceLost(AdbError):
     """The phone is gone, not ready or does not answer: a command's own result is not known."""
 
 
+class DeviceTooOld(AdbError):
+    """The phone answers, and its Android lacks what every command here needs."""
+
+
 class AdbTimeout(AdbError):
     """The phone is there, but the command did not end in time; it has been killed."""
 
 
 class AdbFlood(AdbError):
     """A call wrote more than is kept of any (`process.OUTPUT_MOST_BYTES`); it has been killed."""
-
-
-@dataclass(frozen=True)
-class Attached:
-    """A phone that the adb server knows: `state` is "device" when it is ready."""
-
-    serial: str
-    state: str
-
-    @property
-    def advice(self) -> str | None:
-        """What a person can do about a state other than "device"."""
-        return None if self.state == DEVICE else _ADVICE.get(self.state, "see `adb devices`")
 
 
 @dataclass(frozen=True)
@@ -190,25 +172,24 @@ def call_adb(arguments: Sequence[str], *, seconds: float) -> Ended:
     return ended
 
 
-def lost_advice(state: str) -> str:
-    """Return what a person can do about a phone that was there, and now is in `state`."""
-    return _ADVICE.get(state, _LOST_ADVICE)
-
-
 def local(path: Path) -> str:
     """Return a path here as adb takes it: one that begins with a dash is no option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 class Device:
-    """One phone, by its serial. Its methods raise `DeviceLost` when it is not there (any more)."""
+    """One phone, by its serial. Its methods raise `DeviceLost` when it is not there (any more).
+
+    No command on it goes on beyond `limit`.
+    """
 
     dry = False
     """True for a phone that only says what it would be told (see `dryrun`)."""
 
-    def __init__(self, serial: str, *, adb: str | None = None) -> None:
+    def __init__(self, serial: str, *, adb: str | None = None, limit: Limit | None = None) -> None:
         self.serial = serial
-        self._adb = adb or find_adb()
+        self._adb, self._limit = adb or find_adb(), limit
+        self._limiter: tuple[str, ...] = ()
         self.unsure = False
         """Whether the latest call was not answered, or not waited for (Ctrl-C)."""
 
@@ -232,7 +213,7 @@ class Device:
 
         """
         words = ["sh", "-c", argv] if isinstance(argv, str) else list(argv)
-        limited = shlex.join([*self._timeout, str(math.ceil(seconds)), *words])
+        limited = shlex.join([*self._timeout(), str(math.ceil(seconds)), *words])
         short = argv if isinstance(argv, str) else shlex.join(argv)
         # A phone whose network is gone is listed for minutes: each call would last to its deadline.
         if self.unsure:
@@ -289,20 +270,30 @@ class Device:
         result = self.shell(["cat", path], seconds=_QUICK_S)
         return result.text if result.status == 0 else None
 
-    @cached_property
     def _timeout(self) -> tuple[str, ...]:
-        """How a command on this phone is kept to a time."""
+        """Return how a command on this phone is kept to a time."""
+        if self._limiter:
+            return self._limiter
         probe = shlex.join([*_FOREGROUND_TIMEOUT, str(math.ceil(_QUICK_S)), "true"])
         ended = self._call(["shell", probe + _TELL_STATUS], _QUICK_S)
         told = _STATUS_TOLD.search(ended.stderr)
+        for lacking, lacks in (
+            (told is None and _STATUS_TOLD.search(ended.stdout), "tells no status of a command"),
+            (told and _NO_TIMEOUT.search(ended.stderr), "has no `timeout`"),
+        ):
+            if lacking:
+                what = f"phone {self.serial} {lacks}, as old ones"
+                hint = advice_for(TOO_OLD)
+                raise DeviceTooOld(what, hint=hint, command=[probe], serial=self.serial)
         if told is None:
             self._require_here(probe, ended)
             raise self._failure(DeviceLost, f"was cut short: {last_words(ended)}", probe, ended)
-        return _FOREGROUND_TIMEOUT if int(told[1]) == 0 else _TIMEOUT
+        self._limiter = _FOREGROUND_TIMEOUT if int(told[1]) == 0 else _TIMEOUT
+        return self._limiter
 
     def _call(self, arguments: Sequence[str], seconds: float) -> Ended:
         self.unsure = True
-        ended = _start([self._adb, "-s", self.serial, *arguments], seconds)
+        ended = _start([self._adb, "-s", self.serial, *arguments], seconds, self._limit)
         self.unsure = ended.status is None
         return ended
 
@@ -329,7 +320,7 @@ class Device:
                 [self._adb, "-s", self.serial, what],
                 self.serial,
                 ended,
-                lost_advice(state),
+                advice_for(state),
             )
 
     def _require_answer(self, what: str) -> None:
@@ -338,7 +329,7 @@ class Device:
         if _STATUS_TOLD.search(ended.stderr) is None:
             self._require_here(what, ended)
             told = "was cut short: the phone does not answer"
-            raise self._failure(DeviceLost, told, what, ended, _LOST_ADVICE)
+            raise self._failure(DeviceLost, told, what, ended, LOST_ADVICE)
 
     def _failure(
         self, kind: type[AdbError], what: str, command: str, ended: Ended, hint: str | None = None
@@ -355,9 +346,9 @@ class Device:
         )
 
 
-def _start(command: Sequence[str], seconds: float) -> Ended:
+def _start(command: Sequence[str], seconds: float, limit: Limit | None = None) -> Ended:
     try:
-        ended = run_bounded(command, seconds)
+        ended = run_bounded(command, seconds, limit)
     except OSError as error:
         raise EnvironmentProblem(
             f"cannot start {command[0]}: {error.strerror or error}",

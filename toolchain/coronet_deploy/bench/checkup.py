@@ -16,15 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from coronet_deploy.bench.adb import (
-    DEVICE,
-    AdbError,
-    Attached,
-    Device,
-    call_adb,
-    find_adb,
-    list_devices,
-)
+from coronet_deploy.bench.adb import AdbError, Device, call_adb, find_adb, list_devices
+from coronet_deploy.bench.attached import DEVICE, Attached
 from coronet_deploy.bench.building import (
     CMAKE_OLDEST,
     GET_CMAKE,
@@ -34,8 +27,10 @@ from coronet_deploy.bench.building import (
 )
 from coronet_deploy.bench.elf import abi_of, machine_of
 from coronet_deploy.bench.outdated import outdated
-from coronet_deploy.bench.process import run_bounded
+from coronet_deploy.bench.phone_files import ROOT
+from coronet_deploy.bench.process import Limit, run_bounded
 from coronet_deploy.bench.runner import NDK_OLDEST, find_ndk
+from coronet_deploy.bench.together import ask_all
 from coronet_deploy.errors import CoronetError, EnvironmentProblem
 from coronet_deploy.verify.installed import MODULES, PACKAGES
 from coronet_deploy.vocabulary import Runtime
@@ -163,8 +158,7 @@ def _adb(usb: Path) -> Generator[Check, None, tuple[str, ...]]:
         yield Check("adb server", Verdict.OK, "answers")
     yield from _usb(usb, phones)
     abis: dict[str, None] = {}
-    for phone in phones:
-        check, abi = _phone(phone)
+    for check, abi in ask_all(_phone, phones):
         yield check
         if abi is not None:
             abis[abi] = None
@@ -199,12 +193,12 @@ def _adb_interfaces(usb: Path) -> int:
     return count
 
 
-def _phone(phone: Attached) -> tuple[Check, str | None]:
+def _phone(phone: Attached, limit: Limit) -> tuple[Check, str | None]:
     """Check that a phone is ready and can do what a bench asks of it; also returns its ABI."""
     name = f"phone {phone.serial}"
     if phone.state != DEVICE:
         return Check(name, Verdict.MISSING, phone.state, phone.advice), None
-    device = Device(phone.serial)
+    device = Device(phone.serial, limit=limit)
     abi = None
     try:
         abi = device.properties().get("ro.product.cpu.abi")
@@ -224,9 +218,12 @@ def _tools(name: str, device: Device) -> Check | None:
 
 
 def _folder(name: str, device: Device) -> Check | None:
-    """Return what is wrong with the folder that a bench writes to, or None."""
+    """Return what is wrong with the folders that a bench writes to, or None."""
     if device.shell(["test", "-w", _FOLDER], seconds=_QUICK_S).status != 0:
         return Check(name, Verdict.MISSING, f"{_FOLDER} cannot be written", "restart it")
+    if device.shell(f"test ! -e {ROOT} || test -w {ROOT}", seconds=_QUICK_S).status != 0:
+        fix = f"remove it: `adb root`, then `adb shell rm -r {ROOT}`, then `adb unroot`"
+        return Check(name, Verdict.MISSING, f"{ROOT} cannot be written", fix)
     room = _free_mb(device)
     if room is None or room >= _ROOM_MB:
         return None

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from coronet_deploy.bench.adb import DEVICE, SILENT, AdbError, Attached, Device, list_devices
+from coronet_deploy.bench.adb import AdbError, Device, DeviceTooOld, list_devices
+from coronet_deploy.bench.attached import DEVICE, SILENT, TOO_OLD, Attached
+from coronet_deploy.bench.identity import own_serial
+from coronet_deploy.bench.process import Limit
+from coronet_deploy.bench.together import ask_all
 from coronet_deploy.errors import BadInput, EnvironmentProblem
 from coronet_deploy.profiles import Profile, find_profile, load_profiles, match
 
@@ -43,7 +47,9 @@ class Candidate:
 def candidates(
     attached: Sequence[Attached] | None = None,
     profiles: Sequence[Profile] | None = None,
-    properties_of: Callable[[str], Mapping[str, str]] = lambda serial: Device(serial).properties(),
+    properties_of: Callable[[str, Limit], Mapping[str, str]] = lambda serial, limit: Device(
+        serial, limit=limit
+    ).properties(),
 ) -> tuple[Candidate, ...]:
     """Return the attached phones with what they say of themselves; asks adb if `attached` is None.
 
@@ -52,17 +58,38 @@ def candidates(
 
     """
     known = load_profiles() if profiles is None else profiles
-    found = []
-    for one in list_devices() if attached is None else attached:
-        properties: Mapping[str, str] = {}
-        state = one
-        if one.state == DEVICE:
-            try:
-                properties = properties_of(one.serial)
-            except AdbError:  # it went away just now, or does not answer
-                state = Attached(one.serial, SILENT)
-        found.append(Candidate(state, properties, match(properties, known) if properties else None))
-    return tuple(found)
+
+    def ask(one: Attached, limit: Limit) -> Candidate:
+        try:
+            properties = properties_of(one.serial, limit)
+        except DeviceTooOld:
+            return Candidate(Attached(one.serial, TOO_OLD), {}, None)
+        except AdbError:  # it went away just now, or does not answer
+            return Candidate(Attached(one.serial, SILENT), {}, None)
+        return Candidate(one, properties, match(properties, known) if properties else None)
+
+    phones = list_devices() if attached is None else attached
+    answers = iter(ask_all(ask, [one for one in phones if one.state == DEVICE], hurry=True))
+    return tuple(
+        next(answers) if one.state == DEVICE else Candidate(one, {}, None) for one in phones
+    )
+
+
+def find(
+    name: str, *, serial: str | None = None, profiles: Sequence[Profile] | None = None
+) -> Candidate:
+    """Return the one that `choose` returns, of the attached; asks no others than it must.
+
+    Raises:
+        CoronetError: see `choose` and `candidates`.
+
+    """
+    attached = list_devices()
+    named = [one for one in attached if one.serial == (serial or name)]
+    asked = candidates(named, profiles)
+    if not (asked and _fitting(name, asked, serial, profiles)):
+        asked += candidates([one for one in attached if one not in named], profiles)
+    return choose(name, asked, serial=serial, profiles=profiles)
 
 
 def choose(
@@ -75,7 +102,8 @@ def choose(
     """Return the one ready phone that `--device name` (and `--serial`) means.
 
     `name` is a serial, a chipset by any of its names, or "any". With a serial, a phone whose
-    chipset no profile knows is taken too.
+    chipset no profile knows is taken too. A serial is adb's name of a phone, or else the one that
+    the phone tells of itself: on the network adb calls it otherwise.
 
     Raises:
         BadInput: no chipset is called so, and no phone either; or several phones are meant.
@@ -83,17 +111,7 @@ def choose(
             ready; says what is attached.
 
     """
-    named = serial or (name if any(one.attached.serial == name for one in attached) else None)
-    wanted = None
-    if name not in {named, ANY}:
-        wanted = _chipset(name, attached, profiles)
-    fitting = [
-        one
-        for one in attached
-        if (named is None or one.attached.serial == named)
-        # One that is named and does not answer cannot tell its chipset: its state is what is wrong.
-        and (wanted is None or one.profile == wanted or (named and one.attached.state != DEVICE))
-    ]
+    fitting = _fitting(name, attached, serial, profiles)
     asked = " ".join([f"--device {name}", *([f"--serial {serial}"] if serial else [])])
     if not fitting:
         waiting = [one for one in attached if one.attached.state != DEVICE]
@@ -114,6 +132,36 @@ def choose(
             hint=f"--serial {ready[0].attached.serial}",
         )
     return ready[0]
+
+
+def _fitting(
+    name: str,
+    attached: Sequence[Candidate],
+    serial: str | None,
+    profiles: Sequence[Profile] | None,
+) -> list[Candidate]:
+    """Return the phones that are meant, ready or not (see `choose`)."""
+    named = _called(serial or name, attached)
+    if name in {serial, ANY}:
+        return named if serial else list(attached)
+    if serial is None and named:
+        return named
+    wanted = _chipset(name, attached, profiles)
+    # One that is named and does not answer cannot tell its chipset: its state is what is wrong.
+    return [
+        one
+        for one in (named if serial else attached)
+        if one.profile == wanted or (serial and one.attached.state != DEVICE)
+    ]
+
+
+def _called(serial: str, attached: Sequence[Candidate]) -> list[Candidate]:
+    """Return the phones of a serial: the one that adb calls so, or else those that do themselves.
+
+    One phone may be there twice, by its address and as wireless debugging names it.
+    """
+    by_adb = [one for one in attached if one.attached.serial == serial]
+    return by_adb or [one for one in attached if own_serial(one.properties) == serial]
 
 
 def _chipset(

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from coronet_deploy.bench.adb import DEVICE, Device, ShellResult, local
+from coronet_deploy.bench.adb import Device, ShellResult, local
+from coronet_deploy.bench.attached import DEVICE
 
 
 class DryDevice(Device):

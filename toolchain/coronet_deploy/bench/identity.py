@@ -19,6 +19,11 @@ def identity(serial: str, properties: Mapping[str, str], emulated: str | None) -
     Where the phone tells no serial of its own, as an emulator that shares it with others, it is
     `serial`, the one that adb goes by.
     """
-    told = (properties.get(key, "").strip() for key in _OWN)
-    own = next((one for one in told if one.lower().lstrip("0") not in _NONE), None)
+    own = own_serial(properties)
     return {"serial": serial if own is None or emulated else own, "address": serial}
+
+
+def own_serial(properties: Mapping[str, str]) -> str | None:
+    """Return the serial that a phone tells of itself by its properties, if it has one."""
+    told = (properties.get(key, "").strip() for key in _OWN)
+    return next((one for one in told if one.lower().lstrip("0") not in _NONE), None)

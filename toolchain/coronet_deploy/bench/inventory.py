@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coronet_deploy.bench.adb import DEVICE, AdbError, Device
+from coronet_deploy.bench.adb import AdbError, Device
+from coronet_deploy.bench.attached import DEVICE
 from coronet_deploy.bench.choose import Candidate, candidates
 from coronet_deploy.bench.clusters import Cluster, differences, read_clusters
 from coronet_deploy.bench.conditions import Judgement, State, cautions, cool
 from coronet_deploy.bench.emulation import emulated
 from coronet_deploy.bench.phone_state import read_state
+from coronet_deploy.bench.process import Limit
+from coronet_deploy.bench.together import ask_all
 from coronet_deploy.profiles import Profile
 
 _QUICK_S = 10.0
@@ -92,14 +95,14 @@ def take_inventory(profiles: Sequence[Profile] | None = None) -> tuple[Listed, .
         EnvironmentProblem: adb is missing, or its server does not answer.
 
     """
-    return tuple(_look_at(one) for one in candidates(profiles=profiles))
+    return tuple(ask_all(_look_at, candidates(profiles=profiles)))
 
 
-def _look_at(candidate: Candidate) -> Listed:
+def _look_at(candidate: Candidate, limit: Limit) -> Listed:
     attached = candidate.attached
     if attached.state != DEVICE:
         return Listed(candidate, problem=attached.advice or attached.state)
-    device = Device(attached.serial)
+    device = Device(attached.serial, limit=limit)
     try:
         return Listed(
             candidate,

@@ -40,7 +40,7 @@ from coronet_deploy.bench.phone_kit import (
 from coronet_deploy.bench.phone_launch import Setup, execute, failed, now, timing_arguments
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_parity import Reference, bound_db, make_reference
-from coronet_deploy.bench.phone_placement import crowded, placed
+from coronet_deploy.bench.phone_placement import crowded, narrowed, placed
 from coronet_deploy.bench.phone_state import fixed_performance, read_facts, read_state
 from coronet_deploy.bench.phone_timing import PhoneTimer
 from coronet_deploy.bench.phone_trial import Trial, Trials
@@ -180,7 +180,7 @@ class _Bench:
             refused = stack.enter_context(fixed_performance(self.device))
             self.conditions["fixed_performance"] = refused or "on"
             setup, models = self._persistently(self._push)
-            before = read_state(self.device)
+            before = self._persistently(lambda: read_state(self.device))
             self.conditions["before"] = before.as_json()
             self.notes += [*cautions(before), *crowded(self.settings.mask, self.settings.threads)]
             self._try(setup, models, references)
@@ -191,7 +191,10 @@ class _Bench:
             self.conditions["after"] = state_after(self.device, self.notes)
 
     def run(self, *, interrupted: bool = False, lost: str | None = None) -> Run:
-        """Return the run as it stands."""
+        """Return the run as it stands; what ended before the first launch holds none."""
+        cut_short = interrupted or lost is not None
+        launches = [] if cut_short and not self.planned else self.finished
+        cpus = narrowed(launches, self.conditions["clusters"], self.settings.mask)
         lately = [one.details.get("failure") == Failure.THROTTLED for one in self.finished]
         conditions = {
             **self.conditions,
@@ -202,9 +205,9 @@ class _Bench:
             },
             "losses": self.losses,
             "throttled": any(lately),
-            "interrupted": interrupted or lost is not None,
+            "interrupted": cut_short,
             "lost": lost,
-            "notes": with_earlier(self.notes, self.earlier),
+            "notes": with_earlier([*self.notes, *cpus], self.earlier),
         }
         return Run(
             id=self.id,
@@ -213,7 +216,7 @@ class _Bench:
             conditions=conditions,
             tools=dict(sorted(self.tools.items())),
             artifacts={one.name: one.manifest for one in self.subjects.values()},
-            launches=tuple(sorted(self.finished, key=lambda one: one.order)),
+            launches=tuple(sorted(launches, key=lambda one: one.order)),
             emulated=self.emulated is not None,
         )
 

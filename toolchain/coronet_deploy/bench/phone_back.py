@@ -6,16 +6,8 @@ import contextlib
 import time
 from typing import Any
 
-from coronet_deploy.bench.adb import (
-    ABSENT,
-    DEVICE,
-    AdbError,
-    AdbTimeout,
-    Device,
-    DeviceLost,
-    call_adb,
-    lost_advice,
-)
+from coronet_deploy.bench.adb import AdbError, AdbTimeout, Device, DeviceLost, call_adb
+from coronet_deploy.bench.attached import ABSENT, DEVICE, advice_for
 from coronet_deploy.bench.phone_state import read_state, set_fixed_performance
 from coronet_deploy.vocabulary import Run
 
@@ -55,7 +47,7 @@ def wait_until_ready(device: Device, seconds: float) -> None:
         if time.monotonic() >= end:
             raise DeviceLost(
                 f"phone {device.serial} is {state}, and was not back after {seconds:g} s",
-                hint=lost_advice(state),
+                hint=advice_for(state),
                 serial=device.serial,
             )
         if by_network and time.monotonic() >= connected + _RECONNECT_EVERY_S:
@@ -81,7 +73,7 @@ def wait_until_up(device: Device, seconds: float) -> None:
         if time.monotonic() >= end and device.unsure:
             raise DeviceLost(
                 f"phone {device.serial} is listed by adb, but did not answer for {seconds:g} s",
-                hint=lost_advice(DEVICE),
+                hint=advice_for(DEVICE),
                 serial=device.serial,
             )
         if time.monotonic() >= end:

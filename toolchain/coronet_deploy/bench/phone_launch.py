@@ -144,9 +144,9 @@ def outcome(result: ShellResult) -> RunnerResult:
     if result.status > _SIGNALLED:
         number = result.status - _SIGNALLED
         with contextlib.suppress(ValueError):
-            raise Failed(
-                Failure.CRASHED, f"the runner was killed by {signal.Signals(number).name}", told
-            )
+            memory = " (out of memory?)" if number == signal.SIGKILL else ""
+            what = f"the runner was killed by {signal.Signals(number).name}{memory}"
+            raise Failed(Failure.CRASHED, what, told)
         raise Failed(Failure.CRASHED, f"the runner ended with status {result.status}", told)
     if result.status != 0 and not result.stdout.strip():
         # It did not begin: the phone's linker or its rules of what may run say why.

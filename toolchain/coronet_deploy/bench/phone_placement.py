@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,13 +82,10 @@ def check_cpus(result: RunnerResult, mask: str | None) -> None:
 
     """
     told = result.details.get("cpus_allowed_list")
-    if mask is None or not told:
+    granted = _granted(str(told))
+    if mask is None or not granted:
         return
     asked = _cpus(mask)
-    try:
-        granted = cpu_list(str(told))
-    except ValueError:  # it says "unknown" where it cannot tell
-        return
     if set(granted) != set(asked):
         raise Failed(
             Failure.REFUSED,
@@ -101,6 +99,32 @@ def crowded(mask: str | None, threads: Sequence[int]) -> list[str]:
     if mask is None or max(threads) <= len(_cpus(mask)):
         return []
     return [f"--cpu-mask {mask} has fewer CPUs ({len(_cpus(mask))}) than threads ({max(threads)})."]
+
+
+def narrowed(
+    launches: Iterable[Launch], clusters: Iterable[Mapping[str, Any]], mask: str | None
+) -> list[str]:
+    """Return a note for each part of its CPUs that a phone kept launches to, unasked.
+
+    Phones do so with the screen off, or by their maker's rules for what adb starts.
+    """
+    every = {cpu for cluster in clusters for cpu in cluster["cpus"]}
+    timed = [one for one in launches if one.error is None]
+    told = Counter(str(one.details.get("cpus_allowed_list")) for one in timed)
+    return [
+        f"The phone let {count} of {len(timed)} launches have CPUs {granted} only, of its "
+        f"{len(every)}."
+        for granted, count in told.items()
+        if mask is None and every - set(_granted(granted) or every)
+    ]
+
+
+def _granted(text: str) -> tuple[int, ...]:
+    """Return the CPUs that a launch says it was let have; none where it cannot tell."""
+    try:
+        return cpu_list(text)
+    except ValueError:
+        return ()
 
 
 def _cpus(mask: str) -> list[int]:

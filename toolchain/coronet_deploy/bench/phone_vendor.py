@@ -13,7 +13,7 @@ from coronet_deploy.bench.phone_kit import Settings
 from coronet_deploy.bench.phone_launch import Setup
 from coronet_deploy.bench.vendor import identify, run_vendor
 from coronet_deploy.bench.vendor_launch import vendor_launch, vendor_target
-from coronet_deploy.bench.vendor_result import Request, Tool
+from coronet_deploy.bench.vendor_result import Request, Tool, VendorResult
 from coronet_deploy.bench.worker import WARMUP_MOST, WARMUP_SECONDS
 from coronet_deploy.errors import BadInput
 from coronet_deploy.vocabulary import Launch, Runtime, Target
@@ -52,6 +52,8 @@ class VendorTools:
     ) -> Launch:
         """Return the launch of a program with the artifact at `model` on the phone.
 
+        It fails where the program has no such back end.
+
         Raises:
             DeviceLost: the phone went away.
 
@@ -71,7 +73,10 @@ class VendorTools:
             mask=settings.mask,
         )
         program = self.programs[tool]
-        result = run_vendor(self.device, program, tool, request, seconds=settings.deadline_s)
+        try:
+            result = run_vendor(self.device, program, tool, request, seconds=settings.deadline_s)
+        except BadInput as error:
+            result = VendorResult(tool, error=str(error), failure=Failure.REFUSED)
         if result.failure is Failure.DEADLINE:
             self.files.stop_leftovers()
         return vendor_launch(labels, started, result)

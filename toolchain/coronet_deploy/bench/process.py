@@ -7,13 +7,14 @@ call ends; and however the call ends, Ctrl-C included, the program has ended wit
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 OUTPUT_MOST_BYTES = 64 << 20
@@ -39,14 +40,25 @@ class Ended:
     flooded: bool = False
 
 
-def run_bounded(command: Sequence[str], seconds: float) -> Ended:
-    """Run `command` with no input for at most `seconds`.
+@dataclass
+class Limit:
+    """The moment, by `time.monotonic`, when calls end that share it; any thread may move it."""
+
+    end: float = math.inf
+
+
+def run_bounded(command: Sequence[str], seconds: float, limit: Limit | None = None) -> Ended:
+    """Run `command` with no input for at most `seconds`, and not beyond `limit`.
 
     Raises:
         OSError: it cannot be started.
 
     """
     end = time.monotonic() + seconds
+
+    def left() -> float:
+        return min(end, limit.end if limit else end) - time.monotonic()
+
     # A session of its own: Ctrl-C in a terminal reaches us, who decide what ends and when.
     process = subprocess.Popen(
         command,
@@ -65,8 +77,8 @@ def run_bounded(command: Sequence[str], seconds: float) -> Ended:
         out, err = written.values()
         status: int | None = None
         try:
-            flooded = _read(process, selector, written, end)
-            if not flooded and has_ended(process, end - time.monotonic()):
+            flooded = _read(process, selector, written, left)
+            if not flooded and has_ended(process, left()):
                 status = process.returncode
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -107,12 +119,12 @@ def _read(
     process: subprocess.Popen[bytes],
     selector: selectors.BaseSelector,
     written: dict[int, bytearray],
-    end: float,
+    left: Callable[[], float],
 ) -> bool:
-    """Collect what `process` writes until it ends or `end`; tell whether it wrote too much."""
-    while selector.get_map() and (left := end - time.monotonic()) > 0:
+    """Collect what `process` writes until it ends or no time is left; tell if it wrote too much."""
+    while selector.get_map() and (left_s := left()) > 0:
         over = has_ended(process)
-        ready = selector.select(min(left, _DRAIN_S))
+        ready = selector.select(min(left_s, _DRAIN_S))
         if over and not ready:
             break
         for key, _ in ready:

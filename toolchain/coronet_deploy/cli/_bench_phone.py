@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,11 @@ _LIBRARIES = {
     "tflite": ("libLiteRt.so", "libtensorflowlite_c.so"),
     "onnx": ("libonnxruntime.so",),
 }
-_ON_PHONE = ("/vendor/", "/system/", "/apex/")
+# Of Android's read-only partitions makers keep their libraries on some or others.
+_ON_PHONE = tuple(
+    f"/{name}/"
+    for name in ("vendor", "odm", "system", "system_ext", "product", "apex", "data/local")
+)
 
 
 def measure_phone(
@@ -42,54 +45,62 @@ def measure_phone(
     Artifacts are called by their file names, or by `names`.
 
     Raises:
-        CoronetError: see `phone.bench_phone` and `choose.choose`.
+        CoronetError: see `phone.bench_phone` and `choose.find`.
 
     """
     from coronet_deploy.bench.adb import Device
-    from coronet_deploy.bench.choose import candidates, choose
+    from coronet_deploy.bench.choose import find
     from coronet_deploy.bench.clusters import differences, read_clusters
     from coronet_deploy.bench.phone import bench_phone
     from coronet_deploy.profiles import load_profiles
 
     profiles = load_profiles(args.profiles) if args.profiles else load_profiles()
     earlier = read_earlier(args.resume) if args.resume else None
-    found = choose(
-        args.device, candidates(profiles=profiles), serial=args.serial, profiles=profiles
-    )
+    found = find(args.device, serial=args.serial, profiles=profiles)
     device = Device(found.attached.serial)
-    notes = differences(read_clusters(device), found.profile) if found.profile else ()
+    told = differences(read_clusters(device), found.profile) if found.profile else ()
+    notes = [*told, *_asked_otherwise(args)]
+    return bench_phone(
+        device,
+        name_of(found),
+        artifacts,
+        read_kit(args, _machine(device), artifacts),
+        read_settings(args),
+        chipset=found.chipset,
+        pictures=None if args.no_parity else _reader(_paths(args)),
+        earlier=earlier,
+        command=("coronet-deploy", *sys.argv[1:]),
+        progress=progress,
+        notes=notes,
+        keeper=journal,
+        names=names,
+    )
+
+
+def _asked_otherwise(args: argparse.Namespace) -> list[str]:
+    """Return a sentence for each thing asked for that a reader of the figures must know."""
+    told = []
     if args.no_parity:
-        notes = (*notes, "The phone's pictures were not checked (--no-parity).")
-    # Of a comparison no side goes on by itself.
-    with _kept_if_lost(args.output, journal, resumable=names is None):
-        return bench_phone(
-            device,
-            name_of(found),
-            artifacts,
-            read_kit(args, _machine(device), artifacts),
-            read_settings(args),
-            chipset=found.chipset,
-            pictures=None if args.no_parity else _reader(_paths(args)),
-            earlier=earlier,
-            command=("coronet-deploy", *sys.argv[1:]),
-            progress=progress,
-            notes=notes,
-            keeper=journal,
-            names=names,
-        )
+        told.append("The phone's pictures were not checked (--no-parity).")
+    if args.cpu_mask:
+        told.append(f"Launches were pinned to some of the CPUs (--cpu-mask {args.cpu_mask}).")
+    told += [
+        f"{name} was given {option} (--backend-option)." for name, option in args.backend_option
+    ]
+    return told
 
 
 def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
     """Print what a bench would tell the phone; asks only which phones there are."""
     from coronet_deploy.bench.adb import Device
-    from coronet_deploy.bench.choose import ANY, candidates, choose
+    from coronet_deploy.bench.choose import ANY, find
     from coronet_deploy.bench.phone_dry import say_bench
     from coronet_deploy.profiles import find_profile, load_profiles
 
     profiles = load_profiles(args.profiles) if args.profiles else load_profiles()
     name, serial, machine = args.device, args.serial or "SERIAL", "aarch64"
     try:
-        found = choose(name, candidates(profiles=profiles), serial=args.serial, profiles=profiles)
+        found = find(name, serial=args.serial, profiles=profiles)
     except EnvironmentProblem as error:
         if name != ANY:
             try:
@@ -103,22 +114,6 @@ def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
     kit, pictures = read_kit(args, machine, artifacts), _paths(args)
     say_bench(serial, name, artifacts, kit, read_settings(args), print, len(pictures))
     return 0
-
-
-@contextlib.contextmanager
-def _kept_if_lost(folder: Path, journal: Journal, *, resumable: bool) -> Iterator[None]:
-    """Write the launches that had finished into `folder` when the phone goes away for good."""
-    from coronet_deploy.bench.phone_back import PhoneGone
-
-    try:
-        yield
-    except PhoneGone as gone:
-        if gone.run.launches:
-            path = journal.end(gone.run, folder)
-            finished = len(gone.run.launches)
-            more = f"; --resume {path} goes on" if resumable else ""
-            print(f"{finished} of {gone.planned} launches kept in {path}{more}", file=sys.stderr)
-        raise
 
 
 def read_earlier(path: Path) -> Run:

@@ -84,10 +84,11 @@ def _bench(
         own = argparse.Namespace(**{**vars(args), "rounds": rounds})
         return measure_phone(own, paths, progress, journal, names)
 
-    with journal_in(args.output) as journal, bench_progress() as progress:
+    is_phone = args.device != "host"
+    with journal_in(args.output, on_phone=is_phone) as journal, bench_progress() as progress:
         run = bench_pairs(
             matching.pairs,
-            bench=bench_host if args.device == "host" else on_phone,
+            bench=on_phone if is_phone else bench_host,
             threads=args.threads,
             rounds=rounds,
             samples=args.samples,

@@ -23,7 +23,8 @@ def add_phone_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--serial",
         metavar="SERIAL",
-        help="which phone, where several have the chipset; without --device that phone",
+        help="which phone, where several have the chipset, by adb's name of it or its own serial; "
+        "without --device that phone",
     )
     add("--profiles", type=Path, metavar="DIR", help="device profiles of your own")
     add(
@@ -49,8 +50,8 @@ def add_phone_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="a back end's delegate or provider; a path below /vendor, /system or "
-        "/apex is one on the phone",
+        help="a back end's delegate or provider; a path below /vendor, /odm, /system, "
+        "/system_ext, /product, /apex or /data/local is one on the phone",
     )
     add(
         "--backend-option",

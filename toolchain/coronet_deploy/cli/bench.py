@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -138,8 +139,12 @@ def run(args: argparse.Namespace) -> int:
         return dry_run(args, artifacts)
     check_reports(args, ["--markdown"], artifacts)
     check_writable(args.output)
-    with journal_in(args.output) as journal, bench_progress() as progress:
-        if args.device != "host":
+    on_phone = args.device != "host"
+    with (
+        journal_in(args.output, on_phone=on_phone, resumable=on_phone) as journal,
+        bench_progress() as progress,
+    ):
+        if on_phone:
             measured = measure_phone(args, artifacts, progress, journal)
         else:
             measured = bench_host(
@@ -161,15 +166,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def journal_in(folder: Path) -> Iterator[Journal]:
+def journal_in(
+    folder: Path, *, on_phone: bool = False, resumable: bool = False
+) -> Iterator[Journal]:
     """Yield what keeps a bench's launches as they end, for `Journal.end` to make a run file of.
 
-    When Ctrl-C ends the bench, the launches that had finished become a run file in `folder`.
+    When Ctrl-C ends the bench, or its phone goes away for good, the launches that had finished
+    become a run file in `folder`; of one that is `resumable` it is said how to go on with it.
     """
     from coronet_deploy.bench.host import BenchInterrupted
+    from coronet_deploy.bench.phone_back import PhoneGone
     from coronet_deploy.results.journal import journaled, left_behind, recovery, running
 
-    for path in running(folder):
+    for path in () if on_phone else running(folder):
         print(f"another bench is going on, by {path}: both disturb each other", file=sys.stderr)
     for path in left_behind(folder):
         print(
@@ -180,14 +189,12 @@ def journal_in(folder: Path) -> Iterator[Journal]:
     with journaled(folder) as journal:
         try:
             yield journal
-        except BenchInterrupted as interruption:
-            if interruption.run.launches:
-                path = journal.end(interruption.run, folder)
-                finished = len(interruption.run.launches)
-                print(
-                    f"{finished} of {interruption.planned} launches kept in {path}",
-                    file=sys.stderr,
-                )
+        except (BenchInterrupted, PhoneGone) as cut:
+            if cut.run.launches:
+                path = journal.end(cut.run, folder)
+                finished = len(cut.run.launches)
+                more = f"; --resume {shlex.quote(str(path))} goes on" if resumable else ""
+                print(f"{finished} of {cut.planned} launches kept in {path}{more}", file=sys.stderr)
             raise
 
 

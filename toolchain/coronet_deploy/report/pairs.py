@@ -11,7 +11,7 @@ from coronet_deploy.bench.compare import BASE, CANDIDATE, Subject
 from coronet_deploy.errors import BadInput, NothingMeasured
 from coronet_deploy.report.regression import LAUNCHES_LEAST, too_few
 from coronet_deploy.results.entries import moment_of
-from coronet_deploy.results.keys import SAME_CONDITIONS, SAME_SETTINGS
+from coronet_deploy.results.keys import SAME_CONDITIONS, SAME_SETTINGS, options_of
 from coronet_deploy.vocabulary import Launch, Run, Target
 
 _ONE_DAY = timedelta(days=1)
@@ -26,7 +26,8 @@ class Pair:
 
     `first` counts the launches a side (base, candidate) of the first measurement, the rest being
     the re-run's. `problems` say, in sentences, why nothing can be told from it. `one_file` is set
-    where both sides, measured in turn, are the same bytes.
+    where both sides, measured in turn, are the same bytes. `placement` says, in a clause, how the
+    graph was split otherwise than the base's, if it was and a part of one ran off the back end.
     """
 
     artifact: str
@@ -37,6 +38,7 @@ class Pair:
     first: tuple[int, int]
     problems: tuple[str, ...] = ()
     one_file: bool = False
+    placement: str = ""
 
     @property
     def name(self) -> str:
@@ -171,17 +173,25 @@ def check_setups(base: Run, candidate: Run) -> None:
 
     """
     settings = base.conditions.get("settings"), candidate.conditions.get("settings")
+    shared = {one.target for one in base.launches} & {one.target for one in candidate.launches}
+    left, right = (
+        options_of(run, [one for one in run.launches if one.target in shared])
+        for run in (base, candidate)
+    )
+    libraries = _libraries(base), _libraries(candidate)
     tables: list[tuple[str, Any, Any, Sequence[str]]] = [
         ("", base.conditions, candidate.conditions, SAME_CONDITIONS),
         ("setting ", *settings, SAME_SETTINGS),
-        # A tool that only one run used made no figure of the other.
+        ("", left, right, sorted({*left, *right})),
+        # A library or tool that only one run used made no figure of the other.
+        ("", *libraries, sorted({*libraries[0]} & {*libraries[1]})),
         ("version of ", base.tools, candidate.tools, sorted({*base.tools} & {*candidate.tools})),
         ("", {"emulated": base.emulated}, {"emulated": candidate.emulated}, ("emulated",)),
     ]
-    for prefix, left, right, keys in tables:
+    for prefix, one, other, keys in tables:
         for key in keys:
             values = [
-                table.get(key) if isinstance(table, Mapping) else None for table in (left, right)
+                table.get(key) if isinstance(table, Mapping) else None for table in (one, other)
             ]
             if values[0] != values[1]:
                 raise BadInput(
@@ -189,6 +199,14 @@ def check_setups(base: Run, candidate: Run) -> None:
                     f"{values[0]} and {values[1]}",
                     hint="measure both on one machine, or compare the artifacts themselves",
                 )
+
+
+def _libraries(run: Run) -> dict[str, str]:
+    """Return the runtimes' libraries of a run on a phone; LiteRT's tell no version of their own."""
+    kit = run.conditions.get("kit")
+    given = kit if isinstance(kit, Mapping) else {}
+    names = ("litert-library", "onnxruntime-library")
+    return {name: f"file {str(given[name])[:12]}" for name in names if name in given}
 
 
 def checkpoint_of(manifest: Mapping[str, Any]) -> str | None:
@@ -220,7 +238,7 @@ def _pair(
     target: Target,
     max_load: float | None,
 ) -> Pair:
-    series, first, problems = [], [], []
+    series, first, problems, taken = [], [], [], []
     for side, (runs, name) in (("base", base), ("candidate", candidate)):
         launches = [[one for one in run.launches if _is(one, name, target)] for run in runs]
         every = [launch for ones in launches for launch in ones]
@@ -229,7 +247,9 @@ def _pair(
         ]
         series.append(tuple(one for ones in medians for one in ones))
         first.append(len(medians[0]))
-        problems += _side_problems(side, every, runs[0].artifacts.get(name, {}))
+        elsewhere = "" if every else _elsewhere(runs, name, target)
+        problems += _side_problems(side, every, runs[0].artifacts.get(name, {}), elsewhere)
+        taken.append(_taken(every))
         # What went wrong in a re-run is nothing to a row that was settled before it.
         held = [run for run, ones in zip(runs, launches, strict=True) if ones]
         problems += [text for run in held for text in _run_problems(run, max_load)]
@@ -245,11 +265,46 @@ def _pair(
         candidate_ms=series[1],
         first=(first[0], first[1]),
         problems=tuple(dict.fromkeys(problems)),
+        placement=_placement(*taken),
     )
 
 
-def _side_problems(side: str, launches: Sequence[Launch], manifest: Mapping[str, Any]) -> list[str]:
-    problems = [] if launches else [f"the {side} was not measured there"]
+def _taken(launches: Sequence[Launch]) -> str | None:
+    """Return what the back end took of a side's graph: "7 of 12 nodes"; None if it is not known."""
+    details = next((one.details for one in launches if one.error is None), {})
+    taken, nodes, parts = (details.get(key) for key in ("nodes_taken", "nodes", "partitions"))
+    whole = details.get("fully_accelerated")
+    if whole is not True and isinstance(taken, int) and isinstance(nodes, int):
+        split = f" in {parts} partitions" if isinstance(parts, int) and parts > 1 else ""
+        return f"{taken} of {nodes} nodes{split}"
+    return None if whole is None else "all nodes" if whole else "not all nodes"
+
+
+def _placement(base: str | None, candidate: str | None) -> str:
+    if base is None or candidate is None or base == candidate:
+        return ""
+    return f"the back end took {candidate} of the candidate's graph, and {base} of the base's"
+
+
+def _elsewhere(runs: Sequence[Run], name: str, target: Target) -> str:
+    """Say where a side was measured that the CPU did part of, or the other did; perhaps nothing."""
+    for one in _targets(runs[0], name):
+        if one != target and _whole(one) == _whole(target):
+            taken = _taken([launch for launch in runs[0].launches if _is(launch, name, one)])
+            told = f", whose back end took {taken}" if taken else ""
+            return f", but on {one.backend}{told}"
+    return ""
+
+
+def _whole(target: Target) -> Target:
+    """Return a target as it is called where the CPU does no part of the graph."""
+    return replace(target, backend=target.backend.removesuffix("+cpu"))
+
+
+def _side_problems(
+    side: str, launches: Sequence[Launch], manifest: Mapping[str, Any], elsewhere: str = ""
+) -> list[str]:
+    problems = [] if launches else [f"the {side} was not measured there{elsewhere}"]
     failed = [launch for launch in launches if launch.error is not None]
     if failed:
         problems.append(

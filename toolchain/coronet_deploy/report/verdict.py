@@ -104,7 +104,9 @@ def judge(pairs: Sequence[Pair], bounds: Bounds) -> tuple[Judged, ...]:
     adjusted = holm([look.shift.p_slower for look in looks])
     verdicts = decide(looks, bounds)
     judged = {
-        id(pair): _explained(Judged(pair, verdict, look.shift, p), look, len(sound), bounds)
+        id(pair): _with_placement(
+            _explained(Judged(pair, verdict, look.shift, p), look, len(sound), bounds)
+        )
         for pair, look, verdict, p in zip(sound, looks, verdicts, adjusted, strict=True)
     }
     return tuple(judged.get(id(pair)) or _untested(pair) for pair in pairs)
@@ -149,6 +151,12 @@ def _look(pair: Pair) -> Look:
         compare_launches(pair.base_ms, pair.candidate_ms),
         None if rerun is None else ratio_of(*rerun),
     )
+
+
+def _with_placement(row: Judged) -> Judged:
+    """Return `row` with what the back end took otherwise than the base's, which may explain it."""
+    reasons = filter(None, (row.reason, row.pair.placement))
+    return replace(row, reason="; ".join(reasons))
 
 
 def _explained(row: Judged, look: Look, rows: int, bounds: Bounds) -> Judged:

@@ -70,7 +70,7 @@ class Journal:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             self.path = path
-            self._beside = bool(running(self._folder, path))
+            self._beside = self._is_beside(run)
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _reserve(self._handle, 2 * len(head) + planned * _launch_bytes(run))
         except OSError as error:
@@ -91,13 +91,13 @@ class Journal:
     def end(self, run: Run, folder: Path) -> Path:
         """Write `run`, with all its launches, as a run file into `folder`; remove the journal.
 
-        A bench that began or ended beside another one gets a note that says so.
+        A bench on this host that began or ended beside another one gets a note that says so.
 
         Raises:
             EnvironmentProblem: the run file cannot be written; names the journal, which stays.
 
         """
-        self._beside |= bool(running(self._folder, self.path))
+        self._beside |= self._is_beside(run)
         if self._beside:
             run = replace(run, conditions=_with_note(run.conditions, _BESIDE))
         self._append(_head(run))
@@ -114,6 +114,9 @@ class Journal:
             ) from problem
         self.remove()
         return path
+
+    def _is_beside(self, run: Run) -> bool:
+        return _on_host(run.conditions) and bool(running(self._folder, self.path))
 
     def close(self) -> None:
         """Give back the room that was not used, and leave the file."""
@@ -177,11 +180,11 @@ def left_behind(folder: Path) -> list[Path]:
 
 
 def running(folder: Path, own: Path | None = None) -> list[Path]:
-    """Return the journals in `folder`, but one's own, of benches that go on just now."""
+    """Return the journals in `folder`, but one's own, of benches on this host that go on now."""
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         with contextlib.suppress(OSError):
-            if goes_on(path) and path != own:
+            if path != own and goes_on(path) and _tells_host(path):
                 found.append(path)
     return found
 
@@ -195,6 +198,20 @@ def goes_on(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def _tells_host(path: Path) -> bool:
+    """Tell of a journal's first line whether it is of a bench on this host, or not whole yet."""
+    with path.open("rb") as file:
+        head = file.readline()
+    try:
+        return _on_host(json.loads(head)["conditions"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return True
+
+
+def _on_host(conditions: Mapping[str, Any]) -> bool:
+    return conditions.get("device") in {None, "host"}
 
 
 def read_journal(path: Path) -> Run:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coronet_deploy.vocabulary import Launch, Run, Runtime, Target
@@ -28,7 +29,7 @@ SAME_CONDITIONS = (
     "system",
     "python",
 )
-SAME_SETTINGS = ("samples", "seconds")
+SAME_SETTINGS = ("samples", "seconds", "mask")
 _RUNTIMES = {"onnxruntime": Runtime.ONNX.value, "ai-edge-litert": Runtime.TFLITE.value}
 
 Setup = Mapping[str, str]
@@ -68,12 +69,23 @@ def setup_of(run: Run, launches: Sequence[Launch]) -> Setup:
     fields: dict[str, object] = {"emulated": run.emulated}
     fields |= {name: run.conditions.get(name) for name in SAME_CONDITIONS}
     fields |= {f"setting {name}": asked.get(name) for name in SAME_SETTINGS}
+    fields |= options_of(run, launches)
     fields |= {f"version of {name}": version for name, version in used.items()}
     return {
         name: json.dumps(value, sort_keys=True, ensure_ascii=False)
         for name, value in sorted(fields.items())
         if value is not None
     }
+
+
+def options_of(run: Run, launches: Iterable[Launch]) -> dict[str, object]:
+    """Return the options (`--backend-option`) of the back ends that `launches` ran on, by name."""
+    kit = run.conditions.get("kit")
+    given = kit if isinstance(kit, Mapping) else {}
+    # "gpu+cpu" and "gpu, benchmark_model" are rows of one back end.
+    backends = {re.split("[+,]", one.target.backend)[0] for one in launches}
+    names = (f"backend-option {one}" for one in sorted(backends))
+    return {name: given[name] for name in names if name in given}
 
 
 def setup_hash(setup: Setup) -> str:
