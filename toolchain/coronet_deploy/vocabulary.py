@@ -67,7 +67,7 @@ class DType(StrEnum):
 
     The first three are what an application tries first. Of the others (`export.schemes` tells
     more), INT8_FULL has integers everywhere, pictures too; INT16X8 (TFLite) and A16W8 (ONNX) have
-    16-bit values and int8 weights; INT8_DYNAMIC measures its ranges as it runs; INT8_WEIGHTS stores
+    16-bit values and int8 weights; INT8_DYNAMIC has every convolution in int8; INT8_WEIGHTS stores
     int8 and computes in float.
     """
 

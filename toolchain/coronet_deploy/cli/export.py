@@ -84,8 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="DIR",
-        help="pictures that INT8 ranges are measured on (default: bundled ones, or two thirds of "
-        "--pictures)",
+        help="pictures that INT8 is fitted to: its ranges, and which layers stay float (default: "
+        "bundled ones, or two thirds of --pictures)",
     )
     parser.add_argument(
         "--calibration-count",
