@@ -24,7 +24,7 @@ LAYOUTS = ("full", "paper")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="a run file that `bench` wrote"
+        "runs", metavar="RUN", nargs="*", type=Path, help="a run file that `bench` wrote"
     )
     parser.add_argument(
         "--format", choices=FORMATS, help="what to write (default: terminal; --json is json)"
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from coronet_deploy.results.files import read_run
     from coronet_deploy.storage import write_text
 
+    _take_runs_behind_quality(args)
     if args.json and args.format not in {None, "json"}:
         raise BadInput(f"--json and --format {args.format} contradict each other")
     form = "json" if args.json else args.format or "terminal"
@@ -91,6 +92,27 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.output, text)
         print(f"wrote {args.output}", file=sys.stderr)
     return 0
+
+
+def _take_runs_behind_quality(args: argparse.Namespace) -> None:
+    """Take the run files that stand behind --quality for what they are.
+
+    Raises:
+        BadInput: there is no run file; or one that is behind --quality is missing.
+
+    """
+    from coronet_deploy.results.entries import is_run_file
+    from coronet_deploy.storage import existing_file
+
+    behind = [path for path in args.quality if is_run_file(existing_file(path, "--quality"))]
+    if len(behind) < len(args.quality):  # else the flag was meant for another file than a run
+        args.runs += behind
+        args.quality = [path for path in args.quality if path not in behind]
+    if not args.runs:
+        raise BadInput(
+            "RUN is missing: a run file that `bench` wrote",
+            hint="`coronet-deploy report --help` shows how to call it",
+        )
 
 
 def _width(output: Path | None) -> int:
