@@ -180,6 +180,11 @@ def test_channels_out_of_bounds_name_the_flag(theirs: Path) -> None:
         load_own("sketches:seeded", channels=0)
 
 
+def test_a_network_of_other_channels_is_told_the_flag() -> None:
+    with pytest.raises(ConversionFailed, match=r"3 channels \(--channels\)"):
+        capture(nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh()), 16, 16)
+
+
 class _AnySize(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x[:, :, : int(x.abs().sum().item()) % 3 + 1]
