@@ -170,6 +170,23 @@ def test_a_stop_after_the_last_step_lets_it_finish(
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == recipe.steps
 
 
+def test_a_state_given_for_a_checkpoint_tells_where_that_is(
+    cli: Cli, data: Path, tmp_path: Path
+) -> None:
+    stop_after(Trainer(tiny(), data, tmp_path), 2)
+    done = cli("inspect", tmp_path / "state.pt")
+    assert done.returncode == 2
+    assert "state.pt is what a training goes on from, and no checkpoint" in done.stderr
+    assert "train --resume goes on" in done.stderr
+    resumed = Trainer(tiny(), data, tmp_path)
+    resumed.resume()
+    resumed.run(lambda _: None)
+    done = cli("inspect", tmp_path / "state.pt")
+    assert done.returncode == 2
+    told = done.stderr.partition("its checkpoints are beside it: ")[2]
+    assert {"tiny.safetensors", "tiny.search.safetensors"} <= set(told.rstrip(")\n").split(", "))
+
+
 def test_a_state_goes_on_only_where_it_was(data: Path, tmp_path: Path) -> None:
     recipe = tiny()
     stop_after(Trainer(recipe, data, tmp_path), 2)
