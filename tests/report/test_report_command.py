@@ -14,6 +14,7 @@ from subprocess import PIPE
 
 import pytest
 
+from coronet_deploy.cli import main
 from coronet_deploy.report.lines import lines_of
 from coronet_deploy.results.files import write_run
 from coronet_deploy.vocabulary import Run
@@ -47,6 +48,29 @@ def test_output_goes_to_the_file_and_not_to_stdout(
     done = cli("report", path, "--format", "html", "--output", tmp_path / "new" / "page.html")
     assert (done.returncode, done.stdout) == (0, "")
     assert (tmp_path / "new" / "page.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("page.HTML", "html"), ("a.md", "markdown"), ("a.csv", "csv"), ("a.json", "json"),
+     ("a.tex", "latex"), ("a.txt", "terminal"), ("a", "terminal")],
+)  # fmt: skip
+def test_an_output_has_the_format_that_its_name_ends_in(
+    name: str, form: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    path = str(write_run(make_run(), tmp_path))
+    for output, flags in ((name, []), ("told", ["--format", form])):
+        assert main(["report", path, "--output", str(tmp_path / output), *flags]) == 0
+    assert (tmp_path / name).read_bytes() == (tmp_path / "told").read_bytes()
+
+
+def test_a_folder_of_runs_says_how_its_files_are_given(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    write_run(make_run(), tmp_path)
+    done = cli("report", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{tmp_path} is a folder (give its run files, {tmp_path}/*.json)" in done.stderr
 
 
 def test_several_runs_stand_one_after_another(cli: Cli, make_run: MakeRun, tmp_path: Path) -> None:

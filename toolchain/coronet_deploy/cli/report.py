@@ -18,6 +18,14 @@ if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neithe
 HELP = "print the tables of run files, or write them as Markdown, CSV, JSON, LaTeX or a web page"
 
 FORMATS = ("terminal", "markdown", "csv", "json", "latex", "html")
+_ENDINGS = {
+    ".html": "html",
+    ".htm": "html",
+    ".md": "markdown",
+    ".csv": "csv",
+    ".json": "json",
+    ".tex": "latex",
+}
 LAYOUTS = ("full", "paper")
 
 
@@ -27,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs", metavar="RUN", nargs="*", type=Path, help="a run file that `bench` wrote"
     )
     parser.add_argument(
-        "--format", choices=FORMATS, help="what to write (default: terminal; --json is json)"
+        "--format",
+        choices=FORMATS,
+        help="what to write (default: by the ending of --output's name, or terminal; --json is "
+        "json)",
     )
     parser.add_argument(
         "--layout",
@@ -73,12 +84,13 @@ def run(args: argparse.Namespace) -> int:
     _take_runs_behind_quality(args)
     if args.json and args.format not in {None, "json"}:
         raise BadInput(f"--json and --format {args.format} contradict each other")
-    form = "json" if args.json else args.format or "terminal"
+    ending = args.output.suffix.lower() if args.output else ""
+    form = "json" if args.json else args.format or _ENDINGS.get(ending, "terminal")
     if form != "html" and (args.quality or args.history or args.title):
         raise BadInput("--quality, --history and --title are for --format html")
     past = [Path(args.history)] if args.history else []
     check_reports(args, ["--output"], [*args.runs, *args.quality, *past])
-    runs = [(path, read_run(path)) for path in args.runs]
+    runs = [(path, read_run(_run_file(path))) for path in args.runs]
     # Not its samples: a vendor's program that keeps none still tells its median.
     if not any(launch.median_ms is not None for _, one in runs for launch in one.launches):
         raise NothingMeasured(f"{', '.join(map(str, args.runs))}: no launch gave a sample")
@@ -113,6 +125,20 @@ def _take_runs_behind_quality(args: argparse.Namespace) -> None:
             "RUN is missing: a run file that `bench` wrote",
             hint="`coronet-deploy report --help` shows how to call it",
         )
+
+
+def _run_file(path: Path) -> Path:
+    """Return a path that is no folder: which of its runs are meant, nobody said.
+
+    Raises:
+        BadInput: it is one.
+
+    """
+    from coronet_deploy.storage import is_folder
+
+    if is_folder(path, "run file"):
+        raise BadInput(f"{path} is a folder", hint=f"give its run files, {path / '*.json'}")
+    return path
 
 
 def _width(output: Path | None) -> int:
