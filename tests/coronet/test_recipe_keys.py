@@ -70,6 +70,19 @@ def test_what_cannot_be_or_does_nothing_is_named(value: str, said: str, recipe: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_misspelt_key_is_named_and_not_the_one_that_it_leaves_missing(recipe: Path) -> None:
+    whole = recipe.read_text()
+    for change, said in (
+        (("target = 0.5", "targte = 0.5"), "search.targte: there is no such key"),
+        (("[search]", "[serch]"), "serch: there is no such key"),
+        (("target = 0.5", ""), "search.target: is missing"),
+    ):
+        recipe.write_text(whole.replace(*change))
+        with pytest.raises(BadInput) as caught:
+            read_recipe(recipe)
+        assert str(caught.value) == f"recipe {recipe}: {said}"
+
+
 def test_a_number_may_begin_with_its_point(recipe: Path) -> None:
     assert read_recipe(recipe, ["search.target=.25"]).search.target == 0.25
 

@@ -344,14 +344,20 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(table)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        told = first["msg"].removeprefix("Value error, ")
-        raise BadInput(f"recipe {path}: {f'{key}: ' if key else ''}{told}") from error
+        raise BadInput(f"recipe {path}: {_complaint(error)}") from error
     for name, key, why in _idle(recipe):
         if key in table.get(name, {}):
             raise BadInput(f"recipe {path}: {name}.{key} has no effect: {why}", hint="leave it out")
     return recipe
+
+
+def _complaint(error: ValidationError) -> str:
+    """Return the most telling complaint: a misspelt key explains a missing one."""
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    said = {"extra_forbidden": "there is no such key", "missing": "is missing"}
+    told = said.get(first["type"], first["msg"].removeprefix("Value error, "))
+    return f"{key}: {told}" if key else told
 
 
 def _idle(recipe: Recipe) -> list[tuple[str, str, str]]:
