@@ -104,6 +104,7 @@ def test_without_a_file_the_hash_is_of_the_weights(theirs: Path) -> None:
         ("sketches:Noting", "'_extra_state', a dict and not a tensor"),
         ("sketches:Lazy", "'only.weight' has no shape yet"),
         ("sketches", "names no generator"),
+        ("sketches.py:seeded", "is a file's name, and no module's (write sketches:seeded)"),
     ],
 )
 def test_what_gives_no_generator_is_one_line(theirs: Path, name: str, words: str) -> None:

@@ -127,6 +127,9 @@ def test_the_command_takes_a_name_and_several_sizes(cli: Cli, theirs: Path) -> N
     done = cli("verify", path, "--checkpoint", "sketches:grey", "--channels", 1, cwd=theirs)
     assert done.returncode == 2
     assert "sketches:Sketch with weights" in done.stderr
+    done = cli("verify", path, "--checkpoint", "sketches:Sketch", cwd=theirs)
+    assert done.returncode == 2
+    assert "give the --weights that it had" in done.stderr
 
 
 def test_verify_takes_pictures_of_the_channels_that_the_artifact_takes(

@@ -96,11 +96,14 @@ def _source(manifests: dict[Path, Manifest], args: argparse.Namespace) -> Subjec
     for path, manifest in manifests.items():
         if manifest.source.sha256 != subject.source.sha256:
             module = manifest.source.module
+            hint = "give that one with --checkpoint" + (" and --weights" if module else "")
+            if module == args.checkpoint and args.weights is None:
+                hint = "give the --weights that it had; without, its numbers are others each time"
             raise BadInput(
                 f"{path} was not made of {args.checkpoint or 'the bundled checkpoint'}: its "
                 f"manifest names {f'{module} with weights' if module else 'a checkpoint'} "
                 f"of SHA-256 {manifest.source.sha256[:12]}...",
-                hint="give that one with --checkpoint" + (" and --weights" if module else ""),
+                hint=hint,
             )
         if args.channels not in {None, manifest.channels}:
             raise BadInput(
