@@ -15,6 +15,7 @@ from subprocess import PIPE
 import pytest
 
 from coronet_deploy.cli import main
+from coronet_deploy.cli.report import FORMATS
 from coronet_deploy.report.lines import lines_of
 from coronet_deploy.results.files import write_run
 from coronet_deploy.vocabulary import Run
@@ -134,6 +135,19 @@ def test_names_in_any_script_leave_stderr_empty(
     done = cli("report", path, "--format", "html")
     assert (done.returncode, done.stderr) == (0, "")
     assert "马到斑马" in done.stdout
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_name_and_a_title_that_are_not_utf_8_end_no_report(
+    form: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    path = write_run(make_run(), tmp_path).rename(tmp_path / "r\udcff.json")
+    other = write_run(replace(make_run(), id="other"), tmp_path)
+    output = tmp_path / "told"
+    title = ["--title", "Gr\udcfcn"] if form == "html" else []
+    line = ["report", str(path), str(other), "--format", form, "--output", str(output), *title]
+    assert main(line) == 0
+    assert "slow.onnx" in output.read_text("utf-8")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

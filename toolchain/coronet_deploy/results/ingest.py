@@ -21,7 +21,7 @@ from coronet_deploy.results.database import rows, runs, setups
 from coronet_deploy.results.entries import RunEntry, RunFiles, entry_of, find_run_files
 from coronet_deploy.results.keys import setup_hash
 from coronet_deploy.results.store import Filters, Store, list_runs
-from coronet_deploy.storage import sha256_of
+from coronet_deploy.storage import require_utf8, sha256_of
 
 _T = TypeVar("_T")
 
@@ -229,6 +229,7 @@ def _content(path: Path, done: Imported) -> bytes | None:
 
 def _entry(path: Path, data: bytes, done: Imported) -> RunEntry | None:
     try:
+        require_utf8(str(path), "no store can hold it")
         entry = entry_of(data, path)
     except BadInput as error:
         done.refused.append(str(error))
