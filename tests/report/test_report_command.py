@@ -74,6 +74,20 @@ def test_a_folder_of_runs_says_how_its_files_are_given(
     assert f"{tmp_path} is a folder (give its run files, {tmp_path}/*.json)" in done.stderr
 
 
+@pytest.mark.parametrize("flags", [[], ["--layout", "full"], ["--format", "html"]])
+def test_a_run_that_is_given_again_stands_there_once(
+    flags: list[str], make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_run(make_run(), tmp_path)
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(path.read_bytes())
+    told = []
+    for runs in ([path], [path, path], [path, copy]):
+        assert main(["report", *map(str, runs), *flags]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] == told[2]
+
+
 def test_several_runs_stand_one_after_another(cli: Cli, make_run: MakeRun, tmp_path: Path) -> None:
     first = write_run(make_run(), tmp_path)
     second = write_run(replace(make_run({"other.onnx": 7.0}), id="r2"), tmp_path)

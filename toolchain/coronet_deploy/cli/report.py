@@ -78,7 +78,6 @@ def run(args: argparse.Namespace) -> int:
             sample (5).
 
     """
-    from coronet_deploy.results.files import read_run
     from coronet_deploy.storage import write_text
 
     _take_runs_behind_quality(args)
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput("--quality, --history and --title are for --format html")
     past = [Path(args.history)] if args.history else []
     check_reports(args, ["--output"], [*args.runs, *args.quality, *past])
-    runs = [(path, read_run(_run_file(path))) for path in args.runs]
+    runs = _read(args.runs)
     # Not its samples: a vendor's program that keeps none still tells its median.
     if not any(launch.median_ms is not None for _, one in runs for launch in one.launches):
         raise NothingMeasured(f"{', '.join(map(str, args.runs))}: no launch gave a sample")
@@ -127,18 +126,24 @@ def _take_runs_behind_quality(args: argparse.Namespace) -> None:
         )
 
 
-def _run_file(path: Path) -> Path:
-    """Return a path that is no folder: which of its runs are meant, nobody said.
+def _read(paths: list[Path]) -> list[tuple[Path, Run]]:
+    """Return the runs in the files `paths`; one that is given again is the one that it was.
 
     Raises:
-        BadInput: it is one.
+        BadInput: one is no run file; or a folder, of which nobody said which runs are meant.
 
     """
+    from coronet_deploy.results.files import read_run
     from coronet_deploy.storage import is_folder
 
-    if is_folder(path, "run file"):
-        raise BadInput(f"{path} is a folder", hint=f"give its run files, {path / '*.json'}")
-    return path
+    runs: list[tuple[Path, Run]] = []
+    for path in paths:
+        if is_folder(path, "run file"):
+            raise BadInput(f"{path} is a folder", hint=f"give its run files, {path / '*.json'}")
+        one = read_run(path)
+        if all(one != held for _, held in runs):
+            runs.append((path, one))
+    return runs
 
 
 def _width(output: Path | None) -> int:
