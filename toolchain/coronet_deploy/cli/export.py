@@ -200,6 +200,11 @@ def run(args: argparse.Namespace) -> int:
     sizes = list(dict.fromkeys(args.size or [(256, 256)]))
     for size in sizes:  # before anything is made
         check_fit(subject, *size)
+    if subject.source.module and args.weights is None:  # which may be those before any training
+        print(
+            f"{args.generator} has the weights that it is made with; --weights FILE gives others",
+            file=sys.stderr,
+        )
     if warning := next(
         filter(None, (_other_task(one, subject.model) for one, _ in requests)), None
     ):
