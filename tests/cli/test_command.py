@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from coronet_deploy.cli import COMMANDS
+from coronet_deploy.coronet.zoo import bundled_checkpoint
 from support import Cli
 
 HEAVY = (
@@ -241,7 +242,24 @@ def test_inspect_describes_the_bundled_checkpoint(cli: Cli, tmp_path: Path) -> N
         (("materialize", "lost.safetensors"), "checkpoint lost.safetensors does not exist"),
         (
             ("inspect", "my:Net"),
-            "checkpoint my:Net does not exist (export and verify take a generator of your own)",
+            (
+                "checkpoint my:Net does not exist (export and verify take a generator of your own, "
+                "as package.module:name)"
+            ),
+        ),
+        (
+            ("export", "nets"),
+            (
+                "checkpoint nets does not exist (export and verify take a generator of your own, "
+                "as package.module:name)"
+            ),
+        ),
+        (
+            ("export", "horse2zebra-resnet9"),
+            (
+                "checkpoint horse2zebra-resnet9 does not exist (that of the bundled model is "
+                f"{bundled_checkpoint('horse2zebra-resnet9')})"
+            ),
         ),
     ],
 )
@@ -264,6 +282,13 @@ def test_an_artifact_in_place_of_a_checkpoint_is_called_one(
     result = _without("torch", (command, name), tmp_path)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert f"{name} is an artifact by its name, not a checkpoint (give the" in result.stderr
+
+
+def test_code_in_place_of_a_checkpoint_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text("def make(): ...\n")
+    result = _without("torch", ("export", "nets.py"), tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "nets.py is code by its name, not a checkpoint (export and verify" in result.stderr
 
 
 def test_an_error_drives_no_terminal(cli: Cli, tmp_path: Path) -> None:

@@ -7,13 +7,26 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from coronet_deploy.cli import demo
+from coronet_deploy.coronet.checkpoint import (
+    FORMAT_VERSION,
+    Header,
+    Stage,
+    load_checkpoint,
+    save_checkpoint,
+)
 from coronet_deploy.coronet.zoo import model_dir
+from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.results.files import read_run
+from coronet_deploy.verify.release import bundled_order, release
+from coronet_deploy.vocabulary import Architecture, DType, Runtime
 from lowering import small_checkpoint
 from support import COMMAND, Cli
 
@@ -85,6 +98,35 @@ def test_a_model_of_another_task_is_told_what_its_ranges_come_from(
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert ("INT8 ranges come from the bundled label maps" in done.stderr) == told
+
+
+def test_a_generator_of_grey_pictures_is_taken_as_export_takes_it(tmp_path: Path) -> None:
+    plan = replace(full_plan(Architecture.RESNET_6, width=2), input_channels=1, output_channels=1)
+    header = Header(
+        format_version=FORMAT_VERSION,
+        stage=Stage.DENSE,
+        id="grey",
+        title="Grey",
+        task="test",
+        plan=plan.as_json(),
+        total=dict(plan.groups),
+    )
+    tensors = build_generator(plan).state_dict()
+    save_checkpoint(
+        tmp_path / "grey.safetensors", header, {f"network.{k}": v for k, v in tensors.items()}
+    )
+    checkpoint = load_checkpoint(tmp_path / "grey.safetensors")
+    demo._materialize(checkpoint, tmp_path)
+    assert load_checkpoint(tmp_path / "grey-dense.safetensors").plan == plan
+    order = bundled_order(checkpoint, tmp_path / "artifacts", 256, [DType.FP32])
+    bounds = {DType.FP32: 40.0}
+    artifacts = release(replace(order, runtimes=[Runtime.ONNX], bounds_db=bounds))
+    for picture in demo._draw(checkpoint, artifacts):
+        (output,) = picture.outputs.values()
+        for shown in (picture.input, picture.reference, output):
+            assert shown.shape == (256, 256, 3)
+            assert (shown == shown[..., :1]).all()
+        assert np.abs(output - picture.reference).max() < 0.01
 
 
 def test_an_interrupted_demo_keeps_its_finished_launches(tmp_path: Path) -> None:

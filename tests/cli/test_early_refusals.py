@@ -144,6 +144,24 @@ def test_a_flag_that_takes_a_file_does_not_take_the_model_behind_it(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("export", "--output", "net.onnx"),
+        ("demo", "--output", "report.html"),
+        ("bench", "a.onnx", "--output", "run.json"),
+        ("train", RECIPE, "--data", "none", "--output", "net.safetensors"),
+    ],
+)
+def test_no_folder_is_made_of_a_files_name(
+    line: tuple[object, ...], cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "a.onnx").touch()
+    told = f"--output {line[-1]} is a file's name, and --output takes a folder"
+    _refused(cli(*line, cwd=tmp_path), 2, told)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+
+
 def test_what_is_no_file_may_be_written_to(cli: Cli, tmp_path: Path) -> None:
     done = cli("report", RUN, "--output", "/dev/null", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -230,7 +230,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "empty": (bytes_of(lambda _: b""), "is not a whole safetensors file"),
     "not ours": (with_metadata(None), "not a checkpoint of coronet-deploy"),
     "metadata": (with_metadata({METADATA_KEY: '{"colour": 3}'}), "metadata: "),
-    "newer": (rewritten(lambda _: {"format_version": 99}), "has format version 99"),
+    "newer": (
+        with_header(format_version=99, colour=3),
+        "format_version 99 is newer than 1, the newest this version reads (upgrade coronet",
+    ),
+    "of no version": (with_header(format_version=0), "has format version 0"),
     "nan": (rewritten(weight=nan), "'network.ups.3.a' holds numbers that are not finite"),
     "integers": (rewritten(weight=lambda tensor: tensor.int()), "is torch.int32"),
     "other architecture": (rewritten(as_resnet), "is not the generator that it says: missing"),

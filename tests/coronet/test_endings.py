@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -168,6 +169,37 @@ def test_a_stop_after_the_last_step_lets_it_finish(
     assert trainer.run(lambda _: None, save_every=100).is_file()
     assert asked
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == recipe.steps
+
+
+def test_a_state_given_for_a_checkpoint_tells_where_that_is(
+    cli: Cli, data: Path, tmp_path: Path
+) -> None:
+    stop_after(Trainer(tiny(), data, tmp_path), 2)
+    done = cli("inspect", tmp_path / "state.pt")
+    assert done.returncode == 2
+    assert "state.pt is what a training goes on from, and no checkpoint" in done.stderr
+    assert "train --resume goes on" in done.stderr
+    resumed = Trainer(tiny(), data, tmp_path)
+    resumed.resume()
+    resumed.run(lambda _: None)
+    done = cli("inspect", tmp_path / "state.pt")
+    assert done.returncode == 2
+    told = done.stderr.partition("its checkpoints are beside it: ")[2]
+    assert {"tiny.safetensors", "tiny.search.safetensors"} <= set(told.rstrip(")\n").split(", "))
+
+
+def test_a_state_of_a_newer_version_is_not_called_broken(data: Path, tmp_path: Path) -> None:
+    stop_after(Trainer(tiny(), data, tmp_path), 2)
+    path = tmp_path / "state.pt"
+    state = torch.load(path, weights_only=True)
+    recipe = json.loads(state["recipe"])
+    recipe["search"]["colour"] = 3
+    torch.save(state | {"recipe": json.dumps(recipe)}, path)
+    with pytest.raises(BadInput, match=r"another version of .*: its recipe has search\.colour"):
+        Trainer(tiny(), data, tmp_path).resume()
+    torch.save(state | {"recipe": state["recipe"][:-1]}, path)
+    with pytest.raises(BadInput, match="is not a whole training state"):
+        Trainer(tiny(), data, tmp_path).resume()
 
 
 def test_a_state_goes_on_only_where_it_was(data: Path, tmp_path: Path) -> None:

@@ -137,6 +137,40 @@ def test_a_place_that_cannot_be_written_is_told_before_the_checkpoint_is_read(
         assert said.format(output) in capsys.readouterr().err
 
 
+def test_another_generator_of_the_same_name_is_not_replaced_in_silence(
+    searched: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = Path("out") / "tiny-dense.safetensors"
+    for _ in range(2):
+        assert main(["materialize", str(searched.path)]) == 0
+        assert capsys.readouterr().err == ""
+    tensors = searched.network.state_dict()
+    changed = {name: one + name.endswith("bias") for name, one in tensors.items()}
+    save_checkpoint(tmp_path / "other.safetensors", searched.header, changed)
+    assert main(["materialize", "other.safetensors"]) == 0
+    assert capsys.readouterr().err == f"replaced {output}, which held another generator\n"
+
+
+def test_a_checkpoint_that_has_the_name_by_default_is_not_replaced(
+    searched: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = Path("out") / "tiny-dense.safetensors"
+    output.parent.mkdir()
+    data = searched.path.read_bytes()
+    output.write_bytes(data)
+    assert main(["materialize", str(output)]) == 2
+    assert f"{output} is a file that is read, and would be lost" in capsys.readouterr().err
+    assert output.read_bytes() == data
+
+
 def test_the_place_by_default_is_tried_too(
     searched: Checkpoint,
     tmp_path: Path,

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from matplotlib import rcParams
 from PIL import Image
 
 from coronet_deploy.cli import _train_told, main
@@ -87,6 +88,7 @@ def test_a_long_trainings_curve_is_drawn_without_a_word(
         raise AssertionError("a legend looks at every point for its place")
 
     monkeypatch.setattr("matplotlib.legend.Legend._find_best_position", search)
+    monkeypatch.setitem(rcParams, "savefig.bbox", "tight")  # a style of the user's
     losses = {"d": 0.5, "gan": 0.7, "l1": 0.2}
     rows = [StepReport(i, 9, "search", 1 - i / 10, 0.0, 1e-4, losses, 1, 0.1) for i in range(9)]
     full = full_plan(Architecture.RESNET_9)

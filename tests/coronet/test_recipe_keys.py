@@ -48,6 +48,13 @@ def recipe(tmp_path: Path) -> Path:
         ("model.width=20000", "model.width 20000: "),
         ("search.target=true", "search.target: true is not a number"),
         ("search.steps=true", "search.steps: true is not a number"),
+        ("search.steps='100'", "search.steps: '100' is text: a number is meant, without quotes"),
+        ("qat.lr='1e-4'", "qat.lr: '1e-4' is text: a number is meant"),
+        ("search.target=25%", "search.target: '25%' is text: a number is meant"),
+        (
+            "machine.channels_last='true'",
+            "machine.channels_last: 'true' is text: true or",
+        ),
         ("seed=true", "seed: true is not a number"),
         ("search.target=1e30", "search.target 1e+30, a number of MACs"),
         ("loss.cycle=10.0", "loss.cycle has no effect"),
@@ -61,6 +68,23 @@ def test_what_cannot_be_or_does_nothing_is_named(value: str, said: str, recipe: 
         read_recipe(recipe, changes)
     assert str(caught.value).startswith(f"recipe {recipe}: {said}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_key_is_named_and_not_the_one_that_it_leaves_missing(recipe: Path) -> None:
+    whole = recipe.read_text()
+    for change, said in (
+        (("target = 0.5", "targte = 0.5"), "search.targte: there is no such key"),
+        (("[search]", "[serch]"), "serch: there is no such key"),
+        (("target = 0.5", ""), "search.target: is missing"),
+    ):
+        recipe.write_text(whole.replace(*change))
+        with pytest.raises(BadInput) as caught:
+            read_recipe(recipe)
+        assert str(caught.value) == f"recipe {recipe}: {said}"
+
+
+def test_a_number_may_begin_with_its_point(recipe: Path) -> None:
+    assert read_recipe(recipe, ["search.target=.25"]).search.target == 0.25
 
 
 def test_keys_that_nothing_looks_at_are_named(recipe: Path) -> None:

@@ -196,7 +196,7 @@ def test_a_broken_state_is_not_resumed(cli: Cli, recipe: Path, data: Path, tmp_p
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("width = 8\n[data]", "widht = 8\n[data]"), "model.widht: Extra inputs"),
+        (("width = 8\n[data]", "widht = 8\n[data]"), "model.widht: there is no such"),
         (("target = 0.3", "target = -1"), "search.target"),
         (("steps = 12", 'steps = "many"'), "search.steps"),
         (("crop = 128", "crop = 133"), "data: crop 133 is larger than load 132"),

@@ -124,7 +124,11 @@ def test_a_misspelt_key_is_named_with_its_file(artifact: Path) -> None:
         ({"parity": None}, "key 'parity' is missing"),
         ({"bytes": "12"}, "'bytes'"),
         ({"dtype": "fp8"}, "'dtype'"),
-        ({"schema_version": 3}, "'schema_version'"),
+        ({"schema_version": 0}, "'schema_version'"),
+        (
+            {"schema_version": 3, "colour": 1},
+            "schema_version 3 is newer than 2, the newest this version reads (upgrade coronet",
+        ),
         ({"sha256": "abc"}, "'sha256'"),
         ({"input": _input(2**40)}, "'input.shape.1'"),
         ({"macs": {"real": 7, "published": 9, "mac": 1}}, "unknown key 'macs.mac'"),

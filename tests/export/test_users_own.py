@@ -104,6 +104,7 @@ def test_without_a_file_the_hash_is_of_the_weights(theirs: Path) -> None:
         ("sketches:Noting", "'_extra_state', a dict and not a tensor"),
         ("sketches:Lazy", "'only.weight' has no shape yet"),
         ("sketches", "names no generator"),
+        ("sketches.py:seeded", "is a file's name, and no module's (write sketches:seeded)"),
     ],
 )
 def test_what_gives_no_generator_is_one_line(theirs: Path, name: str, words: str) -> None:
@@ -178,6 +179,11 @@ def test_channels_out_of_bounds_name_the_flag(theirs: Path) -> None:
     del theirs
     with pytest.raises(BadInput, match="--channels 0: from 1 to 32"):
         load_own("sketches:seeded", channels=0)
+
+
+def test_a_network_of_other_channels_is_told_the_flag() -> None:
+    with pytest.raises(ConversionFailed, match=r"3 channels \(--channels\)"):
+        capture(nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh()), 16, 16)
 
 
 class _AnySize(nn.Module):

@@ -110,6 +110,7 @@ def test_the_command_takes_a_name_and_several_sizes(cli: Cli, theirs: Path) -> N
     given = ("--weights", "mine.safetensors", "--output", "out")
     done = cli("export", "sketches:Sketch", *given, "--size", "32x48,16x16", "--json", cwd=theirs)
     assert done.returncode == 0, done.stderr
+    assert "that it is made with" not in done.stderr
     # What their code prints is not in the way of the JSON.
     rows = json.loads(done.stdout)["artifacts"]
     assert [Path(row["path"]).name for row in rows] == [
@@ -127,6 +128,9 @@ def test_the_command_takes_a_name_and_several_sizes(cli: Cli, theirs: Path) -> N
     done = cli("verify", path, "--checkpoint", "sketches:grey", "--channels", 1, cwd=theirs)
     assert done.returncode == 2
     assert "sketches:Sketch with weights" in done.stderr
+    done = cli("verify", path, "--checkpoint", "sketches:Sketch", cwd=theirs)
+    assert done.returncode == 2
+    assert "give the --weights that it had" in done.stderr
 
 
 def test_verify_takes_pictures_of_the_channels_that_the_artifact_takes(
@@ -135,6 +139,7 @@ def test_verify_takes_pictures_of_the_channels_that_the_artifact_takes(
     flags = ("--channels", 1, "--size", "16x16", "--runtime", "onnx", "--output", "one")
     done = cli("export", "sketches:grey", *flags, cwd=theirs)
     assert done.returncode == 0, done.stderr
+    assert "sketches:grey has the weights that it is made with" in done.stderr
     (path,) = (theirs / "one").glob("*.onnx")
     line = ("verify", path, "--checkpoint", "sketches:grey")
     done = cli(*line, cwd=theirs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ MANIFEST = {
 _WIDTHS = {"full.onnx": 64, "small.onnx": 16}
 
 MakeRun = Callable[..., Run]
+MakeSession = Callable[..., Run]
+_FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -109,3 +113,19 @@ def pruned(make_run: MakeRun) -> Run:
         for one in run.launches
     )
     return replace(run, artifacts=manifests, launches=launches)
+
+
+@pytest.fixture
+def session(make_run: MakeRun) -> MakeSession:
+    """Return a function that makes the run of a day; its level varies by 2 % from day to day."""
+
+    def make(day: int, factor: float = 1.0, *, rounds: int = 6, **changes: Any) -> Run:
+        level = 10.0 * factor * math.exp(np.random.default_rng(day).normal(0, 0.02))
+        created = (_FIRST + timedelta(days=day)).isoformat(timespec="seconds")
+        return make_run(
+            {"a.onnx": level},
+            rounds=rounds,
+            **{"id": f"day{day:03d}", "created": created} | changes,
+        )
+
+    return make

@@ -72,6 +72,22 @@ def test_inconclusive_is_an_error_unless_it_is_accepted(comparison: Comparison) 
     )
 
 
+def test_of_more_rows_than_github_shows_the_most_serious_are_told(comparison: Comparison) -> None:
+    slower, invalid, same = comparison.rows[:3]
+    assert slower.shift is not None
+    ratios = [1.1 + 0.01 * place for place in range(11)]
+    many = [replace(slower, shift=replace(slower.shift, ratio=ratio)) for ratio in ratios]
+    unsure = replace(same, verdict=Verdict.INCONCLUSIVE)
+    lines = github_commands(replace(comparison, rows=(unsure, invalid, *many, unsure)))
+    assert [line.split()[0] for line in lines] == ["::error"] * 10 + ["::warning"] * 2
+    told = [float(re.findall(r"slower: ([0-9.]+) times", line)[0]) for line in lines[:9]]
+    assert told == pytest.approx(ratios[:1:-1])
+    assert lines[9].endswith("::3 more rows are slower or invalid: the table has all of them")
+    ten = github_commands(replace(comparison, rows=(invalid, *many[:9])))
+    assert len(ten) == 10
+    assert "::invalid" in ten[9]
+
+
 def test_a_name_cannot_start_a_workflow_command(comparison: Comparison) -> None:
     lines = github_commands(comparison)
     assert len(lines) == 2

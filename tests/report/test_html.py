@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -127,6 +128,13 @@ def test_what_launches_tell_in_odd_ways_ends_no_page(make_run: MakeRun) -> None:
         launches = [replace(one, details={"throttled_launches": told}) for one in run.launches]
         text = Page(render_report(replace(run, launches=tuple(launches)))).text
         assert ("Launches made again" in text) is isinstance(told, list)
+
+
+def test_a_table_of_one_state_alone_leaves_no_empty_one(make_run: MakeRun) -> None:
+    policies = {"policies": [{"cpus": [0, 1], "governor": "schedutil"}]}
+    for before, after, told in ((policies, {"skin_c": 31.0}, "before"), ({}, policies, "after")):
+        page = render_report(make_run(conditions={"before": before, "after": after}))
+        assert re.findall(r"Policies, (\w+)\.", page) == [told]
 
 
 def test_the_page_is_the_same_every_time(make_run: MakeRun) -> None:

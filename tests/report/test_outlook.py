@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +34,6 @@ from support import Cli
 
 MakeRun = Callable[..., Run]
 MakeSession = Callable[..., Run]
-FIRST = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def session(make_run: MakeRun) -> MakeSession:
-    """Return a function that makes the run of a day; its level varies by 2 % from day to day."""
-
-    def make(day: int, factor: float = 1.0, *, rounds: int = 6, **changes: Any) -> Run:
-        level = 10.0 * factor * math.exp(np.random.default_rng(day).normal(0, 0.02))
-        created = (FIRST + timedelta(days=day)).isoformat(timespec="seconds")
-        return make_run(
-            {"a.onnx": level},
-            rounds=rounds,
-            **{"id": f"day{day:03d}", "created": created} | changes,
-        )
-
-    return make
 
 
 def kept(folder: Path, *runs: Run) -> Path:

@@ -65,3 +65,13 @@ def test_a_model_s_name_as_a_head_drives_no_terminal(make_run: MakeRun) -> None:
     out = io.StringIO()
     print_grids(grids_of(Layout.PAPER, lines), out)
     assert all(line.isprintable() for line in out.getvalue().splitlines())
+
+
+def test_a_table_without_a_speed_up_is_not_called_one(make_run: MakeRun) -> None:
+    run = make_run({"a.onnx": 10.0, "b.onnx": 20.0})
+    taken = {"nodes_taken": 4, "nodes": 4}
+    run = replace(run, launches=tuple(replace(one, details=taken) for one in run.launches))
+    for baseline, title in ((None, "Delegation"), ("a.onnx", "Speed-up")):
+        grids = grids_of(Layout.FULL, lines_of(run, baseline))
+        (told,) = (grid for grid in grids if "Taken" in grid.heads)
+        assert told.title == title

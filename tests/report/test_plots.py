@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -50,17 +52,24 @@ def test_bars_are_as_long_as_their_medians(make_run: MakeRun) -> None:
     )
 
 
-def test_the_same_rows_give_the_same_bytes_in_another_process(make_run: MakeRun) -> None:
+def test_the_same_rows_give_the_same_bytes_in_another_process(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
     rows = summarize(make_run())
     here = latency_svg(rows, "x")
     code = (
         "import sys, pickle; from coronet_deploy.report.plots import latency_svg; "
         "sys.stdout.write(latency_svg(pickle.load(sys.stdin.buffer), 'x'))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=pickle.dumps(rows), capture_output=True, check=True
-    )
-    assert done.stdout.decode() == here
+    # Whatever style and back end are for other plots.
+    style = "text.usetex: True\nxtick.labelsize: 20\nsavefig.bbox: tight\naxes.facecolor: red\n"
+    (tmp_path / "matplotlibrc").write_text(style)
+    for backend in ({}, {"MPLBACKEND": "module://a_notebook.backend_inline"}):
+        done = subprocess.run(
+            [sys.executable, "-c", code], input=pickle.dumps(rows), capture_output=True, check=True,
+            cwd=tmp_path, env={**os.environ, **backend},
+        )  # fmt: skip
+        assert done.stdout.decode() == here
 
 
 def test_it_follows_the_pages_colours_and_names_nothing_outside(make_run: MakeRun) -> None:

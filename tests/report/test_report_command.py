@@ -14,6 +14,8 @@ from subprocess import PIPE
 
 import pytest
 
+from coronet_deploy.cli import main
+from coronet_deploy.cli.report import FORMATS
 from coronet_deploy.report.lines import lines_of
 from coronet_deploy.results.files import write_run
 from coronet_deploy.vocabulary import Run
@@ -47,6 +49,43 @@ def test_output_goes_to_the_file_and_not_to_stdout(
     done = cli("report", path, "--format", "html", "--output", tmp_path / "new" / "page.html")
     assert (done.returncode, done.stdout) == (0, "")
     assert (tmp_path / "new" / "page.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("page.HTML", "html"), ("a.md", "markdown"), ("a.csv", "csv"), ("a.json", "json"),
+     ("a.tex", "latex"), ("a.txt", "terminal"), ("a", "terminal")],
+)  # fmt: skip
+def test_an_output_has_the_format_that_its_name_ends_in(
+    name: str, form: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    path = str(write_run(make_run(), tmp_path))
+    for output, flags in ((name, []), ("told", ["--format", form])):
+        assert main(["report", path, "--output", str(tmp_path / output), *flags]) == 0
+    assert (tmp_path / name).read_bytes() == (tmp_path / "told").read_bytes()
+
+
+def test_a_folder_of_runs_says_how_its_files_are_given(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    write_run(make_run(), tmp_path)
+    done = cli("report", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{tmp_path} is a folder (give its run files, {tmp_path}/*.json)" in done.stderr
+
+
+@pytest.mark.parametrize("flags", [[], ["--layout", "full"], ["--format", "html"]])
+def test_a_run_that_is_given_again_stands_there_once(
+    flags: list[str], make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_run(make_run(), tmp_path)
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(path.read_bytes())
+    told = []
+    for runs in ([path], [path, path], [path, copy]):
+        assert main(["report", *map(str, runs), *flags]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] == told[2]
 
 
 def test_several_runs_stand_one_after_another(cli: Cli, make_run: MakeRun, tmp_path: Path) -> None:
@@ -110,6 +149,19 @@ def test_names_in_any_script_leave_stderr_empty(
     done = cli("report", path, "--format", "html")
     assert (done.returncode, done.stderr) == (0, "")
     assert "马到斑马" in done.stdout
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_name_and_a_title_that_are_not_utf_8_end_no_report(
+    form: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    path = write_run(make_run(), tmp_path).rename(tmp_path / "r\udcff.json")
+    other = write_run(replace(make_run(), id="other"), tmp_path)
+    output = tmp_path / "told"
+    title = ["--title", "Gr\udcfcn"] if form == "html" else []
+    line = ["report", str(path), str(other), "--format", form, "--output", str(output), *title]
+    assert main(line) == 0
+    assert "slow.onnx" in output.read_text("utf-8")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -249,3 +249,23 @@ def test_the_command_shows_it_all_and_every_identifier_once(
     wrong = cli("report", path, "--history", tmp_path / "runs")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "--format html" in wrong.stderr
+
+
+def test_run_files_behind_the_quality_flag_are_taken_for_runs(
+    cli: Cli, pruned: Run, tmp_path: Path
+) -> None:
+    first, second = (write_run(replace(pruned, id=name), tmp_path) for name in ("a", "b"))
+    quality = judgement(tmp_path, "q.json", "2" * 64, 21.5)
+    page = cli("report", "--format", "html", "--quality", quality, first, second)
+    assert page.returncode == 0, page.stderr
+    plain = cli("report", "--format", "html", first, second, "--quality", quality)
+    assert page.stdout == plain.stdout
+    for line, told in (
+        (["--quality", quality], "RUN is missing"),
+        (["--quality", first], "RUN is missing"),
+        (["--quality", quality, tmp_path / "no.json"], "no.json does not exist"),
+        ([first, "--quality", second], f"--quality {second} is not what"),
+    ):
+        done = cli("report", "--format", "html", *line)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert told in done.stderr

@@ -93,6 +93,7 @@ def test_bad_files_are_refused_by_name_and_the_others_are_in(
     where: str, folder: Path, make_run: MakeRun
 ) -> None:
     whole = (folder / "r0003.json").read_bytes()
+    (folder / "r\udcff.json").write_bytes(whole)
     (folder / "r0003.json").write_bytes(whole[: len(whole) // 2])
     (folder / "r0004.json").write_text('{"schema_version": 99, "launches": []}')
     (folder / "r0005.json").unlink()
@@ -102,9 +103,10 @@ def test_bad_files_are_refused_by_name_and_the_others_are_in(
     with open_store(where, make=True) as store:
         done = import_runs(store, [folder])
         assert len(list_runs(store)) == done.added == 9
-    assert (done.total, done.others) == (13, 1)
+    assert (done.total, done.others) == (14, 1)
     told = "\n".join(done.refused)
     assert "r0003.json is not a run file" in told
+    assert "is not UTF-8, and no store can hold it" in told
     assert "r0004.json: schema_version 99 is newer" in told
     assert "r0005.json: created: 'yesterday'" in told
     assert "another run of the same id r0006" in told

@@ -174,6 +174,17 @@ def test_only_a_distance_that_shows_its_spread_draws_subsets(
     assert len(drawn) == SUBSETS + 3
 
 
+def test_pairs_a_folder_further_down_are_told(tmp_path: Path) -> None:
+    """As training data have them: train/ and val/."""
+    for name in ("train", "val", "notes"):
+        (tmp_path / name).mkdir()
+    write_pairs(tmp_path / "train", 2)
+    write_pairs(tmp_path / "val", 2)
+    with pytest.raises(BadInput, match="holds neither pairs") as refused:
+        find_examples(tmp_path, "AtoB")
+    assert refused.value.hint == f"pictures are in {tmp_path / 'train'}, {tmp_path / 'val'}"
+
+
 def test_unpaired_folders_have_distances_alone(tmp_path: Path, network: SqueezeNet) -> None:
     for folder, count in (("inputs", 3), ("targets", 4)):
         for i in range(count):

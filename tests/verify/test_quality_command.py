@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,18 @@ def test_the_table_fits_and_says_what_to_go_by(
     assert "SqueezeNet-FD is unreliable here" in text
     assert "Go by SqueezeNet-KID." in text
     assert cli(*command, "--features", features, "--count", "4").stdout == done.stdout
+
+
+@pytest.mark.parametrize("columns", ["0", "40"])
+def test_a_narrow_terminal_loses_no_figure(
+    columns: str, cli: Cli, checkpoint: Path, data: Path
+) -> None:
+    command = ("evaluate", checkpoint, "--data", data, *SIZE, "--direction", "BtoA")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    wide = cli(*command, env={**environment, "COLUMNS": "80"})
+    narrow = cli(*command, env={**environment, "COLUMNS": columns})
+    assert "PSNR dB" in wide.stdout
+    assert narrow.stdout.split() == wide.stdout.split()
 
 
 def test_without_a_direction_it_asks(cli: Cli, checkpoint: Path, data: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from coronet_deploy.export.manifest import manifest_path
 from coronet_deploy.storage import sha256_of
@@ -97,3 +98,25 @@ def test_what_has_no_layers_to_tell_is_refused_before_anything_is_compared(
     assert done.stderr.count("\n") == 1
     assert f"{copied} was written by litert-torch" in done.stderr
     assert cli(*line).returncode == 0
+
+
+def test_of_many_pictures_some_are_compared_and_that_is_said(
+    cli: Cli, exported: Exported, checkpoint: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    for name in "abcde":
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    pictures = ("--pictures", tmp_path, "--pictures-count")
+    said = f"3 of the 5 pictures in {tmp_path} are compared, the same ones each time"
+    line = ("export", checkpoint, "--size", "32x48", "--output", tmp_path / "out", "--json")
+    for count, told in (("3", 1), ("5", 0)):
+        done = cli(*line, *pictures, count)
+        assert done.returncode == 0, done.stderr
+        assert {one["pictures"] for one in json.loads(done.stdout)["artifacts"]} == {int(count)}
+        assert done.stderr.count(said) == told
+    (path,) = exported[0].glob("*.onnx")
+    done = cli("verify", path, "--checkpoint", checkpoint, "--json", *pictures, "3")
+    assert [one["pictures"] for one in json.loads(done.stdout)["artifacts"]] == [3]
+    assert said in done.stderr
+    assert cli("verify", path, *pictures, "0").returncode == 2

@@ -77,6 +77,20 @@ class NothingMeasured(CoronetError):
     exit_status = 5
 
 
+def refuse_newer(source: str, key: str, version: object, newest: int) -> None:
+    """Let a file through whose version, under `key`, is not newer than what this version reads.
+
+    Raises:
+        BadInput: it is; says what to do.
+
+    """
+    if type(version) is int and version > newest:
+        raise BadInput(
+            f"{source}: {key} {version} is newer than {newest}, the newest this version reads",
+            hint="upgrade coronet-deploy",
+        )
+
+
 def missing_package(package: str, extra: str) -> EnvironmentProblem:
     """Return the error for an optional package that is not installed."""
     return EnvironmentProblem(

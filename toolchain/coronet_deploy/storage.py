@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -213,6 +214,15 @@ def require_utf8(name: str, use: str = "no run file can hold it") -> None:
             f"the name {os.fsencode(name)!r} is not UTF-8, and {use}",
             hint="rename it",
         ) from error
+
+
+def json_value(text: str | bytes, key: str) -> object:
+    """Return what a JSON object holds under `key`, None if it has none or the text is no such."""
+    try:
+        plain = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return plain.get(key) if isinstance(plain, dict) else None
 
 
 def sha256_of(path: Path) -> str:

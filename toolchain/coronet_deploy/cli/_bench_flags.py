@@ -22,6 +22,7 @@ SECONDS_MOST = 7 * 24 * 3600
 """A week; what the system's clocks and alarms take ends at 24 days."""
 
 _OF_MODELS = {".onnx", ".tflite", ".pt", ".pth", ".safetensors"}
+_OF_FILES = {*_OF_MODELS, ".json", ".html"}
 
 
 class _Noted(argparse.Action):
@@ -172,18 +173,30 @@ def check_folder(folder: Path, flag: str) -> None:
     """Let a folder through that files can be written to; it is not made if it is missing.
 
     Raises:
+        BadInput: it would be made, and is called as a file is.
         EnvironmentProblem: nothing can be written there.
 
     """
+    _refuse_file_name(folder, flag)
     with _told_unwritable(f"{flag} {folder}"):
         try_writing(folder / "x")
 
 
 def check_writable(folder: Path) -> None:
     """Refuse a folder that the run could not be written to, before the run rather than after."""
+    _refuse_file_name(folder, "--output")
     with _told_unwritable(f"--output {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         try_writing(folder / "x")
+
+
+def _refuse_file_name(folder: Path, flag: str) -> None:
+    """Raise BadInput of a folder to be made whose name is a file's: so who gives it means one."""
+    if folder.suffix in _OF_FILES and not os.path.lexists(folder):
+        raise BadInput(
+            f"{flag} {folder} is a file's name, and {flag} takes a folder",
+            hint="files in it are named by what they hold",
+        )
 
 
 @contextlib.contextmanager

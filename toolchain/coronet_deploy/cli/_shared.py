@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coronet_deploy.errors import BadInput, EnvironmentProblem, missing_package
-from coronet_deploy.storage import existing_file, readable
+from coronet_deploy.storage import data_dir, existing_file, readable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
     from coronet_deploy.export.subject import Subject
 
+_OWN = "export and verify take a generator of your own, as package.module:name"
 _ARTIFACTS = {".onnx", ".tflite"}
 _LEAST_COLUMNS, _MOST_COLUMNS = 72, 80
 
@@ -77,17 +79,25 @@ def _require_checkpoint(path: Path) -> None:
     """Let a file through that may be a checkpoint: before torch is imported, which takes seconds.
 
     Raises:
-        BadInput: it is not there, or is an artifact by its name.
+        BadInput: it is not there, or is an artifact or code by its name.
 
     """
-    is_own = ":" in path.name
-    hint = "export and verify take a generator of your own" if is_own else None
-    existing_file(path, "checkpoint", hint)
+    existing_file(path, "checkpoint", _meant(path))
+    if path.suffix == ".py":
+        raise BadInput(f"{path} is code by its name, not a checkpoint", hint=_OWN)
     if path.suffix in _ARTIFACTS:
         raise BadInput(
             f"{path} is an artifact by its name, not a checkpoint",
             hint="give the checkpoint, or the torch module, that it was made of",
         )
+
+
+def _meant(path: Path) -> str | None:
+    """Return what may be meant by a checkpoint that is not there, if anything."""
+    bundled = data_dir("models") / path.name / f"{path.name}.safetensors"
+    if str(path) == path.name and os.path.isfile(bundled):  # noqa: PTH113 - a name may be too long
+        return f"that of the bundled model is {bundled}"
+    return _OWN if ":" in path.name or path.suffix in {"", ".py"} else None
 
 
 def require_given(given: str | None, weights: Path | None) -> None:

@@ -19,6 +19,8 @@ from coronet_deploy.storage import existing_file, require_utf8
 
 if TYPE_CHECKING:  # heavy, and --help needs none of them
     from coronet_deploy.coronet.checkpoint import Checkpoint
+    from coronet_deploy.export.calibrate import Pictures
+    from coronet_deploy.images import Array
     from coronet_deploy.report.html import Picture
     from coronet_deploy.results.journal import Journal
     from coronet_deploy.vocabulary import Artifact, Run
@@ -125,14 +127,22 @@ def _say(step: str) -> None:
     print(f"demo: {step}", file=sys.stderr, flush=True)
 
 
+def _pictures(checkpoint: Checkpoint) -> Pictures:
+    """Return the bundled inputs, of the channels that the generator takes."""
+    from coronet_deploy.coronet.zoo import bundled_pictures
+    from coronet_deploy.export.calibrate import read_pictures
+    from coronet_deploy.verify.channels import with_channels
+
+    pictures = read_pictures(bundled_pictures(), _SIZE, _SIZE)
+    return with_channels(pictures, checkpoint.plan.input_channels)
+
+
 def _materialize(checkpoint: Checkpoint, output: Path) -> None:
     from coronet_deploy.coronet.checkpoint import save_dense
-    from coronet_deploy.coronet.zoo import bundled_pictures
-    from coronet_deploy.images import read_picture
 
-    pictures = [read_picture(path, _SIZE, _SIZE) for path in bundled_pictures()]
     path = output / f"{checkpoint.id}-dense.safetensors"
-    difference = save_dense(checkpoint, path, pictures)
+    pictures = _pictures(checkpoint).values
+    difference = save_dense(checkpoint, path, [values[0] for values in pictures])
     _say(f"{path}, max |difference| to the checkpoint's generator {difference:.1e}")
 
 
@@ -152,24 +162,25 @@ def _export(checkpoint: Checkpoint, output: Path) -> tuple[list[Artifact], list[
 
 def _draw(checkpoint: Checkpoint, artifacts: list[Artifact]) -> list[Picture]:
     """Return the bundled inputs with what torch and each artifact draw of them."""
-    import torch
-
-    from coronet_deploy.coronet.zoo import bundled_pictures
-    from coronet_deploy.images import read_picture
     from coronet_deploy.report.html import Picture
+    from coronet_deploy.verify.channels import to_show
+    from coronet_deploy.verify.gate import translate
     from coronet_deploy.verify.runtimes import open_session
 
-    generator = checkpoint.generator()
+    pictures = _pictures(checkpoint)
+    references = translate(checkpoint.generator(), pictures)
+
+    def shown(values: Array) -> Array:
+        picture: Array = to_show(values, _SIZE, _SIZE)[0]
+        return picture
+
     sessions = {
         f"{a.runtime} {a.dtype}": open_session(a.path, a.runtime, threads=1) for a in artifacts
     }
     drawn = []
-    for path in bundled_pictures():
-        x = read_picture(path, _SIZE, _SIZE)
-        with torch.no_grad():
-            y = generator(torch.from_numpy(x).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
-        outputs = {label: session.run(x[None])[0] for label, session in sessions.items()}
-        drawn.append(Picture(path.stem, x, y.numpy(), outputs))
+    for name, x, y in zip(pictures.names, pictures.values, references, strict=True):
+        outputs = {label: shown(session.run(x)) for label, session in sessions.items()}
+        drawn.append(Picture(Path(name).stem, shown(x), shown(y), outputs))
     return drawn
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._bench_flags import check_reports
-from coronet_deploy.cli._shared import read_checkpoint, torch_loading
+from coronet_deploy.cli._shared import read_checkpoint, table_console, torch_loading
 from coronet_deploy.cli.export import picture_size
 from coronet_deploy.errors import BadInput
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # numpy and torch come with these, and --help needs neither
 
 HELP = "judge a generator's pictures by the true ones: PSNR, SSIM, L1, distances between sets"
 
-_WIDTH = 80
 _SIZE = (256, 256)
 _COLOURS = 3
 _DIRECTIONS = ("AtoB", "BtoA")
@@ -234,12 +233,10 @@ def _tell(step: str) -> None:
 
 
 def _show(model: _Model, examples: Examples, quality: Quality) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
-    console.width = min(console.width, _WIDTH)
+    console = table_console()
     height, width = model.size
     way = f", {examples.direction}" if examples.direction else ""
     console.print(Text(f"{model.path.name} ({model.kind}) on {examples.folder}"))

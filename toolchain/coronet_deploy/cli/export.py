@@ -23,6 +23,7 @@ from coronet_deploy.cli._asked import (
 from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._explain import explanations, show
 from coronet_deploy.cli._installed import require_writers
+from coronet_deploy.cli._pictures import add_pictures, check_pictures, chosen, count, read_pictures
 from coronet_deploy.cli._shared import read_subject, require_given, table_console
 from coronet_deploy.errors import ConversionFailed, CoronetError, GateFailed
 from coronet_deploy.storage import require_utf8
@@ -74,12 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="height and width of the pictures, which an artifact fixes; several make artifacts "
         "each: 256x256,512x512, or the flag again (default: 256x256)",
     )
-    parser.add_argument(
-        "--pictures",
-        type=Path,
-        metavar="DIR",
-        help="pictures to compare with torch on (default: the bundled ones)",
-    )
+    add_pictures(parser, "pictures to compare with torch on (default: the bundled ones)")
     parser.add_argument(
         "--calibration",
         type=Path,
@@ -89,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calibration-count",
-        type=_count,
+        type=count,
         metavar="N",
         help="how many of them at most, the same ones each time (default: 12)",
     )
@@ -170,12 +166,6 @@ def picture_sizes(text: str) -> list[tuple[int, int]]:
     return [picture_size(part) for part in text.split(",")]
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pictures, such as 12")
-    return int(text)
-
-
 def decibels(text: str) -> float:
     """Return a finite number of dB, of those that a PSNR can reach."""
     try:
@@ -191,16 +181,6 @@ def decibels(text: str) -> float:
     return value
 
 
-def read_pictures(folder: Path | None, height: int, width: int) -> Pictures:
-    """Return the pictures of `folder`, or the bundled ones, at a size."""
-    from coronet_deploy.coronet.zoo import bundled_pictures
-    from coronet_deploy.export import calibrate
-
-    if folder is not None:
-        return calibrate.read_folder(folder, height, width)
-    return calibrate.read_pictures(bundled_pictures(), height, width)
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from coronet_deploy.images import list_pictures
@@ -208,9 +188,9 @@ def run(args: argparse.Namespace) -> int:
     require_utf8(str(args.output), "no runtime can open files in it")
     check_folder(args.output, "--output")
     requests = [(one, runtimes_of(one)) for one in requests_of(args)]
-    for folder in (args.pictures, args.calibration):
-        if folder is not None:
-            list_pictures(folder)
+    check_pictures(args)
+    if args.calibration is not None:
+        list_pictures(args.calibration)
     require_given(args.generator, args.weights)
     require_writers(kinds_of(requests))
     subject = read_subject(args.generator, args.weights, args.channels)
@@ -220,6 +200,11 @@ def run(args: argparse.Namespace) -> int:
     sizes = list(dict.fromkeys(args.size or [(256, 256)]))
     for size in sizes:  # before anything is made
         check_fit(subject, *size)
+    if subject.source.module and args.weights is None:  # which may be those before any training
+        print(
+            f"{args.generator} has the weights that it is made with; --weights FILE gives others",
+            file=sys.stderr,
+        )
     if warning := next(
         filter(None, (_other_task(one, subject.model) for one, _ in requests)), None
     ):
@@ -268,7 +253,7 @@ def _order(
     from coronet_deploy.verify.release import Converter, Order
     from coronet_deploy.vocabulary import DType, Runtime
 
-    pictures = read_pictures(args.pictures, *size)
+    pictures = read_pictures(args, *size)
     return Order(
         subject=subject,
         output_dir=args.output,
@@ -291,14 +276,14 @@ def _calibration(args: argparse.Namespace, pictures: Pictures, size: tuple[int, 
     Only what is used is read: the pictures chosen, and none where nothing looks at them.
     """
     from coronet_deploy.coronet.zoo import bundled_calibration
-    from coronet_deploy.export.calibrate import DEFAULT_COUNT, hold_out, read_pictures
+    from coronet_deploy.export import calibrate
     from coronet_deploy.images import list_pictures
 
-    count = args.calibration_count or DEFAULT_COUNT
+    most = args.calibration_count or calibrate.DEFAULT_COUNT
     if not _looks_at_calibration(args.dtype) or (args.pictures and not args.calibration):
-        return hold_out(pictures, count)
+        return calibrate.hold_out(pictures, most)
     paths = list_pictures(args.calibration) if args.calibration else bundled_calibration()
-    return read_pictures(_chosen(paths, count), *size)
+    return calibrate.read_pictures(chosen(paths, most), *size)
 
 
 def _looks_at_calibration(dtype: str) -> bool:
@@ -306,17 +291,6 @@ def _looks_at_calibration(dtype: str) -> bool:
     from coronet_deploy.export.schemes import CALIBRATED
 
     return dtype in {"all", "fp16", *CALIBRATED}
-
-
-def _chosen(paths: Sequence[Path], count: int) -> list[Path]:
-    """Return the paths of those pictures that `choose` takes, before any is read."""
-    import numpy as np
-
-    from coronet_deploy.export.calibrate import Pictures, choose
-
-    unread = np.empty(0, np.float32)
-    named = Pictures(tuple(map(str, paths)), (unread,) * len(paths))
-    return [Path(name) for name in choose(named, count).names]
 
 
 def _show(artifacts: list[Artifact], told: list[dict[str, Any]], args: argparse.Namespace) -> None:

@@ -18,16 +18,27 @@ if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neithe
 HELP = "print the tables of run files, or write them as Markdown, CSV, JSON, LaTeX or a web page"
 
 FORMATS = ("terminal", "markdown", "csv", "json", "latex", "html")
+_ENDINGS = {
+    ".html": "html",
+    ".htm": "html",
+    ".md": "markdown",
+    ".csv": "csv",
+    ".json": "json",
+    ".tex": "latex",
+}
 LAYOUTS = ("full", "paper")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="a run file that `bench` wrote"
+        "runs", metavar="RUN", nargs="*", type=Path, help="a run file that `bench` wrote"
     )
     parser.add_argument(
-        "--format", choices=FORMATS, help="what to write (default: terminal; --json is json)"
+        "--format",
+        choices=FORMATS,
+        help="what to write (default: by the ending of --output's name, or terminal; --json is "
+        "json)",
     )
     parser.add_argument(
         "--layout",
@@ -67,17 +78,18 @@ def run(args: argparse.Namespace) -> int:
             sample (5).
 
     """
-    from coronet_deploy.results.files import read_run
     from coronet_deploy.storage import write_text
 
+    _take_runs_behind_quality(args)
     if args.json and args.format not in {None, "json"}:
         raise BadInput(f"--json and --format {args.format} contradict each other")
-    form = "json" if args.json else args.format or "terminal"
+    ending = args.output.suffix.lower() if args.output else ""
+    form = "json" if args.json else args.format or _ENDINGS.get(ending, "terminal")
     if form != "html" and (args.quality or args.history or args.title):
         raise BadInput("--quality, --history and --title are for --format html")
     past = [Path(args.history)] if args.history else []
     check_reports(args, ["--output"], [*args.runs, *args.quality, *past])
-    runs = [(path, read_run(path)) for path in args.runs]
+    runs = _read(args.runs)
     # Not its samples: a vendor's program that keeps none still tells its median.
     if not any(launch.median_ms is not None for _, one in runs for launch in one.launches):
         raise NothingMeasured(f"{', '.join(map(str, args.runs))}: no launch gave a sample")
@@ -91,6 +103,47 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.output, text)
         print(f"wrote {args.output}", file=sys.stderr)
     return 0
+
+
+def _take_runs_behind_quality(args: argparse.Namespace) -> None:
+    """Take the run files that stand behind --quality for what they are.
+
+    Raises:
+        BadInput: there is no run file; or one that is behind --quality is missing.
+
+    """
+    from coronet_deploy.results.entries import is_run_file
+    from coronet_deploy.storage import existing_file
+
+    behind = [path for path in args.quality if is_run_file(existing_file(path, "--quality"))]
+    if len(behind) < len(args.quality):  # else the flag was meant for another file than a run
+        args.runs += behind
+        args.quality = [path for path in args.quality if path not in behind]
+    if not args.runs:
+        raise BadInput(
+            "RUN is missing: a run file that `bench` wrote",
+            hint="`coronet-deploy report --help` shows how to call it",
+        )
+
+
+def _read(paths: list[Path]) -> list[tuple[Path, Run]]:
+    """Return the runs in the files `paths`; one that is given again is the one that it was.
+
+    Raises:
+        BadInput: one is no run file; or a folder, of which nobody said which runs are meant.
+
+    """
+    from coronet_deploy.results.files import read_run
+    from coronet_deploy.storage import is_folder
+
+    runs: list[tuple[Path, Run]] = []
+    for path in paths:
+        if is_folder(path, "run file"):
+            raise BadInput(f"{path} is a folder", hint=f"give its run files, {path / '*.json'}")
+        one = read_run(path)
+        if all(one != held for _, held in runs):
+            runs.append((path, one))
+    return runs
 
 
 def _width(output: Path | None) -> int:

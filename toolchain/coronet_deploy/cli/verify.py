@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._bench_flags import check_reports
 from coronet_deploy.cli._layers import layers_of, show_layers
+from coronet_deploy.cli._pictures import add_pictures, check_pictures, read_pictures
 from coronet_deploy.cli._shared import read_subject, table_console
-from coronet_deploy.cli.export import add_generator, decibels, read_pictures
+from coronet_deploy.cli.export import add_generator, decibels
 from coronet_deploy.errors import BadInput, GateFailed
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
@@ -37,12 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an .onnx or .tflite file with its manifest beside it",
     )
     add_generator(parser, "--checkpoint")
-    parser.add_argument(
-        "--pictures",
-        type=Path,
-        metavar="DIR",
-        help="pictures to compare on (default: the bundled ones)",
-    )
+    add_pictures(parser, "pictures to compare on (default: the bundled ones)")
     parser.add_argument(
         "--min-psnr",
         type=decibels,
@@ -72,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
             raise BadInput(
                 f"{path} is not an artifact: its name does not end in {' or '.join(_SUFFIXES)}"
             )
+    check_pictures(args)
     from coronet_deploy.export.manifest import checked_manifest
     from coronet_deploy.storage import write_bytes
     from coronet_deploy.verify.described import require_described, require_layers
@@ -99,11 +96,14 @@ def _source(manifests: dict[Path, Manifest], args: argparse.Namespace) -> Subjec
     for path, manifest in manifests.items():
         if manifest.source.sha256 != subject.source.sha256:
             module = manifest.source.module
+            hint = "give that one with --checkpoint" + (" and --weights" if module else "")
+            if module == args.checkpoint and args.weights is None:
+                hint = "give the --weights that it had; without, its numbers are others each time"
             raise BadInput(
                 f"{path} was not made of {args.checkpoint or 'the bundled checkpoint'}: its "
                 f"manifest names {f'{module} with weights' if module else 'a checkpoint'} "
                 f"of SHA-256 {manifest.source.sha256[:12]}...",
-                hint="give that one with --checkpoint" + (" and --weights" if module else ""),
+                hint=hint,
             )
         if args.channels not in {None, manifest.channels}:
             raise BadInput(
@@ -123,7 +123,7 @@ def _layers(
     from coronet_deploy.verify.channels import with_channels
 
     print(f"{path.name}: comparing layers", file=sys.stderr)
-    pictures = with_channels(read_pictures(args.pictures, *manifest.size), subject.channels)
+    pictures = with_channels(read_pictures(args, *manifest.size), subject.channels)
     return layers_of(path, manifest, subject, pictures.values[0])
 
 
@@ -145,7 +145,7 @@ def _check_all(
     for path, manifest in manifests.items():
         print(f"{path.name}: comparing", file=sys.stderr)
         if manifest.size not in translated:
-            pictures = read_pictures(args.pictures, *manifest.size)
+            pictures = read_pictures(args, *manifest.size)
             pictures = with_channels(pictures, subject.channels)
             translated[manifest.size] = pictures, translate(subject.generator, pictures)
         pictures, references = translated[manifest.size]

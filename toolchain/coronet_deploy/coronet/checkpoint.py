@@ -27,10 +27,10 @@ from coronet_deploy.coronet.generator import CoroNetGenerator
 from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
 from coronet_deploy.coronet.latents import MIN_CHANNELS, THRESHOLD, LatentVectors
 from coronet_deploy.coronet.materialize import materialize
-from coronet_deploy.errors import BadInput, GateFailed
+from coronet_deploy.errors import BadInput, GateFailed, refuse_newer
 from coronet_deploy.images import Array
 from coronet_deploy.networks.generator import build_generator
-from coronet_deploy.storage import existing_file, sha256_of, write_bytes
+from coronet_deploy.storage import existing_file, json_value, sha256_of, write_bytes
 from coronet_deploy.vocabulary import MOST_CHANNELS, ChannelPlan, Kind
 
 METADATA_KEY = "coronet_deploy"
@@ -330,8 +330,10 @@ def _read_safetensors(path: Path) -> tuple[Header, dict[str, Tensor]]:
         raise BadInput(f"{path} is not a whole safetensors file: {error}") from error
     if METADATA_KEY not in metadata:
         raise BadInput(f"{path} is a safetensors file, but not a checkpoint of coronet-deploy")
+    held, key = metadata[METADATA_KEY], "format_version"
+    refuse_newer(str(path), key, json_value(held, key), FORMAT_VERSION)
     try:
-        header = Header.model_validate_json(metadata[METADATA_KEY])
+        header = Header.model_validate_json(held)
     except ValidationError as error:
         first = error.errors()[0]
         key = _printable(".".join(str(part) for part in first["loc"]))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coronet_deploy.coronet.controller import Controller
+from coronet_deploy.drawing import matplotlib_style
 from coronet_deploy.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ def plot_curve(path: Path, rows: Sequence[StepReport], controller: Controller) -
         ModuleNotFoundError: matplotlib is not installed.
 
     """
+    with matplotlib_style():
+        _draw(path, rows, controller)
+
+
+def _draw(path: Path, rows: Sequence[StepReport], controller: Controller) -> None:
     from matplotlib.figure import Figure
 
     steps = [row.step + 1 for row in rows]

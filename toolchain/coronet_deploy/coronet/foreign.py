@@ -30,6 +30,7 @@ _COMPILED = "_orig_mod."
 _RESNET_FIXED = {1: "stem", 2: "stem_norm", 4: "down", 5: "down_norm", 7: "enter", 8: "enter_norm"}
 _FIRST_BLOCK = 10
 _OF_THE_LAST = {"tail.bias", "ups.0.bias"}  # which a generator without norms has alone
+_OF_A_STATE = {"recipe", "step", "rows", "game"}
 _ALONE = "save the generator's state_dict() alone"
 _POINTER = b"version https://git-lfs"
 _BARE = b"\x80"
@@ -133,11 +134,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
     ):
+        _refuse_state(path, tensors)
         raise BadInput(f"{path} is not a state_dict of tensors", hint=_ALONE)
     for name, tensor in tensors.items():
         if fault := _not_plain(tensor):
             raise BadInput(f"{path}: tensor {name!r} {fault}")
     return tensors
+
+
+def _refuse_state(path: Path, held: object) -> None:
+    """Raise `BadInput` if a file held what `train` goes on from; says where its generators are."""
+    if isinstance(held, dict) and held.keys() >= _OF_A_STATE:
+        beside = ", ".join(sorted(one.name for one in path.parent.glob("*.safetensors")))
+        raise BadInput(
+            f"{path} is what a training goes on from, and no checkpoint",
+            hint=f"its checkpoints are beside it: {beside}"
+            if beside
+            else "train --resume goes on, and writes a checkpoint beside it at its end",
+        )
 
 
 def without_parallel(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import torch
 from pydantic import (
@@ -60,15 +61,24 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+def _parts(annotation: object) -> set[object]:
+    """Return the types that "X | None" is made of."""
+    return {get_args(part)[0] if get_args(part) else part for part in get_args(annotation)}
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+    def _as_toml_has_it(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse truth for a number, and text for either, which would be converted."""
         wanted = cls.model_fields[info.field_name or ""].annotation
         if isinstance(value, bool) and wanted is not bool:
             raise ValueError(f"{str(value).lower()} is not a number or a name")
+        if isinstance(value, str) and {bool, int, float}.intersection((wanted, *_parts(wanted))):
+            what = "true or false" if wanted is bool else "a number"
+            raise ValueError(f"{value!r} is text: {what} is meant, without quotes")
         return value
 
 
@@ -334,14 +344,20 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(table)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        told = first["msg"].removeprefix("Value error, ")
-        raise BadInput(f"recipe {path}: {f'{key}: ' if key else ''}{told}") from error
+        raise BadInput(f"recipe {path}: {_complaint(error)}") from error
     for name, key, why in _idle(recipe):
         if key in table.get(name, {}):
             raise BadInput(f"recipe {path}: {name}.{key} has no effect: {why}", hint="leave it out")
     return recipe
+
+
+def _complaint(error: ValidationError) -> str:
+    """Return the most telling complaint: a misspelt key explains a missing one."""
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    said = {"extra_forbidden": "there is no such key", "missing": "is missing"}
+    told = said.get(first["type"], first["msg"].removeprefix("Value error, "))
+    return f"{key}: {told}" if key else told
 
 
 def _idle(recipe: Recipe) -> list[tuple[str, str, str]]:
@@ -360,12 +376,13 @@ def _idle(recipe: Recipe) -> list[tuple[str, str, str]]:
 
 
 def _override(table: dict[str, Any], override: str) -> None:
-    """Set one dotted key of `table`; the value is TOML, or else a string."""
+    """Set one dotted key of `table`; the value is TOML, or else a string; ".5" is 0.5 too."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise BadInput(f"--set {override}: not KEY=VALUE")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        number = f"0{text}" if re.match(r"\.\d", text) else text
+        value = tomllib.loads(f"value = {number}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         value = text
     *tables, last = key.split(".")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from coronet_deploy.coronet.data import Pictures
 from coronet_deploy.coronet.recipe import Recipe
@@ -220,16 +221,31 @@ def _state_of(path: Path, recipe: Recipe) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:  # torch reads past a wrong checksum
             damaged = archive.testzip()
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        held = Recipe.model_validate_json(state["recipe"])
-        missing = {"step", "rows", "game"} - state.keys()
+        missing = {"recipe", "step", "rows", "game"} - state.keys()
         state = {**state, "circumstances": dict(state.get("circumstances", {}))}
     except Exception as error:  # what torch raises on broken files is not told
         raise broken(path) from error
     if damaged or missing:
         raise broken(path)
+    held = _recipe_of(path, state["recipe"])
     if held != recipe:
         raise BadInput(f"{path} was written with another recipe: {_difference(held, recipe)}")
     return state
+
+
+def _recipe_of(path: Path, text: str) -> Recipe:
+    """Return the recipe that a state holds."""
+    try:
+        return Recipe.model_validate_json(text)
+    except ValidationError as error:
+        unknown = [one["loc"] for one in error.errors() if one["type"] == "extra_forbidden"]
+        if not unknown:
+            raise broken(path) from error
+        raise BadInput(
+            f"{path} was written by another version of coronet-deploy: its recipe has "
+            f"{'.'.join(map(str, unknown[0]))}",
+            hint="go on with that version, or a newer one",
+        ) from error
 
 
 def broken(path: Path) -> BadInput:

@@ -54,7 +54,8 @@ def capture(module: nn.Module, height: int, width: int, channels: int = 3) -> Gr
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConversionFailed(
             f"{type(module).__name__} cannot be captured at {height}x{width}: {reason[0]}",
-            hint="the network must take one picture and its size must fit the network",
+            hint=f"the network must take one picture, of {channels} channels (--channels) and of "
+            "a size that fits it (--size)",
         ) from error
     finally:
         for m, mode in training.items():

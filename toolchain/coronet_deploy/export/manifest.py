@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from coronet_deploy import __version__
-from coronet_deploy.errors import BadInput
-from coronet_deploy.storage import existing_file, sha256_of, write_text
+from coronet_deploy.errors import BadInput, refuse_newer
+from coronet_deploy.storage import existing_file, json_value, sha256_of, write_text
 from coronet_deploy.vocabulary import ChannelPlan, DType, Kind, Parity, Runtime, TensorContract
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -249,13 +249,18 @@ def read_manifest(path: Path) -> Manifest:
     """Return the manifest in the JSON file `path`.
 
     Raises:
-        BadInput: the file is missing or is not a manifest; names the file and the key.
+        BadInput: the file is missing, is not a manifest or of a newer schema; names the file and
+            the key.
 
     """
     existing_file(path, "manifest")
+    data = path.read_bytes()
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(data)
     except ValidationError as error:
+        # Which explains whatever else is other than it was.
+        key = "schema_version"
+        refuse_newer(f"manifest {path}", key, json_value(data, key), SCHEMA_VERSION)
         raise BadInput(f"manifest {path}: {_first_reason(error)}") from error
 
 

@@ -78,6 +78,11 @@ def _made(name: str) -> nn.Module:
     if not _NAME.fullmatch(name):
         raise BadInput(f"{name!r} names no generator", hint=_FORM)
     package, _, attributes = name.partition(":")
+    if package.endswith(".py") and Path(package).is_file():
+        raise BadInput(
+            f"{name}: {package} is a file's name, and no module's",
+            hint=f"write {package.removesuffix('.py')}:{attributes}",
+        )
     with _their_code(f"{name}: importing {package}"):
         found: object = importlib.import_module(package)
     for place, attribute in enumerate(attributes.split(".")):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -18,6 +18,11 @@ from coronet_deploy.report.verdict import Comparison, Judged
 
 _SUITE = "coronet-deploy compare"
 _NS_PER_MS = 1e6
+_LEVELS: Mapping[str, Sequence[Verdict]] = {
+    "error": (Verdict.SLOWER, Verdict.INVALID),
+    "warning": (Verdict.INCONCLUSIVE,),
+}
+_SHOWN_BY_GITHUB = 10  # annotations of a level and a step
 
 
 def junit_xml(comparison: Comparison, *, inconclusive_ok: bool = False) -> str:
@@ -61,21 +66,27 @@ def junit_xml(comparison: Comparison, *, inconclusive_ok: bool = False) -> str:
 
 
 def github_commands(comparison: Comparison) -> list[str]:
-    """Return a workflow command for each row to look at.
+    """Return a workflow command for each row to look at, the most serious ones first.
 
-    An `::error::` where it is slower or invalid, a `::warning::` where it is inconclusive.
+    An `::error::` where it is slower or invalid, a `::warning::` where it is inconclusive. Of more
+    than GitHub shows, the last one tells how many are left out.
     """
-    levels = {
-        Verdict.SLOWER: "error",
-        Verdict.INVALID: "error",
-        Verdict.INCONCLUSIVE: "warning",
-    }
     return [
-        f"::{levels[row.verdict]} title={_property(comparison.name_of(row))}::"
-        f"{_message(explain(row))}"
-        for row in comparison.rows
-        if row.verdict in levels
+        line
+        for level, verdicts in _LEVELS.items()
+        for line in _commands(comparison, level, verdicts)
     ]
+
+
+def _commands(comparison: Comparison, level: str, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    rows = [row for row in comparison.rows if row.verdict in verdicts]
+    rows.sort(key=lambda row: (verdicts.index(row.verdict), -(row.shift.ratio if row.shift else 1)))
+    shown = rows if len(rows) <= _SHOWN_BY_GITHUB else rows[: _SHOWN_BY_GITHUB - 1]
+    for row in shown:
+        yield f"::{level} title={_property(comparison.name_of(row))}::{_message(explain(row))}"
+    if left := len(rows) - len(shown):
+        told = " or ".join(verdicts)
+        yield f"::{level} title=more rows::{left} more rows are {told}: the table has all of them"
 
 
 def bencher_json(comparison: Comparison) -> str:

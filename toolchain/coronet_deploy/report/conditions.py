@@ -73,6 +73,8 @@ def _state_tables(states: Mapping[str, object], key: str) -> list[Markup]:
         if any(_is_table(value) for value in values):
             same = values[0] == values[1]
             for when, value in list(zip(sides, values, strict=True))[: 1 if same else None]:
+                if not _is_table(value):  # one side alone could be read
+                    continue
                 told = name if same else f"{name}, {when}"
                 parts.append(_list_table(told, value, f"{key}-{name}-{when}"))
         elif name != "unavailable":

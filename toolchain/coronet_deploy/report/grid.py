@@ -153,9 +153,10 @@ def inert(cell: object) -> object:
     A text that begins like one gets an apostrophe before it, by which spreadsheets know text; a
     number or a dash alone stays what it is.
     """
-    if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
-        return f"'{cell}"
-    return cell
+    if not isinstance(cell, str):
+        return cell
+    text = cell.encode(errors="replace").decode()  # of a file's name that is not UTF-8
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def escaped(text: str) -> str:

@@ -40,6 +40,8 @@ from coronet_deploy.results.files import read_run
 from coronet_deploy.results.keys import differences
 from coronet_deploy.vocabulary import Run, Target
 
+_LOOKED_AT = 10 * SESSIONS_MOST  # of which sessions of other checkpoints take up no place
+
 Entries = Callable[[RowEntry], Sequence[RunEntry]]
 
 
@@ -117,7 +119,9 @@ class Past:
         part_of = {one.id: resumed_of(one) for one in (run, *again)}
         whole = list(part_of)
         spoilt = 0
-        for point in history_of(entries, row.key)[-SESSIONS_MOST:]:
+        for point in reversed(history_of(entries, row.key)[-_LOOKED_AT:]):
+            if len(points) + spoilt == SESSIONS_MOST:
+                break
             earlier = self._run(point)
             part_of[point.run_id] = resumed_of(earlier) if earlier else None
             if other := self._other_network(run, row, point):
@@ -128,6 +132,7 @@ class Past:
                 spoilt += 1
             else:
                 points.append(point)
+        points.reverse()
         parts = _parts([*whole, *(point.run_id for point in points)], part_of)
         points = [point for point in points if point.run_id not in parts]
         told = sorted(set(others), key=lambda phrase: (-others.count(phrase), phrase))

@@ -98,7 +98,8 @@ def _full(lines: Sequence[Line]) -> list[Grid]:
     if used := [n for n in range(len(heads), len(gained)) if _any_known(gains, n)]:
         keep = [*range(len(heads)), *used]
         body = tuple(tuple(cells[n] for n in keep) for cells in gains)
-        grids.append(Grid(tuple(gained[n] for n in keep), body, "Speed-up", words, len(heads)))
+        title = "Delegation" if used == [len(gained) - 1] else "Speed-up"
+        grids.append(Grid(tuple(gained[n] for n in keep), body, title, words, len(heads)))
     return [*grids, _artifacts(lines, names)]
 
 

@@ -14,7 +14,8 @@ class Markup(str):
 
 
 # Embeddings, overrides and isolates: with one in it a name reads backwards, and so what follows.
-_TURNING = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
+_TURNING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_UNSHOWN = dict.fromkeys((*_TURNING, *range(0xD800, 0xE000)), "\ufffd")  # and no UTF-8
 _EMPTY = frozenset({"img", "meta", "link", "wbr"})
 
 
@@ -89,4 +90,4 @@ def definitions(pairs: Iterable[tuple[str, str]], class_: str) -> Markup:
 
 def _written(text: str) -> str:
     """Return `text` escaped, and in the order it has."""
-    return escape(text.translate(_TURNING))
+    return escape(text.translate(_UNSHOWN))

@@ -29,7 +29,7 @@ from coronet_deploy.report.regression import Shift
 SESSIONS_LEAST = 10
 """The fewest sessions that can serve as the scale of noise."""
 SESSIONS_MOST = 100
-"""Older sessions than that many are not looked at."""
+"""Older sessions of a network than that many are not looked at."""
 
 _APART_LEAST = 5  # sessions between two change points
 _PENALTY = 1.5  # of one more change point, in spreads and logarithms of the sessions

@@ -7,13 +7,15 @@ identifier.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
+from coronet_deploy.drawing import matplotlib_style
 from coronet_deploy.errors import missing_package
 
 if TYPE_CHECKING:
@@ -51,12 +53,6 @@ def draw_svg(
         EnvironmentProblem: matplotlib is not installed.
 
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing_package("matplotlib", "report") from error
-
     settings = {
         "svg.fonttype": "none",
         "svg.hashsalt": f"coronet-deploy {key}",
@@ -65,7 +61,9 @@ def draw_svg(
         "text.parse_math": False,
     }
     out = io.StringIO()
-    with mpl.rc_context(settings):
+    with _style(settings):
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(WIDTH, height))
         draw(figure)
         empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -74,6 +72,16 @@ def draw_svg(
             warnings.filterwarnings("ignore", r"Glyph .* missing from")
             figure.savefig(out, format="svg", transparent=True, metadata=empty)
     return _inline(out.getvalue(), key, title, description)
+
+
+@contextlib.contextmanager
+def _style(settings: Mapping[str, object]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(matplotlib_style(settings))
+        except ImportError as error:
+            raise missing_package("matplotlib", "report") from error
+        yield
 
 
 def calm(axes: Axes, *, grid: Literal["both", "x", "y"] = "both") -> None:

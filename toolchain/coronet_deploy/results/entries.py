@@ -252,6 +252,14 @@ def _utc(created: str, path: Path) -> str:
         raise BadInput(f"{path}: created: {created!r} is not an ISO 8601 date") from error
 
 
+def is_run_file(path: Path) -> bool:
+    """Return whether the file at `path` is whole JSON that means to be a run."""
+    try:
+        return _says_it_is_a_run(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError):
+        return False
+
+
 def _is_other_json(path: Path) -> bool:
     try:
         data = path.read_bytes()

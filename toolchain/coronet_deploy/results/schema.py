@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from coronet_deploy.errors import BadInput
+from coronet_deploy.errors import BadInput, refuse_newer
 from coronet_deploy.results.migrate import migrated
 from coronet_deploy.vocabulary import Launch, Run, Target
 
@@ -180,12 +180,7 @@ def run_from_json(data: bytes, source: str) -> Run:
             hint="`coronet-deploy bench` writes those, to runs",
         )
     version = plain["schema_version"]
-    if type(version) is int and version > SCHEMA_VERSION:
-        raise BadInput(
-            f"{source}: schema_version {version} is newer than {SCHEMA_VERSION}, "
-            "the newest this version reads",
-            hint="upgrade coronet-deploy",
-        )
+    refuse_newer(source, "schema_version", version, SCHEMA_VERSION)
     for key, told in _no_figures(plain):
         raise BadInput(f"{source} is not a run file: {_shown(key)}: {told}")
     try:

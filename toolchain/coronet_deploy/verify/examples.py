@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from coronet_deploy.storage import is_folder, readable
 from coronet_deploy.verify.distances import MIN_PICTURES
 
 _SEED = 0
+_TOLD = 4
 _UNPAIRED = ("inputs", "targets")
 _DOMAINS = {"AtoB": ("testA", "testB"), "BtoA": ("testB", "testA")}
 
@@ -118,9 +120,22 @@ def find_examples(folder: Path, direction: str | None, count: int | None = None)
     if is_folder(folder) and not _has_pictures(folder):
         raise BadInput(
             f"{folder} holds neither pairs side by side nor the folders that unpaired pictures "
-            "stand in (inputs and targets, or testA and testB)"
+            "stand in (inputs and targets, or testA and testB)",
+            hint=_below(folder),
         )
     return Examples(folder, direction, pairs=_some_of(folder, count))
+
+
+def _below(folder: Path) -> str | None:
+    """Return where pictures are in the folders of `folder`: training data have pairs in one."""
+    found: list[str] = []
+    with readable(f"folder {folder}"):
+        inner = sorted(folder.iterdir())
+    for path in inner:
+        with contextlib.suppress(BadInput):  # closed to us
+            if len(found) < _TOLD and is_folder(path) and _has_pictures(path):
+                found.append(str(path))
+    return f"pictures are in {', '.join(found)}" if found else None
 
 
 def _has_pictures(folder: Path) -> bool:

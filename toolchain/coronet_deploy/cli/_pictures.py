@@ -1,0 +1,73 @@
+"""Which pictures of a folder are looked at: of many some, the same ones each time."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # numpy comes with it, and --help needs none
+    from coronet_deploy.export.calibrate import Pictures
+
+_MOST = 200  # enough for a worst one, and held in memory beside what each network draws of them
+
+
+def add_pictures(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add what says which pictures an artifact is compared on; `what` is said of them."""
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help=what)
+    parser.add_argument(
+        "--pictures-count",
+        type=count,
+        default=_MOST,
+        metavar="N",
+        help=f"how many of them at most, the same ones each time (default: {_MOST})",
+    )
+
+
+def count(text: str) -> int:
+    """Return a number of pictures, at least one."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pictures, such as 12")
+    return int(text)
+
+
+def check_pictures(args: argparse.Namespace) -> None:
+    """Let a folder through that holds pictures, and say if not all of them will be looked at.
+
+    Raises:
+        BadInput: it holds none, or is no folder.
+
+    """
+    from coronet_deploy.images import list_pictures
+
+    if args.pictures is None:
+        return
+    if (found := len(list_pictures(args.pictures))) > args.pictures_count:
+        print(
+            f"{args.pictures_count} of the {found} pictures in {args.pictures} are compared, the "
+            "same ones each time: --pictures-count N takes more",
+            file=sys.stderr,
+        )
+
+
+def read_pictures(args: argparse.Namespace, height: int, width: int) -> Pictures:
+    """Return the pictures of the folder that is given, or the bundled ones, at a size."""
+    from coronet_deploy.coronet.zoo import bundled_pictures
+    from coronet_deploy.export import calibrate
+    from coronet_deploy.images import list_pictures
+
+    paths = bundled_pictures() if args.pictures is None else list_pictures(args.pictures)
+    return calibrate.read_pictures(chosen(paths, args.pictures_count), height, width)
+
+
+def chosen(paths: Sequence[Path], count: int) -> list[Path]:
+    """Return the paths of those pictures that `choose` takes, before any is read."""
+    import numpy as np
+
+    from coronet_deploy.export.calibrate import Pictures, choose
+
+    unread = np.empty(0, np.float32)
+    named = Pictures(tuple(map(str, paths)), (unread,) * len(paths))
+    return [Path(name) for name in choose(named, count).names]
