@@ -119,8 +119,6 @@ class _Two(nn.Module):
         (build_generator(full_plan(Architecture.UNET_128, width=1)), "at 40x40"),
         (nn.Conv2d(4, 4, 1), "4 channels"),
         (nn.Conv2d(3, 4, 1).double(), "double"),
-        (nn.Conv2d(3, 4, 3, dilation=2), "dilation"),
-        (nn.ConvTranspose2d(3, 6, 2, dilation=2), "dilation"),
         (nn.BatchNorm2d(3, track_running_stats=False), "running statistics"),
         (nn.CircularPad2d(1), "circular"),
         (nn.ConstantPad2d(1, 0.5), "0.5"),

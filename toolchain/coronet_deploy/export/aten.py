@@ -33,11 +33,10 @@ def _conv2d(
     dilation: list[int],
     groups: int,
 ) -> str:
-    if any(d != 1 for d in dilation):
-        raise Refused(f"dilation {dilation} is not supported")
-    kernels = t.array(weight)
+    kernels, rate = t.array(weight), _pair(dilation)
     if isinstance(padding, str):
-        spare = [k - 1 if padding == "same" else 0 for k in kernels.shape[2:]]
+        lines = zip(kernels.shape[2:], rate, strict=True)
+        spare = [(k - 1) * d if padding == "same" else 0 for k, d in lines]
         top, left = (s // 2 for s in spare)
         pad = Padding(top, spare[0] - top, left, spare[1] - left)
     else:
@@ -45,12 +44,12 @@ def _conv2d(
         pad = Padding(y, y, x, x)
     if groups == 1:
         weights = t.kernel(weight, (0, 2, 3, 1), bias)
-        return t.builder.emit(ops.Conv2d(_pair(stride), pad), t.value(input), *weights)
+        return t.builder.emit(ops.Conv2d(_pair(stride), pad, rate), t.value(input), *weights)
     if kernels.shape[1] != 1:
         ohwi, shift = kernels.transpose(0, 2, 3, 1), None if bias is None else t.array(bias)
-        op = ops.Conv2d(_pair(stride), pad)
+        op = ops.Conv2d(_pair(stride), pad, rate)
         return composed.grouped(t.builder, op, t.value(input), ohwi, shift, groups)
-    depthwise = ops.DepthwiseConv2d(_pair(stride), pad, kernels.shape[0] // groups)
+    depthwise = ops.DepthwiseConv2d(_pair(stride), pad, kernels.shape[0] // groups, rate)
     weights = t.kernel(weight, (1, 2, 3, 0), bias)
     return t.builder.emit(depthwise, t.value(input), *weights)
 
@@ -67,14 +66,13 @@ def _conv_transpose2d(
     groups: int,
     dilation: list[int],
 ) -> str:
-    if any(d != 1 for d in dilation):
-        raise Refused(f"dilation {dilation} is not supported")
     op = ops.ConvTranspose2d(_pair(stride), _pair(padding), _pair(output_padding))
-    if groups > 1:
+    if groups > 1 or any(d != 1 for d in dilation):
         # torch has the channels that come in first, those of a group together.
         parts = [part.transpose(1, 2, 3, 0) for part in np.split(t.array(weight), groups)]
+        kernels = composed.dilated(np.concatenate(parts), _pair(dilation))
         shift = None if bias is None else t.array(bias)
-        return composed.grouped(t.builder, op, t.value(input), np.concatenate(parts), shift, groups)
+        return composed.grouped(t.builder, op, t.value(input), kernels, shift, groups)
     weights = t.kernel(weight, (1, 2, 3, 0), bias)
     return t.builder.emit(op, t.value(input), *weights)
 

@@ -250,11 +250,21 @@ def grouped(
     size = (*shape[:3], shape[3] // groups)
     biases = [None] * groups if bias is None else np.split(bias, groups)
     for place, (weight, shift) in enumerate(zip(np.split(kernel, groups), biases, strict=True)):
-        part = to.emit(ops.Slice((0, 0, 0, place * size[3]), size), x)
+        part = x if groups == 1 else to.emit(ops.Slice((0, 0, 0, place * size[3]), size), x)
         numbers = [to.constant(weight, "weight")]
         numbers += [] if shift is None else [to.constant(shift, "bias")]
         made.append(to.emit(op, part, *numbers))
     return to.concat(made, 3)
+
+
+def dilated(kernel: FloatArray, dilation: tuple[int, int]) -> FloatArray:
+    """Return an OHWI kernel with zeros between its taps."""
+    if dilation == (1, 1):
+        return kernel
+    rows, columns = ops.reach(kernel.shape, dilation)
+    spread = np.zeros((kernel.shape[0], rows, columns, kernel.shape[3]), np.float32)
+    spread[:, :: dilation[0], :: dilation[1]] = kernel
+    return spread
 
 
 def pixel_shuffle(t: Translation, *, self: fx.Node, upscale_factor: int) -> str:

@@ -120,7 +120,7 @@ def _padded(x: Tensor, p: Padding, mode: str = "constant") -> Tensor:
 
 def _conv2d(op: ops.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     padded = _padded(_nchw(x), op.padding)
-    return _nhwc(F.conv2d(padded, _nchw(weight), bias, op.stride))
+    return _nhwc(F.conv2d(padded, _nchw(weight), bias, op.stride, 0, op.dilation))
 
 
 def _depthwise(
@@ -182,7 +182,6 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Add: lambda _, a, b: a + b,
     ops.Sub: lambda _, a, b: a - b,
     ops.Mul: lambda _, a, b: a * b,
-    ops.SquaredDifference: lambda _, a, b: (a - b) ** 2,
     ops.Minimum: lambda _, a, b: torch.minimum(a, b),
     ops.Concat: lambda op, *xs: torch.cat(xs, op.axis),
     ops.Slice: _slice,

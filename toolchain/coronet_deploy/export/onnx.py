@@ -178,7 +178,13 @@ def _conv2d(writer: _Writer, op: ops.Conv2d, node: Node) -> None:
     kernel = writer.graph.shapes[weight][1:3]
     inputs = [x, writer.kernel(weight, (0, 3, 1, 2)), *writer.vectors(tuple(bias))]
     writer.node(
-        "Conv", inputs, node, kernel_shape=kernel, strides=op.stride, pads=_pads(op.padding)
+        "Conv",
+        inputs,
+        node,
+        kernel_shape=kernel,
+        strides=op.stride,
+        pads=_pads(op.padding),
+        dilations=op.dilation,
     )
 
 

@@ -7,7 +7,6 @@ shapes of the inputs in order and raises ValueError, quoting them, if they do no
 Captured from torch:  Conv2d, DepthwiseConv2d, ConvTranspose2d, BatchNorm, InstanceNorm,
     ReflectPad, ZeroPad, Relu, LeakyRelu, PRelu, Elu, Gelu, Tanh, Sigmoid, Rsqrt, Add, Sub, Mul,
     Concat, Slice, Reshape, Mean, DepthToSpace, and MaxPool2d (see `pooling`)
-Made by passes:       SquaredDifference
 Made by integer plans: Requantize, Minimum
 """
 
@@ -75,6 +74,11 @@ def _windows(kind: str, x: Shape, kernel: Shape, stride: tuple[int, int], pad: P
     return height, width
 
 
+def reach(weight: Shape, dilation: tuple[int, int]) -> Shape:
+    """Return the rows and columns from a kernel's first tap to its last."""
+    return tuple((n - 1) * d + 1 for n, d in zip(weight[1:3], dilation, strict=True))
+
+
 @dataclass(frozen=True)
 class Conv2d(Operator):
     """Convolution of (x, weight OHWI[, bias (O,)]), zero-padded."""
@@ -82,13 +86,19 @@ class Conv2d(Operator):
     kind: ClassVar[str] = "conv2d"
     stride: tuple[int, int] = (1, 1)
     padding: Padding = field(default_factory=Padding)
+    dilation: tuple[int, int] = (1, 1)
     activation: Activation = Activation.NONE
+
+    @property
+    def steps_by_one(self) -> bool:
+        """Whether windows are neighbours, and so are the taps of each."""
+        return self.stride == self.dilation == (1, 1)
 
     def infer(self, *shapes: Shape) -> Shape:
         """Return (1, H', W', O)."""
         x, weight = shapes[:2]
         _channels_fit(self.kind, x, weight[-1], weight)
-        windows = _windows(self.kind, x, weight[1:3], self.stride, self.padding)
+        windows = _windows(self.kind, x, reach(weight, self.dilation), self.stride, self.padding)
         return (x[0], *windows, weight[0])
 
 
@@ -107,12 +117,8 @@ class DepthwiseConv2d(Operator):
         """Return (1, H', W', C * multiplier)."""
         x, weight = shapes[:2]
         _channels_fit(self.kind, x, weight[3] // self.multiplier, weight)
-        windows = _windows(self.kind, x, self.span(weight), self.stride, self.padding)
+        windows = _windows(self.kind, x, reach(weight, self.dilation), self.stride, self.padding)
         return (x[0], *windows, weight[3])
-
-    def span(self, weight: Shape) -> Shape:
-        """Return the rows and columns from the first tap to the last."""
-        return tuple((n - 1) * d + 1 for n, d in zip(weight[1:3], self.dilation, strict=True))
 
 
 @dataclass(frozen=True)
@@ -268,13 +274,6 @@ class Mul(_Broadcast):
 
     kind: ClassVar[str] = "mul"
     activation: Activation = Activation.NONE
-
-
-@dataclass(frozen=True)
-class SquaredDifference(_Broadcast):
-    """(a - b)^2."""
-
-    kind: ClassVar[str] = "squared_difference"
 
 
 @dataclass(frozen=True)

@@ -223,8 +223,7 @@ def _activation(op: Any) -> int:  # noqa: ANN401 - any operator that has one
 
 def _padding(writer: Writer, op: ops.Conv2d | ops.DepthwiseConv2d, node: Node) -> int:
     x, weight = (writer.graph.shapes[name] for name in node.inputs[:2])
-    kernel = op.span(weight) if isinstance(op, ops.DepthwiseConv2d) else weight[1:3]
-    if op.padding == same_padding(x, kernel, op.stride):
+    if op.padding == same_padding(x, ops.reach(weight, op.dilation), op.stride):
         same: int = schema.Padding.SAME
         return same
     if op.padding != Padding():
@@ -244,7 +243,7 @@ def _conv2d(writer: Writer, op: ops.Conv2d, node: Node) -> _Translated:
     options = schema.Conv2DOptionsT()
     options.padding = _padding(writer, op, node)
     options.strideH, options.strideW = op.stride
-    options.dilationHFactor = options.dilationWFactor = 1
+    options.dilationHFactor, options.dilationWFactor = op.dilation
     options.fusedActivationFunction = _activation(op)
     return "CONV_2D", _bias(writer, node), options
 
@@ -385,7 +384,6 @@ _TRANSLATIONS: dict[type[Operator], Callable[..., _Translated]] = {
     ops.Add: _arithmetic("ADD", schema.AddOptionsT),
     ops.Sub: _arithmetic("SUB", schema.SubOptionsT),
     ops.Mul: _arithmetic("MUL", schema.MulOptionsT),
-    ops.SquaredDifference: _plain("SQUARED_DIFFERENCE", schema.SquaredDifferenceOptionsT),
     ops.Minimum: _plain("MINIMUM", schema.MaximumMinimumOptionsT),
     ops.Concat: _concat,
     ops.Slice: _slice,
