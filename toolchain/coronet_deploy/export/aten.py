@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from coronet_deploy.export import composed, means, pooled
+from coronet_deploy.export import composed, means, pooled, resized
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
 
 _NCHW_TO_NHWC = (0, 3, 1, 2)  # where an NCHW axis is found in NHWC
 _RANK = 4
+_LINES = (1, 2)  # the axes of rows and columns
 _MOST_CONCATENATED = 5  # by which XNNPACK takes a concatenation
 
 
@@ -273,10 +274,14 @@ def _slice(
     x = t.value(self)
     shape, axis = t.builder.shapes[x], _NCHW_TO_NHWC[dim % _RANK]
     first, last, stride = slice(start, end, step).indices(shape[axis])
-    if stride != 1:
-        raise Refused(f"step {step} is not supported")
     begin, size = [0] * _RANK, list(shape)
     begin[axis], size[axis] = first, last - first
+    if stride != 1:
+        if axis not in _LINES:
+            raise Refused(f"takes channels {step} apart; only lines or columns")
+        apart = [1] * _RANK
+        apart[axis], size[axis] = stride, -(-(last - first) // stride)
+        return resized.picked(t.builder, x, *(_pair(v[1:3]) for v in (begin, apart, size)))
     if tuple(size) == shape:
         return x
     return t.builder.emit(ops.Slice(tuple(begin), tuple(size)), x)
@@ -371,10 +376,11 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.reflection_pad2d": _reflection_pad2d,
     "aten.replication_pad2d": _replication_pad2d,
     "aten.prelu": composed.prelu,
-    "aten.upsample_nearest2d": composed.upsample_nearest,
-    "aten._upsample_nearest_exact2d": composed.upsample_nearest,
-    "aten.upsample_bilinear2d": composed.upsample_bilinear,
+    "aten.upsample_nearest2d": resized.upsample_nearest,
+    "aten._upsample_nearest_exact2d": resized.upsample_nearest_exact,
+    "aten.upsample_bilinear2d": resized.upsample_bilinear,
     "aten.pixel_shuffle": composed.pixel_shuffle,
+    "aten.pixel_unshuffle": resized.pixel_unshuffle,
     "aten.cat": _cat,
     "aten.slice": _slice,
     "aten.chunk": _chunk,

@@ -1,13 +1,11 @@
 """Operators of torch for which several of the graph's stand.
 
 Most activation functions are sums and products of the graph's own, by identities that hold exactly
-in real numbers. Enlarged pictures are copies of their pixels, or means of neighbours, as channels
-which DepthToSpace puts side by side. So every runtime, number type and rewrite takes them as it is.
+in real numbers. So every runtime, number type and rewrite takes them as it is.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -161,61 +159,6 @@ def _hardsigmoid(to: Builder, x: str) -> str:
     sixth = to.emit(ops.Mul(), x, to.constant([1 / 6]))
     over = to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([0.5]), sixth))
     return to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([1.0]), over))
-
-
-def upsample_nearest(
-    t: Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    output_size: list[int] | None,
-    scale_factors: list[float] | None,
-) -> str:
-    """Each pixel as a square of it."""
-    x = t.value(input)
-    block = _factor(t.builder.shapes[x], output_size, scale_factors)
-    return enlarged(t.builder, x, block)
-
-
-def upsample_bilinear(
-    t: Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    output_size: list[int] | None,
-    align_corners: bool,
-    scale_factors: list[float] | None,
-) -> str:
-    """Means of the four nearest pixels, whose centres lie where they lay."""
-    if align_corners:
-        raise Refused("with align_corners=True is not supported; without it is")
-    to, x = t.builder, t.value(input)
-    block = _factor(to.shapes[x], output_size, scale_factors)
-    if block == 1:
-        return x
-    channels, axes = to.shapes[x][3], [_blend(block, place) for place in range(block)]
-    padded = replicated(to, x, Padding(1, 1, 1, 1))
-    phases = []
-    for down, across in itertools.product(axes, axes):
-        taps = np.repeat(np.outer(down, across)[None, :, :, None], channels, axis=3)
-        phases.append(to.emit(ops.DepthwiseConv2d(), padded, to.constant(taps, "blend")))
-    return to.emit(ops.DepthToSpace(block), to.concat(phases, 3))
-
-
-def _blend(block: int, place: int) -> list[float]:
-    """Return what the pixels before, at and behind count for the place-th new one of `block`."""
-    away = (place + 0.5) / block - 0.5  # from the middle of the pixel
-    return [max(-away, 0.0), 1 - abs(away), max(away, 0.0)]
-
-
-def _factor(x: ops.Shape, size: list[int] | None, scales: list[float] | None) -> int:
-    """Return how many times as high and as wide a picture becomes."""
-    found = [float(s) for s in scales or []] or [
-        n / m for n, m in zip(size or [], x[1:3], strict=True)
-    ]
-    block = round(found[0])
-    if block < 1 or any(factor != block for factor in found):
-        told = " x ".join(f"{factor:g}" for factor in found)
-        raise Refused(f"by {told}; only by one whole number, in height as in width")
-    return block
 
 
 def enlarged(to: Builder, x: str, block: int) -> str:

@@ -20,6 +20,7 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.pooling import MaxPool2d
+from coronet_deploy.export.resizing import ResizeBilinear
 
 
 def interpret(
@@ -173,6 +174,9 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Relu: lambda _, x: torch.relu(x),
     ops.LeakyRelu: lambda op, x: F.leaky_relu(x, op.slope),
     MaxPool2d: lambda op, x: _nhwc(F.max_pool2d(_nchw(x), op.kernel, op.stride)),
+    ResizeBilinear: lambda op, x: _nhwc(
+        F.interpolate(_nchw(x), op.size, mode="bilinear", align_corners=op.align_corners)
+    ),
     ops.PRelu: lambda _, x, slope: torch.relu(x) - slope * torch.relu(-x),
     ops.Elu: lambda _, x: F.elu(x),
     ops.Gelu: lambda _, x: F.gelu(x),

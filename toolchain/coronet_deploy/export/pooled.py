@@ -12,6 +12,7 @@ from coronet_deploy.export.composed import replicated
 from coronet_deploy.export.means import mean_over
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.pooling import MaxPool2d
+from coronet_deploy.export.resized import every
 from coronet_deploy.export.translation import Refused, Translation
 
 _Pair = tuple[int, int]
@@ -41,11 +42,8 @@ def max_pool2d(
     apart = any(s > k for s, k in zip(step, kernel, strict=True))
     if max(kernel) > 1:
         x = to.emit(MaxPool2d(kernel, (1, 1) if apart else step), x)
-    if not apart:
-        return x
     # XNNPACK skips no pixels while it pools.
-    ones = np.ones((1, 1, 1, to.shapes[x][3]))
-    return to.emit(ops.DepthwiseConv2d(step), x, to.constant(ones, "ones"))
+    return every(to, x, step) if apart else x
 
 
 def avg_pool2d(
