@@ -17,6 +17,7 @@ from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.aten import (
     COPIES,
     DROPOUTS,
+    FILLING,
     IDENTITIES,
     OF_ANY_SHAPE,
     SPREADING,
@@ -147,7 +148,7 @@ class _Program:
             self._inline(node, part)
         elif not hasattr(node.target, "_schema"):
             raise Refused("is not supported")
-        elif not any(map(self._to.is_picture, node.all_input_nodes)):
+        elif not any(map(self._to.is_picture, node.all_input_nodes)) or _operator(node) in FILLING:
             self._to.compute(node)
         else:
             self._translate(node)
@@ -165,6 +166,10 @@ class _Program:
         values = self._to.values.get(source)
         if not isinstance(values, list):
             raise Refused("picks from what is no list of tensors")
+        if place >= len(values):
+            if node.users:
+                raise Refused("is read for where its numbers stand; only for the numbers")
+            return
         self._to.values[node] = values[place]
         if part is None:
             self._memory.part(node, source)
@@ -200,10 +205,10 @@ class _Program:
         self._require_ranks(node, key)
         value = TRANSLATIONS.get(key, unsupported)(self._to, **_named_arguments(node))
         made = node.meta["val"]
-        if isinstance(value, str):
-            self._require_shape(node, key, value)
-            if key in IDENTITIES and made.dtype != torch.float32:
-                raise Refused(f"gives {made.dtype}; everything is captured in float32")
+        for part, tensor in _pairs(value, made):
+            self._require_shape(node, key, part, tuple(tensor.shape))
+            if key in IDENTITIES and tensor.dtype != torch.float32:
+                raise Refused(f"gives {tensor.dtype}; everything is captured in float32")
         self._to.values[node] = value
         schema, source = node.target._schema, node.args[0]  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
         shared = any(r.alias_info is not None for r in schema.returns)
@@ -218,15 +223,11 @@ class _Program:
 
     def _require_ranks(self, node: fx.Node, key: str) -> None:
         """Let four dimensions through; where each number is taken by itself, as many of each."""
-        shapes = [
-            tuple(source.meta["val"].shape)
-            for source in node.all_input_nodes
-            if isinstance(self._to.values.get(source), str)
-        ]
-        # (C, 1, 1) is broadcast as a picture of one pixel is.
+        sources = [s for s in node.all_input_nodes if isinstance(self._to.values.get(s), str)]
+        shapes = [tuple(source.meta["val"].shape) for source in sources]
         ranks = {
-            _RANK if shape[-3:] == (math.prod(shape), 1, 1) else len(shape)
-            for shape in shapes
+            _RANK if self._is_whole(shape, str(self._to.values[source])) else len(shape)
+            for source, shape in zip(sources, shapes, strict=True)
             if math.prod(shape) > 1
         }
         if key in OF_ANY_SHAPE and len(ranks) > 1:
@@ -235,11 +236,16 @@ class _Program:
         if key in TRANSLATIONS and key not in OF_ANY_SHAPE and fewer:
             raise Refused(f"takes {' and '.join(map(str, shapes))}, which is no picture")
 
-    def _require_shape(self, node: fx.Node, key: str, value: str) -> None:
+    def _is_whole(self, shape: Shape, value: str) -> bool:
+        """Return whether a tensor is a picture, or is broadcast as one: (C, 1, 1), or (H, W)."""
+        n, h, w, c = self._to.builder.shapes[value]
+        return len(shape) == _RANK or (1,) * (_RANK - len(shape)) + shape == (n, c, h, w)
+
+    def _require_shape(self, node: fx.Node, key: str, value: str, made: Shape) -> None:
         """Let a picture through that has torch's shape, and a number a channel in any shape."""
-        have, made = self._to.builder.shapes[value], tuple(node.meta["val"].shape)
+        have = self._to.builder.shapes[value]
         n, h, w, c = have
-        if made == (n, c, h, w):
+        if (1,) * (_RANK - len(made)) + made == (n, c, h, w):
             return
         if key in SPREADING and len(made) == _RANK:
             wanted = made[0], made[2], made[3], made[1]
@@ -247,6 +253,11 @@ class _Program:
             self._to.spread[node] = tuple(more)
         elif len(made) == _RANK or h * w > 1 or not max(made, default=1) == math.prod(made) == c:
             raise Refused(f"gives {made}, not NHWC {have}")
+
+
+def _pairs(value: str | list[str], made: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever torch gives
+    """Yield each value that stands for a tensor, and what torch says of that."""
+    yield from [(value, made)] if isinstance(value, str) else zip(value, made, strict=False)
 
 
 def _name(node: fx.Node) -> str:

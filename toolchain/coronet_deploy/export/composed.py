@@ -23,12 +23,12 @@ _GELU_SLOPE, _GELU_CUBE = 2 * math.sqrt(2 / math.pi), 0.044715
 
 def hardtanh(t: Translation, *, self: fx.Node, min_val: float, max_val: float) -> str:
     """max(min(x, high), low), which nn.ReLU6 is too."""
-    return _clamped(t.builder, t.value(self), min_val, max_val)
+    return clamped(t.builder, t.value(self), min_val, max_val)
 
 
 def relu6(t: Translation, *, self: fx.Node) -> str:
     """max(min(x, 6), 0)."""
-    return _clamped(t.builder, t.value(self), 0.0, 6.0)
+    return clamped(t.builder, t.value(self), 0.0, 6.0)
 
 
 def clamp(t: Translation, *, self: fx.Node, **ends: Any) -> str:  # noqa: ANN401 - a number, None or a tensor
@@ -36,10 +36,10 @@ def clamp(t: Translation, *, self: fx.Node, **ends: Any) -> str:  # noqa: ANN401
     low, high = ends.get("min"), ends.get("max")
     if isinstance(low, fx.Node) or isinstance(high, fx.Node):
         raise Refused("clamps by a tensor; only by numbers")
-    return _clamped(t.builder, t.value(self), low, high)
+    return clamped(t.builder, t.value(self), low, high)
 
 
-def _clamped(to: Builder, x: str, low: float | None, high: float | None) -> str:
+def clamped(to: Builder, x: str, low: float | None, high: float | None) -> str:
     """min(x, h) = h - relu(h - x), and max(x, l) = relu(x - l) + l."""
     lowest, highest = -math.inf if low is None else low, math.inf if high is None else high
     if not lowest <= highest:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.arithmetic import Div, Maximum, Sqrt
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.pooling import MaxPool2d
@@ -186,6 +187,9 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Add: lambda _, a, b: a + b,
     ops.Sub: lambda _, a, b: a - b,
     ops.Mul: lambda _, a, b: a * b,
+    Sqrt: lambda _, x: torch.sqrt(x),
+    Div: lambda _, a, b: a / b,
+    Maximum: lambda _, a, b: torch.maximum(a, b),
     ops.Minimum: lambda _, a, b: torch.minimum(a, b),
     ops.Concat: lambda op, *xs: torch.cat(xs, op.axis),
     ops.Slice: _slice,

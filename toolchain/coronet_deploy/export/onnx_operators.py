@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.arithmetic import Div, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Operator, Padding, Shape
 from coronet_deploy.export.pooling import MaxPool2d
@@ -212,6 +213,10 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.Add: _plain("Add"),
     ops.Sub: _plain("Sub"),
     ops.Mul: _plain("Mul"),
+    Sqrt: _plain("Sqrt"),
+    Div: _plain("Div"),
+    Maximum: _plain("Max"),
+    ops.Minimum: _plain("Min"),
     ops.Concat: _concat,
     ops.Slice: _slice,
     ops.Reshape: _reshape,

@@ -150,7 +150,7 @@ class ConvTranspose2d(Operator):
         return (x[0], *size, weight[0])
 
 
-class _Elementwise(Operator):
+class Elementwise(Operator):
     """Keeps the first input's shape."""
 
     def infer(self, *shapes: Shape) -> Shape:
@@ -159,7 +159,7 @@ class _Elementwise(Operator):
 
 
 @dataclass(frozen=True)
-class BatchNorm(_Elementwise):
+class BatchNorm(Elementwise):
     """(x - mean) / sqrt(variance + epsilon) * scale + shift; inputs in the order x, scale, shift,
     mean, variance, each (C,) but the first.
     """  # noqa: D205 - the order of the inputs belongs to the formula
@@ -169,7 +169,7 @@ class BatchNorm(_Elementwise):
 
 
 @dataclass(frozen=True)
-class InstanceNorm(_Elementwise):
+class InstanceNorm(Elementwise):
     """Subtracts each channel's mean over the picture, divides by sqrt(its variance + epsilon).
 
     Inputs: x[, scale (C,), shift (C,)]; the variance is the biased one.
@@ -180,14 +180,14 @@ class InstanceNorm(_Elementwise):
 
 
 @dataclass(frozen=True)
-class Relu(_Elementwise):
+class Relu(Elementwise):
     """max(x, 0)."""
 
     kind: ClassVar[str] = "relu"
 
 
 @dataclass(frozen=True)
-class LeakyRelu(_Elementwise):
+class LeakyRelu(Elementwise):
     """Return x where positive, else slope * x."""
 
     kind: ClassVar[str] = "leaky_relu"
@@ -195,48 +195,48 @@ class LeakyRelu(_Elementwise):
 
 
 @dataclass(frozen=True)
-class PRelu(_Elementwise):
+class PRelu(Elementwise):
     """Of (x, slope (C,)): x where positive, else its channel's slope * x."""
 
     kind: ClassVar[str] = "prelu"
 
 
 @dataclass(frozen=True)
-class Elu(_Elementwise):
+class Elu(Elementwise):
     """Return x where positive, else exp(x) - 1."""
 
     kind: ClassVar[str] = "elu"
 
 
 @dataclass(frozen=True)
-class Gelu(_Elementwise):
+class Gelu(Elementwise):
     """x * (1 + erf(x / sqrt(2))) / 2."""
 
     kind: ClassVar[str] = "gelu"
 
 
 @dataclass(frozen=True)
-class Tanh(_Elementwise):
+class Tanh(Elementwise):
     """tanh(x)."""
 
     kind: ClassVar[str] = "tanh"
 
 
 @dataclass(frozen=True)
-class Sigmoid(_Elementwise):
+class Sigmoid(Elementwise):
     """1 / (1 + exp(-x))."""
 
     kind: ClassVar[str] = "sigmoid"
 
 
 @dataclass(frozen=True)
-class Rsqrt(_Elementwise):
+class Rsqrt(Elementwise):
     """1 / sqrt(x)."""
 
     kind: ClassVar[str] = "rsqrt"
 
 
-class _Broadcast(Operator):
+class Broadcast(Operator):
     """Combines two inputs whose sizes are equal or 1, axis by axis from the last."""
 
     def infer(self, *shapes: Shape) -> Shape:
@@ -253,7 +253,7 @@ class _Broadcast(Operator):
 
 
 @dataclass(frozen=True)
-class Add(_Broadcast):
+class Add(Broadcast):
     """a + b."""
 
     kind: ClassVar[str] = "add"
@@ -261,7 +261,7 @@ class Add(_Broadcast):
 
 
 @dataclass(frozen=True)
-class Sub(_Broadcast):
+class Sub(Broadcast):
     """a - b."""
 
     kind: ClassVar[str] = "sub"
@@ -269,7 +269,7 @@ class Sub(_Broadcast):
 
 
 @dataclass(frozen=True)
-class Mul(_Broadcast):
+class Mul(Broadcast):
     """a * b."""
 
     kind: ClassVar[str] = "mul"
@@ -277,7 +277,7 @@ class Mul(_Broadcast):
 
 
 @dataclass(frozen=True)
-class Minimum(_Broadcast):
+class Minimum(Broadcast):
     """The smaller of a and b."""
 
     kind: ClassVar[str] = "minimum"
@@ -389,7 +389,7 @@ class DepthToSpace(Operator):
 
 
 @dataclass(frozen=True)
-class Requantize(_Elementwise):
+class Requantize(Elementwise):
     """The same real numbers, stored in integers of `bits` bits; in floats if that is 32."""
 
     kind: ClassVar[str] = "requantize"

@@ -9,6 +9,7 @@ import numpy as np
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.arithmetic import Div, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.passes.zero_padding import same_padding
@@ -206,6 +207,9 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., _Translated]] = {
     ops.Add: _arithmetic("ADD", schema.AddOptionsT),
     ops.Sub: _arithmetic("SUB", schema.SubOptionsT),
     ops.Mul: _arithmetic("MUL", schema.MulOptionsT),
+    Sqrt: _plain("SQRT"),
+    Div: _plain("DIV", schema.DivOptionsT),
+    Maximum: _plain("MAXIMUM", schema.MaximumMinimumOptionsT),
     ops.Minimum: _plain("MINIMUM", schema.MaximumMinimumOptionsT),
     ops.Concat: _concat,
     ops.Slice: _slice,

@@ -39,7 +39,7 @@ class Translation:
         self._learnt.add(tensor.untyped_storage().data_ptr())
 
     def compute(self, node: fx.Node) -> None:
-        """Let torch compute what no picture goes into, such as a weight times its norm."""
+        """Let torch compute what no picture goes into, or no more of it than its shape."""
         target: Any = node.target
         if torch.Tag.nondeterministic_seeded in target.tags:
             raise Refused("is random: each picture would have other numbers")
@@ -47,9 +47,12 @@ class Translation:
             written = spec.alias_info is not None and spec.alias_info.is_write
             if written and self._is_own(given):
                 raise Refused("changes a tensor of the network while it draws")
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.weights.__getitem__)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._tensor)
         with torch.no_grad():
             self.weights[node] = target(*args, **kwargs)
+
+    def _tensor(self, node: fx.Node) -> Any:  # noqa: ANN401 - one tensor or several
+        return self.weights[node] if node in self.weights else torch.zeros(node.meta["val"].shape)
 
     def _is_own(self, argument: Any) -> bool:  # noqa: ANN401 - whatever torch passes
         tensor = self.weights[argument]
