@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from coronet_deploy.export import composed, means, parts, pooled, resized, sums
+from coronet_deploy.export import composed, means, parts, pooled, resized, sums, transposed
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Sqrt
 from coronet_deploy.export.operators import Padding
@@ -64,6 +64,12 @@ def _conv_transpose2d(
     dilation: list[int],
 ) -> str:
     op = ops.ConvTranspose2d(_pair(stride), _pair(padding), _pair(output_padding))
+    if groups == t.builder.shapes[t.value(input)][3] > 1 and op.stride[0] == op.stride[1]:
+        each = t.array(weight)  # (C, M, H, W)
+        merged = each.reshape(1, -1, *each.shape[2:]).transpose(0, 2, 3, 1)
+        kernels = composed.dilated(merged, _pair(dilation))
+        shifts = t.constants(bias=None if bias is None else t.array(bias))
+        return transposed.depthwise_transposed(t.builder, op, t.value(input), kernels, shifts)
     if groups > 1 or any(d != 1 for d in dilation):
         # torch has the channels that come in first, those of a group together.
         parts = [part.transpose(1, 2, 3, 0) for part in np.split(t.array(weight), groups)]
