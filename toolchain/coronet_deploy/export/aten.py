@@ -223,7 +223,7 @@ RESHAPING = frozenset(
 )
 """Operators that give the same numbers in another shape; only a number a channel is taken."""
 
-_FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
+FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.relu": _unary(ops.Relu()),
     "aten.leaky_relu": _leaky_relu,
     "aten.tanh": _unary(ops.Tanh()),
@@ -272,7 +272,7 @@ _ALONG_AN_AXIS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.glu": parts.glu,
 }
 
-OF_ANY_SHAPE = frozenset({*_FOR_EACH_NUMBER, *_ALONG_AN_AXIS, "aten.linear"})
+OF_ANY_SHAPE = frozenset({*FOR_EACH_NUMBER, *_ALONG_AN_AXIS, "aten.linear"})
 """Operators that take a number a channel in a tensor of fewer dimensions than a picture's four."""
 
 TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
@@ -303,9 +303,9 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.upsample_nearest2d": resized.upsample_nearest,
     "aten._upsample_nearest_exact2d": resized.upsample_nearest_exact,
     "aten.upsample_bilinear2d": resized.upsample_bilinear,
-    "aten.pixel_shuffle": composed.pixel_shuffle,
+    "aten.pixel_shuffle": resized.pixel_shuffle,
     "aten.pixel_unshuffle": resized.pixel_unshuffle,
     **_ALONG_AN_AXIS,
-    **_FOR_EACH_NUMBER,
+    **FOR_EACH_NUMBER,
 }
 """What stands for each operator of torch; one in place ("relu_") goes by the name without "_"."""

@@ -208,16 +208,3 @@ def dilated(kernel: FloatArray, dilation: tuple[int, int]) -> FloatArray:
     spread = np.zeros((kernel.shape[0], rows, columns, kernel.shape[3]), np.float32)
     spread[:, :: dilation[0], :: dilation[1]] = kernel
     return spread
-
-
-def pixel_shuffle(t: Translation, *, self: fx.Node, upscale_factor: int) -> str:
-    """DepthToSpace of channels in another order, which the convolution before gives at once."""
-    to, x, block = t.builder, t.value(self), upscale_factor
-    made = to.producer(x)
-    if made is None or not isinstance(made.op, ops.Conv2d | ops.ConvTranspose2d):
-        raise Refused("is not directly behind a convolution, which gives its order of channels")
-    # torch: channel (c * b + i) * b + j; here: (i * b + j) * C + c.
-    order = np.arange(to.shapes[x][3]).reshape(-1, block**2).T.reshape(-1)
-    source, *weights = made.inputs
-    ordered = [to.constant(to.constants[name][order], "ordered") for name in weights]
-    return to.emit(ops.DepthToSpace(block), to.emit(made.op, source, *ordered))

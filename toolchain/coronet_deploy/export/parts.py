@@ -9,6 +9,7 @@ from torch import fx
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.resized import picked
+from coronet_deploy.export.settled import reordered
 from coronet_deploy.export.translation import Refused, Translation
 
 _NCHW_TO_NHWC = (0, 3, 1, 2)  # where an NCHW axis is found in NHWC
@@ -95,7 +96,7 @@ def cut(
     begin[axis], size[axis] = first, last - first
     if stride != 1:
         if axis in {0, _CHANNEL}:
-            raise Refused(f"takes channels {step} apart; only lines or columns")
+            return reordered(t.builder, x, list(range(shape[3]))[start:end:step])
         apart = [1] * _RANK
         apart[axis], size[axis] = stride, -(-(last - first) // stride)
         return picked(t.builder, x, *((v[1], v[2]) for v in (begin, apart, size)))

@@ -18,6 +18,7 @@ from coronet_deploy.export.composed import enlarged, replicated
 from coronet_deploy.export.graph import Builder
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.resizing import ResizeBilinear
+from coronet_deploy.export.settled import reordered
 from coronet_deploy.export.translation import Refused, Translation
 
 _Pair = tuple[int, int]
@@ -149,3 +150,16 @@ def pixel_unshuffle(t: Translation, *, self: fx.Node, downscale_factor: int) -> 
     channels, taps = to.shapes[x][3], np.eye(block**2).reshape(block, block, block**2)
     kernel = to.constant(np.tile(taps, (1, 1, channels))[None], "picks")
     return to.emit(ops.DepthwiseConv2d((block, block), multiplier=block**2), x, kernel)
+
+
+def pixel_shuffle(t: Translation, *, self: fx.Node, upscale_factor: int) -> str:
+    """DepthToSpace of channels in another order, which a convolution before gives at once."""
+    to, x, block = t.builder, t.value(self), upscale_factor
+    # torch: channel (c * b + i) * b + j; here: (i * b + j) * C + c.
+    order = np.arange(to.shapes[x][3]).reshape(-1, block**2).T.reshape(-1)
+    made = to.producer(x)
+    if made is None or not isinstance(made.op, ops.Conv2d | ops.ConvTranspose2d):
+        return to.emit(ops.DepthToSpace(block), reordered(to, x, order.tolist()))
+    source, *weights = made.inputs
+    ordered = [to.constant(to.constants[name][order], "ordered") for name in weights]
+    return to.emit(ops.DepthToSpace(block), to.emit(made.op, source, *ordered))
