@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export import moved
+from coronet_deploy.export import attention, moved
 from coronet_deploy.export.aten import (
     COPIES,
     DROPOUTS,
@@ -143,7 +143,8 @@ class _Program:
             try:
                 self._take(node)
             except (Refused, ValueError) as error:
-                names = {key.removeprefix("aten.") for key in TRANSLATIONS}
+                known = {*TRANSLATIONS, *attention.TRANSLATIONS, *moved.MOVES, "aten.layer_norm"}
+                names = {key.removeprefix("aten.") for key in known}
                 raise ConversionFailed(
                     f"operator {_name(node)} in layer {where or 'the network itself'!r}: {error}",
                     hint=f"supported: {', '.join(sorted(names))}",
@@ -211,10 +212,14 @@ class _Program:
     def _translate(self, node: fx.Node) -> None:
         """Translate one operator into the builder."""
         key, arguments = _operator(node), _named_arguments(node)
-        value: Any = moved.translate(
-            *(self._to, node, key, arguments, FOR_EACH_NUMBER),
-            otherwise=self._takes_pictures(node, key),
-        )
+        value: Any
+        if key in attention.TRANSLATIONS:
+            value = attention.TRANSLATIONS[key](self._to, node, **arguments)
+        else:
+            value = moved.translate(
+                *(self._to, node, key, arguments, FOR_EACH_NUMBER),
+                otherwise=self._takes_pictures(node, key),
+            )
         if value is None:
             self._require_ranks(node, key)
             value = TRANSLATIONS.get(key, unsupported)(self._to, **arguments)

@@ -21,6 +21,7 @@ from coronet_deploy.export.graph import FLOAT16_MAX, OUTPUT, FloatArray, Graph
 from coronet_deploy.export.interpret import interpret_values
 from coronet_deploy.export.passes import PassReport, Preference, lower
 from coronet_deploy.export.pooling import MaxPool2d
+from coronet_deploy.export.products import Turn
 from coronet_deploy.export.resizing import ResizeBilinear
 from coronet_deploy.vocabulary import Runtime
 
@@ -30,6 +31,7 @@ _ROOM = 2.0  # other pictures may give larger values
 _NO_LARGER = (
     MaxPool2d
     | ResizeBilinear
+    | Turn
     | ops.Slice
     | ops.Concat
     | ops.Reshape

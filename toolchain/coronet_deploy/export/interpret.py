@@ -21,6 +21,7 @@ from coronet_deploy.export.arithmetic import Div, Maximum, Sqrt
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.pooling import MaxPool2d
+from coronet_deploy.export.products import MatMul, Softmax, Turn
 from coronet_deploy.export.resizing import ResizeBilinear
 
 
@@ -187,6 +188,9 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Add: lambda _, a, b: a + b,
     ops.Sub: lambda _, a, b: a - b,
     ops.Mul: lambda _, a, b: a * b,
+    MatMul: lambda op, a, b: a @ (b.transpose(2, 3) if op.turned else b),
+    Turn: lambda _, x: x.transpose(2, 3).contiguous(),
+    Softmax: lambda _, x: torch.softmax(x, 3),
     Sqrt: lambda _, x: torch.sqrt(x),
     Div: lambda _, a, b: a / b,
     Maximum: lambda _, a, b: torch.maximum(a, b),

@@ -26,7 +26,7 @@ from coronet_deploy.export.translation import Moved, Refused, Translation
 _RANK = 4
 _CHANNELS = 1  # the axis of a picture, NCHW
 
-_MOVES = frozenset(
+MOVES = frozenset(
     f"aten.{name}"
     for name in (
         *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "mT"),
@@ -64,17 +64,16 @@ def translate(
     whether this one takes pictures by itself.
     """
     moved = any(isinstance(t.values.get(source), Moved) for source in node.all_input_nodes)
-    if key in _MOVES and (moved or not otherwise):
+    if key in MOVES and (moved or not otherwise):
         return _moves(t, node)
     if not moved and key != "aten.layer_norm":
         return None
-    if key in each_number:
-        return _each_number(t, node, each_number[key], arguments)
+    handler = _BY_LAYOUT.get(key)
+    if handler is not None:
+        return handler(t, node, **arguments)
     if key in _REDUCTIONS:
         return _reduced(t, node, _REDUCTIONS[key], **arguments)
-    if key == "aten.linear":
-        return _linear(t, node, **arguments)
-    return _layer_norm(t, node, **arguments) if key == "aten.layer_norm" else None
+    return _each_number(t, node, each_number[key], arguments) if key in each_number else None
 
 
 def _moves(t: Translation, node: fx.Node) -> _Result:
@@ -87,7 +86,7 @@ def _moves(t: Translation, node: fx.Node) -> _Result:
         nonlocal value
         if source in t.weights:
             return t.weights[source]
-        held = _as_moved(t, source)
+        held = as_moved(t, source)
         value = held.value
         return held.index.contiguous()  # as a copy that torch makes of it is
 
@@ -99,7 +98,7 @@ def _moves(t: Translation, node: fx.Node) -> _Result:
     return [settled(t.builder, value, part) for part in made]
 
 
-def _as_moved(t: Translation, source: fx.Node) -> Moved:
+def as_moved(t: Translation, source: fx.Node) -> Moved:
     """Return what `source` holds, numbers as they lie too."""
     held = t.values[source]
     if isinstance(held, Moved):
@@ -108,7 +107,8 @@ def _as_moved(t: Translation, source: fx.Node) -> Moved:
     return Moved(t.value(source), torch.arange(math.prod(shape)).reshape(shape))
 
 
-def _nchw(t: Translation, value: str) -> tuple[int, ...]:
+def nchw(t: Translation, value: str) -> tuple[int, ...]:
+    """Return the shape of a value as torch has it."""
     n, height, width, channels = t.builder.shapes[value]
     return n, channels, height, width
 
@@ -119,16 +119,16 @@ def _each_number(
     """Compute on the values as they lie."""
     held = [t.values[s] for s in node.all_input_nodes if isinstance(t.values.get(s), Moved)]
     moved = [m for m in held if isinstance(m, Moved)]
-    first, order = moved[0], None
-    if not all(_alike(t, m, first) for m in moved):
-        order = _common_order(t, moved)
+    first = max(moved, key=lambda m: math.prod(t.builder.shapes[m.value]))
+    if not all(_stands_as(t, m, first) for m in moved):
+        raise Refused("takes numbers in unlike orders")
 
     def as_it_lies(operand: Any) -> Any:  # noqa: ANN401 - whatever torch passes
         if not isinstance(operand, fx.Node):
             return operand
         value = t.values.get(operand)
         if isinstance(value, Moved):
-            return value.value
+            return _on_lines_of(t, value, first)
         count = math.prod(operand.meta["val"].shape)
         if operand in t.weights and count > 1:
             return _as_lies(t, t.array(operand), first)
@@ -137,33 +137,42 @@ def _each_number(
         return operand
 
     value = translation(t, **{name: as_it_lies(a) for name, a in arguments.items()})
-    index = first.index
-    if order is not None:
-        whole = _nchw(t, value)
-        index = torch.arange(math.prod(whole)).reshape(whole).permute(order)
-    return _checked(t, node, value, index)
+    return checked(t, node, value, first.index)
 
 
-def _alike(t: Translation, one: Moved, other: Moved) -> bool:
-    same = t.builder.shapes[one.value] == t.builder.shapes[other.value]
-    return same and torch.equal(one.index, other.index)
+def _on_lines_of(t: Translation, one: Moved, other: Moved) -> str:
+    """Return a value on as many lines as another, if both hold as many pixels."""
+    shape, wanted = t.builder.shapes[one.value], t.builder.shapes[other.value]
+    if shape == wanted or not _same_but_for_lines(shape, wanted):
+        return one.value
+    return t.builder.emit(ops.Reshape(wanted), one.value)
 
 
-def _common_order(t: Translation, moved: list[Moved]) -> tuple[int, ...]:
-    """Return the order of a picture's axes in which all of `moved` stand."""
-    for order in itertools.permutations(range(_RANK)):
-        wanted = (
-            torch.arange(math.prod(_nchw(t, m.value))).reshape(_nchw(t, m.value)).permute(order)
-            for m in moved
-        )
-        if all(torch.equal(w, m.index) for w, m in zip(wanted, moved, strict=True)):
-            return order
-    raise Refused("takes numbers in unlike orders")
+def _same_but_for_lines(one: ops.Shape, other: ops.Shape) -> bool:
+    return one[3] == other[3] and math.prod(one) == math.prod(other)
+
+
+def _stands_as(t: Translation, one: Moved, other: Moved) -> bool:
+    """Return whether each number of `one` stands beside that of `other` that it lies beside."""
+    shapes = t.builder.shapes
+    if _same_but_for_lines(shapes[one.value], shapes[other.value]):
+        return torch.equal(one.index, other.index)
+    wide, small = nchw(t, other.value)[1:], nchw(t, one.value)[1:]
+    if any(n not in {1, m} for n, m in zip(small, wide, strict=True)):
+        return False
+    rest, wanted, step = other.index, torch.zeros_like(other.index), 1
+    for n, m in zip(reversed(small), reversed(wide), strict=True):
+        wanted = wanted + (rest % m) * (step if n > 1 else 0)
+        rest, step = rest // m, step * n
+    try:
+        return torch.equal(one.index.expand(wanted.shape), wanted)
+    except RuntimeError:  # of shapes that do not spread to each other's
+        return False
 
 
 def _as_lies(t: Translation, array: np.ndarray[Any, Any], beside: Moved) -> str:
     """Return a learnt tensor in the order of the value beside whose numbers torch has it."""
-    shape, index = _nchw(t, beside.value), beside.index.reshape(-1)
+    shape, index = nchw(t, beside.value), beside.index.reshape(-1)
     spread = torch.from_numpy(array).expand(beside.index.shape).reshape(-1)
     if len(index) != math.prod(shape) or int(index.bincount().max()) > 1:
         raise Refused("takes a learnt tensor beside some of a picture's numbers")
@@ -174,7 +183,8 @@ def _as_lies(t: Translation, array: np.ndarray[Any, Any], beside: Moved) -> str:
     return t.plane((plane[:, :, :1, :1] if same else plane).numpy())
 
 
-def _checked(t: Translation, node: fx.Node, value: str, index: Tensor) -> str | Moved:
+def checked(t: Translation, node: fx.Node, value: str, index: Tensor) -> str | Moved:
+    """Return what `node` makes: the numbers of `value` at `index`, in the shape that torch says."""
     made = tuple(node.meta["val"].shape)
     if math.prod(made) != index.numel():
         raise Refused(f"gives {made} of {tuple(index.shape)}")
@@ -183,14 +193,14 @@ def _checked(t: Translation, node: fx.Node, value: str, index: Tensor) -> str | 
     return settled(t.builder, value, index.reshape(made))
 
 
-def _spanned(t: Translation, held: Moved, dims: list[int]) -> tuple[tuple[int, ...], Tensor]:
+def spanned(t: Translation, held: Moved, dims: list[int]) -> tuple[tuple[int, ...], Tensor]:
     """Return the axes of the value, NCHW, that torch's `dims` of `held` are; the rest's places.
 
     Raises:
         Refused: they are no whole axes, in the order in which they lie.
 
     """
-    shape, rank = _nchw(t, held.value), held.index.ndim
+    shape, rank = nchw(t, held.value), held.index.ndim
     over = sorted(dim % rank for dim in dims)
     rest = [dim for dim in range(rank) if dim not in over]
     rows = held.index.permute(*rest, *over).reshape(
@@ -220,12 +230,12 @@ def _reduced(
     **arguments: Any,  # noqa: ANN401 - whatever torch passes
 ) -> str | Moved:
     """Reduce the axes of the value that `dim` are."""
-    held = _as_moved(t, self)
-    axes, rest = _spanned(t, held, dim or list(range(held.index.ndim)))
+    held = as_moved(t, self)
+    axes, rest = spanned(t, held, dim or list(range(held.index.ndim)))
     value = held.value
     if axes:
         value = reduction(t, self=held.value, dim=list(axes), **arguments)
-    return _checked(t, node, value, rest)
+    return checked(t, node, value, rest)
 
 
 def _layer_norm(
@@ -241,8 +251,8 @@ def _layer_norm(
 ) -> str | Moved:
     """Return d * rsqrt(mean(d * d) + eps) over the last axes, where d = x - mean(x)."""
     del cudnn_enable
-    to, held = t.builder, _as_moved(t, input)
-    axes, _ = _spanned(t, held, list(range(-len(normalized_shape), 0)))
+    to, held = t.builder, as_moved(t, input)
+    axes, _ = spanned(t, held, list(range(-len(normalized_shape), 0)))
     centred = to.emit(ops.Sub(), held.value, means.mean_over(to, held.value, axes))
     variance = means.mean_over(to, to.emit(ops.Mul(), centred, centred), axes)
     shifted = to.emit(ops.Add(), variance, to.constant([eps], "epsilon"))
@@ -250,7 +260,7 @@ def _layer_norm(
     for op, learnt in ((ops.Mul(), weight), (ops.Add(), bias)):
         if learnt is not None:
             y = to.emit(op, y, _as_lies(t, t.array(learnt), held))
-    return _checked(t, node, y, held.index)
+    return checked(t, node, y, held.index)
 
 
 def _linear(
@@ -262,13 +272,27 @@ def _linear(
     bias: fx.Node | None,
 ) -> str | Moved:
     """Return the convolution of one pixel that nn.Linear over the channels is."""
-    held = _as_moved(t, input)
-    axes, rest = _spanned(t, held, [-1])
+    held = as_moved(t, input)
+    axes, rest = spanned(t, held, [-1])
     if axes != (_CHANNELS,):
         raise Refused("takes the lines of a picture for vectors; only its channels")
     kernel = t.array(weight)[:, None, None, :]
     weights = t.constants(weight=kernel, bias=None if bias is None else t.array(bias))
     value = t.builder.emit(ops.Conv2d(), held.value, *weights)
-    pixels = math.prod(_nchw(t, value)[2:])
+    pixels = math.prod(nchw(t, value)[2:])
     index = rest[:, None] + torch.arange(kernel.shape[0]) * pixels
-    return _checked(t, node, value, index)
+    return checked(t, node, value, index)
+
+
+def _expanded(t: Translation, node: fx.Node, *, self: fx.Node, **_: Any) -> Moved:  # noqa: ANN401 - the shape, which torch says
+    """Return the numbers at as many places as torch has."""
+    held = as_moved(t, self)
+    return Moved(held.value, held.index.expand(node.meta["val"].shape))
+
+
+_BY_LAYOUT: Mapping[str, Callable[..., str | Moved]] = {
+    "aten.layer_norm": _layer_norm,
+    "aten.linear": _linear,
+    "aten.expand": _expanded,
+    "aten.expand_as": _expanded,
+}

@@ -12,6 +12,7 @@ from coronet_deploy.export.arithmetic import Div, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Operator, Padding, Shape
 from coronet_deploy.export.pooling import MaxPool2d
+from coronet_deploy.export.products import MatMul, Softmax, Turn
 from coronet_deploy.export.resizing import ResizeBilinear
 
 if TYPE_CHECKING:
@@ -120,6 +121,30 @@ def _resize_bilinear(writer: Writer, op: ResizeBilinear, node: Node) -> None:
     writer.node("Resize", inputs, node, mode="linear", coordinate_transformation_mode=corners)
 
 
+def _matmul(writer: Writer, op: MatMul, node: Node) -> None:
+    """Multiply as NCHW has matrices, channels by pixels: (A B)' = B' A'."""
+    (a, b), name = node.inputs, node.output
+    _, _, rows, inner = writer.graph.shapes[a]
+    columns = writer.graph.shapes[name][3]
+    shaped = [inner, columns] if op.turned else [columns, inner]
+    left = writer.inner("Reshape", [b, writer.integers(shaped)], f"{name}/left")
+    if op.turned:
+        left = writer.inner("Transpose", [left], f"{name}/turned", perm=(1, 0))
+    right = writer.inner("Reshape", [a, writer.integers([inner, rows])], f"{name}/right")
+    made = writer.inner("MatMul", [left, right], f"{name}/product")
+    writer.node("Reshape", [made, writer.integers([1, columns, 1, rows])], node)
+
+
+def _turn(writer: Writer, op: Turn, node: Node) -> None:
+    del op
+    writer.node("Transpose", list(node.inputs), node, perm=(0, 3, 2, 1))
+
+
+def _softmax(writer: Writer, op: Softmax, node: Node) -> None:
+    del op
+    writer.node("Softmax", list(node.inputs), node, axis=1)
+
+
 def _prelu(writer: Writer, op: ops.PRelu, node: Node) -> None:
     """relu(x) - slope * relu(-x), a quarter to a third of the time of ONNX Runtime's PRelu."""
     del op
@@ -156,6 +181,9 @@ def _mean(writer: Writer, op: ops.Mean, node: Node) -> None:
 def _reshape(writer: Writer, op: ops.Reshape, node: Node) -> None:
     """Keep the numbers in the order that they have in NHWC."""
     (x,), shape = node.inputs, op.shape
+    if shape[3] == writer.graph.shapes[x][3]:  # which keeps them in the order of NCHW, too
+        writer.node("Reshape", [x, writer.integers(nchw(shape))], node)
+        return
     if not _one_line(writer.graph.shapes[x]):
         x = writer.inner("Transpose", [x], f"{node.output}/nhwc", perm=(0, 2, 3, 1))
     if _one_line(shape):
@@ -213,6 +241,9 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.Add: _plain("Add"),
     ops.Sub: _plain("Sub"),
     ops.Mul: _plain("Mul"),
+    MatMul: _matmul,
+    Turn: _turn,
+    Softmax: _softmax,
     Sqrt: _plain("Sqrt"),
     Div: _plain("Div"),
     Maximum: _plain("Max"),

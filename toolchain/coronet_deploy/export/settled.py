@@ -34,8 +34,10 @@ def settled(to: Builder, value: str, index: Tensor) -> str | Moved:
         padded == (n, channels, height, width) or (one_pixel and len(shape) < _RANK)
     ):
         return value
+    if as_it_lies and len(shape) == _RANK and shape[:2] == (n, channels):
+        return to.emit(ops.Reshape((n, *shape[2:], channels)), value)
     if len(shape) == _RANK and shape[0] == 1:
-        found = _together(to, value, index[0]) or _picked(to, value, index[0])
+        found = _together(to, value, index[0]) or picked(to, value, index[0])
         if found is not None:
             return found
     return Moved(value, index)
@@ -60,7 +62,7 @@ def _together(to: Builder, value: str, index: Tensor) -> str | None:
     return to.emit(ops.DepthToSpace(block), reordered(to, value, order.tolist()))
 
 
-def _picked(to: Builder, value: str, index: Tensor) -> str | None:
+def picked(to: Builder, value: str, index: Tensor) -> str | None:
     """Return pixels a whole number of lines apart of channels in any order, if `index` is such."""
     n, height, width, channels = to.shapes[value]
     outputs, rows, columns = index.shape

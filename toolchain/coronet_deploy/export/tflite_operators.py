@@ -14,6 +14,7 @@ from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.passes.zero_padding import same_padding
 from coronet_deploy.export.pooling import MaxPool2d
+from coronet_deploy.export.products import MatMul, Softmax, Turn
 from coronet_deploy.export.resizing import ResizeBilinear
 
 if TYPE_CHECKING:
@@ -140,6 +141,25 @@ def _resize_bilinear(writer: Writer, op: ResizeBilinear, _: Node) -> _Translated
     return "RESIZE_BILINEAR", [writer.numbers(op.size, "size")], options, 3
 
 
+def _matmul(_: Writer, op: MatMul, node: Node) -> _Translated:
+    del node
+    options = schema.BatchMatMulOptionsT()
+    options.adjY = op.turned
+    return "BATCH_MATMUL", [], options
+
+
+def _turn(writer: Writer, op: Turn, node: Node) -> _Translated:
+    del op, node
+    return "TRANSPOSE", [writer.numbers([0, 1, 3, 2], "order")], schema.TransposeOptionsT()
+
+
+def _softmax(_: Writer, op: Softmax, node: Node) -> _Translated:
+    del op, node
+    options = schema.SoftmaxOptionsT()
+    options.beta = 1.0
+    return "SOFTMAX", [], options
+
+
 def _leaky_relu(_: Writer, op: ops.LeakyRelu, node: Node) -> _Translated:
     del node
     options = schema.LeakyReluOptionsT()
@@ -207,6 +227,9 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., _Translated]] = {
     ops.Add: _arithmetic("ADD", schema.AddOptionsT),
     ops.Sub: _arithmetic("SUB", schema.SubOptionsT),
     ops.Mul: _arithmetic("MUL", schema.MulOptionsT),
+    MatMul: _matmul,
+    Turn: _turn,
+    Softmax: _softmax,
     Sqrt: _plain("SQRT"),
     Div: _plain("DIV", schema.DivOptionsT),
     Maximum: _plain("MAXIMUM", schema.MaximumMinimumOptionsT),
