@@ -141,8 +141,22 @@ def _turn(writer: Writer, op: Turn, node: Node) -> None:
 
 
 def _softmax(writer: Writer, op: Softmax, node: Node) -> None:
+    """Go over lines of channels, which ONNX Runtime does in a twentieth of the time.
+
+    A reshape at either end keeps its optimizer from turning the lines back.
+    """
     del op
-    writer.node("Softmax", list(node.inputs), node, axis=1)
+    (x,), name = node.inputs, node.output
+    whole = nchw(writer.graph.shapes[name])
+    channels, pixels = whole[1], whole[2] * whole[3]
+    flat, lines = writer.integers([channels, pixels]), writer.integers([1, 1, pixels, channels])
+    x = writer.inner("Reshape", [x, flat], f"{name}/flat")
+    x = writer.inner("Transpose", [x], f"{name}/turned", perm=(1, 0))
+    x = writer.inner("Reshape", [x, lines], f"{name}/lines")
+    x = writer.inner("Softmax", [x], f"{name}/shares", axis=3)
+    x = writer.inner("Reshape", [x, writer.integers([pixels, channels])], f"{name}/again")
+    x = writer.inner("Transpose", [x], f"{name}/back", perm=(1, 0))
+    writer.node("Reshape", [x, writer.integers(whole)], node)
 
 
 def _prelu(writer: Writer, op: ops.PRelu, node: Node) -> None:
