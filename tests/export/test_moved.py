@@ -118,6 +118,7 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "shuffled pixels": lambda _, x: F.pixel_shuffle(F.relu(x), 2),
     "there and back": lambda _, x: (2 * x.movedim(1, -1)).movedim(-1, 1).transpose(2, 3).mT,
     "whole": lambda _, x: F.layer_norm(x, x.shape[1:]),
+    "turned in place": lambda _, x: (x * 2).transpose_(1, 2).mul(2).transpose_(1, 2) + x,
     "lines": lambda _, x: F.layer_norm(x, x.shape[-1:]),
 }
 _NO_INTEGERS = {"responses", "of all"}
@@ -194,6 +195,10 @@ def _written_through(_: _Own, x: Tensor) -> Tensor:
         (lambda n, x: n.wide(x).mean(3, keepdim=True) + x, "the lines of a picture"),
         (lambda _, x: x.permute(0, 2, 3, 1).double().float(), "gives torch.float64"),
         (lambda _, x: x[:, x.mean((0, 2, 3)).argsort()], "is not supported"),
+        (
+            lambda n, x: (x.flatten(2) + n.gamma.view(1, 1, 8, 1))[0, :, :, None].view_as(x),
+            "takes a learnt tensor of shape [1, 1, 8, 1] beside (1, 8, 64)",
+        ),
         (_written_through, "in place into memory that is read by another slice"),
     ],
 )

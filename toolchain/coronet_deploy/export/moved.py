@@ -88,7 +88,8 @@ def _moves(t: Translation, node: fx.Node) -> _Result:
             return t.weights[source]
         held = as_moved(t, source)
         value = held.value
-        return held.index.contiguous()  # as a copy that torch makes of it is
+        # As a copy that torch makes of it is; and one that is turned in place is not another's.
+        return held.index.clone(memory_format=torch.contiguous_format)
 
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), places)
     target: Any = node.target
@@ -173,7 +174,11 @@ def _stands_as(t: Translation, one: Moved, other: Moved) -> bool:
 def _as_lies(t: Translation, array: np.ndarray[Any, Any], beside: Moved) -> str:
     """Return a learnt tensor in the order of the value beside whose numbers torch has it."""
     shape, index = nchw(t, beside.value), beside.index.reshape(-1)
-    spread = torch.from_numpy(array).expand(beside.index.shape).reshape(-1)
+    try:
+        spread = torch.from_numpy(array).expand(beside.index.shape).reshape(-1)
+    except RuntimeError:
+        told = f"{list(array.shape)} beside {tuple(beside.index.shape)}"
+        raise Refused(f"takes a learnt tensor of shape {told}") from None
     if len(index) != math.prod(shape) or int(index.bincount().max()) > 1:
         raise Refused("takes a learnt tensor beside some of a picture's numbers")
     whole = torch.empty_like(spread)
