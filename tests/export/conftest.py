@@ -36,7 +36,7 @@ class Sketch(nn.Module):
 class Softened(Sketch):
     def __init__(self):
         super().__init__()
-        self.soft = nn.Softmax(1)
+        self.soft = nn.Softshrink()
 
     def forward(self, x):
         return self.soft(super().forward(x))

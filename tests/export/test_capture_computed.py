@@ -107,7 +107,6 @@ _REFUSED: dict[str, tuple[Forward, str]] = {
     "noise": (lambda _, h: h + torch.randn(8, 1, 1), r"aten\.randn.*is random"),
     "counting": (_counting, r"aten\.add_.*changes a tensor of the network"),
     "batch": (lambda _, h: torch.cat([h, h], 0)[:1], r"aten\.cat.*makes a batch"),
-    "joined": (lambda _, h: torch.cat([h[:, 1:], torch.ones(1, 1, 12, 16)], 1), "network's own"),
     "picture as weights": (lambda _, h: h + F.conv2d(h, h[..., :1, :1]), "the picture goes into"),
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -116,9 +116,6 @@ def test_the_graph_draws_what_the_layer_draws(layer: nn.Module) -> None:
         (_Does(lambda x: x**3), "to the power of 3; only of 2"),
         (nn.Upsample(scale_factor=1.5), "by 1.5 x 1.5; only by one whole number"),
         (nn.Upsample(scale_factor=(2, 3)), "by 2 x 3; only by one whole number"),
-        (nn.Upsample(size=(6, 7)), "by 0.5 x 0.5; only by one whole number"),
-        (nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), "align_corners=True"),
-        (nn.Sequential(nn.ReLU(), nn.PixelShuffle(2)), "not directly behind a convolution"),
         (_Does(lambda x: x.clamp(1, 0)), "clamps to [1, 0], which is empty"),
         (_Does(lambda x: x.clamp(x.new_tensor(0.5))), "only by numbers"),
     ],
@@ -138,6 +135,8 @@ def test_what_cannot_be_composed_says_why(layer: nn.Module, reason: str) -> None
         nn.Conv2d(12, 12, 3, padding=1, padding_mode="reflect", groups=2),
         nn.ConvTranspose2d(12, 8, 4, 2, 1, groups=4),
         nn.ConvTranspose2d(12, 12, 3, (2, 1), 1, (1, 0), groups=12, bias=False),
+        nn.ConvTranspose2d(12, 12, 4, 2, 2, groups=12, bias=False),
+        nn.ConvTranspose2d(12, 24, 3, 2, 1, 1, groups=12),
     ],
     ids=str,
 )
@@ -150,6 +149,34 @@ def test_groups_of_channels_are_convolutions_of_their_own(layer: nn.Module) -> N
         data = emit(lower(graph, runtime)[0], runtime, DType.FP32, {})
         assert np.abs(run(data, picture) - expected).max() < 2e-6
         assert runtime is Runtime.ONNX or is_one_partition(data)
+
+
+@given(
+    multiple=st.integers(1, 2),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    more=st.integers(0, 1),
+    dilation=st.integers(1, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_channel_enlarged_by_itself_is_its_phases_side_by_side(
+    multiple: int,
+    kernel: tuple[int, int],
+    stride: int,
+    padding: int,
+    more: int,
+    dilation: int,
+) -> None:
+    assume(more < max(stride, dilation))
+    assume(all((k - 1) * dilation + 5 * stride + more > 2 * padding for k in kernel))
+    layer = nn.ConvTranspose2d(
+        3, 3 * multiple, kernel, stride, padding, more, groups=3, dilation=dilation
+    )
+    graph, picture = capture(layer, 6, 7), smooth_picture(6, 7)
+    assert graph.count()["depthwise_conv2d"] == stride**2
+    assert "conv_transpose2d" not in graph.count()
+    assert np.abs(interpret(graph, picture) - run_torch(layer, picture)).max() < 2e-6
 
 
 @pytest.mark.parametrize("block", [2, 3])

@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from coronet_deploy.export import composed, means, pooled
+from coronet_deploy.export import composed, means, parts, pooled, resized, sums, transposed
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.arithmetic import Sqrt
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
-
-_NCHW_TO_NHWC = (0, 3, 1, 2)  # where an NCHW axis is found in NHWC
-_RANK = 4
-_MOST_CONCATENATED = 5  # by which XNNPACK takes a concatenation
 
 
 def _pair(value: list[int]) -> tuple[int, int]:
@@ -33,11 +30,10 @@ def _conv2d(
     dilation: list[int],
     groups: int,
 ) -> str:
-    if any(d != 1 for d in dilation):
-        raise Refused(f"dilation {dilation} is not supported")
-    kernels = t.array(weight)
+    kernels, rate = t.array(weight), _pair(dilation)
     if isinstance(padding, str):
-        spare = [k - 1 if padding == "same" else 0 for k in kernels.shape[2:]]
+        lines = zip(kernels.shape[2:], rate, strict=True)
+        spare = [(k - 1) * d if padding == "same" else 0 for k, d in lines]
         top, left = (s // 2 for s in spare)
         pad = Padding(top, spare[0] - top, left, spare[1] - left)
     else:
@@ -45,12 +41,12 @@ def _conv2d(
         pad = Padding(y, y, x, x)
     if groups == 1:
         weights = t.kernel(weight, (0, 2, 3, 1), bias)
-        return t.builder.emit(ops.Conv2d(_pair(stride), pad), t.value(input), *weights)
+        return t.builder.emit(ops.Conv2d(_pair(stride), pad, rate), t.value(input), *weights)
     if kernels.shape[1] != 1:
         ohwi, shift = kernels.transpose(0, 2, 3, 1), None if bias is None else t.array(bias)
-        op = ops.Conv2d(_pair(stride), pad)
+        op = ops.Conv2d(_pair(stride), pad, rate)
         return composed.grouped(t.builder, op, t.value(input), ohwi, shift, groups)
-    depthwise = ops.DepthwiseConv2d(_pair(stride), pad, kernels.shape[0] // groups)
+    depthwise = ops.DepthwiseConv2d(_pair(stride), pad, kernels.shape[0] // groups, rate)
     weights = t.kernel(weight, (1, 2, 3, 0), bias)
     return t.builder.emit(depthwise, t.value(input), *weights)
 
@@ -67,14 +63,19 @@ def _conv_transpose2d(
     groups: int,
     dilation: list[int],
 ) -> str:
-    if any(d != 1 for d in dilation):
-        raise Refused(f"dilation {dilation} is not supported")
     op = ops.ConvTranspose2d(_pair(stride), _pair(padding), _pair(output_padding))
-    if groups > 1:
+    if groups == t.builder.shapes[t.value(input)][3] > 1 and op.stride[0] == op.stride[1]:
+        each = t.array(weight)  # (C, M, H, W)
+        merged = each.reshape(1, -1, *each.shape[2:]).transpose(0, 2, 3, 1)
+        kernels = composed.dilated(merged, _pair(dilation))
+        shifts = t.constants(bias=None if bias is None else t.array(bias))
+        return transposed.depthwise_transposed(t.builder, op, t.value(input), kernels, shifts)
+    if groups > 1 or any(d != 1 for d in dilation):
         # torch has the channels that come in first, those of a group together.
         parts = [part.transpose(1, 2, 3, 0) for part in np.split(t.array(weight), groups)]
+        kernels = composed.dilated(np.concatenate(parts), _pair(dilation))
         shift = None if bias is None else t.array(bias)
-        return composed.grouped(t.builder, op, t.value(input), np.concatenate(parts), shift, groups)
+        return composed.grouped(t.builder, op, t.value(input), kernels, shift, groups)
     weights = t.kernel(weight, (1, 2, 3, 0), bias)
     return t.builder.emit(op, t.value(input), *weights)
 
@@ -92,10 +93,10 @@ def _batch_norm(
     **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
 ) -> str:
     if training or running_mean is None or running_var is None:
-        raise Refused(
-            "has no running statistics, and norms by those of the picture; nn.InstanceNorm2d "
-            "does the same"
-        )
+        # The statistics of a batch of one picture are the picture's.
+        x = t.value(input)
+        learnt = means.affine(t, t.builder.shapes[x][3], weight, bias)
+        return t.builder.emit(ops.InstanceNorm(eps), x, *learnt)
     mean, variance = t.array(running_mean), t.array(running_var)
     scale = np.ones_like(mean) if weight is None else t.array(weight)
     shift = np.zeros_like(mean) if bias is None else t.array(bias)
@@ -121,19 +122,16 @@ def _instance_norm(
     eps: float,
     **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
 ) -> str:
-    if not use_input_stats:
-        return _batch_norm(
-            t,
-            input=input,
-            weight=weight,
-            bias=bias,
-            running_mean=running_mean,
-            running_var=running_var,
-            eps=eps,
-        )
-    x = t.value(input)
-    learnt = means.affine(t, t.builder.shapes[x][3], weight, bias)
-    return t.builder.emit(ops.InstanceNorm(eps), x, *learnt)
+    return _batch_norm(
+        t,
+        input=input,
+        weight=weight,
+        bias=bias,
+        running_mean=running_mean,
+        running_var=running_var,
+        eps=eps,
+        training=use_input_stats,
+    )
 
 
 def _pad(
@@ -181,109 +179,6 @@ def _unary(op: ops.Operator) -> Callable[..., str]:
     return translate
 
 
-def _binary(op: ops.Operator) -> Callable[..., str]:
-    def translate(t: Translation, *, self: Any, other: Any, alpha: float = 1) -> str:  # noqa: ANN401
-        return _combined(t, op, self, _times(t, other, alpha))
-
-    return translate
-
-
-def _combined(t: Translation, op: ops.Operator, one: Any, other: Any) -> str:  # noqa: ANN401
-    if not (t.is_picture(one) or t.is_picture(other)):
-        raise Refused("takes no picture")
-    return t.builder.emit(op, t.operand(one), t.operand(other))
-
-
-def _times(t: Translation, operand: Any, factor: float) -> Any:  # noqa: ANN401 - whatever torch passes
-    """Return an operand, `factor` times as large: a number, a node, or the name of a value."""
-    if factor == 1:
-        return operand
-    if isinstance(operand, int | float):
-        return operand * factor
-    if operand in t.weights:
-        return t.plane(t.array(operand) * np.float32(factor))
-    return t.builder.emit(ops.Mul(), t.operand(operand), t.builder.constant([factor]))
-
-
-def _rsub(t: Translation, *, self: fx.Node, other: Any, alpha: float = 1) -> str:  # noqa: ANN401
-    return _combined(t, ops.Sub(), other, _times(t, self, alpha))
-
-
-def _neg(t: Translation, *, self: fx.Node) -> str:
-    return _combined(t, ops.Mul(), self, -1.0)
-
-
-def _div(
-    t: Translation,
-    *,
-    self: fx.Node,
-    other: Any,  # noqa: ANN401 - a number or a tensor
-    rounding_mode: str | None = None,
-) -> str:
-    if rounding_mode is not None:
-        raise Refused(f"rounding_mode {rounding_mode!r} is not supported")
-    if not isinstance(other, int | float):
-        raise Refused("divides by a tensor; only by a number: multiply by the reciprocal")
-    if not other:
-        raise Refused("divides by zero")
-    return _combined(t, ops.Mul(), self, 1 / other)
-
-
-def _cat(t: Translation, *, tensors: list[fx.Node], dim: int) -> str:
-    values, axis = [t.value(tensor) for tensor in tensors], _NCHW_TO_NHWC[dim % _RANK]
-    if not axis and len(values) > 1:
-        raise Refused("makes a batch; one picture at a time is drawn")
-    if len(values) == 1:  # as a dense block begins; XNNPACK takes no concatenation of one
-        return values[0]
-    if len(values) > _MOST_CONCATENATED:
-        return t.builder.concat(values, axis)
-    return t.builder.emit(ops.Concat(axis), *values)
-
-
-def _chunk(t: Translation, *, self: fx.Node, chunks: int, dim: int) -> list[str]:
-    whole = t.builder.shapes[t.value(self)][_NCHW_TO_NHWC[dim % _RANK]]
-    return _split(t, self=self, split_size=-(-whole // chunks), dim=dim)
-
-
-def _split(t: Translation, *, self: fx.Node, dim: int, split_size: int | list[int]) -> list[str]:
-    whole = t.builder.shapes[t.value(self)][_NCHW_TO_NHWC[dim % _RANK]]
-    sizes = split_size
-    if isinstance(sizes, int):
-        sizes = [min(sizes, whole - start) for start in range(0, whole, sizes)]
-    starts = [sum(sizes[:place]) for place in range(len(sizes))]
-    return [
-        _slice(t, self=self, dim=dim, start=start, end=start + size, step=1)
-        for start, size in zip(starts, sizes, strict=True)
-    ]
-
-
-def _split_with_sizes(
-    t: Translation, *, self: fx.Node, split_sizes: list[int], dim: int
-) -> list[str]:
-    return _split(t, self=self, split_size=split_sizes, dim=dim)
-
-
-def _slice(
-    t: Translation,
-    *,
-    self: fx.Node,
-    dim: int,
-    start: int | None,
-    end: int | None,
-    step: int,
-) -> str:
-    x = t.value(self)
-    shape, axis = t.builder.shapes[x], _NCHW_TO_NHWC[dim % _RANK]
-    first, last, stride = slice(start, end, step).indices(shape[axis])
-    if stride != 1:
-        raise Refused(f"step {step} is not supported")
-    begin, size = [0] * _RANK, list(shape)
-    begin[axis], size[axis] = first, last - first
-    if tuple(size) == shape:
-        return x
-    return t.builder.emit(ops.Slice(tuple(begin), tuple(size)), x)
-
-
 def _same(t: Translation, **arguments: Any) -> str:  # noqa: ANN401 - whatever torch passes
     return t.value(next(iter(arguments.values())))
 
@@ -313,6 +208,12 @@ DROPOUTS = frozenset(
     for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 )
 
+FILLING = frozenset(
+    f"aten.{name}"
+    for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+)
+"""Operators that take of a tensor its shape alone."""
+
 SPREADING = frozenset({"aten.expand", "aten.expand_as"})
 """Operators that repeat what they take along axes of size 1, as arithmetic does by itself."""
 
@@ -322,7 +223,7 @@ RESHAPING = frozenset(
 )
 """Operators that give the same numbers in another shape; only a number a channel is taken."""
 
-_FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
+FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.relu": _unary(ops.Relu()),
     "aten.leaky_relu": _leaky_relu,
     "aten.tanh": _unary(ops.Tanh()),
@@ -343,17 +244,35 @@ _FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.hardswish": composed.hardswish,
     "aten.square": composed.square,
     "aten.pow": composed.power,
-    "aten.add": _binary(ops.Add()),
-    "aten.sub": _binary(ops.Sub()),
-    "aten.rsub": _rsub,
-    "aten.mul": _binary(ops.Mul()),
-    "aten.div": _div,
-    "aten.neg": _neg,
+    "aten.add": sums.binary(ops.Add()),
+    "aten.sub": sums.binary(ops.Sub()),
+    "aten.rsub": sums.rsub,
+    "aten.mul": sums.binary(ops.Mul()),
+    "aten.div": sums.div,
+    "aten.neg": sums.neg,
+    "aten.sqrt": _unary(Sqrt()),
+    "aten.reciprocal": sums.reciprocal,
+    "aten.abs": sums.magnitude,
+    "aten.maximum": sums.larger,
+    "aten.minimum": sums.smaller,
     **dict.fromkeys(sorted(DROPOUTS), _dropout),
     **dict.fromkeys(sorted(IDENTITIES | RESHAPING | SPREADING), _same),
 }
 
-OF_ANY_SHAPE = frozenset({*_FOR_EACH_NUMBER, "aten.linear"})
+_ALONG_AN_AXIS: Mapping[str, Callable[..., str | list[str]]] = {
+    "aten.cat": parts.cat,
+    "aten.slice": parts.cut,
+    "aten.select": parts.select,
+    "aten.unbind": parts.unbind,
+    "aten.chunk": parts.chunk,
+    "aten.split": parts.split,
+    "aten.split_with_sizes": parts.split_with_sizes,
+    "aten.repeat": parts.repeat,
+    "aten.tile": parts.tile,
+    "aten.glu": parts.glu,
+}
+
+OF_ANY_SHAPE = frozenset({*FOR_EACH_NUMBER, *_ALONG_AN_AXIS, "aten.linear"})
 """Operators that take a number a channel in a tensor of fewer dimensions than a picture's four."""
 
 TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
@@ -365,6 +284,14 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.group_norm": means.group_norm,
     "aten.mean": means.mean,
     "aten.sum": means.total,
+    "aten.var": means.variance,
+    "aten.std": means.deviation,
+    "aten.linalg_vector_norm": means.vector_norm,
+    "aten.norm": means.vector_norm,
+    "aten.amax": pooled.amax,
+    "aten.max": pooled.largest,
+    "aten.min": pooled.smallest,
+    "aten.adaptive_max_pool2d": pooled.adaptive_max_pool2d,
     "aten.adaptive_avg_pool2d": pooled.adaptive_avg_pool2d,
     "aten.avg_pool2d": pooled.avg_pool2d,
     "aten.max_pool2d": pooled.max_pool2d,
@@ -373,15 +300,12 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.reflection_pad2d": _reflection_pad2d,
     "aten.replication_pad2d": _replication_pad2d,
     "aten.prelu": composed.prelu,
-    "aten.upsample_nearest2d": composed.upsample_nearest,
-    "aten._upsample_nearest_exact2d": composed.upsample_nearest,
-    "aten.upsample_bilinear2d": composed.upsample_bilinear,
-    "aten.pixel_shuffle": composed.pixel_shuffle,
-    "aten.cat": _cat,
-    "aten.slice": _slice,
-    "aten.chunk": _chunk,
-    "aten.split": _split,
-    "aten.split_with_sizes": _split_with_sizes,
-    **_FOR_EACH_NUMBER,
+    "aten.upsample_nearest2d": resized.upsample_nearest,
+    "aten._upsample_nearest_exact2d": resized.upsample_nearest_exact,
+    "aten.upsample_bilinear2d": resized.upsample_bilinear,
+    "aten.pixel_shuffle": resized.pixel_shuffle,
+    "aten.pixel_unshuffle": resized.pixel_unshuffle,
+    **_ALONG_AN_AXIS,
+    **FOR_EACH_NUMBER,
 }
 """What stands for each operator of torch; one in place ("relu_") goes by the name without "_"."""

@@ -112,8 +112,10 @@ def _integer(
     graph: Graph, runtime: Runtime, dtype: DType, subject: Subject, calibration: Pictures
 ) -> Built:
     from coronet_deploy.export.integer.formats import PIXELS_8
+    from coronet_deploy.export.integer.kernels import with_integer_kernels
     from coronet_deploy.export.integer.plan import plan_integer, summary
 
+    graph = with_integer_kernels(graph)
     margin = FULL_RESNET_MARGIN if _like_resnet(graph, subject) else FULL_UNET_MARGIN
     plan = plan_integer(graph, runtime, calibration, INTEGER_BITS[dtype], margin)
     passes = _names(plan.passes)

@@ -14,11 +14,15 @@ import torch
 from torch import fx, nn
 
 from coronet_deploy.errors import ConversionFailed
+from coronet_deploy.export import attention, moved
 from coronet_deploy.export.aten import (
     COPIES,
     DROPOUTS,
+    FILLING,
+    FOR_EACH_NUMBER,
     IDENTITIES,
     OF_ANY_SHAPE,
+    RESHAPING,
     SPREADING,
     TRANSLATIONS,
     unsupported,
@@ -27,7 +31,7 @@ from coronet_deploy.export.graph import INPUT, Graph
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.operators import Shape
 from coronet_deploy.export.theirs import importable_here
-from coronet_deploy.export.translation import Memory, Refused, Translation
+from coronet_deploy.export.translation import Memory, Moved, Refused, Translation
 
 _AUTOCAST, _GRAD = "wrap_with_autocast", "wrap_with_set_grad_enabled"
 _SAYS_NOTHING = "aten._assert_tensor_metadata"
@@ -110,6 +114,12 @@ class _Program:
         if not self._to.is_picture(output):
             what = "a constant" if isinstance(output, fx.Node) else f"{output}"
             raise ConversionFailed(f"the network returns {what} and no picture")
+        made = tuple(output.meta["val"].shape)
+        if isinstance(self._to.values[output], Moved) or len(made) != _RANK:
+            raise ConversionFailed(
+                f"the network returns {made}, which stands for no picture",
+                hint="let it return (1, channels, height, width)",
+            )
         value = self._to.value(output)
         if value == INPUT:
             raise ConversionFailed("the network returns its input unchanged")
@@ -134,7 +144,8 @@ class _Program:
             try:
                 self._take(node)
             except (Refused, ValueError) as error:
-                names = {key.removeprefix("aten.") for key in TRANSLATIONS}
+                known = {*TRANSLATIONS, *attention.TRANSLATIONS, *moved.MOVES, "aten.layer_norm"}
+                names = {key.removeprefix("aten.") for key in known}
                 raise ConversionFailed(
                     f"operator {_name(node)} in layer {where or 'the network itself'!r}: {error}",
                     hint=f"supported: {', '.join(sorted(names))}",
@@ -148,7 +159,7 @@ class _Program:
             self._inline(node, part)
         elif not hasattr(node.target, "_schema"):
             raise Refused("is not supported")
-        elif not any(map(self._to.is_picture, node.all_input_nodes)):
+        elif not any(map(self._to.is_picture, node.all_input_nodes)) or _operator(node) in FILLING:
             self._to.compute(node)
         else:
             self._translate(node)
@@ -166,6 +177,10 @@ class _Program:
         values = self._to.values.get(source)
         if not isinstance(values, list):
             raise Refused("picks from what is no list of tensors")
+        if place >= len(values):
+            if node.users:
+                raise Refused("is read for where its numbers stand; only for the numbers")
+            return
         self._to.values[node] = values[place]
         if part is None:
             self._memory.part(node, source)
@@ -197,14 +212,22 @@ class _Program:
 
     def _translate(self, node: fx.Node) -> None:
         """Translate one operator into the builder."""
-        key = _operator(node)
-        self._require_ranks(node, key)
-        value = TRANSLATIONS.get(key, unsupported)(self._to, **_named_arguments(node))
-        made = node.meta["val"]
-        if isinstance(value, str):
-            self._require_shape(node, key, value)
-            if key in IDENTITIES and made.dtype != torch.float32:
-                raise Refused(f"gives {made.dtype}; everything is captured in float32")
+        key, arguments = _operator(node), _named_arguments(node)
+        value: Any
+        if key in attention.TRANSLATIONS:
+            value = attention.TRANSLATIONS[key](self._to, node, **arguments)
+        else:
+            value = moved.translate(
+                *(self._to, node, key, arguments, FOR_EACH_NUMBER),
+                otherwise=self._takes_pictures(node, key),
+            )
+        if value is None:
+            self._require_ranks(node, key)
+            value = TRANSLATIONS.get(key, unsupported)(self._to, **arguments)
+            for part, tensor in _pairs(value, node.meta["val"]):
+                self._require_shape(node, key, part, tuple(tensor.shape))
+                if key in IDENTITIES and tensor.dtype != torch.float32:
+                    raise Refused(f"gives {tensor.dtype}; everything is captured in float32")
         self._to.values[node] = value
         schema, source = node.target._schema, node.args[0]  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
         shared = any(r.alias_info is not None for r in schema.returns)
@@ -217,17 +240,20 @@ class _Program:
         elif shared:
             self._memory.part(node, source)  # type: ignore[arg-type]
 
+    def _takes_pictures(self, node: fx.Node, key: str) -> bool:
+        """Return whether an operator gives what a value as it lies stands for."""
+        if key not in RESHAPING:
+            return key in TRANSLATIONS
+        value = self._to.values[node.all_input_nodes[0]]
+        return isinstance(value, str) and self._to.fits(tuple(node.meta["val"].shape), value)
+
     def _require_ranks(self, node: fx.Node, key: str) -> None:
         """Let four dimensions through; where each number is taken by itself, as many of each."""
-        shapes = [
-            tuple(source.meta["val"].shape)
-            for source in node.all_input_nodes
-            if isinstance(self._to.values.get(source), str)
-        ]
-        # (C, 1, 1) is broadcast as a picture of one pixel is.
+        sources = [s for s in node.all_input_nodes if isinstance(self._to.values.get(s), str)]
+        shapes = [tuple(source.meta["val"].shape) for source in sources]
         ranks = {
-            _RANK if shape[-3:] == (math.prod(shape), 1, 1) else len(shape)
-            for shape in shapes
+            _RANK if self._to.is_whole(shape, str(self._to.values[source])) else len(shape)
+            for source, shape in zip(sources, shapes, strict=True)
             if math.prod(shape) > 1
         }
         if key in OF_ANY_SHAPE and len(ranks) > 1:
@@ -236,18 +262,22 @@ class _Program:
         if key in TRANSLATIONS and key not in OF_ANY_SHAPE and fewer:
             raise Refused(f"takes {' and '.join(map(str, shapes))}, which is no picture")
 
-    def _require_shape(self, node: fx.Node, key: str, value: str) -> None:
+    def _require_shape(self, node: fx.Node, key: str, value: str, made: Shape) -> None:
         """Let a picture through that has torch's shape, and a number a channel in any shape."""
-        have, made = self._to.builder.shapes[value], tuple(node.meta["val"].shape)
-        n, h, w, c = have
-        if made == (n, c, h, w):
+        have = self._to.builder.shapes[value]
+        if self._to.fits(made, value):
             return
         if key in SPREADING and len(made) == _RANK:
             wanted = made[0], made[2], made[3], made[1]
             more = (m if size == 1 else 1 for m, size in zip(wanted, have, strict=True))
             self._to.spread[node] = tuple(more)
-        elif len(made) == _RANK or h * w > 1 or not max(made, default=1) == math.prod(made) == c:
+        else:
             raise Refused(f"gives {made}, not NHWC {have}")
+
+
+def _pairs(value: str | list[str], made: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever torch gives
+    """Yield each value that stands for a tensor, and what torch says of that."""
+    yield from [(value, made)] if isinstance(value, str) else zip(value, made, strict=False)
 
 
 def _name(node: fx.Node) -> str:

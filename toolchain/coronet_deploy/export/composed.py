@@ -1,13 +1,11 @@
 """Operators of torch for which several of the graph's stand.
 
 Most activation functions are sums and products of the graph's own, by identities that hold exactly
-in real numbers. Enlarged pictures are copies of their pixels, or means of neighbours, as channels
-which DepthToSpace puts side by side. So every runtime, number type and rewrite takes them as it is.
+in real numbers. So every runtime, number type and rewrite takes them as it is.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -25,12 +23,12 @@ _GELU_SLOPE, _GELU_CUBE = 2 * math.sqrt(2 / math.pi), 0.044715
 
 def hardtanh(t: Translation, *, self: fx.Node, min_val: float, max_val: float) -> str:
     """max(min(x, high), low), which nn.ReLU6 is too."""
-    return _clamped(t.builder, t.value(self), min_val, max_val)
+    return clamped(t.builder, t.value(self), min_val, max_val)
 
 
 def relu6(t: Translation, *, self: fx.Node) -> str:
     """max(min(x, 6), 0)."""
-    return _clamped(t.builder, t.value(self), 0.0, 6.0)
+    return clamped(t.builder, t.value(self), 0.0, 6.0)
 
 
 def clamp(t: Translation, *, self: fx.Node, **ends: Any) -> str:  # noqa: ANN401 - a number, None or a tensor
@@ -38,10 +36,10 @@ def clamp(t: Translation, *, self: fx.Node, **ends: Any) -> str:  # noqa: ANN401
     low, high = ends.get("min"), ends.get("max")
     if isinstance(low, fx.Node) or isinstance(high, fx.Node):
         raise Refused("clamps by a tensor; only by numbers")
-    return _clamped(t.builder, t.value(self), low, high)
+    return clamped(t.builder, t.value(self), low, high)
 
 
-def _clamped(to: Builder, x: str, low: float | None, high: float | None) -> str:
+def clamped(to: Builder, x: str, low: float | None, high: float | None) -> str:
     """min(x, h) = h - relu(h - x), and max(x, l) = relu(x - l) + l."""
     lowest, highest = -math.inf if low is None else low, math.inf if high is None else high
     if not lowest <= highest:
@@ -163,61 +161,6 @@ def _hardsigmoid(to: Builder, x: str) -> str:
     return to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([1.0]), over))
 
 
-def upsample_nearest(
-    t: Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    output_size: list[int] | None,
-    scale_factors: list[float] | None,
-) -> str:
-    """Each pixel as a square of it."""
-    x = t.value(input)
-    block = _factor(t.builder.shapes[x], output_size, scale_factors)
-    return enlarged(t.builder, x, block)
-
-
-def upsample_bilinear(
-    t: Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    output_size: list[int] | None,
-    align_corners: bool,
-    scale_factors: list[float] | None,
-) -> str:
-    """Means of the four nearest pixels, whose centres lie where they lay."""
-    if align_corners:
-        raise Refused("with align_corners=True is not supported; without it is")
-    to, x = t.builder, t.value(input)
-    block = _factor(to.shapes[x], output_size, scale_factors)
-    if block == 1:
-        return x
-    channels, axes = to.shapes[x][3], [_blend(block, place) for place in range(block)]
-    padded = replicated(to, x, Padding(1, 1, 1, 1))
-    phases = []
-    for down, across in itertools.product(axes, axes):
-        taps = np.repeat(np.outer(down, across)[None, :, :, None], channels, axis=3)
-        phases.append(to.emit(ops.DepthwiseConv2d(), padded, to.constant(taps, "blend")))
-    return to.emit(ops.DepthToSpace(block), to.concat(phases, 3))
-
-
-def _blend(block: int, place: int) -> list[float]:
-    """Return what the pixels before, at and behind count for the place-th new one of `block`."""
-    away = (place + 0.5) / block - 0.5  # from the middle of the pixel
-    return [max(-away, 0.0), 1 - abs(away), max(away, 0.0)]
-
-
-def _factor(x: ops.Shape, size: list[int] | None, scales: list[float] | None) -> int:
-    """Return how many times as high and as wide a picture becomes."""
-    found = [float(s) for s in scales or []] or [
-        n / m for n, m in zip(size or [], x[1:3], strict=True)
-    ]
-    block = round(found[0])
-    if block < 1 or any(factor != block for factor in found):
-        told = " x ".join(f"{factor:g}" for factor in found)
-        raise Refused(f"by {told}; only by one whole number, in height as in width")
-    return block
-
-
 def enlarged(to: Builder, x: str, block: int) -> str:
     """Return `x` with each pixel as a square of `block` x `block`."""
     if block == 1:
@@ -250,21 +193,18 @@ def grouped(
     size = (*shape[:3], shape[3] // groups)
     biases = [None] * groups if bias is None else np.split(bias, groups)
     for place, (weight, shift) in enumerate(zip(np.split(kernel, groups), biases, strict=True)):
-        part = to.emit(ops.Slice((0, 0, 0, place * size[3]), size), x)
+        part = x if groups == 1 else to.emit(ops.Slice((0, 0, 0, place * size[3]), size), x)
         numbers = [to.constant(weight, "weight")]
         numbers += [] if shift is None else [to.constant(shift, "bias")]
         made.append(to.emit(op, part, *numbers))
     return to.concat(made, 3)
 
 
-def pixel_shuffle(t: Translation, *, self: fx.Node, upscale_factor: int) -> str:
-    """DepthToSpace of channels in another order, which the convolution before gives at once."""
-    to, x, block = t.builder, t.value(self), upscale_factor
-    made = to.producer(x)
-    if made is None or not isinstance(made.op, ops.Conv2d | ops.ConvTranspose2d):
-        raise Refused("is not directly behind a convolution, which gives its order of channels")
-    # torch: channel (c * b + i) * b + j; here: (i * b + j) * C + c.
-    order = np.arange(to.shapes[x][3]).reshape(-1, block**2).T.reshape(-1)
-    source, *weights = made.inputs
-    ordered = [to.constant(to.constants[name][order], "ordered") for name in weights]
-    return to.emit(ops.DepthToSpace(block), to.emit(made.op, source, *ordered))
+def dilated(kernel: FloatArray, dilation: tuple[int, int]) -> FloatArray:
+    """Return an OHWI kernel with zeros between its taps."""
+    if dilation == (1, 1):
+        return kernel
+    rows, columns = ops.reach(kernel.shape, dilation)
+    spread = np.zeros((kernel.shape[0], rows, columns, kernel.shape[3]), np.float32)
+    spread[:, :: dilation[0], :: dilation[1]] = kernel
+    return spread

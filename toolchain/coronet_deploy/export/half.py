@@ -21,6 +21,8 @@ from coronet_deploy.export.graph import FLOAT16_MAX, OUTPUT, FloatArray, Graph
 from coronet_deploy.export.interpret import interpret_values
 from coronet_deploy.export.passes import PassReport, Preference, lower
 from coronet_deploy.export.pooling import MaxPool2d
+from coronet_deploy.export.products import Turn
+from coronet_deploy.export.resizing import ResizeBilinear
 from coronet_deploy.vocabulary import Runtime
 
 _TRIED_ON = 3  # pictures, for a forward pass of each is what the check costs
@@ -28,6 +30,8 @@ _ROOM = 2.0  # other pictures may give larger values
 # What is no larger than what it is made of, which was looked at.
 _NO_LARGER = (
     MaxPool2d
+    | ResizeBilinear
+    | Turn
     | ops.Slice
     | ops.Concat
     | ops.Reshape

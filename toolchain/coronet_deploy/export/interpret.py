@@ -17,9 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.arithmetic import Div, Maximum, Sqrt
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.pooling import MaxPool2d
+from coronet_deploy.export.products import MatMul, Softmax, Turn
+from coronet_deploy.export.resizing import ResizeBilinear
 
 
 def interpret(
@@ -120,7 +123,7 @@ def _padded(x: Tensor, p: Padding, mode: str = "constant") -> Tensor:
 
 def _conv2d(op: ops.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     padded = _padded(_nchw(x), op.padding)
-    return _nhwc(F.conv2d(padded, _nchw(weight), bias, op.stride))
+    return _nhwc(F.conv2d(padded, _nchw(weight), bias, op.stride, 0, op.dilation))
 
 
 def _depthwise(
@@ -173,6 +176,9 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Relu: lambda _, x: torch.relu(x),
     ops.LeakyRelu: lambda op, x: F.leaky_relu(x, op.slope),
     MaxPool2d: lambda op, x: _nhwc(F.max_pool2d(_nchw(x), op.kernel, op.stride)),
+    ResizeBilinear: lambda op, x: _nhwc(
+        F.interpolate(_nchw(x), op.size, mode="bilinear", align_corners=op.align_corners)
+    ),
     ops.PRelu: lambda _, x, slope: torch.relu(x) - slope * torch.relu(-x),
     ops.Elu: lambda _, x: F.elu(x),
     ops.Gelu: lambda _, x: F.gelu(x),
@@ -182,7 +188,12 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Add: lambda _, a, b: a + b,
     ops.Sub: lambda _, a, b: a - b,
     ops.Mul: lambda _, a, b: a * b,
-    ops.SquaredDifference: lambda _, a, b: (a - b) ** 2,
+    MatMul: lambda op, a, b: a @ (b.transpose(2, 3) if op.turned else b),
+    Turn: lambda _, x: x.transpose(2, 3).contiguous(),
+    Softmax: lambda _, x: torch.softmax(x, 3),
+    Sqrt: lambda _, x: torch.sqrt(x),
+    Div: lambda _, a, b: a / b,
+    Maximum: lambda _, a, b: torch.maximum(a, b),
     ops.Minimum: lambda _, a, b: torch.minimum(a, b),
     ops.Concat: lambda op, *xs: torch.cat(xs, op.axis),
     ops.Slice: _slice,

@@ -10,6 +10,7 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.arithmetic import Sqrt
 from coronet_deploy.export.graph import Builder
 from coronet_deploy.export.translation import Refused, Translation
 
@@ -28,6 +29,52 @@ def total(t: Translation, *, self: fx.Node, dim: list[int] | None = None, **_: A
     y = mean_over(to, x, dim or range(4))
     count = math.prod(to.shapes[x]) // math.prod(to.shapes[y])
     return to.emit(ops.Mul(), y, to.constant([count]))
+
+
+def variance(
+    t: Translation,
+    *,
+    self: fx.Node,
+    dim: list[int] | None = None,
+    unbiased: bool = True,
+    correction: float | None = None,
+    **_: Any,  # noqa: ANN401 - keepdim: the graph keeps all
+) -> str:
+    """Return the mean square of what is left without the mean, of one less than there are."""
+    to, x = t.builder, t.value(self)
+    dims = dim or range(4)
+    centred = to.emit(ops.Sub(), x, mean_over(to, x, dims))
+    y = mean_over(to, to.emit(ops.Mul(), centred, centred), dims)
+    count = math.prod(to.shapes[x]) // math.prod(to.shapes[y])
+    left = count - (float(unbiased) if correction is None else correction)
+    if left <= 0:
+        raise Refused(f"has a variance of {count} number, which torch divides by {left:g}")
+    return y if left == count else to.emit(ops.Mul(), y, to.constant([count / left]))
+
+
+def deviation(t: Translation, **arguments: Any) -> str:  # noqa: ANN401 - as for the variance
+    """Return the root of the variance."""
+    return t.builder.emit(Sqrt(), variance(t, **arguments))
+
+
+def vector_norm(
+    t: Translation,
+    *,
+    self: fx.Node,
+    ord: Any = None,  # noqa: A002, ANN401 - the schema's name
+    p: Any = None,  # noqa: ANN401 - the same of the older operator
+    dim: list[int] | None = None,
+    **_: Any,  # noqa: ANN401 - keepdim, dtype: the graph keeps all, in float32
+) -> str:
+    """Return the root of the sum of squares."""
+    exponent = 2 if ord is None and p is None else ord if p is None else p
+    if exponent != 2:  # noqa: PLR2004 - a square
+        raise Refused(f"takes the norm of order {exponent}; only of 2")
+    to, x = t.builder, t.value(self)
+    square = to.emit(ops.Mul(), x, x)
+    y = mean_over(to, square, dim or range(4))
+    count = math.prod(to.shapes[x]) // math.prod(to.shapes[y])
+    return to.emit(Sqrt(), to.emit(ops.Mul(), y, to.constant([count])))
 
 
 def mean_over(to: Builder, x: str, dims: Sequence[int]) -> str:

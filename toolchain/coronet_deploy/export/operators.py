@@ -6,9 +6,9 @@ shapes of the inputs in order and raises ValueError, quoting them, if they do no
 
 Captured from torch:  Conv2d, DepthwiseConv2d, ConvTranspose2d, BatchNorm, InstanceNorm,
     ReflectPad, ZeroPad, Relu, LeakyRelu, PRelu, Elu, Gelu, Tanh, Sigmoid, Rsqrt, Add, Sub, Mul,
-    Concat, Slice, Reshape, Mean, DepthToSpace, and MaxPool2d (see `pooling`)
-Made by passes:       SquaredDifference
-Made by integer plans: Requantize, Minimum
+    Concat, Slice, Reshape, Mean, DepthToSpace, Minimum; Sqrt, Div and Maximum (see `arithmetic`),
+    MaxPool2d (`pooling`), ResizeBilinear (`resizing`), MatMul, Turn and Softmax (`products`)
+Made by integer plans: Requantize
 """
 
 from __future__ import annotations
@@ -75,6 +75,11 @@ def _windows(kind: str, x: Shape, kernel: Shape, stride: tuple[int, int], pad: P
     return height, width
 
 
+def reach(weight: Shape, dilation: tuple[int, int]) -> Shape:
+    """Return the rows and columns from a kernel's first tap to its last."""
+    return tuple((n - 1) * d + 1 for n, d in zip(weight[1:3], dilation, strict=True))
+
+
 @dataclass(frozen=True)
 class Conv2d(Operator):
     """Convolution of (x, weight OHWI[, bias (O,)]), zero-padded."""
@@ -82,13 +87,19 @@ class Conv2d(Operator):
     kind: ClassVar[str] = "conv2d"
     stride: tuple[int, int] = (1, 1)
     padding: Padding = field(default_factory=Padding)
+    dilation: tuple[int, int] = (1, 1)
     activation: Activation = Activation.NONE
+
+    @property
+    def steps_by_one(self) -> bool:
+        """Whether windows are neighbours, and so are the taps of each."""
+        return self.stride == self.dilation == (1, 1)
 
     def infer(self, *shapes: Shape) -> Shape:
         """Return (1, H', W', O)."""
         x, weight = shapes[:2]
         _channels_fit(self.kind, x, weight[-1], weight)
-        windows = _windows(self.kind, x, weight[1:3], self.stride, self.padding)
+        windows = _windows(self.kind, x, reach(weight, self.dilation), self.stride, self.padding)
         return (x[0], *windows, weight[0])
 
 
@@ -107,12 +118,8 @@ class DepthwiseConv2d(Operator):
         """Return (1, H', W', C * multiplier)."""
         x, weight = shapes[:2]
         _channels_fit(self.kind, x, weight[3] // self.multiplier, weight)
-        windows = _windows(self.kind, x, self.span(weight), self.stride, self.padding)
+        windows = _windows(self.kind, x, reach(weight, self.dilation), self.stride, self.padding)
         return (x[0], *windows, weight[3])
-
-    def span(self, weight: Shape) -> Shape:
-        """Return the rows and columns from the first tap to the last."""
-        return tuple((n - 1) * d + 1 for n, d in zip(weight[1:3], self.dilation, strict=True))
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ class ConvTranspose2d(Operator):
         return (x[0], *size, weight[0])
 
 
-class _Elementwise(Operator):
+class Elementwise(Operator):
     """Keeps the first input's shape."""
 
     def infer(self, *shapes: Shape) -> Shape:
@@ -153,7 +160,7 @@ class _Elementwise(Operator):
 
 
 @dataclass(frozen=True)
-class BatchNorm(_Elementwise):
+class BatchNorm(Elementwise):
     """(x - mean) / sqrt(variance + epsilon) * scale + shift; inputs in the order x, scale, shift,
     mean, variance, each (C,) but the first.
     """  # noqa: D205 - the order of the inputs belongs to the formula
@@ -163,7 +170,7 @@ class BatchNorm(_Elementwise):
 
 
 @dataclass(frozen=True)
-class InstanceNorm(_Elementwise):
+class InstanceNorm(Elementwise):
     """Subtracts each channel's mean over the picture, divides by sqrt(its variance + epsilon).
 
     Inputs: x[, scale (C,), shift (C,)]; the variance is the biased one.
@@ -174,14 +181,14 @@ class InstanceNorm(_Elementwise):
 
 
 @dataclass(frozen=True)
-class Relu(_Elementwise):
+class Relu(Elementwise):
     """max(x, 0)."""
 
     kind: ClassVar[str] = "relu"
 
 
 @dataclass(frozen=True)
-class LeakyRelu(_Elementwise):
+class LeakyRelu(Elementwise):
     """Return x where positive, else slope * x."""
 
     kind: ClassVar[str] = "leaky_relu"
@@ -189,48 +196,48 @@ class LeakyRelu(_Elementwise):
 
 
 @dataclass(frozen=True)
-class PRelu(_Elementwise):
+class PRelu(Elementwise):
     """Of (x, slope (C,)): x where positive, else its channel's slope * x."""
 
     kind: ClassVar[str] = "prelu"
 
 
 @dataclass(frozen=True)
-class Elu(_Elementwise):
+class Elu(Elementwise):
     """Return x where positive, else exp(x) - 1."""
 
     kind: ClassVar[str] = "elu"
 
 
 @dataclass(frozen=True)
-class Gelu(_Elementwise):
+class Gelu(Elementwise):
     """x * (1 + erf(x / sqrt(2))) / 2."""
 
     kind: ClassVar[str] = "gelu"
 
 
 @dataclass(frozen=True)
-class Tanh(_Elementwise):
+class Tanh(Elementwise):
     """tanh(x)."""
 
     kind: ClassVar[str] = "tanh"
 
 
 @dataclass(frozen=True)
-class Sigmoid(_Elementwise):
+class Sigmoid(Elementwise):
     """1 / (1 + exp(-x))."""
 
     kind: ClassVar[str] = "sigmoid"
 
 
 @dataclass(frozen=True)
-class Rsqrt(_Elementwise):
+class Rsqrt(Elementwise):
     """1 / sqrt(x)."""
 
     kind: ClassVar[str] = "rsqrt"
 
 
-class _Broadcast(Operator):
+class Broadcast(Operator):
     """Combines two inputs whose sizes are equal or 1, axis by axis from the last."""
 
     def infer(self, *shapes: Shape) -> Shape:
@@ -247,7 +254,7 @@ class _Broadcast(Operator):
 
 
 @dataclass(frozen=True)
-class Add(_Broadcast):
+class Add(Broadcast):
     """a + b."""
 
     kind: ClassVar[str] = "add"
@@ -255,7 +262,7 @@ class Add(_Broadcast):
 
 
 @dataclass(frozen=True)
-class Sub(_Broadcast):
+class Sub(Broadcast):
     """a - b."""
 
     kind: ClassVar[str] = "sub"
@@ -263,7 +270,7 @@ class Sub(_Broadcast):
 
 
 @dataclass(frozen=True)
-class Mul(_Broadcast):
+class Mul(Broadcast):
     """a * b."""
 
     kind: ClassVar[str] = "mul"
@@ -271,14 +278,7 @@ class Mul(_Broadcast):
 
 
 @dataclass(frozen=True)
-class SquaredDifference(_Broadcast):
-    """(a - b)^2."""
-
-    kind: ClassVar[str] = "squared_difference"
-
-
-@dataclass(frozen=True)
-class Minimum(_Broadcast):
+class Minimum(Broadcast):
     """The smaller of a and b."""
 
     kind: ClassVar[str] = "minimum"
@@ -390,7 +390,7 @@ class DepthToSpace(Operator):
 
 
 @dataclass(frozen=True)
-class Requantize(_Elementwise):
+class Requantize(Elementwise):
     """The same real numbers, stored in integers of `bits` bits; in floats if that is 32."""
 
     kind: ClassVar[str] = "requantize"

@@ -15,6 +15,7 @@ import numpy as np
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import INPUT, OUTPUT, Edit, Graph, Node, rewrite
 from coronet_deploy.export.pooling import MaxPool2d
+from coronet_deploy.export.resizing import ResizeBilinear
 from coronet_deploy.ranges import QMAX, QMIN, Range
 
 HALF_STEP = 0.5 / 127.5
@@ -33,8 +34,9 @@ MOVING = (
     | ops.ReflectPad
     | ops.DepthToSpace
     | MaxPool2d
+    | ResizeBilinear
 )
-"""Operators that give numbers they take, and zeros."""
+"""Operators that give numbers they take, means of neighbours, and zeros."""
 
 
 def moved_from(graph: Graph, value: str) -> frozenset[str]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export import sums
+from coronet_deploy.export.arithmetic import Maximum
 from coronet_deploy.export.composed import replicated
+from coronet_deploy.export.graph import Builder
 from coronet_deploy.export.means import mean_over
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.pooling import MaxPool2d
+from coronet_deploy.export.resized import every
 from coronet_deploy.export.translation import Refused, Translation
 
 _Pair = tuple[int, int]
@@ -41,11 +46,8 @@ def max_pool2d(
     apart = any(s > k for s, k in zip(step, kernel, strict=True))
     if max(kernel) > 1:
         x = to.emit(MaxPool2d(kernel, (1, 1) if apart else step), x)
-    if not apart:
-        return x
     # XNNPACK skips no pixels while it pools.
-    ones = np.ones((1, 1, 1, to.shapes[x][3]))
-    return to.emit(ops.DepthwiseConv2d(step), x, to.constant(ones, "ones"))
+    return every(to, x, step) if apart else x
 
 
 def avg_pool2d(
@@ -76,12 +78,76 @@ def avg_pool2d(
 def adaptive_avg_pool2d(t: Translation, *, self: fx.Node, output_size: list[int]) -> str:
     """Return the means of windows that fill the picture, if all can be of one size."""
     x = t.value(self)
-    _, height, width, _ = t.builder.shapes[x]
+    kernel = _filling(t.builder.shapes[x], output_size)
+    return _averaged(t, x, kernel, kernel, (0, 0))
+
+
+def amax(t: Translation, *, self: fx.Node, dim: list[int], keepdim: bool = False) -> str:
+    """Return the largest number over some axes of a picture, or over all."""
+    del keepdim
+    return _largest_over(t, self, dim or list(range(4)))
+
+
+def largest(
+    t: Translation,
+    *,
+    self: fx.Node,
+    dim: int | None = None,
+    other: Any = None,  # noqa: ANN401 - whatever torch passes
+    keepdim: bool = False,
+) -> str | list[str]:
+    """Return the largest number over an axis or over all, or the larger of two."""
+    if other is not None:
+        return sums.larger(t, self=self, other=other)
+    if dim is None:
+        return _largest_over(t, self, list(range(4)))
+    del keepdim
+    return [_largest_over(t, self, [dim])]  # and not where it stands
+
+
+def smallest(t: Translation, *, self: fx.Node, other: Any = None, **axes: Any) -> str:  # noqa: ANN401 - whatever torch passes
+    """Return the smaller of two."""
+    if other is None:
+        raise Refused("over an axis is not supported; the largest is")
+    del axes
+    return sums.smaller(t, self=self, other=other)
+
+
+def adaptive_max_pool2d(t: Translation, *, self: fx.Node, output_size: list[int]) -> list[str]:
+    """Return the maxima of windows that fill the picture, if all can be of one size."""
+    x = t.value(self)
+    kernel = _filling(t.builder.shapes[x], output_size)
+    return [t.builder.emit(MaxPool2d(kernel, kernel), x)]
+
+
+def _largest_over(t: Translation, tensor: fx.Node, dims: list[int]) -> str:
+    to, x = t.builder, t.value(tensor)
+    axes = {dim % 4 for dim in dims}
+    if 1 in axes:
+        x = _largest_channel(to, x)
+    for place, kernel in ((3, (1, to.shapes[x][2])), (2, (to.shapes[x][1], 1))):
+        if place in axes and max(kernel) > 1:
+            x = to.emit(MaxPool2d(kernel, (1, 1)), x)
+    return x
+
+
+def _largest_channel(to: Builder, x: str) -> str:
+    """Return the largest of each pixel's channels: of halves, which may share one, in turn."""
+    while (channels := to.shapes[x][3]) > 1:
+        half = -(-channels // 2)
+        size = (*to.shapes[x][:3], half)
+        halves = (to.emit(ops.Slice((0, 0, 0, c), size), x) for c in (0, channels - half))
+        x = to.emit(Maximum(), *halves)
+    return x
+
+
+def _filling(x: ops.Shape, output_size: list[int]) -> _Pair:
+    """Return the size of the windows that fill the picture."""
+    _, height, width, _ = x
     rows, columns = (n or m for n, m in zip(output_size, (height, width), strict=True))
     if height % rows or width % columns:
         raise Refused(f"pools {height}x{width} pixels to {rows}x{columns}, in unlike windows")
-    kernel = height // rows, width // columns
-    return _averaged(t, x, kernel, kernel, (0, 0))
+    return height // rows, width // columns
 
 
 def _around(x: ops.Shape, kernel: _Pair, step: _Pair, pad: _Pair, *, ceil_mode: bool) -> Padding:

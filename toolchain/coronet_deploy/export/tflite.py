@@ -8,7 +8,7 @@ unpacks once and a GPU delegate takes as they are; arithmetic follows the runtim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,8 @@ import numpy as np
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import FLOAT16_MAX, INPUT, OUTPUT, FloatArray, Graph, Node
-from coronet_deploy.export.operators import Activation, Operator, Padding
-from coronet_deploy.export.passes.zero_padding import same_padding
-from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.tflite_file import AlignedBuffer, pack
+from coronet_deploy.export.tflite_operators import TRANSLATIONS, WEIGHT
 from coronet_deploy.vocabulary import DType
 
 try:
@@ -31,7 +29,6 @@ SIGNATURE = "serving_default"
 
 _LAST_OLD_CODE = 127  # operator codes used to be one byte; both fields are written
 _CONVOLUTIONS = ops.Conv2d | ops.DepthwiseConv2d | ops.ConvTranspose2d
-_WEIGHT = 1  # which input of a convolution
 
 
 def emit_tflite(graph: Graph, dtype: DType, metadata: Mapping[str, str]) -> bytes:
@@ -186,10 +183,10 @@ class Writer:
     def operands(self, node: Node) -> list[int]:
         """Return the tensors that `node` reads, in its order."""
         half = self._half and isinstance(node.op, _CONVOLUTIONS)
-        return [self.value(n, half=half and i == _WEIGHT) for i, n in enumerate(node.inputs)]
+        return [self.value(n, half=half and i == WEIGHT) for i, n in enumerate(node.inputs)]
 
     def _write(self, node: Node) -> None:
-        translate = _TRANSLATIONS.get(type(node.op))
+        translate = TRANSLATIONS.get(type(node.op))
         if translate is None:
             raise ConversionFailed(
                 f"TFLite: {node.output} is a {node.op.kind}", hint="lower the graph first"
@@ -208,189 +205,3 @@ def _code(builtin: int, version: int) -> Any:  # noqa: ANN401 - the schema ships
     code.builtinCode, code.version = builtin, version
     code.deprecatedBuiltinCode = min(builtin, _LAST_OLD_CODE)
     return code
-
-
-# What a translation returns: the operator's name, inputs to append (or a function of the inputs),
-# its options, and its version where that is not 1.
-_Translated = tuple[Any, ...]
-
-
-def _activation(op: Any) -> int:  # noqa: ANN401 - any operator that has one
-    kinds = schema.ActivationFunctionType
-    relu: int = kinds.RELU if op.activation is Activation.RELU else kinds.NONE
-    return relu
-
-
-def _padding(writer: Writer, op: ops.Conv2d | ops.DepthwiseConv2d, node: Node) -> int:
-    x, weight = (writer.graph.shapes[name] for name in node.inputs[:2])
-    kernel = op.span(weight) if isinstance(op, ops.DepthwiseConv2d) else weight[1:3]
-    if op.padding == same_padding(x, kernel, op.stride):
-        same: int = schema.Padding.SAME
-        return same
-    if op.padding != Padding():
-        raise ConversionFailed(f"TFLite: {node.output} has {op.padding}")
-    valid: int = schema.Padding.VALID
-    return valid
-
-
-def _bias(writer: Writer, node: Node) -> list[int]:
-    """Return zeros where there is no bias: not every delegate takes a convolution without."""
-    if len(node.inputs) > _WEIGHT + 1:
-        return []
-    return [writer.numbers(np.zeros(writer.graph.shapes[node.output][3], np.float32), "zeros")]
-
-
-def _conv2d(writer: Writer, op: ops.Conv2d, node: Node) -> _Translated:
-    options = schema.Conv2DOptionsT()
-    options.padding = _padding(writer, op, node)
-    options.strideH, options.strideW = op.stride
-    options.dilationHFactor = options.dilationWFactor = 1
-    options.fusedActivationFunction = _activation(op)
-    return "CONV_2D", _bias(writer, node), options
-
-
-def _depthwise_conv2d(writer: Writer, op: ops.DepthwiseConv2d, node: Node) -> _Translated:
-    options = schema.DepthwiseConv2DOptionsT()
-    options.padding = _padding(writer, op, node)
-    options.strideH, options.strideW = op.stride
-    options.dilationHFactor, options.dilationWFactor = op.dilation
-    options.depthMultiplier = op.multiplier
-    options.fusedActivationFunction = _activation(op)
-    return "DEPTHWISE_CONV_2D", _bias(writer, node), options
-
-
-def _conv_transpose2d(writer: Writer, op: ops.ConvTranspose2d, node: Node) -> _Translated:
-    if op.padding != (0, 0) or op.output_padding != (0, 0):
-        raise ConversionFailed(f"TFLite: {node.output} has padding", hint="lower the graph first")
-    options = schema.TransposeConvOptionsT()
-    options.padding = schema.Padding.VALID
-    options.strideH, options.strideW = op.stride
-    options.fusedActivationFunction = _activation(op)
-    size, bias = writer.numbers(writer.graph.shapes[node.output], "shape"), _bias(writer, node)
-    # The version that knows a bias and an activation.
-    return (
-        "TRANSPOSE_CONV",
-        lambda inputs: [size, inputs[_WEIGHT], inputs[0], *(inputs[2:] or bias)],
-        options,
-        4 if op.activation is Activation.RELU else 3,
-    )
-
-
-def _arithmetic(name: str, options: type[Any]) -> Callable[..., _Translated]:
-    def translate(_: Writer, op: Operator, node: Node) -> _Translated:
-        del node
-        made = options()
-        if hasattr(op, "activation"):
-            made.fusedActivationFunction = _activation(op)
-        return name, [], made
-
-    return translate
-
-
-def _plain(name: str, options: type[Any] | None = None) -> Callable[..., _Translated]:
-    def translate(_: Writer, op: Operator, node: Node) -> _Translated:
-        del op, node
-        return name, [], options() if options else None
-
-    return translate
-
-
-def _pad_table(writer: Writer, padding: Padding) -> int:
-    rows = [[0, 0], [padding.top, padding.bottom], [padding.left, padding.right], [0, 0]]
-    return writer.numbers(rows, "padding")
-
-
-def _zero_pad(writer: Writer, op: ops.ZeroPad, _: Node) -> _Translated:
-    return "PAD", [_pad_table(writer, op.padding)], schema.PadOptionsT()
-
-
-def _reflect_pad(writer: Writer, op: ops.ReflectPad, _: Node) -> _Translated:
-    options = schema.MirrorPadOptionsT()
-    options.mode = schema.MirrorPadMode.REFLECT
-    return "MIRROR_PAD", [_pad_table(writer, op.padding)], options
-
-
-def _max_pool2d(_: Writer, op: MaxPool2d, node: Node) -> _Translated:
-    del node
-    options = schema.Pool2DOptionsT()
-    options.padding = schema.Padding.VALID
-    options.filterHeight, options.filterWidth = op.kernel
-    options.strideH, options.strideW = op.stride
-    return "MAX_POOL_2D", [], options
-
-
-def _leaky_relu(_: Writer, op: ops.LeakyRelu, node: Node) -> _Translated:
-    del node
-    options = schema.LeakyReluOptionsT()
-    options.alpha = op.slope
-    return "LEAKY_RELU", [], options
-
-
-def _concat(_: Writer, op: ops.Concat, node: Node) -> _Translated:
-    del node
-    options = schema.ConcatenationOptionsT()
-    options.axis = op.axis
-    return "CONCATENATION", [], options
-
-
-def _slice(writer: Writer, op: ops.Slice, _: Node) -> _Translated:
-    block = [writer.numbers(op.begin, "begin"), writer.numbers(op.size, "size")]
-    return "SLICE", block, schema.SliceOptionsT()
-
-
-def _reshape(writer: Writer, op: ops.Reshape, _: Node) -> _Translated:
-    options = schema.ReshapeOptionsT()
-    options.newShape = list(op.shape)
-    return "RESHAPE", [writer.numbers(op.shape, "shape")], options
-
-
-def _mean(writer: Writer, op: ops.Mean, _: Node) -> _Translated:
-    options = schema.ReducerOptionsT()
-    options.keepDims = True
-    return "MEAN", [writer.numbers(op.axes, "axes")], options
-
-
-def _requantize(_: Writer, op: ops.Requantize, node: Node) -> _Translated:
-    del node
-    to_float = op.bits == 32  # noqa: PLR2004 - what stands for float
-    return (
-        ("DEQUANTIZE", [], schema.DequantizeOptionsT())
-        if to_float
-        else ("QUANTIZE", [], schema.QuantizeOptionsT())
-    )
-
-
-def _depth_to_space(_: Writer, op: ops.DepthToSpace, node: Node) -> _Translated:
-    del node
-    options = schema.DepthToSpaceOptionsT()
-    options.blockSize = op.block
-    return "DEPTH_TO_SPACE", [], options
-
-
-_TRANSLATIONS: dict[type[Operator], Callable[..., _Translated]] = {
-    ops.Conv2d: _conv2d,
-    ops.DepthwiseConv2d: _depthwise_conv2d,
-    ops.ConvTranspose2d: _conv_transpose2d,
-    ops.ReflectPad: _reflect_pad,
-    ops.ZeroPad: _zero_pad,
-    ops.Relu: _plain("RELU"),
-    ops.LeakyRelu: _leaky_relu,
-    MaxPool2d: _max_pool2d,
-    ops.PRelu: _plain("PRELU"),
-    ops.Elu: _plain("ELU"),
-    ops.Gelu: _plain("GELU", schema.GeluOptionsT),
-    ops.Tanh: _plain("TANH"),
-    ops.Sigmoid: _plain("LOGISTIC"),
-    ops.Rsqrt: _plain("RSQRT"),
-    ops.Add: _arithmetic("ADD", schema.AddOptionsT),
-    ops.Sub: _arithmetic("SUB", schema.SubOptionsT),
-    ops.Mul: _arithmetic("MUL", schema.MulOptionsT),
-    ops.SquaredDifference: _plain("SQUARED_DIFFERENCE", schema.SquaredDifferenceOptionsT),
-    ops.Minimum: _plain("MINIMUM", schema.MaximumMinimumOptionsT),
-    ops.Concat: _concat,
-    ops.Slice: _slice,
-    ops.Reshape: _reshape,
-    ops.Mean: _mean,
-    ops.DepthToSpace: _depth_to_space,
-    ops.Requantize: _requantize,
-}

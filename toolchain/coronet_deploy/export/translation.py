@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,14 @@ class Refused(Exception):
     """Why an operator cannot be translated."""
 
 
+@dataclass(frozen=True)
+class Moved:
+    """Numbers of a value in another order: `index`, in torch's shape, counts them as NCHW lies."""
+
+    value: str
+    index: Tensor
+
+
 class Translation:
     """Nodes of a traced network as values of the graph in `builder`, as its learnt tensors.
 
@@ -27,7 +37,7 @@ class Translation:
 
     def __init__(self, input_shape: ops.Shape) -> None:
         self.builder = Builder(input_shape)
-        self.values: dict[fx.Node, str | list[str]] = {}
+        self.values: dict[fx.Node, str | Moved | list[str | Moved]] = {}
         self.weights: dict[fx.Node, Any] = {}
         self.spread: dict[fx.Node, ops.Shape] = {}  # to what arithmetic would spread a value
         self._learnt: set[int] = set()  # where the numbers of the network's own tensors stand
@@ -39,7 +49,7 @@ class Translation:
         self._learnt.add(tensor.untyped_storage().data_ptr())
 
     def compute(self, node: fx.Node) -> None:
-        """Let torch compute what no picture goes into, such as a weight times its norm."""
+        """Let torch compute what no picture goes into, or no more of it than its shape."""
         target: Any = node.target
         if torch.Tag.nondeterministic_seeded in target.tags:
             raise Refused("is random: each picture would have other numbers")
@@ -47,9 +57,12 @@ class Translation:
             written = spec.alias_info is not None and spec.alias_info.is_write
             if written and self._is_own(given):
                 raise Refused("changes a tensor of the network while it draws")
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.weights.__getitem__)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._tensor)
         with torch.no_grad():
             self.weights[node] = target(*args, **kwargs)
+
+    def _tensor(self, node: fx.Node) -> Any:  # noqa: ANN401 - one tensor or several
+        return self.weights[node] if node in self.weights else torch.zeros(node.meta["val"].shape)
 
     def _is_own(self, argument: Any) -> bool:  # noqa: ANN401 - whatever torch passes
         tensor = self.weights[argument]
@@ -67,6 +80,8 @@ class Translation:
             value = self.values[argument]
             if isinstance(value, list):
                 raise Refused("takes several tensors where a picture is expected")
+            if isinstance(value, Moved):
+                raise Refused(f"takes {tuple(value.index.shape)} in an order that no picture has")
             if argument in self.spread:
                 ones = self.builder.constant(np.ones(self.spread[argument]), "ones")
                 return self.builder.emit(ops.Mul(), value, ones)
@@ -74,6 +89,19 @@ class Translation:
         if isinstance(argument, int | float):
             return self.builder.constant([argument])
         raise Refused("takes a tensor of the network's own where a picture is expected")
+
+    def is_whole(self, shape: ops.Shape, value: str) -> bool:
+        """Return whether a tensor is a picture, or is broadcast as one: (C, 1, 1), or (H, W)."""
+        n, h, w, c = self.builder.shapes[value]
+        return len(shape) == _RANK or (1,) * (_RANK - len(shape)) + shape == (n, c, h, w)
+
+    def fits(self, shape: ops.Shape, value: str) -> bool:
+        """Return whether a value has torch's shape, or holds a number a channel in any shape."""
+        n, h, w, c = self.builder.shapes[value]
+        if (1,) * (_RANK - len(shape)) + shape == (n, c, h, w):
+            return True
+        one_pixel = h * w == 1 and max(shape, default=1) == math.prod(shape) == c
+        return len(shape) != _RANK and one_pixel
 
     def operand(self, argument: Any) -> str:  # noqa: ANN401 - whatever torch passes
         """Return the name of what goes into arithmetic: a value, a number, or a learnt tensor."""

@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.arithmetic import Div, Maximum, Sqrt
 from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
 from coronet_deploy.export.integer.formats import Format
+from coronet_deploy.export.products import MatMul, Softmax
 from coronet_deploy.ranges import Seen
 
 _MOST_16 = (1 << 15) - 1
@@ -30,6 +33,45 @@ def without_prelu(graph: Graph) -> Graph:
         return edit.emit(ops.Sub(), edit.emit(ops.Relu(), x), sloping)
 
     return rewrite(graph, visit)
+
+
+def with_integer_kernels(graph: Graph) -> Graph:
+    """Return `graph` by operators that compute in integers too.
+
+    The larger of two numbers is the one, and what the other is above it. What stands beside a value
+    as a constant has to come from an operator, whose integers are those of the whole.
+
+    Raises:
+        ConversionFailed: roots, quotients and attention, of which no runtime has such.
+
+    """
+
+    def visit(edit: Edit, node: Node) -> str | None:
+        if isinstance(node.op, Sqrt | Div | MatMul | Softmax):
+            raise ConversionFailed(
+                f"{node.output} is a {node.op.kind}, which computes in no integers",
+                hint="take int8, which leaves it in float",
+            )
+        if isinstance(node.op, Maximum | ops.Minimum):
+            one, other = node.inputs
+            above = isinstance(node.op, Maximum)
+            over = edit.emit(ops.Sub(), *((other, one) if above else (one, other)))
+            return edit.emit(ops.Add() if above else ops.Sub(), one, edit.emit(ops.Relu(), over))
+        if isinstance(node.op, ops.Concat) and any(name in edit.constants for name in node.inputs):
+            return edit.emit(node.op, *_all_made(edit, node.inputs))
+        return None
+
+    return rewrite(graph, visit)
+
+
+def _all_made(edit: Edit, names: Sequence[str]) -> list[str]:
+    """Return values for constants: what they add to nothing of a value beside them."""
+    beside = next(name for name in names if name not in edit.constants)
+    one = edit.emit(ops.Slice((0, 0, 0, 0), (*edit.shapes[beside][:3], 1)), beside)
+    nothing = edit.emit(ops.Mul(), one, edit.constant([0.0]))
+    return [
+        edit.emit(ops.Add(), nothing, name) if name in edit.constants else name for name in names
+    ]
 
 
 def without_depth_to_space(graph: Graph) -> Graph:

@@ -47,16 +47,7 @@ from coronet_deploy.export.sensitivity import int8_layers
 from coronet_deploy.ranges import FULL_UNET_MARGIN, Range, Seen, fitted
 from coronet_deploy.vocabulary import Runtime
 
-_ARITHMETIC = (
-    ops.Add
-    | ops.Sub
-    | ops.Mul
-    | ops.Mean
-    | ops.Rsqrt
-    | ops.SquaredDifference
-    | ops.InstanceNorm
-    | ops.BatchNorm
-)
+_ARITHMETIC = ops.Add | ops.Sub | ops.Mul | ops.Mean | ops.Rsqrt | ops.InstanceNorm | ops.BatchNorm
 _NARROW = ops.Elu | ops.Gelu  # which LiteRT computes in eight bits or in float
 _CONVOLUTIONS = ops.Conv2d | ops.DepthwiseConv2d | ops.ConvTranspose2d
 _HEADROOM = 2.0  # of 16-bit values over what was seen; it costs one bit

@@ -40,6 +40,7 @@ _VERSIONS: Mapping[str, tuple[int, int]] = {
     "ELU": (1, 1),
     "GELU": (2, 2),
     "RESHAPE": (1, 1),
+    "RESIZE_BILINEAR": (3, 4),
     "QUANTIZE": (2, 2),
     "DEQUANTIZE": (2, 3),
 }

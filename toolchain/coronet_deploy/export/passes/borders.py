@@ -31,7 +31,7 @@ class SplitBorders(Rewrite):
         if (
             not isinstance(op, Conv2d)
             or op.padding
-            or op.stride != (1, 1)
+            or not op.steps_by_one
             or padded is None
             or not isinstance(padded.op, ReflectPad)
             or not edit.read_once(padded.output)

@@ -41,7 +41,7 @@ class SumColumns(Rewrite):
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return the columns' sums, reshaped to pixels."""
         op = node.op
-        if not isinstance(op, Conv2d) or op.stride != (1, 1) or op.padding:
+        if not isinstance(op, Conv2d) or not op.steps_by_one or op.padding:
             return None
         x, weight, *bias = node.inputs
         kernel = edit.constants[weight]

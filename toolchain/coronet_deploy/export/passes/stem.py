@@ -32,7 +32,7 @@ class PairInputs(Rewrite):
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return the convolution of pairs, reshaped to pixels."""
         op = node.op
-        if not isinstance(op, Conv2d) or op.stride != (1, 1) or op.padding:
+        if not isinstance(op, Conv2d) or not op.steps_by_one or op.padding:
             return None
         x, weight, *bias = node.inputs
         kernel = edit.constants[weight]

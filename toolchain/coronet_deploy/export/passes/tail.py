@@ -61,7 +61,7 @@ class PairPixels(Rewrite):
 def _at_once(edit: Edit, node: Node, rows: int, *, join_inputs: bool = True) -> str | None:
     """Return `rows` x 2 pixels of the result as channels; None if they do not fit or do not pay."""
     op = node.op
-    if not isinstance(op, Conv2d) or op.stride != (1, 1) or op.padding:
+    if not isinstance(op, Conv2d) or not op.steps_by_one or op.padding:
         return None
     x, weight, *bias = node.inputs
     kernel = edit.constants[weight]

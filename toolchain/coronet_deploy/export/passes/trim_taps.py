@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from coronet_deploy.export.graph import Edit, Node
-from coronet_deploy.export.operators import Conv2d, Padding
+from coronet_deploy.export.operators import Conv2d, Padding, reach
 from coronet_deploy.export.passes.rewriting import Rewrite
 
 
@@ -28,15 +28,15 @@ class TrimTaps(Rewrite):
         kernel, p = edit.constants[weight], op.padding
         outputs = op.infer(edit.shapes[x], kernel.shape)[1:3]
         rows, columns = (
-            _live(kernel.shape[1 + i], before, edit.shapes[x][1 + i], op.stride[i], outputs[i])
+            _live(op, i, kernel.shape[1 + i], before, edit.shapes[x][1 + i], outputs[i])
             for i, before in enumerate((p.top, p.left))
         )
         trimmed = kernel[:, rows.start : rows.stop, columns.start : columns.stop]
         if trimmed.shape == kernel.shape:
             return None
-        size = trimmed.shape[1:3]
+        size = reach(trimmed.shape, op.dilation)
         ends = [(outputs[i] - 1) * op.stride[i] + size[i] - edit.shapes[x][1 + i] for i in (0, 1)]
-        top, left = p.top - rows.start, p.left - columns.start
+        top, left = p.top - rows.start * op.dilation[0], p.left - columns.start * op.dilation[1]
         padding = Padding(top, ends[0] - top, left, ends[1] - left)
         if min(padding.top, padding.bottom, padding.left, padding.right) < 0:
             return None
@@ -44,9 +44,12 @@ class TrimTaps(Rewrite):
         return edit.emit(smaller, x, edit.constant(trimmed, "weight"), *bias)
 
 
-def _live(taps: int, before: int, size: int, stride: int, outputs: int) -> range:
+def _live(op: Conv2d, axis: int, taps: int, before: int, size: int, outputs: int) -> range:
     """Return the taps from the first to the last that meet a pixel at some output."""
+    step, apart = op.stride[axis], op.dilation[axis]
     live = [
-        k for k in range(taps) if any(0 <= i * stride + k - before < size for i in range(outputs))
+        k
+        for k in range(taps)
+        if any(0 <= i * step + k * apart - before < size for i in range(outputs))
     ]
     return range(live[0], live[-1] + 1) if live else range(1)

@@ -35,7 +35,7 @@ class MergeUpsampling(Rewrite):
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return the convolution's value, of the picture before it was enlarged."""
         op = node.op
-        if not isinstance(op, Conv2d) or op.stride != (1, 1):
+        if not isinstance(op, Conv2d) or not op.steps_by_one:
             return None
         x, weight, *bias = node.inputs
         added, mirrored = op.padding, Padding()

@@ -139,9 +139,9 @@ class Winograd(Rewrite):
         op = node.op
         if not isinstance(op, Conv2d):
             return None
-        if op.stride == (2, 2):
+        if op.stride == (2, 2) and op.dilation == (1, 1):
             return self._of_stride_2(edit, node, op)
-        if op.stride != (1, 1):
+        if not op.steps_by_one:
             return None
         x, weight, *biases = node.inputs
         kernel = edit.constants[weight]

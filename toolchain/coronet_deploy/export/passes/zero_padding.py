@@ -6,7 +6,14 @@ from dataclasses import replace
 from typing import ClassVar
 
 from coronet_deploy.export.graph import Edit, Node
-from coronet_deploy.export.operators import Conv2d, DepthwiseConv2d, Padding, Shape, ZeroPad
+from coronet_deploy.export.operators import (
+    Conv2d,
+    DepthwiseConv2d,
+    Padding,
+    Shape,
+    ZeroPad,
+    reach,
+)
 from coronet_deploy.export.passes.rewriting import Rewrite
 
 
@@ -34,8 +41,7 @@ class SplitZeroPadding(Rewrite):
         if not isinstance(node.op, Conv2d | DepthwiseConv2d) or not node.op.padding:
             return None
         x, weight, *rest = node.inputs
-        shape = edit.shapes[weight]
-        kernel = node.op.span(shape) if isinstance(node.op, DepthwiseConv2d) else shape[1:3]
+        kernel = reach(edit.shapes[weight], node.op.dilation)
         if node.op.padding == same_padding(edit.shapes[x], kernel, node.op.stride):
             return None
         padded = edit.emit(ZeroPad(node.op.padding), x)

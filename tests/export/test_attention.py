@@ -1,0 +1,182 @@
+"""Attention of fixed size: over places, over channels, by heads, and softmax alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coronet_deploy.coronet.zoo import bundled_pictures
+from coronet_deploy.errors import ConversionFailed
+from coronet_deploy.export.build import build
+from coronet_deploy.export.calibrate import Pictures, read_pictures
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.passes import lower
+from coronet_deploy.verify.parity import psnr_db
+from coronet_deploy.verify.runtimes import open_session
+from coronet_deploy.vocabulary import DType, Runtime
+from lowering import difference, own_subject, run_torch, smooth_picture
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+_LEAST_DB = {DType.FP32: 110, DType.FP16: 60, DType.INT8: 40}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Draw the same weights in every run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    """Return real pictures of a size that is no power of two."""
+    return read_pictures(bundled_pictures()[:3], 40, 48)
+
+
+class _Own(nn.Module):
+    """Does `what` to twelve channels of a quarter of the picture's size."""
+
+    def __init__(self, what: Callable[[_Own, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 12, 4, 4), nn.ConvTranspose2d(12, 3, 4, 4)
+        self.query, self.key, self.value = (nn.Conv2d(12, c, 1) for c in (3, 3, 12))
+        self.all, self.out, self.one = (
+            nn.Conv2d(12, 36, 1),
+            nn.Conv2d(12, 12, 1),
+            nn.Conv2d(12, 1, 1),
+        )
+        self.lines, self.norm = nn.Linear(12, 36), nn.LayerNorm(12)
+        self.gamma, self.heat = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(2, 1, 1))
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn: Tensor = self.last(self.what(self, self.first(x)))
+        return drawn.tanh()
+
+
+def _of_places(n: _Own, x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    query = n.query(x).view(b, -1, h * w).permute(0, 2, 1)
+    shares = F.softmax(torch.bmm(query, n.key(x).view(b, -1, h * w)), dim=-1)
+    seen = torch.bmm(n.value(x).view(b, -1, h * w), shares.permute(0, 2, 1))
+    return n.gamma * seen.view(b, c, h, w) + x
+
+
+def _of_pooled_places(n: _Own, x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    key = F.max_pool2d(n.key(x), 2).view(b, -1, h * w // 4)
+    value = F.max_pool2d(n.value(x), 2).view(b, -1, h * w // 4)
+    shares = F.softmax(torch.bmm(n.query(x).view(b, -1, h * w).transpose(1, 2), key), -1)
+    drawn: Tensor = x + n.out(torch.bmm(value, shares.transpose(1, 2)).view(b, c, h, w))
+    return drawn
+
+
+def _of_channels(n: _Own, x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    query, key, value = (t.reshape(b, 2, c // 2, h * w) for t in n.all(x).chunk(3, dim=1))
+    query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
+    shares = ((query @ key.transpose(-2, -1)) * n.heat).softmax(dim=-1)
+    drawn: Tensor = x + n.out((shares @ value).reshape(b, c, h, w))
+    return drawn
+
+
+def _of_heads(n: _Own, x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    parts = (t.reshape(b, 3, c // 3, h * w).transpose(2, 3) for t in n.all(x).chunk(3, 1))
+    seen = F.scaled_dot_product_attention(*parts)
+    drawn: Tensor = x + n.out(seen.transpose(2, 3).reshape(b, c, h, w))
+    return drawn
+
+
+def _of_tokens(n: _Own, x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    y: Tensor = x.flatten(2).transpose(1, 2)
+    q, k, v = n.lines(n.norm(y)).reshape(b, h * w, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+    y = y + F.scaled_dot_product_attention(q, k, v, scale=0.5).transpose(1, 2).reshape(b, h * w, c)
+    return y.transpose(1, 2).reshape(b, c, h, w)
+
+
+def _of_context(n: _Own, x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    shares = F.softmax(n.one(x).view(b, 1, h * w), dim=2).unsqueeze(-1)
+    seen = torch.matmul(x.view(b, c, h * w).unsqueeze(1), shares).view(b, c, 1, 1)
+    drawn: Tensor = x + n.out(seen)
+    return drawn
+
+
+_WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
+    "places": _of_places,
+    "pooled places": _of_pooled_places,
+    "channels": _of_channels,
+    "heads": _of_heads,
+    "tokens": _of_tokens,
+    "context": _of_context,
+    "softmax": lambda n, x: x * F.softmax(n.all(x)[:, :12], dim=1),
+}
+
+
+@pytest.mark.parametrize("name", _WHAT)
+def test_the_graph_draws_what_the_network_draws(name: str) -> None:
+    network = _Own(_WHAT[name]).eval()
+    # As many places as channels too, where rows pass for columns.
+    for height, width in ((24, 32), (16, 16), (8, 24)):
+        picture = smooth_picture(height, width)
+        graph = capture(network, height, width)
+        assert np.abs(interpret(graph, picture) - run_torch(network, picture)).max() < 3e-6
+        for runtime in Runtime:
+            assert difference(graph, lower(graph, runtime)[0]) < 3e-6
+
+
+@pytest.mark.parametrize("name", ["places", "channels", "tokens", "context"])
+@pytest.mark.parametrize(("runtime", "dtype"), list(product(Runtime, _LEAST_DB)))
+def test_attention_is_one_part_in_float(
+    runtime: Runtime, dtype: DType, name: str, pictures: Pictures, tmp_path: Path
+) -> None:
+    network = _Own(_WHAT[name]).eval()
+    built = build(capture(network, 40, 48), runtime, dtype, own_subject(network), pictures)
+    path = tmp_path / f"own{runtime.suffix}"
+    path.write_bytes(built.data)
+    with open_session(path, runtime, 1) as session:
+        assert session.partitions.fully_accelerated
+        for picture in pictures.values:
+            assert psnr_db(run_torch(network, picture), session.run(picture)) >= _LEAST_DB[dtype]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "dtype"),
+    [(Runtime.TFLITE, DType.INT8_FULL), (Runtime.ONNX, DType.A16W8)],
+)
+def test_attention_in_integers_is_refused_with_the_way_out(
+    runtime: Runtime, dtype: DType, pictures: Pictures
+) -> None:
+    network = _Own(_of_places).eval()
+    with pytest.raises(ConversionFailed, match=r"matmul, which computes in no integers.*int8"):
+        build(capture(network, 40, 48), runtime, dtype, own_subject(network), pictures)
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        (lambda _, x: F.softmax(x, 3), "neither the channels nor all of one channel"),
+        (
+            lambda _, x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+            "with a mask",
+        ),
+        (lambda _, x: (torch.ones(12, 12) @ x.flatten(2)).view_as(x), "by a learnt tensor"),
+    ],
+)
+def test_what_is_no_attention_of_one_picture_says_why(
+    what: Callable[[_Own, Tensor], Tensor], reason: str
+) -> None:
+    with pytest.raises(ConversionFailed) as caught:
+        capture(_Own(what), 16, 24)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,163 @@
+"""Pictures in other sizes: enlarged with their corners in place, made smaller, picked apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coronet_deploy.coronet.zoo import bundled_pictures
+from coronet_deploy.errors import ConversionFailed
+from coronet_deploy.export.build import build
+from coronet_deploy.export.calibrate import Pictures, read_pictures
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.passes import lower
+from coronet_deploy.verify.parity import psnr_db
+from coronet_deploy.verify.runtimes import open_session
+from coronet_deploy.vocabulary import DType, Runtime
+from lowering import difference, own_subject, run_torch, smooth_picture
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+_LEAST_DB = {
+    DType.FP32: 110,
+    DType.FP16: 65,
+    DType.INT8: 40,
+    DType.INT8_FULL: 38,
+    DType.INT16X8: 45,
+    DType.A16W8: 45,
+}
+_INTEGER = {DType.INT8_FULL, DType.INT16X8, DType.A16W8}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Draw the same weights in every run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    """Return real pictures of a size that is no power of two."""
+    return read_pictures(bundled_pictures()[:3], 60, 88)
+
+
+class _Does(nn.Module):
+    """Draws what a function does."""
+
+    def __init__(self, what: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.what(x)
+
+
+def _resized(**how: object) -> _Does:
+    return _Does(lambda x: F.interpolate(x, **how))  # type: ignore[arg-type]
+
+
+_LAYERS: dict[str, nn.Module] = {
+    "corners": nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+    "corners apart": _resized(size=(31, 15), mode="bilinear", align_corners=True),
+    "corners, smaller": _resized(size=(5, 7), mode="bilinear", align_corners=True),
+    "corners of a pixel": nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Upsample(size=(4, 6), mode="bilinear", align_corners=True)
+    ),
+    "to a pixel": _resized(size=(1, 1), mode="bilinear", align_corners=True),
+    "any size": _resized(size=(18, 35), mode="bilinear"),
+    "half": _resized(scale_factor=0.5, mode="bilinear"),
+    "unlike": _resized(scale_factor=(2, 1), mode="bilinear"),
+    "as it is": _resized(size=(12, 14), mode="bilinear", align_corners=True),
+    "nearest, half": _resized(scale_factor=0.5),
+    "nearest, third": _resized(size=(4, 7)),
+    "exact, third": _resized(size=(4, 14), mode="nearest-exact"),
+    "exact, quarter": _resized(size=(3, 2), mode="nearest-exact"),
+    "unshuffled": nn.PixelUnshuffle(2),
+    "every second": _Does(lambda x: x[:, :, ::2, 1::2]),
+    "every fifth": _Does(lambda x: x[:, :, 3:11:5]),
+}
+
+
+@pytest.mark.parametrize("name", _LAYERS)
+@pytest.mark.parametrize("runtime", Runtime)
+def test_the_graph_draws_what_the_layer_draws(runtime: Runtime, name: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), _LAYERS[name], nn.ReLU()).eval()
+    picture = smooth_picture(12, 14)
+    graph = capture(network, 12, 14)
+    assert np.abs(interpret(graph, picture) - run_torch(network, picture)).max() < 2e-6
+    lowered, _ = lower(graph, runtime)
+    assert difference(graph, lowered) < 3e-6
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (_resized(scale_factor=1.3, mode="bilinear"), "of 12x14 pixels by 1.3 x 1.3, which gives"),
+        (_resized(scale_factor=0.3), "parts of pixels: give a size instead"),
+        (_resized(size=(5, 7)), "makes 5x7 of 12x14; only by one whole number"),
+        (_resized(size=(24, 14)), "by 2 x 1; only by one whole number"),
+        (_resized(scale_factor=2, mode="bicubic"), "upsample_bicubic2d"),
+    ],
+)
+def test_what_cannot_be_resized_says_why(layer: nn.Module, reason: str) -> None:
+    with pytest.raises(ConversionFailed) as caught:
+        capture(nn.Sequential(nn.Conv2d(3, 4, 1), layer), 12, 14)
+    assert reason in str(caught.value)
+
+
+class _Joining(nn.Module):
+    """Joins a picture with itself made small and large again, as U-Nets and pyramids do."""
+
+    def __init__(self, smaller: nn.Module, larger: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.smaller, self.larger = nn.Conv2d(3, 8, 3, padding=1), smaller, larger
+        self.inner, self.leave = nn.LazyConv2d(8, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1)
+        self.eval()(torch.zeros(1, 3, 60, 88))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.enter(x))
+        inner = self.larger(torch.relu(self.inner(self.smaller(x))), x)
+        return torch.tanh(self.leave(torch.cat([x, inner], 1)))
+
+
+def _to_size_of(**how: object) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda small, x: F.interpolate(small, x.shape[2:], **how)  # type: ignore[arg-type]
+
+
+_JOINED = {
+    "corners": (nn.MaxPool2d(2), _to_size_of(mode="bilinear", align_corners=True)),
+    "pyramid": (nn.AdaptiveAvgPool2d((5, 4)), _to_size_of(mode="bilinear")),
+    "unshuffled": (nn.PixelUnshuffle(2), _to_size_of(mode="nearest")),
+    "nearest": (_resized(scale_factor=0.25), _to_size_of(mode="bilinear", align_corners=True)),
+}
+
+
+@pytest.mark.parametrize("name", _JOINED)
+@pytest.mark.parametrize(
+    ("runtime", "dtype"),
+    [
+        pair
+        for pair in product(Runtime, _LEAST_DB)
+        if pair not in {(Runtime.TFLITE, DType.A16W8), (Runtime.ONNX, DType.INT16X8)}
+    ],
+)
+def test_resized_pictures_are_one_part_in_every_number_type(
+    runtime: Runtime, dtype: DType, name: str, pictures: Pictures, tmp_path: Path
+) -> None:
+    network = _Joining(*_JOINED[name]).eval()
+    graph = capture(network, 60, 88)
+    built = build(graph, runtime, dtype, own_subject(network), pictures)
+    path = tmp_path / f"own{runtime.suffix}"
+    path.write_bytes(built.data)
+    with open_session(path, runtime, 1) as session:
+        assert dtype in _INTEGER or session.partitions.fully_accelerated
+        for picture in pictures.values:
+            assert psnr_db(run_torch(network, picture), session.run(picture)) >= _LEAST_DB[dtype]

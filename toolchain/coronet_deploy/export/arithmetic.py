@@ -1,0 +1,29 @@
+"""Operators on numbers, one by one, that norms written by hand are made of (see `operators`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from coronet_deploy.export.operators import Broadcast, Elementwise
+
+
+@dataclass(frozen=True)
+class Sqrt(Elementwise):
+    """The square root of x."""
+
+    kind: ClassVar[str] = "sqrt"
+
+
+@dataclass(frozen=True)
+class Div(Broadcast):
+    """a / b."""
+
+    kind: ClassVar[str] = "div"
+
+
+@dataclass(frozen=True)
+class Maximum(Broadcast):
+    """The larger of a and b."""
+
+    kind: ClassVar[str] = "maximum"

@@ -1,0 +1,139 @@
+"""Operators of torch that attention is made of: products of matrices, and softmax.
+
+Pixels by channels is how a picture lies, and so are the products of such matrices: which of two
+stands first, and which is turned, is chosen so that as little as may be has to be moved. Heads are
+channels of their own, and are computed one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from coronet_deploy.export import operators as ops
+from coronet_deploy.export.moved import as_moved, checked, nchw, spanned
+from coronet_deploy.export.products import MatMul, Softmax, Turn
+from coronet_deploy.export.settled import picked
+from coronet_deploy.export.translation import Moved, Refused, Translation
+
+_MATRIX = 2  # axes
+
+
+def softmax(t: Translation, node: fx.Node, *, self: fx.Node, dim: int, **_: Any) -> str | Moved:  # noqa: ANN401 - dtype: all is float32
+    """Return the shares of each pixel's channels, or of all pixels of one channel."""
+    to, held = t.builder, as_moved(t, self)
+    axes, _rest = spanned(t, held, [dim])
+    shape = to.shapes[held.value]
+    if axes == (1,):
+        value = to.emit(Softmax(), held.value)
+    elif shape[3] == 1 and math.prod(shape) == held.index.shape[dim]:
+        line = to.emit(ops.Reshape((1, 1, 1, math.prod(shape))), held.value)
+        value = to.emit(ops.Reshape(shape), to.emit(Softmax(), line))
+    else:
+        raise Refused(f"over axis {dim}, which is neither the channels nor all of one channel")
+    return checked(t, node, value, held.index)
+
+
+def product(t: Translation, node: fx.Node, *, self: fx.Node, **other: fx.Node) -> str | Moved:
+    """Return the product of two matrices, or of as many pairs as there are heads."""
+    (right,) = other.values()  # `mat2` or `other`, by the operator
+    return checked(t, node, *_multiplied(t, _held(t, self), _held(t, right)))
+
+
+def scaled_dot_product_attention(
+    t: Translation,
+    node: fx.Node,
+    *,
+    query: fx.Node,
+    key: fx.Node,
+    value: fx.Node,
+    attn_mask: fx.Node | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> str | Moved:
+    """Return softmax(query * key' * scale) * value."""
+    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
+        raise Refused("with a mask, dropout or groups is not supported")
+    to, (q, k, v) = t.builder, (_held(t, x) for x in (query, key, value))
+    factor = 1 / math.sqrt(q.index.shape[-1]) if scale is None else scale
+    turned = Moved(k.value, k.index.transpose(-1, -2))
+    scores, index = _multiplied(t, q, turned)
+    if spanned(t, Moved(scores, index), [-1])[0] != (1,):
+        raise Refused("has its scores in no order that a softmax takes")
+    shares = to.emit(Softmax(), to.emit(ops.Mul(), scores, to.constant([factor])))
+    return checked(t, node, *_multiplied(t, Moved(shares, index), v))
+
+
+TRANSLATIONS: Mapping[str, Callable[..., str | Moved]] = {
+    "aten.softmax": softmax,
+    "aten.bmm": product,
+    "aten.mm": product,
+    "aten.matmul": product,
+    "aten.scaled_dot_product_attention": scaled_dot_product_attention,
+}
+
+
+def _held(t: Translation, operand: fx.Node) -> Moved:
+    if not t.is_picture(operand):
+        raise Refused("multiplies by a learnt tensor; nn.Linear or nn.Conv2d does so")
+    held = as_moved(t, operand)
+    index = held.index
+    while index.ndim > _MATRIX + 1 and index.shape[0] == 1:
+        index = index[0]
+    if index.ndim == _MATRIX:
+        index = index[None]
+    if index.ndim != _MATRIX + 1:
+        raise Refused(f"takes {tuple(held.index.shape)}; only one picture's matrices")
+    return Moved(held.value, index)
+
+
+def _multiplied(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
+    """Return the products of the matrices of `left` and `right`, (heads, rows, columns)."""
+    to, made = t.builder, []
+    if left.index.shape[0] != right.index.shape[0]:
+        raise Refused("multiplies unlike numbers of matrices")
+    on_pixels = turned = False
+    for one, other in zip(left.index, right.index, strict=True):
+        (a, a_turned), (b, b_turned) = (
+            _matrix(t, m.value, index) for m, index in ((left, one), (right, other))
+        )
+        # (A B)' = B' A', which lies so, or whose columns are fewer: channels, and not pixels.
+        turned = b_turned and (a_turned or one.shape[0] < other.shape[1])
+        if turned:
+            made.append(to.emit(MatMul(not a_turned), b, a))
+            continue
+        on_pixels = a_turned or b_turned
+        a = to.emit(Turn(), a) if a_turned else a
+        made.append(to.emit(MatMul(b_turned), a, b))
+    _, _, rows, columns = to.shapes[made[0]]
+    heads = len(made)
+    # What a softmax goes over are the columns of each head; of channels, all heads are a picture's.
+    if on_pixels:
+        places = torch.arange(columns * heads * rows).reshape(columns, heads, rows)
+        value, index = to.concat(made, 1), places.permute(1, 2, 0)
+    else:
+        places = torch.arange(heads * columns * rows).reshape(heads, columns, rows)
+        value, index = to.concat(made, 3), places.permute(0, 2, 1)
+    return value, index.transpose(1, 2) if turned else index
+
+
+def _matrix(t: Translation, value: str, index: Tensor) -> tuple[str, bool]:
+    """Return the matrix that holds the numbers at `index`, and whether it lies turned."""
+    to = t.builder
+    n, channels, height, width = nchw(t, value)
+    bases = [value]
+    if height > 1:  # the same places, on one line
+        bases.insert(0, to.emit(ops.Reshape((n, 1, height * width, channels)), value))
+    for base in bases:
+        for turned in (False, True):
+            lying = index if turned else index.T
+            found = picked(to, base, lying[:, None, :])
+            if found is not None:
+                return found, turned
+    raise Refused(f"takes a matrix of {tuple(index.shape)} that is no part of a picture")

@@ -1,0 +1,272 @@
+"""What stands in an ONNX file for each operator of a graph (see `onnx`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from coronet_deploy.export import operators as ops
+from coronet_deploy.export.arithmetic import Div, Maximum, Sqrt
+from coronet_deploy.export.graph import Node
+from coronet_deploy.export.operators import Operator, Padding, Shape
+from coronet_deploy.export.pooling import MaxPool2d
+from coronet_deploy.export.products import MatMul, Softmax, Turn
+from coronet_deploy.export.resizing import ResizeBilinear
+
+if TYPE_CHECKING:
+    from coronet_deploy.export.onnx import Writer
+
+_TO_NCHW = (0, 2, 3, 1)  # where an NHWC axis is found in NCHW
+
+
+def nchw(shape: Shape) -> list[int]:
+    """Return an NHWC shape as NCHW."""
+    return [shape[0], shape[3], shape[1], shape[2]]
+
+
+def _pads(p: Padding) -> list[int]:
+    return [p.top, p.left, p.bottom, p.right]
+
+
+def _conv2d(writer: Writer, op: ops.Conv2d, node: Node) -> None:
+    x, weight, *bias = node.inputs
+    kernel = writer.graph.shapes[weight][1:3]
+    inputs = [x, writer.kernel(weight, (0, 3, 1, 2)), *writer.vectors(tuple(bias))]
+    writer.node(
+        "Conv",
+        inputs,
+        node,
+        kernel_shape=kernel,
+        strides=op.stride,
+        pads=_pads(op.padding),
+        dilations=op.dilation,
+    )
+
+
+def _depthwise_conv2d(writer: Writer, op: ops.DepthwiseConv2d, node: Node) -> None:
+    x, weight, *bias = node.inputs
+    shape = writer.graph.shapes[weight]
+    inputs = [x, writer.kernel(weight, (3, 0, 1, 2)), *writer.vectors(tuple(bias))]
+    writer.node(
+        "Conv",
+        inputs,
+        node,
+        kernel_shape=shape[1:3],
+        strides=op.stride,
+        pads=_pads(op.padding),
+        dilations=op.dilation,
+        group=shape[3] // op.multiplier,
+    )
+
+
+def _conv_transpose2d(writer: Writer, op: ops.ConvTranspose2d, node: Node) -> None:
+    x, weight, *bias = node.inputs
+    inputs = [x, writer.kernel(weight, (3, 0, 1, 2)), *writer.vectors(tuple(bias))]
+    writer.node(
+        "ConvTranspose",
+        inputs,
+        node,
+        kernel_shape=writer.graph.shapes[weight][1:3],
+        strides=op.stride,
+        pads=[*op.padding, *op.padding],
+        output_padding=op.output_padding,
+    )
+
+
+def _batch_norm(writer: Writer, op: ops.BatchNorm, node: Node) -> None:
+    x, *vectors = node.inputs
+    inputs = [x, *writer.vectors(tuple(vectors))]
+    writer.node("BatchNormalization", inputs, node, epsilon=op.epsilon)
+
+
+def _instance_norm(writer: Writer, op: ops.InstanceNorm, node: Node) -> None:
+    x, *affine = node.inputs
+    channels = writer.graph.shapes[x][3]
+    vectors = writer.vectors(tuple(affine)) or [
+        writer.floats(f"ones/{channels}", np.ones(channels)),
+        writer.floats(f"zeros/{channels}", np.zeros(channels)),
+    ]
+    writer.node("InstanceNormalization", [x, *vectors], node, epsilon=op.epsilon)
+
+
+def _pad(writer: Writer, op: ops.ReflectPad | ops.ZeroPad, node: Node) -> None:
+    p = op.padding
+    pads = writer.integers([0, 0, p.top, p.left, 0, 0, p.bottom, p.right])
+    mode = "reflect" if isinstance(op, ops.ReflectPad) else "constant"
+    writer.node("Pad", [node.inputs[0], pads], node, mode=mode)
+
+
+def _plain(kind: str) -> Callable[..., None]:
+    def translate(writer: Writer, op: Operator, node: Node) -> None:
+        del op
+        writer.node(kind, [writer.value(name) for name in node.inputs], node)
+
+    return translate
+
+
+def _leaky_relu(writer: Writer, op: ops.LeakyRelu, node: Node) -> None:
+    writer.node("LeakyRelu", list(node.inputs), node, alpha=op.slope)
+
+
+def _max_pool2d(writer: Writer, op: MaxPool2d, node: Node) -> None:
+    writer.node("MaxPool", list(node.inputs), node, kernel_shape=op.kernel, strides=op.stride)
+
+
+def _resize_bilinear(writer: Writer, op: ResizeBilinear, node: Node) -> None:
+    sizes = writer.integers(nchw(writer.graph.shapes[node.output]))
+    corners = "align_corners" if op.align_corners else "half_pixel"
+    inputs = [node.inputs[0], "", "", sizes]
+    writer.node("Resize", inputs, node, mode="linear", coordinate_transformation_mode=corners)
+
+
+def _matmul(writer: Writer, op: MatMul, node: Node) -> None:
+    """Multiply as NCHW has matrices, channels by pixels: (A B)' = B' A'."""
+    (a, b), name = node.inputs, node.output
+    _, _, rows, inner = writer.graph.shapes[a]
+    columns = writer.graph.shapes[name][3]
+    shaped = [inner, columns] if op.turned else [columns, inner]
+    left = writer.inner("Reshape", [b, writer.integers(shaped)], f"{name}/left")
+    if op.turned:
+        left = writer.inner("Transpose", [left], f"{name}/turned", perm=(1, 0))
+    right = writer.inner("Reshape", [a, writer.integers([inner, rows])], f"{name}/right")
+    made = writer.inner("MatMul", [left, right], f"{name}/product")
+    writer.node("Reshape", [made, writer.integers([1, columns, 1, rows])], node)
+
+
+def _turn(writer: Writer, op: Turn, node: Node) -> None:
+    del op
+    writer.node("Transpose", list(node.inputs), node, perm=(0, 3, 2, 1))
+
+
+def _softmax(writer: Writer, op: Softmax, node: Node) -> None:
+    """Go over lines of channels, which ONNX Runtime does in a twentieth of the time.
+
+    A reshape at either end keeps its optimizer from turning the lines back.
+    """
+    del op
+    (x,), name = node.inputs, node.output
+    whole = nchw(writer.graph.shapes[name])
+    channels, pixels = whole[1], whole[2] * whole[3]
+    flat, lines = writer.integers([channels, pixels]), writer.integers([1, 1, pixels, channels])
+    x = writer.inner("Reshape", [x, flat], f"{name}/flat")
+    x = writer.inner("Transpose", [x], f"{name}/turned", perm=(1, 0))
+    x = writer.inner("Reshape", [x, lines], f"{name}/lines")
+    x = writer.inner("Softmax", [x], f"{name}/shares", axis=3)
+    x = writer.inner("Reshape", [x, writer.integers([pixels, channels])], f"{name}/again")
+    x = writer.inner("Transpose", [x], f"{name}/back", perm=(1, 0))
+    writer.node("Reshape", [x, writer.integers(whole)], node)
+
+
+def _prelu(writer: Writer, op: ops.PRelu, node: Node) -> None:
+    """relu(x) - slope * relu(-x), a quarter to a third of the time of ONNX Runtime's PRelu."""
+    del op
+    (x, slope), name = node.inputs, node.output
+    over = writer.inner("Relu", [x], f"{name}/over")
+    under = writer.inner("Relu", [writer.inner("Neg", [x], f"{name}/minus")], f"{name}/under")
+    sloping = writer.inner("Mul", [under, writer.value(slope)], f"{name}/sloping")
+    writer.node("Sub", [over, sloping], node)
+
+
+def _concat(writer: Writer, op: ops.Concat, node: Node) -> None:
+    inputs = [writer.value(name) for name in node.inputs]
+    writer.node("Concat", inputs, node, axis=_TO_NCHW[op.axis])
+
+
+def _slice(writer: Writer, op: ops.Slice, node: Node) -> None:
+    begin, size = nchw(op.begin), nchw(op.size)
+    ends = [b + n for b, n in zip(begin, size, strict=True)]
+    bounds = [writer.integers(begin), writer.integers(ends)]
+    writer.node("Slice", [*node.inputs, *bounds], node)
+
+
+def _rsqrt(writer: Writer, op: ops.Rsqrt, node: Node) -> None:
+    del op
+    root = writer.inner("Sqrt", list(node.inputs), f"{node.output}/root")
+    writer.node("Reciprocal", [root], node)
+
+
+def _mean(writer: Writer, op: ops.Mean, node: Node) -> None:
+    axes = writer.integers([_TO_NCHW[axis] for axis in op.axes])
+    writer.node("ReduceMean", [node.inputs[0], axes], node, keepdims=1)
+
+
+def _reshape(writer: Writer, op: ops.Reshape, node: Node) -> None:
+    """Keep the numbers in the order that they have in NHWC."""
+    (x,), shape = node.inputs, op.shape
+    if shape[3] == writer.graph.shapes[x][3]:  # which keeps them in the order of NCHW, too
+        writer.node("Reshape", [x, writer.integers(nchw(shape))], node)
+        return
+    if not _one_line(writer.graph.shapes[x]):
+        x = writer.inner("Transpose", [x], f"{node.output}/nhwc", perm=(0, 2, 3, 1))
+    if _one_line(shape):
+        writer.node("Reshape", [x, writer.integers(nchw(shape))], node)
+        return
+    shaped = [x, writer.integers(list(shape))]
+    x = writer.inner("Reshape", shaped, f"{node.output}/shaped")
+    writer.node("Transpose", [x], node, perm=(0, 3, 1, 2))
+
+
+def _one_line(shape: Shape) -> bool:
+    """Return whether the numbers of a value of `shape` have one order in NHWC and in NCHW."""
+    return shape[3] == 1 or shape[1] * shape[2] == 1
+
+
+def _depth_to_space(writer: Writer, op: ops.DepthToSpace, node: Node) -> None:
+    """Interleave channels in the order (row, column, channel), ONNX's DCR.
+
+    By two transposes, rows between lines and then columns between pixels, ONNX Runtime takes 0.35
+    to 0.6 of the time of its DepthToSpace.
+    """
+    (x,), block = node.inputs, op.block
+    if writer.integer:
+        writer.node("DepthToSpace", [x], node, blocksize=block, mode="DCR")
+        return
+    _, channels, height, width = nchw(writer.graph.shapes[x])
+    rows = [block, channels // block, height, width]
+    columns = [block, channels * height * width // block]
+    last = nchw(writer.graph.shapes[node.output])
+    for place, (shape, order) in enumerate(((rows, (1, 2, 0, 3)), (columns, (1, 0)))):
+        shaped = [x, writer.integers(shape)]
+        x = writer.inner("Reshape", shaped, f"{node.output}/{2 * place}")
+        x = writer.inner("Transpose", [x], f"{node.output}/{2 * place + 1}", perm=order)
+    writer.node("Reshape", [x, writer.integers(last)], node)
+
+
+TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
+    ops.Conv2d: _conv2d,
+    ops.DepthwiseConv2d: _depthwise_conv2d,
+    ops.ConvTranspose2d: _conv_transpose2d,
+    ops.BatchNorm: _batch_norm,
+    ops.InstanceNorm: _instance_norm,
+    ops.ReflectPad: _pad,
+    ops.ZeroPad: _pad,
+    ops.Relu: _plain("Relu"),
+    ops.LeakyRelu: _leaky_relu,
+    MaxPool2d: _max_pool2d,
+    ResizeBilinear: _resize_bilinear,
+    ops.PRelu: _prelu,
+    ops.Elu: _plain("Elu"),
+    ops.Gelu: _plain("Gelu"),
+    ops.Tanh: _plain("Tanh"),
+    ops.Sigmoid: _plain("Sigmoid"),
+    ops.Rsqrt: _rsqrt,
+    ops.Add: _plain("Add"),
+    ops.Sub: _plain("Sub"),
+    ops.Mul: _plain("Mul"),
+    MatMul: _matmul,
+    Turn: _turn,
+    Softmax: _softmax,
+    Sqrt: _plain("Sqrt"),
+    Div: _plain("Div"),
+    Maximum: _plain("Max"),
+    ops.Minimum: _plain("Min"),
+    ops.Concat: _concat,
+    ops.Slice: _slice,
+    ops.Reshape: _reshape,
+    ops.Mean: _mean,
+    ops.DepthToSpace: _depth_to_space,
+    # The pair of quantise and dequantise that its value gets is all it is.
+    ops.Requantize: _plain("Identity"),
+}

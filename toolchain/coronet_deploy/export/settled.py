@@ -1,0 +1,116 @@
+"""From numbers that were moved about back to a picture, if they stand as one's do (see `moved`)."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coronet_deploy.export import operators as ops
+from coronet_deploy.export.composed import enlarged
+from coronet_deploy.export.graph import Builder
+from coronet_deploy.export.translation import Moved
+
+_RANK = 4
+_FEW_RUNS = 5  # of channels that are slices rather than a convolution
+
+
+def settled(to: Builder, value: str, index: Tensor) -> str | Moved:
+    """Return the value that has the numbers of `value` at `index`, in torch's shape, if one has.
+
+    It may pick, repeat and shuffle channels, leave out lines, and take squares apart or together.
+    """
+    n, height, width, channels = to.shapes[value]
+    shape = tuple(index.shape)
+    as_it_lies = index.numel() == n * height * width * channels and bool(
+        (index.reshape(-1) == torch.arange(index.numel())).all()
+    )
+    padded = (1,) * (_RANK - len(shape)) + shape
+    one_pixel = height * width == 1 and max(shape, default=1) == channels
+    if as_it_lies and (
+        padded == (n, channels, height, width) or (one_pixel and len(shape) < _RANK)
+    ):
+        return value
+    if as_it_lies and len(shape) == _RANK and shape[:2] == (n, channels):
+        return to.emit(ops.Reshape((n, *shape[2:], channels)), value)
+    if len(shape) == _RANK and shape[0] == 1:
+        found = _together(to, value, index[0]) or picked(to, value, index[0])
+        if found is not None:
+            return found
+    return Moved(value, index)
+
+
+def _together(to: Builder, value: str, index: Tensor) -> str | None:
+    """Return squares of pixels made of channels, if `index` (C, H, W) is such."""
+    _, height, width, channels = to.shapes[value]
+    outputs, rows, columns = index.shape
+    block = rows // height
+    if block < 2 or (rows, columns) != (height * block, width * block):  # noqa: PLR2004 - larger
+        return None
+    cells = index.reshape(outputs, height, block, width, block).permute(2, 4, 0, 1, 3)
+    planes = cells.reshape(-1, height, width)
+    first = planes[:, :1, :1]
+    inside = torch.arange(height * width).reshape(height, width)
+    if not torch.equal(planes, first + inside) or bool((first % (height * width)).any()):
+        return None
+    order = (first // (height * width)).reshape(-1)
+    if torch.equal(order, torch.arange(channels).repeat(block**2)):
+        return enlarged(to, value, block)
+    return to.emit(ops.DepthToSpace(block), reordered(to, value, order.tolist()))
+
+
+def picked(to: Builder, value: str, index: Tensor) -> str | None:
+    """Return pixels a whole number of lines apart of channels in any order, if `index` is such."""
+    n, height, width, channels = to.shapes[value]
+    outputs, rows, columns = index.shape
+    first = index[:, 0, 0]
+    down = int(index[0, 1, 0] - first[0]) if rows > 1 else width
+    across = int(index[0, 0, 1] - first[0]) if columns > 1 else 1
+    if down <= 0 or across <= 0 or down % width:
+        return None
+    step = down // width, across
+    lines = torch.arange(rows)[:, None] * down + torch.arange(columns) * across
+    if not torch.equal(index, first[:, None, None] + lines):
+        return None
+    source, within = first // (height * width), first % (height * width)
+    tops, lefts = within // width, within % width
+    reach = (rows - 1) * step[0] + 1, (columns - 1) * step[1] + 1
+    if int(tops.max()) + reach[0] > height or int(lefts.max()) + reach[1] > width:
+        return None
+    top, left = int(tops.min()), int(lefts.min())
+    taps = int(tops.max()) - top + 1, int(lefts.max()) - left + 1
+    block = (n, reach[0] + taps[0] - 1, reach[1] + taps[1] - 1, channels)
+    if block != to.shapes[value]:
+        value = to.emit(ops.Slice((0, top, left, 0), block), value)
+    if taps == step == (1, 1):
+        return reordered(to, value, source.tolist())
+    places: Any = (tops - top).numpy(), (lefts - left).numpy(), source.numpy()
+    multiple, rest = divmod(outputs, channels)
+    if not rest and torch.equal(source, torch.arange(outputs) // multiple):
+        kernel = np.zeros((1, *taps, outputs))
+        kernel[0, places[0], places[1], np.arange(outputs)] = 1
+        op: ops.Operator = ops.DepthwiseConv2d(step, multiplier=multiple)
+    else:
+        kernel = np.zeros((outputs, *taps, channels))
+        kernel[np.arange(outputs), places[0], places[1], places[2]] = 1
+        op = ops.Conv2d(step)
+    return to.emit(op, value, to.constant(kernel, "picks"))
+
+
+def reordered(to: Builder, value: str, order: list[int]) -> str:
+    """Return the channels of `value` in `order`: slices of neighbours, if they are few."""
+    shape = to.shapes[value]
+    if order == list(range(shape[3])):
+        return value
+    runs = [
+        [channel for _, channel in run]
+        for _, run in itertools.groupby(enumerate(order), key=lambda pair: pair[1] - pair[0])
+    ]
+    if len(runs) > _FEW_RUNS:
+        kernel = np.eye(shape[3])[order][:, None, None, :]
+        return to.emit(ops.Conv2d(), value, to.constant(kernel, "picks"))
+    parts = [to.emit(ops.Slice((0, 0, 0, run[0]), (*shape[:3], len(run))), value) for run in runs]
+    return to.concat(parts, 3)
