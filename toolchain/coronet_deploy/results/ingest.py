@@ -231,7 +231,7 @@ def _content(path: Path, done: Imported) -> bytes | None:
 
 def _entry(path: Path, data: bytes, done: Imported) -> RunEntry | None:
     try:
-        require_utf8(str(path), "no store can hold where the run file is")
+        require_utf8(str(path), "no store can hold it")
         entry = entry_of(data, path)
     except BadInput as error:
         done.refused.append(str(error))
