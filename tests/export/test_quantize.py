@@ -26,7 +26,7 @@ from coronet_deploy.export.pixels import BRIGHTER, PIXELS, moved_from, with_exac
 from coronet_deploy.export.quantize import Int8Plan, plan_int8, write_int8
 from coronet_deploy.export.quantize_onnx import insert_qdq
 from coronet_deploy.export.ranges import channel_deviations, channel_extremes, measure
-from coronet_deploy.export.sensitivity import int8_layers, search, simulate
+from coronet_deploy.export.sensitivity import Trial, int8_layers, search, simulate
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.export.tflite_file import forget_inner_names, pack, read_model
@@ -110,7 +110,7 @@ def test_a_tighter_budget_leaves_the_costliest_layers_in_float(
     picture, counts = pictures.values[0], []
     reference = interpret(lowered, picture)
     for budget_db in (20.0, 38.0, 46.0):
-        chosen = search(lowered, pictures, ranges, budget_db)
+        chosen = search(Trial(lowered, pictures, ranges), budget_db)
         counts.append(len(chosen))
         assert psnr_db(reference, simulate(lowered, chosen, ranges, picture)) >= budget_db
     assert counts[0] == len(layers)
@@ -348,10 +348,11 @@ def test_small_layers_are_packed_where_the_budget_allows_it(
     weights = {n.output: n.inputs[1] for n in lowered.nodes if isinstance(n.op, Conv2d)}
     sizes = {name: lowered.constants[weight].size for name, weight in weights.items()}
     chosen = {layer.name for layer in layers if "blocks" in layer.name}
-    packed = packed_layers(lowered, chosen, pictures, ranges, 20.0)
+    trial = Trial(lowered, pictures, ranges)
+    packed = packed_layers(trial, chosen, 20.0)
     assert packed == {n for n, size in sizes.items() if n not in chosen and size >= 200}
     # Nothing fits this budget; the heavy ones are packed all the same.
-    heavy = packed_layers(lowered, chosen, pictures, ranges, 90.0)
+    heavy = packed_layers(trial, chosen, 90.0)
     assert heavy == {n for n in packed if sizes[n] >= 0.01 * sum(sizes.values())}
     assert 0 < len(heavy) < len(packed)
     rounded = with_int8_weights(lowered, packed)

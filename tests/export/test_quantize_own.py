@@ -20,7 +20,7 @@ from coronet_deploy.export.outputs import spread_of
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.quantize import plan_int8
 from coronet_deploy.export.ranges import channel_deviations, measure
-from coronet_deploy.export.sensitivity import int8_layers, search, simulate
+from coronet_deploy.export.sensitivity import Trial, int8_layers, search, simulate
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.ranges import Range, Seen, fitted
@@ -112,7 +112,7 @@ def test_the_search_measures_against_what_the_network_reaches() -> None:
     references = [interpret(lowered, picture) for picture in _pictures().values]
     low, high = spread_of(None, references)
     for budget_db in (30.0, 60.0):
-        chosen = search(lowered, _pictures(), ranges, budget_db, value_range=None)
+        chosen = search(Trial(lowered, _pictures(), ranges, None), budget_db)
         assert (len(chosen) == len(layers)) == (budget_db < 40)
         for reference, picture in zip(references, _pictures().values, strict=True):
             drawn = simulate(lowered, chosen, ranges, picture)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import FloatArray
@@ -145,3 +146,11 @@ def test_more_computes_in_integers_than_with_fixed_ranges() -> None:
     plans = {runtime: plan_int8(study, runtime, 46.0) for runtime in Runtime}
     shares = {runtime: plan.summary.int8_macs_share for runtime, plan in plans.items()}
     assert shares[Runtime.TFLITE] > shares[Runtime.ONNX]
+
+
+def test_a_network_that_draws_no_numbers_is_refused_with_the_picture_named() -> None:
+    network = _two_layers()
+    with torch.no_grad():
+        network.get_parameter("2.bias").fill_(float("nan"))
+    with pytest.raises(ConversionFailed, match=r"picture 0\.png gives values that are not finite"):
+        _plan(network)

@@ -23,7 +23,7 @@ from coronet_deploy.export.outputs import output_range, spread_of
 from coronet_deploy.export.passes import PassReport, run_passes
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
-from coronet_deploy.export.ranges import channel_deviations, channel_extremes
+from coronet_deploy.export.ranges import channel_deviations, channel_reach
 from coronet_deploy.ranges import STILL, deviations_of_equal_reach
 
 _Float64 = npt.NDArray[np.float64]
@@ -70,8 +70,11 @@ def _before_norms(graph: Graph, pictures: Pictures, *, reach: bool) -> Graph:
     }
     if not scaled:
         return graph
-    deviations = channel_deviations(graph, scaled, _every_second(pictures))
-    extremes = channel_extremes(graph, scaled, pictures) if reach else {}
+    # Deviations are of all pixels of a picture, and settle early.
+    if reach:
+        deviations, extremes = channel_reach(graph, scaled, pictures, every=2)
+    else:
+        deviations, extremes = channel_deviations(graph, scaled, _every_second(pictures)), {}
 
     def visit(edit: Edit, node: Node) -> str | None:
         if node.output not in deviations:
@@ -115,5 +118,5 @@ def _alike(graph: Graph, scaled: Graph, pictures: Pictures) -> bool:
 
 
 def _every_second(pictures: Pictures) -> Pictures:
-    """Return half of `pictures`: deviations are of all their pixels, and settle early."""
+    """Return half of `pictures`."""
     return Pictures(pictures.names[::2], pictures.values[::2])

@@ -76,6 +76,10 @@ def measure(
     }
 
 
+Extremes = tuple[_Float64, _Float64]
+"""The least and the largest number of each channel, (C,) both."""
+
+
 def channel_deviations(
     graph: Graph, values: Iterable[str], pictures: Pictures
 ) -> Mapping[str, _Float64]:
@@ -85,10 +89,7 @@ def channel_deviations(
 
     def look(name: str, value: Tensor) -> Tensor:
         if name in wanted:
-            # A tenth of torch.std's time in this layout.
-            centred = value - value.mean((0, 1, 2), keepdim=True)
-            spread = centred.square_().mean((0, 1, 2)).double().sqrt().numpy()
-            sums[name] = sums.get(name, 0.0) + spread / len(pictures)
+            sums[name] = sums.get(name, 0.0) + _deviation(value) / len(pictures)
         return value
 
     for picture in pictures.values:
@@ -98,10 +99,23 @@ def channel_deviations(
 
 def channel_extremes(
     graph: Graph, values: Iterable[str], pictures: Pictures
-) -> Mapping[str, tuple[_Float64, _Float64]]:
-    """Return the least and the largest number of each channel of `values`, (C,) both."""
+) -> Mapping[str, Extremes]:
+    """Return how far each channel of `values` reaches on `pictures`."""
+    return channel_reach(graph, values, pictures, every=0)[1]
+
+
+def channel_reach(
+    graph: Graph, values: Iterable[str], pictures: Pictures, every: int
+) -> tuple[Mapping[str, _Float64], Mapping[str, Extremes]]:
+    """Return what `channel_deviations` does of every so-manieth picture, and `channel_extremes`.
+
+    The graph is computed once for both. With 0 there are no deviations.
+    """
     wanted = set(values)
-    found: dict[str, tuple[_Float64, _Float64]] = {}
+    sums: dict[str, _Float64] = {}
+    found: dict[str, Extremes] = {}
+    measured = range(0, len(pictures), every) if every else range(0)
+    place = 0
 
     def look(name: str, value: Tensor) -> Tensor:
         if name in wanted:
@@ -110,8 +124,17 @@ def channel_extremes(
             )
             least, largest = found.get(name, (low, high))
             found[name] = np.minimum(least, low), np.maximum(largest, high)
+            if place in measured:
+                sums[name] = sums.get(name, 0.0) + _deviation(value) / len(measured)
         return value
 
-    for picture in pictures.values:
-        interpret_values(graph, picture, (), alter=look)
-    return found
+    for place in range(len(pictures)):
+        interpret_values(graph, pictures.values[place], (), alter=look)
+    return sums, found
+
+
+def _deviation(value: Tensor) -> _Float64:
+    # A tenth of torch.std's time in this layout.
+    centred = value - value.mean((0, 1, 2), keepdim=True)
+    spread: _Float64 = centred.square_().mean((0, 1, 2)).double().sqrt().numpy()
+    return spread

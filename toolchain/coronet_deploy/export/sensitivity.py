@@ -9,6 +9,7 @@ then tried as a whole.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import OUTPUT, Edit, FloatArray, Graph, Node, rewrite
 from coronet_deploy.export.int8_weights import (
@@ -82,22 +84,14 @@ def float_macs(graph: Graph) -> int:
 
 
 def search(
-    graph: Graph,
-    pictures: Pictures,
-    ranges: Ranges,
-    budget_db: float,
-    progress: Callable[[str], None] = lambda _: None,
-    value_range: ValueRange | None = PICTURE,
+    trial: Trial, budget_db: float, progress: Callable[[str], None] = lambda _: None
 ) -> frozenset[str]:
     """Return the names of the layers that compute in int8 with a PSNR of at least `budget_db`.
 
-    Those left out are the ones that cost the most error for the MACs they have. `pictures` are
-    (1, H, W, C) real values in [-1, 1]; the PSNR is the worst of the first few, against
-    `value_range` of what the graph draws (None: what it reaches on them).
+    Those left out are the ones that cost the most error for the MACs they have.
     """
-    trial = Trial(graph, pictures, ranges, value_range)
     budget = trial.mean_square_of(budget_db)
-    layers = int8_layers(graph)
+    layers = trial.layers
     chosen = {layer.name for layer in layers}
     if trial.keeps(chosen, budget):
         return frozenset(chosen)
@@ -124,7 +118,8 @@ def most(total: int, fits: Callable[[int], bool]) -> int:
 class Trial:
     """Simulates a choice of layers on the first few pictures and compares it with the float graph.
 
-    Arguments are those of `search`.
+    `pictures` are (1, H, W, C) real values in [-1, 1]; errors are against `value_range` of what the
+    graph draws (None: what it reaches on them), and of the worst picture.
     """
 
     def __init__(
@@ -132,15 +127,29 @@ class Trial:
         graph: Graph,
         pictures: Pictures,
         ranges: Ranges,
-        value_range: ValueRange | None,
+        value_range: ValueRange | None = PICTURE,
     ) -> None:
-        self._graph, self._ranges = graph, ranges
-        self._pictures = pictures.values[:_TRIED_ON]
-        self._layers = {layer.name: layer for layer in int8_layers(graph)}
-        self._weights = int8_weights(graph, self._layers)
+        self.graph, self.layers, self.ranges = graph, int8_layers(graph), ranges
+        self._names, self._pictures = pictures.names[:_TRIED_ON], pictures.values[:_TRIED_ON]
+        self._weights = int8_weights(graph, {layer.name for layer in self.layers})
         self._references = [interpret(graph, picture) for picture in self._pictures]
         low, high = spread_of(value_range, self._references)
         self._peak = high - low
+
+    def require_finite(self) -> None:
+        """Raise ConversionFailed, which names the picture, if the float graph draws no numbers."""
+        for name, drawn in zip(self._names, self._references, strict=True):
+            if not np.isfinite(drawn).all():
+                raise ConversionFailed(
+                    f"calibration picture {name} gives values that are not finite at {OUTPUT}",
+                    hint="look at the weights, and at the picture",
+                )
+
+    def within(self, ranges: Ranges) -> Trial:
+        """Return the same with other ranges; what the float graph draws is drawn once."""
+        other = copy.copy(self)
+        other.ranges = ranges
+        return other
 
     def mean_square_of(self, psnr_db: float) -> float:
         """Return the mean square error that is `psnr_db` between what the graph draws."""
@@ -151,8 +160,8 @@ class Trial:
 
         With the layers `chosen` in int8, and the weights of those `packed` too.
         """
-        rounded = with_int8_weights(self._graph, {*chosen, *packed}, self._weights)
-        outputs = (simulate(rounded, chosen, self._ranges, x) for x in self._pictures)
+        rounded = with_int8_weights(self.graph, {*chosen, *packed}, self._weights)
+        outputs = (simulate(rounded, chosen, self.ranges, x) for x in self._pictures)
         return all(
             _mean_square(output, reference) <= budget
             for output, reference in zip(outputs, self._references, strict=True)
@@ -165,20 +174,21 @@ class Trial:
         computed anew.
         """
         errors = {}
-        walk = Walk(self._graph, self._pictures[0], [OUTPUT])
-        for node in self._graph.nodes:
-            if (layer := self._layers.get(node.output)) is not None:
+        layers = {layer.name: layer for layer in self.layers}
+        walk = Walk(self.graph, self._pictures[0], [OUTPUT])
+        for node in self.graph.nodes:
+            if (layer := layers.get(node.output)) is not None:
                 source, weight, *bias = node.inputs
                 kernel = self._weights[weight]
                 rounded = {
-                    source: _read(walk.values[source], layer, self._ranges),
+                    source: _read(walk.values[source], layer, self.ranges),
                     weight: torch.from_numpy(kernel),
                 }
                 for name in bias:
-                    numbers = _bias(self._graph.constants[name], kernel, layer, self._ranges)
+                    numbers = _bias(self.graph.constants[name], kernel, layer, self.ranges)
                     rounded[name] = torch.from_numpy(numbers)
                 fork = walk.fork()
-                fork.step(_made(fork.compute(rounded), layer, self._ranges))
+                fork.step(_made(fork.compute(rounded), layer, self.ranges))
                 fork.finish()
                 errors[node.output] = _mean_square(fork.values[OUTPUT].numpy(), self._references[0])
             walk.step(walk.compute())

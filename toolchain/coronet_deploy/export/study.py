@@ -20,7 +20,7 @@ from coronet_deploy.export.packing import packed_layers
 from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.pixels import BRIGHTER, PIXELS, moved_from, with_exact_pixels
 from coronet_deploy.export.ranges import measure
-from coronet_deploy.export.sensitivity import Layer, Ranges, int8_layers, search
+from coronet_deploy.export.sensitivity import Layer, Ranges, Trial, int8_layers, search
 from coronet_deploy.ranges import MARGIN, Range
 from coronet_deploy.vocabulary import Runtime
 
@@ -109,22 +109,32 @@ class Study:
         """
         asked = budget_db, margin
         if asked not in self._surveys:
-            plain, _ = lower(self.even, Runtime.ONNX, integer=True)
-            self._surveys[asked] = self._look(with_exact_pixels(plain), *asked, progress)
+            self._surveys[asked] = self._look(self._trial, *asked, progress)
         exact = with_exact_pixels(lowered)
-        carried = self._surveys[asked].carried_to(exact)
-        return carried or self._look(exact, *asked, progress)
+        if (carried := self._surveys[asked].carried_to(exact)) is not None:
+            return carried
+        return self._look(self._trial_of(exact), *asked, progress)
+
+    @cached_property
+    def _trial(self) -> Trial:
+        plain, _ = lower(self.even, Runtime.ONNX, integer=True)
+        return self._trial_of(with_exact_pixels(plain))
+
+    def _trial_of(self, graph: Graph) -> Trial:
+        return Trial(graph, self.shown, None, output_range(self.graph))
 
     def _look(
-        self, graph: Graph, budget_db: float, margin: float | None, progress: Callable[[str], None]
+        self, trial: Trial, budget_db: float, margin: float | None, progress: Callable[[str], None]
     ) -> Survey:
-        layers = int8_layers(graph)
-        ranges = None if margin is None else self._measured(graph, layers, margin)
-        bounds = output_range(self.graph)
-        chosen = search(graph, self.shown, ranges, budget_db, progress, bounds)
-        packed = chosen
-        if chosen:
-            packed = packed_layers(graph, chosen, self.shown, ranges, budget_db, bounds)
+        layers = trial.layers
+        if margin is None:
+            trial.require_finite()
+            ranges = None
+        else:
+            ranges = self._measured(trial.graph, layers, margin)
+        trial = trial.within(ranges)
+        chosen = search(trial, budget_db, progress)
+        packed = packed_layers(trial, chosen, budget_db) if chosen else chosen
         return Survey(layers, ranges, chosen, packed)
 
     def _measured(
