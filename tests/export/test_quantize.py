@@ -25,7 +25,12 @@ from coronet_deploy.export.passes import lower
 from coronet_deploy.export.pixels import BRIGHTER, PIXELS, moved_from, with_exact_pixels
 from coronet_deploy.export.quantize import Int8Plan, plan_int8, write_int8
 from coronet_deploy.export.quantize_onnx import insert_qdq
-from coronet_deploy.export.ranges import channel_deviations, channel_extremes, measure
+from coronet_deploy.export.ranges import (
+    channel_deviations,
+    channel_extremes,
+    channel_reach,
+    measure,
+)
 from coronet_deploy.export.sensitivity import Trial, int8_layers, search, simulate
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.tflite import emit_tflite
@@ -99,6 +104,21 @@ def test_channels_before_a_norm_come_to_reach_equally_far(pictures: Pictures) ->
         deviation = channel_deviations(equal, [value], pictures)[value]
         errors.append(float(np.mean(np.square(step / deviation))))
     assert errors[1] < 0.75 * errors[0]
+
+
+def test_channels_measured_at_once_are_what_they_are_measured_apart(
+    resnet: Graph, pictures: Pictures
+) -> None:
+    values = [node.output for node in resnet.nodes if isinstance(node.op, Conv2d)]
+    second = Pictures(pictures.names[::2], pictures.values[::2])
+    deviations, extremes = channel_reach(resnet, values, pictures, every=2)
+    apart = channel_deviations(resnet, values, second)
+    for value in values:
+        np.testing.assert_array_equal(deviations[value], apart[value])
+        drawn = [interpret_values(resnet, one, [value])[value] for one in pictures.values]
+        low, high = extremes[value]
+        np.testing.assert_array_equal(low, np.min(drawn, axis=(0, 1, 2, 3)))
+        np.testing.assert_array_equal(high, np.max(drawn, axis=(0, 1, 2, 3)))
 
 
 def test_a_tighter_budget_leaves_the_costliest_layers_in_float(

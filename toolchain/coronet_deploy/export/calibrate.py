@@ -1,4 +1,4 @@
-"""Calibration pictures: what fixes the number ranges of an INT8 artifact."""
+"""Calibration pictures: what an INT8 artifact is fitted to, its ranges and its float layers."""
 
 from __future__ import annotations
 

@@ -107,9 +107,10 @@ def channel_extremes(
 def channel_reach(
     graph: Graph, values: Iterable[str], pictures: Pictures, every: int
 ) -> tuple[Mapping[str, _Float64], Mapping[str, Extremes]]:
-    """Return what `channel_deviations` does of every so-manieth picture, and `channel_extremes`.
+    """Return `channel_deviations` of the first and each `every`-th picture on, and the extremes.
 
-    The graph is computed once for both. With 0 there are no deviations.
+    Extremes are of all pictures; the graph is computed once for both. With 0 no deviations are
+    measured.
     """
     wanted = set(values)
     sums: dict[str, _Float64] = {}

@@ -42,7 +42,7 @@ INTEGER_BITS: Mapping[DType, int] = MappingProxyType(
 """The number types in which every operator computes in integers, and the bits of its values."""
 
 CALIBRATED = frozenset({DType.INT8, *INTEGER_BITS})
-"""The number types whose ranges are measured beforehand, on calibration pictures."""
+"""The number types that are fitted to calibration pictures: their ranges, or what stays float."""
 
 BOUNDS_DB: Mapping[DType, float] = MappingProxyType(
     {

@@ -1,9 +1,10 @@
 """What calibration pictures tell of a captured graph, found once for artifacts of all runtimes.
 
-Ranges and the search for layers that eight bits spoil take most of an INT8 export, and what they
-find does not depend on how a runtime wants its graph written: the same convolutions read and make
-the same values. They are found on the graph as ONNX Runtime wants it, which has the fewest
-operators, and carried over by the layers' names.
+What the graph draws, how far its channels reach and which layers eight bits spoil take most of an
+INT8 export, and do not depend on how a runtime wants its graph written: the same convolutions read
+and make the same values. They are found on the graph as ONNX Runtime wants it, which has the fewest
+operators, and carried over by the layers' names. Layers are searched once for ranges that are
+measured beforehand and once for those that are found at run time.
 """
 
 from __future__ import annotations

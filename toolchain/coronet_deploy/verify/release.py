@@ -66,7 +66,7 @@ def _ignore(_: object) -> None:
 class Order:
     """What to release: every dtype for every runtime, of one generator at one picture size.
 
-    `pictures` are what the gate compares on, `calibration` what INT8 ranges come from: of three
+    `pictures` are what the gate compares on, `calibration` what INT8 is fitted to: of three
     channels, whatever the generator takes. `half_io` gives FP16 ONNX artifacts float16 pictures.
     """
 
