@@ -25,7 +25,11 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 _ENDINGS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _TAIL = 16  # bytes that hold an ending
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".gif", ".avif", ".jp2", ".tga"}
+)
+"""What a picture's name ends in. One of these that Pillow cannot read is refused by its name."""
 
 
 def open_rgb(path: Path) -> Image:
