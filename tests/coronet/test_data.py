@@ -243,6 +243,16 @@ def test_what_a_mac_leaves_beside_pictures_is_passed_over(piles: Path) -> None:
     assert pictures.names == before
 
 
+def test_pictures_of_kinds_that_can_be_read_are_not_passed_over(piles: Path) -> None:
+    for i, suffix in enumerate((".JFIF", ".gif", ".pgm", ".tga", ".jp2", ".avif")):
+        kind = "JPEG" if suffix == ".JFIF" else None
+        Image.new("L", (SIDE, SIDE), 200).save(piles / "trainA" / f"{5 + i:02d}{suffix}", kind)
+    train, _ = open_training(piles, Direction.A_TO_B, SIDE, SIDE, paired=False)
+    seen = [grey(train.batch(step, 1, SIDE, seed=3)[0]) for step in range(11)]
+    assert len(train.names) == 11 + 7
+    assert sum(abs(one - 200) <= 2 for one in seen) == 6
+
+
 def test_pictures_in_folders_of_folders_are_not_passed_over_in_silence(piles: Path) -> None:
     held = piles / "trainB" / "more"
     held.mkdir()
@@ -285,6 +295,10 @@ FORMATS = {
     "BMP": ".bmp",
     "TIFF": ".tif",
     "PPM": ".ppm",
+    "GIF": ".gif",
+    "AVIF": ".avif",
+    "JPEG2000": ".jp2",
+    "TGA": ".tga",
 }
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from coronet_deploy.coronet.generator import CoroNetGenerator, slice_dead
 from coronet_deploy.coronet.hypernetwork import Form, HyperConv
+from coronet_deploy.coronet.latents import LatentVectors
 from coronet_deploy.coronet.materialize import materialize
 from coronet_deploy.images import Array
 from coronet_deploy.networks.generator import full_plan
@@ -123,6 +124,33 @@ def test_training_goes_on_after_slicing_as_if_nothing_had_happened(
     (masked, held), (sliced, left) = runs
     assert float((masked - sliced).abs().max()) <= 1e-9
     assert left < 0.5 * held
+
+
+def test_a_pass_looks_once_at_each_group_and_the_next_one_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = trained(Architecture.UNET_128, Norm.BATCH, Form.COLLAPSED, 4, seed=5)
+    latents, looked = generator.latents, list[str]()
+    real = LatentVectors._living
+
+    def counted(self: LatentVectors, group: str) -> torch.Tensor:
+        looked.append(group)
+        return real(self, group)
+
+    monkeypatch.setattr(LatentVectors, "_living", counted)
+    x = torch.rand(1, 3, 128, 128) * 2 - 1
+    with torch.no_grad():
+        before = generator(x)
+        assert sorted(looked) == sorted(latents.vectors)
+        latents.kill("down2", torch.arange(4))  # as proximal steps do between two passes
+        after = generator(x)
+        assert not latents.keep("down2")[:4].any()
+        assert not torch.equal(after, before)
+        assert float((after - materialize(generator)(x)).abs().max()) <= 1e-6
+        with pytest.raises(RuntimeError):
+            generator(x[:, :2])
+        latents.kill("down3", torch.arange(4))
+        assert not latents.keep("down3")[:4].any()
 
 
 def test_hypernetwork_forms_are_algebraically_equal() -> None:

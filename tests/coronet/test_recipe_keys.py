@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,19 @@ def test_a_misspelt_key_is_named_and_not_the_one_that_it_leaves_missing(recipe: 
 
 def test_a_number_may_begin_with_its_point(recipe: Path) -> None:
     assert read_recipe(recipe, ["search.target=.25"]).search.target == 0.25
+
+
+def test_a_recipe_is_utf_8_whatever_the_locale_and_whoever_wrote_it(recipe: Path) -> None:
+    text = recipe.read_text().replace('"Tiny"', '"Küche"').replace("\n", "\r\n")
+    recipe.write_bytes(text.encode("utf-8-sig"))
+    code = (
+        "import sys, pathlib; from coronet_deploy.coronet.recipe import read_recipe; "
+        "print(ascii(read_recipe(pathlib.Path(sys.argv[1])).model.title))"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    line = [sys.executable, "-c", code, str(recipe)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout == "'K\\xfcche'\n", done.stderr
 
 
 def test_keys_that_nothing_looks_at_are_named(recipe: Path) -> None:

@@ -208,6 +208,31 @@ def test_domains_of_cyclegan_are_taken_by_direction(tmp_path: Path) -> None:
     assert [path.parent.name for path in found.targets] == ["testA"] * 3
 
 
+def test_pairs_in_two_folders_are_judged_as_those_side_by_side(tmp_path: Path) -> None:
+    """As Pix2Pix can be trained on them: trainA and trainB, testA and testB."""
+    for path in write_pairs(tmp_path / "beside", 6).iterdir():
+        with Image.open(path) as sheet:
+            for name, left in (("testA", 0), ("testB", 48)):
+                (tmp_path / "apart" / name).mkdir(parents=True, exist_ok=True)
+                half = sheet.crop((left, 0, left + 48, 32))
+                half.save(tmp_path / "apart" / name / path.with_suffix(".bmp").name)
+    for direction in ("AtoB", "BtoA"):
+        beside, apart = (
+            judge("x", _dim, SIZE, find_examples(tmp_path / name, direction, 4, matched=True))
+            for name in ("beside", "apart")
+        )
+        assert apart.likeness == beside.likeness
+        assert (apart.generated, apart.true) == (4, 4)
+        for shown, other in zip(apart.shown, beside.shown, strict=True):
+            assert all(map(np.array_equal, shown, other))
+    (tmp_path / "apart" / "testB" / "03.bmp").unlink()
+    with pytest.raises(BadInput, match=r"03\.bmp has no picture of the same name in .*testB"):
+        find_examples(tmp_path / "apart", "AtoB", 4, matched=True)
+    with pytest.raises(BadInput) as refused:
+        judge("x", _dim, SIZE, find_examples(tmp_path / "apart", "AtoB"))
+    assert "--paired" in str(refused.value.hint)
+
+
 def test_a_count_takes_the_same_pictures_each_time(tmp_path: Path) -> None:
     write_pairs(tmp_path, 20)
     some = find_examples(tmp_path, "AtoB", 6).pairs

@@ -121,6 +121,21 @@ def test_an_artifact_knows_its_direction(
     assert json.loads(done.stdout)["direction"] == "AtoB"
 
 
+def test_folders_of_the_same_names_are_pairs_if_that_is_said(
+    cli: Cli, checkpoint: Path, tmp_path: Path
+) -> None:
+    for i in range(3):
+        for place, name in enumerate(("testA", "testB")):
+            write_picture(tmp_path / name / f"{i}.png", 10 * place + i, 32, 48)
+    line = ("evaluate", checkpoint, "--data", tmp_path, "--direction", "AtoB", *SIZE)
+    _refused(cli(*line), 2, "holds no pairs", "--paired")
+    done = cli(*line, "--paired", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["paired"], said["generated"], said["true"]) == (True, 3, 3)
+    assert set(said["likeness"]) == {"psnr_db", "ssim", "l1"}
+
+
 def test_an_artifact_has_the_size_it_has(cli: Cli, exported: Exported, data: Path) -> None:
     path = next(exported[0].glob("*.tflite"))
     done = cli("evaluate", path, "--data", data, "--direction", "AtoB", "--size", "64x64")

@@ -25,7 +25,11 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 _ENDINGS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _TAIL = 16  # bytes that hold an ending
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".gif", ".avif", ".jp2", ".tga"}
+)
+"""What a picture's name ends in. One of these that Pillow cannot read is refused by its name."""
 
 
 def open_rgb(path: Path) -> Image:
@@ -215,6 +219,33 @@ def list_pictures(folder: Path) -> list[Path]:
         suffixes = ", ".join(sorted(SUFFIXES))
         raise BadInput(f"{folder} holds no picture", hint=hint or f"one of {suffixes}")
     return found
+
+
+def matched_pictures(a: Path, b: Path) -> list[tuple[Path, Path]]:
+    """Return the pictures of two folders that have the same names, up to the suffix, by name.
+
+    Raises:
+        BadInput: one has none of its name in the other folder, or two are called alike; and see
+            `list_pictures`.
+
+    """
+    lefts, rights = _by_stem(a), _by_stem(b)
+    if odd := sorted(lefts.keys() ^ rights.keys()):
+        there, absent = (lefts, b) if odd[0] in lefts else (rights, a)
+        raise BadInput(
+            f"{there[odd[0]]} has no picture of the same name in {absent}",
+            hint=f"{len(lefts)} and {len(rights)} pictures must be pairs",
+        )
+    return [(path, rights[stem]) for stem, path in lefts.items()]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for path in list_pictures(folder):
+        if other := named.get(path.stem):
+            raise BadInput(f"{other} and {path.name} have one name: which is the pair's?")
+        named[path.stem] = path
+    return named
 
 
 def _is_named_so(path: Path) -> bool:

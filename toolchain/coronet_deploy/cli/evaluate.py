@@ -47,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="DIR",
         help="pairs side by side, A left and B right; or folders inputs and targets, or testA "
-        "and testB, that are not paired",
+        "and testB, that are not paired (see --paired)",
+    )
+    parser.add_argument(
+        "--paired",
+        action="store_true",
+        help="files of the same names in the two folders are pairs, as training a Pix2Pix on "
+        "trainA and trainB has it",
     )
     parser.add_argument(
         "--direction",
@@ -202,7 +208,7 @@ def _examples(args: argparse.Namespace, model: _Model) -> Examples:
             f"{model.path} does not say which pictures are its input",
             hint="say it with --direction",
         )
-    return find_examples(args.data, direction, args.count)
+    return find_examples(args.data, direction, args.count, matched=args.paired)
 
 
 def _networks(args: argparse.Namespace) -> list[FeatureNetwork]:

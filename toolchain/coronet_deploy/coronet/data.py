@@ -28,6 +28,7 @@ from coronet_deploy.images import (
     at_size,
     from_pixels,
     list_pictures,
+    matched_pictures,
     open_pair,
     open_rgb,
     require_pair,
@@ -274,37 +275,17 @@ def side_by_side(
 def matching(
     a: Path, b: Path, direction: Direction, load: int, told: Told = untold
 ) -> PairedPictures:
-    """Return the pairs of files of the same names, up to the suffix, in two folders.
-
-    Raises:
-        BadInput: a file of the one has none in the other, or two are called alike.
-
-    """
-    lefts, rights = _by_stem(a), _by_stem(b)
-    if odd := sorted(lefts.keys() ^ rights.keys()):
-        there, absent = (lefts, b) if odd[0] in lefts else (rights, a)
-        raise BadInput(
-            f"{there[odd[0]]} has no picture of the same name in {absent}",
-            hint=f"{len(lefts)} and {len(rights)} pictures must be pairs",
-        )
+    """Return the pairs of files of the same names in two folders (see `matched_pictures`)."""
+    pairs = dict(matched_pictures(a, b))
 
     def read(path: Path) -> Pixels:
-        return _ordered([_square(one, load) for one in (path, rights[path.stem])], direction)
+        return _ordered([_square(one, load) for one in (path, pairs[path])], direction)
 
     def require(path: Path) -> None:
-        for one in (path, rights[path.stem]):
+        for one in (path, pairs[path]):
             require_whole(one)
 
-    return PairedPictures(_Files(list(lefts.values()), read, _budget(), told, require))
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    named: dict[str, Path] = {}
-    for path in list_pictures(folder):
-        if other := named.get(path.stem):
-            raise BadInput(f"{other} and {path.name} have one name: which is the pair's?")
-        named[path.stem] = path
-    return named
+    return PairedPictures(_Files(list(pairs), read, _budget(), told, require))
 
 
 def unpaired(

@@ -53,7 +53,8 @@ class CoroNetGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Translate pictures, dead channels masked."""
-        y: Tensor = self.network(x)
+        with self.latents.held():
+            y: Tensor = self.network(x)
         return y
 
 

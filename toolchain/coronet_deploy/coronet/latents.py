@@ -7,7 +7,8 @@ in every forward pass (see `hypernetwork`), so that what is searched is what wil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -44,17 +45,37 @@ class LatentVectors(nn.Module):
         self.min_channels = min_channels
         widths = {INPUT: plan.input_channels, OUTPUT: plan.output_channels, **plan.groups}
         self.vectors = nn.ParameterDict({k: nn.Parameter(_drawn(n)) for k, n in widths.items()})
+        self._kept: dict[str, Tensor] | None = None  # by group, while they are held
 
     def concatenated(self, groups: Iterable[str]) -> Tensor:
         """Return the latents of `groups` one after another, (C,)."""
         return torch.cat([self.vectors[group] for group in groups])
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Look once which channels of a group live: for a pass, in which no latent changes.
+
+        Layers ask for each group several times; looking anew took a twentieth of a step.
+        """
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
+
     def keep(self, group: str) -> Tensor:
-        """Return which channels of `group` live, (C,) bool.
+        """Return which channels of `group` live, (C,) bool, not to be written to.
 
         An entry lives if |v| >= threshold, or if it is one of the `min_channels` largest: of
         equal ones the first.
         """
+        if self._kept is None:
+            return self._living(group)
+        if group not in self._kept:
+            self._kept[group] = self._living(group)
+        return self._kept[group]
+
+    def _living(self, group: str) -> Tensor:
         size = self.vectors[group].detach().abs()
         if group in {INPUT, OUTPUT}:
             return torch.ones_like(size, dtype=torch.bool)

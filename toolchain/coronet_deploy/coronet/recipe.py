@@ -336,7 +336,8 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
 
     """
     try:
-        table = tomllib.loads(existing_file(path, "recipe").read_text())
+        # In UTF-8 whatever the locale, as TOML is, and behind the mark that Windows' editors put.
+        table = tomllib.loads(existing_file(path, "recipe").read_text("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"recipe {path}: {error}") from error
     for override in overrides or []:

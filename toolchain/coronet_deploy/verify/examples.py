@@ -1,4 +1,4 @@
-"""Pictures to judge a generator on: pairs side by side, or two folders that are not paired."""
+"""Pictures to judge a generator on: pairs side by side or in two folders, or two piles."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from coronet_deploy.images import (
     Pixels,
     at_size,
     list_pictures,
+    matched_pictures,
     open_pair,
     open_rgb,
     require_pair,
@@ -33,7 +34,8 @@ class Examples:
     """Files to judge a generator on.
 
     `pairs` hold input and truth side by side, the input on the left in direction AtoB. Without
-    pairs, `inputs` and `targets` are files of one picture each that do not belong together.
+    them, `inputs` and `targets` are files of one picture each: pairs, in order, if they are
+    `matched`, and otherwise two piles that do not belong together.
     """
 
     folder: Path
@@ -41,11 +43,12 @@ class Examples:
     pairs: tuple[Path, ...] = ()
     inputs: tuple[Path, ...] = ()
     targets: tuple[Path, ...] = ()
+    matched: bool = False
 
     @property
     def paired(self) -> bool:
         """True if every input has its true picture."""
-        return bool(self.pairs)
+        return bool(self.pairs) or self.matched
 
     @property
     def input_count(self) -> int:
@@ -73,12 +76,15 @@ class Examples:
         """Yield input and truth of each pair, (height, width, 3) pixels each.
 
         Raises:
-            BadInput: a file is no picture, or not two of one size side by side.
+            BadInput: a file is no picture, or not two of one size side by side where it should be.
 
         """
         for path in self.pairs:
             left, right = (at_size(half, height, width) for half in open_pair(path))
             yield (left, right) if self.direction == "AtoB" else (right, left)
+        if self.matched:
+            for given, truth in zip(self.inputs, self.targets, strict=True):
+                yield read_single(given, height, width), read_single(truth, height, width)
 
 
 def read_single(path: Path, height: int, width: int) -> Pixels:
@@ -96,16 +102,18 @@ def is_directed(folder: Path) -> bool:
     return all(is_folder(folder / name) for name in _UNPAIRED)
 
 
-def find_examples(folder: Path, direction: str | None, count: int | None = None) -> Examples:
+def find_examples(
+    folder: Path, direction: str | None, count: int | None = None, *, matched: bool = False
+) -> Examples:
     """Return the examples in `folder`; of more than `count`, the same ones each time.
 
     `folder` holds pairs side by side, or the folders `inputs` and `targets`, or `testA` and
-    `testB`. `direction` is "AtoB" or "BtoA", and None only if `is_directed`. `count` holds for
-    inputs and targets each.
+    `testB`, whose files of the same names are pairs if they are `matched`. `direction` is "AtoB"
+    or "BtoA", and None only if `is_directed`. `count` holds for inputs and targets each.
 
     Raises:
-        BadInput: there are no such pictures, or fewer than two, or the folder cannot be read;
-            names it.
+        BadInput: there are no such pictures, or fewer than two, or what is to be matched is not
+            pairs, or the folder cannot be read; names it.
 
     """
     if is_directed(folder):
@@ -115,8 +123,14 @@ def find_examples(folder: Path, direction: str | None, count: int | None = None)
     else:
         names = _DOMAINS[direction]
     if all(is_folder(folder / name) for name in names):
-        inputs, targets = (_some_of(folder / name, count) for name in names)
-        return Examples(folder, direction, inputs=inputs, targets=targets)
+        given, true = (folder / name for name in names)
+        if matched:
+            truths = dict(matched_pictures(given, true))
+            inputs = _some_of(given, count)
+            targets = tuple(truths[path] for path in inputs)
+        else:
+            inputs, targets = _some_of(given, count), _some_of(true, count)
+        return Examples(folder, direction, inputs=inputs, targets=targets, matched=matched)
     if is_folder(folder) and not _has_pictures(folder):
         raise BadInput(
             f"{folder} holds neither pairs side by side nor the folders that unpaired pictures "

@@ -147,7 +147,8 @@ def judge(
     if not examples.paired and not networks:
         raise BadInput(
             f"{examples.folder} holds no pairs, so only distances can be measured",
-            hint="name a feature network with --features or --inception",
+            hint="name a feature network with --features or --inception, or say --paired if "
+            "files of the same names belong together",
         )
     examples.require_whole()
     tally = _Tally(networks)
@@ -171,7 +172,7 @@ def judge(
         if place in shown:
             tally.shown.append((given, pixels) if truth is None else (given, truth, pixels))
         progress(place + 1, total)
-    for place, path in enumerate(examples.targets):
+    for place, path in enumerate(() if examples.paired else examples.targets):
         tally.add(read_single(path, *size), tally.true)
         progress(examples.input_count + place + 1, total)
     distances = []
@@ -190,7 +191,7 @@ def judge(
 def _inputs(examples: Examples, size: tuple[int, int]) -> Iterator[tuple[Pixels, Pixels | None]]:
     """Yield each input, with its true picture where there is one."""
     yield from examples.read_pairs(*size)
-    for path in examples.inputs:
+    for path in () if examples.paired else examples.inputs:
         yield read_single(path, *size), None
 
 
