@@ -280,6 +280,10 @@ def test_a_line_of_several_number_types_is_one_of_each() -> None:
 
     assert asked() == [("all", "fp32", False)]
     assert asked("--runtime", "onnx", "--runtime", "tflite")[0][0] == "all"
+    assert asked("--runtime", "tflite,onnx")[0][0] == "all"
+    assert asked("--runtime", "onnx,onnx")[0][0] == "onnx"
+    assert asked("--dtype", "fp32,int8") == asked("--dtype", "fp32", "--dtype", "int8")
+    assert asked("--dtype", "int16x8,all") == asked("--dtype", "int16x8", "--dtype", "all")
     assert asked("--dtype", "int16x8", "--dtype", "all", "--dtype", "fp16") == [
         ("all", "all", False),
         ("all", "int16x8", False),

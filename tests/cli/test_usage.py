@@ -71,6 +71,19 @@ from support import Cli
             "`coronet-deploy bench --help` shows how to call it",
         ),
         (
+            "export --dtype fp32,in8",
+            (
+                " export: error: argument --dtype: 'in8' is none of fp32, fp16, int8, int8-full, "
+                "int16x8, a16w8, int8-dynamic, int8-weights, all"
+            ),
+            "`coronet-deploy export --help` shows how to call it",
+        ),
+        (
+            "export --runtime tflite,",
+            " export: error: argument --runtime: '' is none of onnx, tflite, all",
+            "`coronet-deploy export --help` shows how to call it",
+        ),
+        (
             "",
             ": error: the following arguments are required: COMMAND",
             "`coronet-deploy --help` shows how to call it",
