@@ -231,7 +231,7 @@ def test_a_name_that_is_not_utf8_is_named_in_one_line(
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("size", ["100000000x8", "8x100000", f"8x{'9' * 5000}"])
+@pytest.mark.parametrize("size", ["100000000x8", "8x100000", f"8x{'9' * 5000}", "100000"])
 def test_a_size_that_is_too_large_is_told_the_bound(size: str, cli: Cli) -> None:
     done = cli("export", "--size", size)
     assert done.returncode == 2

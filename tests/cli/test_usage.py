@@ -140,3 +140,10 @@ def test_flags_between_files_must_be_flags_all_the_same(line: str, told: str, cl
     done = cli(*line.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert told in done.stderr
+
+
+def test_a_size_of_one_number_is_a_square() -> None:
+    args = _parser().parse_args(["export", "--size", "256,48x32", "--size", "512"])
+    assert args.size == [(256, 256), (48, 32), (512, 512)]
+    args = _parser().parse_args(["evaluate", "--data", ".", "--size", "128"])
+    assert args.size == (128, 128)

@@ -126,7 +126,7 @@ def test_an_output_that_cannot_be_written(cli: Cli, checkpoint: Path, tmp_path: 
     [
         ("--dtype", "fp8"),
         ("--runtime", "coreml"),
-        ("--size", "256"),
+        ("--size", "256x"),
         ("--min-psnr", "nan"),
         ("--min-psnr", "200.5"),
     ],

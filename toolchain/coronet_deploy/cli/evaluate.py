@@ -79,7 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=picture_size,
         metavar="HxW",
-        help="height and width of the pictures (default: the artifact's, or 256x256)",
+        help="height and width of the pictures, or one number for both (default: the artifact's, "
+        "or 256x256)",
     )
     parser.add_argument(
         "--grid",

@@ -73,8 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=picture_sizes,
         action="extend",
         metavar="HxW",
-        help="height and width of the pictures, which an artifact fixes; several make artifacts "
-        "each: 256x256,512x512, or the flag again (default: 256x256)",
+        help="height and width of the pictures, or one number for both, which an artifact fixes; "
+        "several make artifacts each: 256x256,512x512, or the flag again (default: 256x256)",
     )
     add_pictures(parser, "pictures to compare with torch on (default: the bundled ones)")
     parser.add_argument(
@@ -151,19 +151,19 @@ def add_generator(parser: argparse.ArgumentParser, flag: str | None = None) -> N
 
 
 def picture_size(text: str) -> tuple[int, int]:
-    """Return (height, width) of "HxW"."""
-    match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text)
+    """Return (height, width) of "HxW", or of the one number that a square's sides have."""
+    match = re.fullmatch(r"([1-9][0-9]*)(?:x([1-9][0-9]*))?", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 256x256")
     # Cut: Python reads no number of thousands of digits.
-    height, width = (int(side[:5]) for side in match.groups())
+    height, width = (int(side[:5]) for side in match.groups(match[1]))
     if max(height, width) > _LONGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is too large: sides of at most {_LONGEST}")
     return height, width
 
 
 def picture_sizes(text: str) -> list[tuple[int, int]]:
-    """Return the (height, width) of each of "HxW,HxW"."""
+    """Return the (height, width) of each of "HxW,HxW" (see `picture_size`)."""
     return [picture_size(part) for part in text.split(",")]
 
 
