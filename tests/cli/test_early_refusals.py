@@ -89,6 +89,16 @@ def test_the_name_of_a_report_is_tried_before_anything_is_measured(
     _refused(done, 3, f"--markdown {name} cannot be written: File name too long")
 
 
+@pytest.mark.parametrize("line", [("verify", "a.onnx"), ("evaluate", "--data", ".")])
+def test_a_grid_of_no_form_of_pictures_is_refused_before_the_work(
+    line: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "a.onnx").touch()
+    done = _without("pydantic", tmp_path, *line, "--grid", "g.pdf")
+    told = "no picture is written as .pdf (its name may end in .png, .jpg, .jpeg, .bmp, "
+    _refused(done, 2, f"--grid g.pdf: {told}")
+
+
 def test_two_reports_in_one_file_are_refused(cli: Cli, tmp_path: Path) -> None:
     line = ("compare", "a.onnx", "b.onnx", "--junit", "f", "--markdown", "./f")
     _refused(cli(*line, cwd=tmp_path), 2, "--markdown and --junit name the same file")

@@ -9,9 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coronet_deploy.cli._bench_flags import check_reports
 from coronet_deploy.cli._layers import layers_of, show_layers
-from coronet_deploy.cli._pictures import add_pictures, check_pictures, read_pictures
+from coronet_deploy.cli._pictures import (
+    add_grid,
+    add_pictures,
+    check_grid,
+    check_pictures,
+    read_pictures,
+    write_grid,
+)
 from coronet_deploy.cli._shared import read_subject, table_console
 from coronet_deploy.cli.export import add_generator, decibels
 from coronet_deploy.errors import BadInput, GateFailed
@@ -50,19 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare what each layer makes, on the first picture: which one goes wrong?",
     )
-    parser.add_argument(
-        "--grid",
-        type=Path,
-        metavar="FILE",
-        help="write a PNG: input, torch, artifact, difference (with one ARTIFACT)",
-    )
+    add_grid(parser, "input, torch, artifact and difference (with one ARTIFACT)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.grid and len(args.artifacts) > 1:
         raise BadInput("--grid takes one artifact at a time")
-    check_reports(args, ["--grid"], args.artifacts)
+    check_grid(args, args.artifacts)
     for path in args.artifacts:
         if path.suffix not in _SUFFIXES:
             raise BadInput(
@@ -70,7 +71,6 @@ def run(args: argparse.Namespace) -> int:
             )
     check_pictures(args)
     from coronet_deploy.export.manifest import checked_manifest
-    from coronet_deploy.storage import write_bytes
     from coronet_deploy.verify.described import require_described, require_layers
 
     manifests = {path: checked_manifest(path) for path in args.artifacts}
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     _show(found, manifests, told, args)
     sys.stdout.flush()  # before the grid: its disk may be full by now
     for grid in grids:
-        write_bytes(args.grid, grid)
+        write_grid(args.grid, grid)
     if failures:
         raise GateFailed("; ".join(map(str, failures)))
     return 0
