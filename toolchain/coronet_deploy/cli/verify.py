@@ -18,7 +18,7 @@ from coronet_deploy.cli._pictures import (
     read_pictures,
     write_grid,
 )
-from coronet_deploy.cli._shared import read_subject, table_console
+from coronet_deploy.cli._shared import ARTIFACTS, files_of, read_subject, table_console
 from coronet_deploy.cli.export import add_generator, decibels
 from coronet_deploy.errors import BadInput, GateFailed
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neithe
 
 HELP = "compare artifacts with the checkpoint they were made of, in their real runtimes"
 
-_SUFFIXES = (".onnx", ".tflite")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -41,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ARTIFACT",
         nargs="+",
         type=Path,
-        help="an .onnx or .tflite file with its manifest beside it",
+        help="an .onnx or .tflite file with its manifest beside it, or a folder of them",
     )
     add_generator(parser, "--checkpoint")
     add_pictures(parser, "pictures to compare on (default: the bundled ones)")
@@ -61,13 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    args.artifacts = files_of(args.artifacts)
     if args.grid and len(args.artifacts) > 1:
         raise BadInput("--grid takes one artifact at a time")
     check_grid(args, args.artifacts)
     for path in args.artifacts:
-        if path.suffix not in _SUFFIXES:
+        if path.suffix not in ARTIFACTS:
             raise BadInput(
-                f"{path} is not an artifact: its name does not end in {' or '.join(_SUFFIXES)}"
+                f"{path} is not an artifact: its name does not end in {' or '.join(ARTIFACTS)}"
             )
     check_pictures(args)
     from coronet_deploy.export.manifest import checked_manifest
