@@ -69,6 +69,22 @@ def test_without_artifacts_those_in_the_output_folder_are_measured(
     assert len(list((tmp_path / "runs").glob("*.json"))) == 1
 
 
+def test_a_folder_stands_for_the_artifacts_in_it(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    empty = cli("bench", folder, cwd=tmp_path)
+    told = f"coronet-deploy: error: folder {folder} holds no .onnx or .tflite file\n"
+    assert (empty.returncode, empty.stderr) == (2, told)
+    for name in ("tiny.onnx", "tiny.tflite"):
+        (folder / name).write_bytes((tiny / name).read_bytes())
+        (folder / f"{name}.json.png").touch()
+        (folder / f"._{name}").touch()
+    done = cli("bench", folder, folder / "tiny.onnx", *QUICK, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["artifact"] for row in rows] == ["tiny.onnx", "tiny.tflite"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [

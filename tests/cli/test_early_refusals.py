@@ -89,6 +89,16 @@ def test_the_name_of_a_report_is_tried_before_anything_is_measured(
     _refused(done, 3, f"--markdown {name} cannot be written: File name too long")
 
 
+@pytest.mark.parametrize("line", [("verify", "a.onnx"), ("evaluate", "--data", ".")])
+def test_a_grid_of_no_form_of_pictures_is_refused_before_the_work(
+    line: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "a.onnx").touch()
+    done = _without("pydantic", tmp_path, *line, "--grid", "g.pdf")
+    told = "no picture is written as .pdf (its name may end in .png, .jpg, .jpeg, .bmp, "
+    _refused(done, 2, f"--grid g.pdf: {told}")
+
+
 def test_two_reports_in_one_file_are_refused(cli: Cli, tmp_path: Path) -> None:
     line = ("compare", "a.onnx", "b.onnx", "--junit", "f", "--markdown", "./f")
     _refused(cli(*line, cwd=tmp_path), 2, "--markdown and --junit name the same file")
@@ -231,7 +241,7 @@ def test_a_name_that_is_not_utf8_is_named_in_one_line(
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("size", ["100000000x8", "8x100000", f"8x{'9' * 5000}"])
+@pytest.mark.parametrize("size", ["100000000x8", "8x100000", f"8x{'9' * 5000}", "100000"])
 def test_a_size_that_is_too_large_is_told_the_bound(size: str, cli: Cli) -> None:
     done = cli("export", "--size", size)
     assert done.returncode == 2
@@ -280,6 +290,10 @@ def test_a_line_of_several_number_types_is_one_of_each() -> None:
 
     assert asked() == [("all", "fp32", False)]
     assert asked("--runtime", "onnx", "--runtime", "tflite")[0][0] == "all"
+    assert asked("--runtime", "tflite,onnx")[0][0] == "all"
+    assert asked("--runtime", "onnx,onnx")[0][0] == "onnx"
+    assert asked("--dtype", "fp32,int8") == asked("--dtype", "fp32", "--dtype", "int8")
+    assert asked("--dtype", "int16x8,all") == asked("--dtype", "int16x8", "--dtype", "all")
     assert asked("--dtype", "int16x8", "--dtype", "all", "--dtype", "fp16") == [
         ("all", "all", False),
         ("all", "int16x8", False),

@@ -71,6 +71,19 @@ from support import Cli
             "`coronet-deploy bench --help` shows how to call it",
         ),
         (
+            "export --dtype fp32,in8",
+            (
+                " export: error: argument --dtype: 'in8' is none of fp32, fp16, int8, int8-full, "
+                "int16x8, a16w8, int8-dynamic, int8-weights, all"
+            ),
+            "`coronet-deploy export --help` shows how to call it",
+        ),
+        (
+            "export --runtime tflite,",
+            " export: error: argument --runtime: '' is none of onnx, tflite, all",
+            "`coronet-deploy export --help` shows how to call it",
+        ),
+        (
             "",
             ": error: the following arguments are required: COMMAND",
             "`coronet-deploy --help` shows how to call it",
@@ -127,3 +140,10 @@ def test_flags_between_files_must_be_flags_all_the_same(line: str, told: str, cl
     done = cli(*line.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert told in done.stderr
+
+
+def test_a_size_of_one_number_is_a_square() -> None:
+    args = _parser().parse_args(["export", "--size", "256,48x32", "--size", "512"])
+    assert args.size == [(256, 256), (48, 32), (512, 512)]
+    args = _parser().parse_args(["evaluate", "--data", ".", "--size", "128"])
+    assert args.size == (128, 128)

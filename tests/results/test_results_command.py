@@ -191,6 +191,12 @@ def test_one_is_counted_as_one(cli: Cli, folder: Path, tmp_path: Path) -> None:
         (["list", "--store", "postgresql://u:pw@secret@h/d"], 2, "write @ as %40"),
         (["list", "--store", "postgresql://u:pw@a/secret@h/d"], 2, "write @ as %40"),
         (["list", "--store", "postgresql://u:secret@h:1,h:2/d"], 2, "cannot be read"),
+        (
+            ["list", "--store", "postgresql://u:secret@h/d?prepare_threshold=x"],
+            2,
+            'invalid connection option "prepare_threshold" (behind ? go parameters',
+        ),
+        (["list", "--store", "postgresql://u:secret@h/d?port=x"], 2, "port"),
         (["list", "--store", "mysql://u@h/d?passwd=secret"], 2, "/d?passwd=...: neither"),
         (["list", "--store", "~nobody-at-all/s"], 2, "--store ~nobody-at-all/s: there is no such"),
         (["import", "nowhere"], 2, "run file nowhere does not exist"),

@@ -126,7 +126,7 @@ def test_an_output_that_cannot_be_written(cli: Cli, checkpoint: Path, tmp_path: 
     [
         ("--dtype", "fp8"),
         ("--runtime", "coreml"),
-        ("--size", "256"),
+        ("--size", "256x"),
         ("--min-psnr", "nan"),
         ("--min-psnr", "200.5"),
     ],
@@ -173,9 +173,10 @@ def test_verify_compares_again(
     cli: Cli, exported: Exported, checkpoint: Path, tmp_path: Path
 ) -> None:
     paths = [exported[0] / name for name in NAMES]
-    done = cli("verify", *paths, "--checkpoint", checkpoint, "--json")
+    done = cli("verify", exported[0], "--checkpoint", checkpoint, "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["artifacts"]
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
     assert [row["psnr_db"] for row in rows] == [row["psnr_db"] for row in exported[1]["artifacts"]]
     grid = tmp_path / "grid.png"
     command = ("verify", paths[0], "--checkpoint", checkpoint, "--grid", grid, "--min-psnr", "199")

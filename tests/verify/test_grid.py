@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from coronet_deploy.cli._pictures import write_grid
 from coronet_deploy.images import Array
 from coronet_deploy.verify.grid import ROWS, grid_png
 
@@ -44,3 +47,26 @@ def test_black_and_white_are_the_ends_of_what_a_network_draws() -> None:
     page = _page(grid_png([x], [reference], [reference + np.float32(0.025)], (0.0, 1.0)))
     top = page.shape[0] - 4 - 20
     assert [int(page[top + 10, column * 34 + 15, 0]) for column in range(4)] == [0, 128, 134, 191]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("g", "PNG"),
+        ("g.PNG", "PNG"),
+        ("g.jpg", "JPEG"),
+        ("g.JPEG", "JPEG"),
+        ("g.bmp", "BMP"),
+        ("g.tif", "TIFF"),
+    ],
+)
+def test_a_grid_is_what_its_name_ends_in(
+    name: str, form: str, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    x, reference = rng.uniform(-1, 1, (2, 1, 16, 16, 3)).astype(np.float32)
+    png = grid_png([x], [reference], [reference])
+    write_grid(tmp_path / name, png)
+    with Image.open(tmp_path / name) as picture:
+        assert picture.format == form
+    page = _page((tmp_path / name).read_bytes())
+    assert np.abs(page.astype(int) - _page(png)).mean() < (4 if form == "JPEG" else 0.1)

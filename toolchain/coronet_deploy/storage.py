@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from coronet_deploy.errors import BadInput, EnvironmentProblem
@@ -260,6 +260,23 @@ def is_folder(path: Path, what: str = "folder") -> bool:
     """
     mode = _mode_of(path, what)
     return mode is not None and stat.S_ISDIR(mode)
+
+
+def files_in(folder: Path, suffixes: Collection[str], what: str = "folder") -> list[Path]:
+    """Return the files of a folder whose names end in one of `suffixes`, by name.
+
+    Hidden ones are none: macOS leaves "._net.onnx" beside net.onnx on disks of others.
+
+    Raises:
+        BadInput: it has none, or cannot be read; `what` names its role.
+
+    """
+    with readable(f"{what} {folder}"):
+        files = [one for one in folder.iterdir() if one.suffix in suffixes and one.is_file()]
+    found = sorted(one for one in files if not one.name.startswith("."))
+    if not found:
+        raise BadInput(f"{what} {folder} holds no {' or '.join(suffixes)} file")
+    return found
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from coronet_deploy.bench.host import bench_host, described
 from coronet_deploy.errors import BadInput
-from coronet_deploy.storage import existing_file, is_folder, readable, require_utf8, sha256_of
+from coronet_deploy.storage import existing_file, files_in, is_folder, require_utf8, sha256_of
 from coronet_deploy.vocabulary import Run, Runtime
 
 BASE, CANDIDATE = "base/", "candidate/"
@@ -85,13 +85,7 @@ def find_subjects(path: Path, side: str) -> list[Subject]:
 
     """
     if is_folder(path, side):
-        suffixes = {runtime.suffix for runtime in Runtime}
-        with readable(f"{side} {path}"):
-            files = [one for one in path.iterdir() if one.suffix in suffixes and one.is_file()]
-        # macOS leaves "._net.onnx" beside net.onnx on disks of others.
-        found = sorted(one for one in files if not one.name.startswith("."))
-        if not found:
-            raise BadInput(f"{side} {path} holds no .onnx or .tflite file")
+        found = files_in(path, [runtime.suffix for runtime in Runtime], side)
     else:
         found = [existing_file(path, side)]
     for one in found:

@@ -11,6 +11,25 @@ RUNTIMES = ("onnx", "tflite")
 DTYPES = ("fp32", "fp16", "int8")
 """What "all" stands for."""
 
+_SCHEMES = ("int8-full", "int16x8", "a16w8", "int8-dynamic", "int8-weights")
+
+
+def runtime_names(text: str) -> list[str]:
+    """Return the runtimes of "NAME,NAME"."""
+    return _names(text, (*RUNTIMES, "all"))
+
+
+def dtype_names(text: str) -> list[str]:
+    """Return the number types of "NAME,NAME"."""
+    return _names(text, (*DTYPES, *_SCHEMES, "all"))
+
+
+def _names(text: str, known: Sequence[str]) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+    return names
+
 
 def requests_of(args: argparse.Namespace) -> list[argparse.Namespace]:
     """Return the line as one for each number type in it, with both runtimes as "all"."""

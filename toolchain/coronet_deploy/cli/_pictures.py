@@ -1,4 +1,4 @@
-"""Which pictures of a folder are looked at: of many some, the same ones each time."""
+"""Which pictures of a folder are looked at, of many the same ones each time; and grids of some."""
 
 from __future__ import annotations
 
@@ -8,10 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coronet_deploy.cli._bench_flags import check_reports
+from coronet_deploy.errors import BadInput
+
 if TYPE_CHECKING:  # numpy comes with it, and --help needs none
     from coronet_deploy.export.calibrate import Pictures
 
 _MOST = 200  # enough for a worst one, and held in memory beside what each network draws of them
+
+_FORMS = {
+    "": "PNG",  # as of /dev/stdout
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""What a grid is written as, by the ending of its name."""
 
 
 def add_pictures(parser: argparse.ArgumentParser, what: str) -> None:
@@ -71,3 +85,33 @@ def chosen(paths: Sequence[Path], count: int) -> list[Path]:
     unread = np.empty(0, np.float32)
     named = Pictures(tuple(map(str, paths)), (unread,) * len(paths))
     return [Path(name) for name in choose(named, count).names]
+
+
+def add_grid(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add what says where a grid of pictures goes; `what` is said of it."""
+    told = f"write a picture of {what}; a PNG, or what FILE ends in, such as .jpg"
+    parser.add_argument("--grid", type=Path, metavar="FILE", help=told)
+
+
+def check_grid(args: argparse.Namespace, inputs: Sequence[Path]) -> None:
+    """Let a grid through that can be written, before there is any.
+
+    Raises:
+        BadInput: its name ends in no form of pictures, or it is a folder or one of `inputs`.
+        EnvironmentProblem: nothing can be written there.
+
+    """
+    check_reports(args, ["--grid"], inputs)
+    if args.grid is not None and args.grid.suffix.lower() not in _FORMS:
+        raise BadInput(
+            f"--grid {args.grid}: no picture is written as {args.grid.suffix}",
+            hint=f"its name may end in {', '.join(filter(None, _FORMS))}",
+        )
+
+
+def write_grid(path: Path, png: bytes) -> None:
+    """Write a grid, which came as a PNG, as what its name says."""
+    from coronet_deploy.storage import write_bytes
+    from coronet_deploy.verify.grid import in_form
+
+    write_bytes(path, in_form(png, _FORMS[path.suffix.lower()]))

@@ -1,15 +1,15 @@
-"""What several commands share: reading a checkpoint, or a generator of the user's own."""
+"""What several commands share: finding artifacts, reading a checkpoint or one's own generator."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coronet_deploy.errors import BadInput, EnvironmentProblem, missing_package
-from coronet_deploy.storage import data_dir, existing_file, readable
+from coronet_deploy.storage import data_dir, existing_file, files_in, is_folder, readable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
     from coronet_deploy.export.subject import Subject
 
+ARTIFACTS = (".onnx", ".tflite")
+"""What the names of artifacts end in."""
+
 _OWN = "export and verify take a generator of your own, as package.module:name"
-_ARTIFACTS = {".onnx", ".tflite"}
 _LEAST_COLUMNS, _MOST_COLUMNS = 72, 80
 
 
@@ -33,6 +35,20 @@ def table_console() -> Console:
     made = Console(highlight=False)
     made.width = max(_LEAST_COLUMNS, min(made.width, _MOST_COLUMNS))
     return made
+
+
+def files_of(artifacts: Sequence[Path]) -> list[Path]:
+    """Return artifacts as they are given, in the place of a folder all those in it.
+
+    Raises:
+        BadInput: a folder holds none, or cannot be read.
+
+    """
+    return [
+        path
+        for one in artifacts
+        for path in (files_in(one, ARTIFACTS) if is_folder(one, "artifact") else [one])
+    ]
 
 
 @contextlib.contextmanager
@@ -85,7 +101,7 @@ def _require_checkpoint(path: Path) -> None:
     existing_file(path, "checkpoint", _meant(path))
     if path.suffix == ".py":
         raise BadInput(f"{path} is code by its name, not a checkpoint", hint=_OWN)
-    if path.suffix in _ARTIFACTS:
+    if path.suffix in ARTIFACTS:
         raise BadInput(
             f"{path} is an artifact by its name, not a checkpoint",
             hint="give the checkpoint, or the torch module, that it was made of",

@@ -26,12 +26,14 @@ from coronet_deploy.cli._bench_flags import (
 )
 from coronet_deploy.cli._bench_phone import dry_run, measure_phone
 from coronet_deploy.cli._phone_flags import add_phone_arguments
+from coronet_deploy.cli._shared import ARTIFACTS, files_of
 from coronet_deploy.errors import (
     BadInput,
     ConversionFailed,
     GateFailed,
     NothingMeasured,
 )
+from coronet_deploy.storage import files_in
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.bench.host import Progress
@@ -41,9 +43,8 @@ if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neithe
 
 HELP = "time artifacts on this host or a phone, one process a launch, in interleaved rounds"
 
-_ARTIFACTS = Path("out/artifacts")
+_FOLDER = Path("out/artifacts")
 _RUNS = Path("runs")
-_SUFFIXES = (".onnx", ".tflite")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ARTIFACT",
         nargs="*",
         type=Path,
-        help=f"an .onnx or .tflite file (default: all in {_ARTIFACTS})",
+        help=f"an .onnx or .tflite file, or a folder of them (default: {_FOLDER})",
     )
     parser.add_argument(
         "--device",
@@ -130,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     take_serial_alone(args)
     refuse_phone_flags(args)
     settle_seconds(args)
-    artifacts = args.artifacts or _default_artifacts()
+    artifacts = files_of(args.artifacts) if args.artifacts else _default_artifacts()
     require_text(sys.argv[1:], artifacts)
     if args.baseline is not None:
         args.baseline = _named(args.baseline, artifacts)
@@ -235,13 +236,13 @@ def judge(measured: Run, rows: tuple[Row, ...]) -> None:
 
 
 def _default_artifacts() -> list[Path]:
-    found = sorted(path for path in _ARTIFACTS.glob("*") if path.suffix in _SUFFIXES)
-    if not found:
+    try:
+        return files_in(_FOLDER, ARTIFACTS)
+    except BadInput as error:
         raise BadInput(
-            f"no ARTIFACT is given and {_ARTIFACTS} holds none",
+            f"no ARTIFACT is given and {_FOLDER} holds none",
             hint="run `coronet-deploy export` first, or name a file",
-        )
-    return found
+        ) from error
 
 
 def _named(baseline: str, artifacts: Sequence[Path]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coronet_deploy.cli._bench_flags import check_reports
+from coronet_deploy.cli._pictures import add_grid, check_grid, write_grid
 from coronet_deploy.cli._shared import read_checkpoint, table_console, torch_loading
 from coronet_deploy.cli.export import picture_size
 from coronet_deploy.errors import BadInput
@@ -85,14 +85,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=picture_size,
         metavar="HxW",
-        help="height and width of the pictures (default: the artifact's, or 256x256)",
+        help="height and width of the pictures, or one number for both (default: the artifact's, "
+        "or 256x256)",
     )
-    parser.add_argument(
-        "--grid",
-        type=Path,
-        metavar="FILE",
-        help="write a PNG of some pictures: input, truth if paired, generated",
-    )
+    add_grid(parser, "some inputs, their truth if paired, and what is generated")
 
 
 def _count(text: str) -> int:
@@ -115,7 +111,7 @@ class _Model:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    check_reports(args, ["--grid"], [args.model] if args.model else [])
+    check_grid(args, [args.model] if args.model else [])
     with _opened(args.model, args.size) as model:
         examples = _examples(args, model)
         networks = _networks(args)
@@ -130,11 +126,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(model, examples, quality)
     if args.grid:
-        from coronet_deploy.storage import write_bytes
         from coronet_deploy.verify.grid import sheet_png
 
         titles = ("input", "truth", "generated") if examples.paired else ("input", "generated")
-        write_bytes(args.grid, sheet_png(titles, quality.shown))
+        write_grid(args.grid, sheet_png(titles, quality.shown))
     return 0
 
 

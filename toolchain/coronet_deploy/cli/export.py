@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._asked import (
-    DTYPES,
-    RUNTIMES,
+    dtype_names,
     dtypes_of,
     kinds_of,
     requests_of,
+    runtime_names,
     runtimes_of,
 )
 from coronet_deploy.cli._bench_flags import check_folder
@@ -37,7 +37,6 @@ if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neithe
 HELP = "export a generator to ONNX and TFLite artifacts, and prove that they draw the same"
 
 _OUTPUT = Path("out/artifacts")
-_SCHEMES = ("int8-full", "int16x8", "a16w8", "int8-dynamic", "int8-weights")
 _LONGEST = 4096  # of a picture's sides
 _MOST_DB = 200  # `parity.CAP_DB`, which numpy comes with
 
@@ -47,18 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generator(parser)
     parser.add_argument(
         "--runtime",
-        choices=(*RUNTIMES, "all"),
-        action="append",
-        help="what the artifacts are for (default: all)",
+        type=runtime_names,
+        action="extend",
+        metavar="NAME[,...]",
+        help="what the artifacts are for: onnx, tflite, or all (default: all)",
     )
     parser.add_argument(
         "--dtype",
-        choices=(*DTYPES, *_SCHEMES, "all"),
-        action="append",
-        metavar="NAME",
+        type=dtype_names,
+        action="extend",
+        metavar="NAME[,...]",
         help="number type of weights and arithmetic: fp32, fp16, int8, or all of these; int8-full "
         "(integers throughout, pictures too, for NPUs), int16x8 (TFLite) or a16w8 (ONNX), "
-        "int8-dynamic, int8-weights; the flag again makes artifacts in each (default: fp32)",
+        "int8-dynamic, int8-weights; several make artifacts in each: fp32,int8, or the flag again "
+        "(default: fp32)",
     )
     parser.add_argument(
         "--output",
@@ -72,8 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=picture_sizes,
         action="extend",
         metavar="HxW",
-        help="height and width of the pictures, which an artifact fixes; several make artifacts "
-        "each: 256x256,512x512, or the flag again (default: 256x256)",
+        help="height and width of the pictures, or one number for both, which an artifact fixes; "
+        "several make artifacts each: 256x256,512x512, or the flag again (default: 256x256)",
     )
     add_pictures(parser, "pictures to compare with torch on (default: the bundled ones)")
     parser.add_argument(
@@ -150,19 +151,19 @@ def add_generator(parser: argparse.ArgumentParser, flag: str | None = None) -> N
 
 
 def picture_size(text: str) -> tuple[int, int]:
-    """Return (height, width) of "HxW"."""
-    match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text)
+    """Return (height, width) of "HxW", or of the one number that a square's sides have."""
+    match = re.fullmatch(r"([1-9][0-9]*)(?:x([1-9][0-9]*))?", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 256x256")
     # Cut: Python reads no number of thousands of digits.
-    height, width = (int(side[:5]) for side in match.groups())
+    height, width = (int(side[:5]) for side in match.groups(match[1]))
     if max(height, width) > _LONGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is too large: sides of at most {_LONGEST}")
     return height, width
 
 
 def picture_sizes(text: str) -> list[tuple[int, int]]:
-    """Return the (height, width) of each of "HxW,HxW"."""
+    """Return the (height, width) of each of "HxW,HxW" (see `picture_size`)."""
     return [picture_size(part) for part in text.split(",")]
 
 

@@ -9,10 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coronet_deploy.cli._bench_flags import check_reports
 from coronet_deploy.cli._layers import layers_of, show_layers
-from coronet_deploy.cli._pictures import add_pictures, check_pictures, read_pictures
-from coronet_deploy.cli._shared import read_subject, table_console
+from coronet_deploy.cli._pictures import (
+    add_grid,
+    add_pictures,
+    check_grid,
+    check_pictures,
+    read_pictures,
+    write_grid,
+)
+from coronet_deploy.cli._shared import ARTIFACTS, files_of, read_subject, table_console
 from coronet_deploy.cli.export import add_generator, decibels
 from coronet_deploy.errors import BadInput, GateFailed
 
@@ -25,8 +31,6 @@ if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neithe
 
 HELP = "compare artifacts with the checkpoint they were made of, in their real runtimes"
 
-_SUFFIXES = (".onnx", ".tflite")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -35,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ARTIFACT",
         nargs="+",
         type=Path,
-        help="an .onnx or .tflite file with its manifest beside it",
+        help="an .onnx or .tflite file with its manifest beside it, or a folder of them",
     )
     add_generator(parser, "--checkpoint")
     add_pictures(parser, "pictures to compare on (default: the bundled ones)")
@@ -50,27 +54,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare what each layer makes, on the first picture: which one goes wrong?",
     )
-    parser.add_argument(
-        "--grid",
-        type=Path,
-        metavar="FILE",
-        help="write a PNG: input, torch, artifact, difference (with one ARTIFACT)",
-    )
+    add_grid(parser, "input, torch, artifact and difference (with one ARTIFACT)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    args.artifacts = files_of(args.artifacts)
     if args.grid and len(args.artifacts) > 1:
         raise BadInput("--grid takes one artifact at a time")
-    check_reports(args, ["--grid"], args.artifacts)
+    check_grid(args, args.artifacts)
     for path in args.artifacts:
-        if path.suffix not in _SUFFIXES:
+        if path.suffix not in ARTIFACTS:
             raise BadInput(
-                f"{path} is not an artifact: its name does not end in {' or '.join(_SUFFIXES)}"
+                f"{path} is not an artifact: its name does not end in {' or '.join(ARTIFACTS)}"
             )
     check_pictures(args)
     from coronet_deploy.export.manifest import checked_manifest
-    from coronet_deploy.storage import write_bytes
     from coronet_deploy.verify.described import require_described, require_layers
 
     manifests = {path: checked_manifest(path) for path in args.artifacts}
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     _show(found, manifests, told, args)
     sys.stdout.flush()  # before the grid: its disk may be full by now
     for grid in grids:
-        write_bytes(args.grid, grid)
+        write_grid(args.grid, grid)
     if failures:
         raise GateFailed("; ".join(map(str, failures)))
     return 0

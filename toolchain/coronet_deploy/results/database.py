@@ -19,11 +19,12 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from coronet_deploy.errors import BadInput, CoronetError, EnvironmentProblem, missing_package
+from coronet_deploy.errors import BadInput, CoronetError, EnvironmentProblem
+from coronet_deploy.results.urls import check_parameters, read_url, shown
 
 LAYOUT = 1
 """The tables' version: a store of another is refused."""
@@ -245,43 +246,13 @@ def open_database(where: str | Path | None, *, make: bool, patience_s: float) ->
             said = "--store" if where else "$CORONET_STORE"
             raise BadInput(f"{said} {place}: there is no such home folder") from error
         return Database(_sqlite(path, make=make, patience_s=patience_s), str(path), patience_s)
-    url = _url(place)
-    if url.get_backend_name() not in {"postgresql", "postgres"}:
-        raise BadInput(
-            f"--store {_shown(url)}: neither a file nor a postgresql:// URL",
-            hint="an SQLite store is named by its path alone",
-        )
-    return Database(_postgresql(url, patience_s), _shown(url), patience_s)
-
-
-def _url(place: str) -> URL:
-    """Return the URL that `place` is.
-
-    Raises:
-        BadInput: it is none; says nothing of it, as a password may have broken it.
-
-    """
-    # A password ends at the first @: with one of its own, what follows would pass for a host.
-    behind = place.partition("://")[2].partition(":")[2].partition("@")[2].partition("?")[0]
-    with contextlib.suppress(ArgumentError, ValueError):  # the latter of a port that is no number
-        url = make_url(place)
-        if "@" not in behind:
-            return url
-    raise BadInput(
-        "the URL of the result store cannot be read",
-        hint="postgresql://USER:PASSWORD@HOST:PORT/DATABASE; in a password, write @ as %40, : as "
-        "%3A, / as %2F and % as %25",
-    )
-
-
-def _shown(url: URL) -> str:
-    """Return `url` without its passwords, which may stand in its query too (`sslpassword`)."""
-    query = {key: "..." if "pass" in key.lower() else value for key, value in url.query.items()}
-    return url.set(query=query).render_as_string(hide_password=True)
+    url = read_url(place)
+    return Database(_postgresql(url, patience_s), shown(url), patience_s)
 
 
 def _postgresql(url: URL, patience_s: float) -> Engine:
     seconds = str(max(2, min(10, round(patience_s))))
+    check_parameters(url)
     arguments = {
         "connect_timeout": seconds,
         "application_name": "coronet-deploy",
@@ -289,12 +260,9 @@ def _postgresql(url: URL, patience_s: float) -> Engine:
         "client_encoding": "utf8",
         **url.query,
     }
-    try:
-        return sa.create_engine(
-            url.set(drivername="postgresql+psycopg", query=arguments), pool_size=1, max_overflow=0
-        )
-    except ModuleNotFoundError as error:
-        raise missing_package("psycopg", "postgresql") from error
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg", query=arguments), pool_size=1, max_overflow=0
+    )
 
 
 def _sqlite(path: Path, *, make: bool, patience_s: float) -> Engine:

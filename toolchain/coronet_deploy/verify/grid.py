@@ -1,9 +1,9 @@
-"""Pictures to look at, in titled columns, as one PNG."""
+"""Pictures to look at, in titled columns, as one picture."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ GAIN = 10
 ROWS = 4
 _GAP = 4
 _HEADER = 16
+_LOSING_LITTLE: Mapping[str, Mapping[str, int]] = {"JPEG": {"quality": 95, "subsampling": 0}}
 
 
 def grid_png(
@@ -59,6 +60,18 @@ def sheet_png(titles: Sequence[str], rows: Sequence[Sequence[Pixels]]) -> bytes:
         draw.text((column * step + 2, 2), title, fill="black")
     file = io.BytesIO()
     page.save(file, "PNG")
+    return file.getvalue()
+
+
+def in_form(png: bytes, form: str) -> bytes:
+    """Return a PNG of RGB pixels as a picture of another form, as Pillow calls it."""
+    from PIL import Image
+
+    if form == "PNG":
+        return png
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as page:
+        page.save(file, form, **_LOSING_LITTLE.get(form, {}))
     return file.getvalue()
 
 
