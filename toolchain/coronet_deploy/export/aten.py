@@ -153,6 +153,8 @@ def _pad(
         return t.builder.emit(ops.ReflectPad(padding), t.value(x))
     if mode == "replicate":
         return composed.replicated(t.builder, t.value(x), padding)
+    if mode == "circular":
+        return composed.continued(t.builder, t.value(x), padding)
     if mode != "constant" or value:
         raise Refused(f"padding mode {mode!r} with value {value} is not supported")
     return t.builder.emit(ops.ZeroPad(padding), t.value(x))

@@ -178,10 +178,26 @@ def replicated(to: Builder, x: str, padding: Padding) -> str:
     return x
 
 
+def continued(to: Builder, x: str, padding: Padding) -> str:
+    """Return `x` as part of a plane tiled with it, a border of which comes from the other side."""
+    ends = (padding.top, padding.bottom), (padding.left, padding.right)
+    for axis, (before, after) in enumerate(ends, start=1):
+        whole = to.shapes[x][axis]
+        tail = [lines(to, x, axis, whole - before, before)] if before else []
+        head = [lines(to, x, axis, 0, after)] if after else []
+        x = to.concat([*tail, x, *head], axis)
+    return x
+
+
 def line(to: Builder, x: str, axis: int, index: int) -> str:
     """Return one line of `x` across `axis`, the `index`-th."""
+    return lines(to, x, axis, index, 1)
+
+
+def lines(to: Builder, x: str, axis: int, first: int, count: int) -> str:
+    """Return lines of `x` across `axis`, from `first` on."""
     begin, size = [0, 0, 0, 0], list(to.shapes[x])
-    begin[axis], size[axis] = index, 1
+    begin[axis], size[axis] = first, count
     return to.emit(ops.Slice(tuple(begin), tuple(size)), x)
 
 
