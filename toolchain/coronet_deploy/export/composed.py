@@ -117,13 +117,6 @@ def square(t: Translation, *, self: fx.Node) -> str:
     return t.builder.emit(ops.Mul(), x, x)
 
 
-def power(t: Translation, *, self: Any, exponent: Any) -> str:  # noqa: ANN401 - a number or a tensor
-    """Return the square, which is what networks take."""
-    if exponent != 2:  # noqa: PLR2004 - a square
-        raise Refused(f"to the power of {exponent}; only of 2")
-    return square(t, self=self)
-
-
 def silu(t: Translation, *, self: fx.Node) -> str:
     """Swish: x * sigmoid(x)."""
     x = t.value(self)
