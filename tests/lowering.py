@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,18 @@ from PIL import Image
 from torch import nn
 
 from coronet_deploy.coronet.checkpoint import Header, Stage, save_checkpoint
+from coronet_deploy.export.build import build
+from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.images import Array, from_pixels
 from coronet_deploy.networks.generator import build_generator, full_plan
-from coronet_deploy.vocabulary import Architecture, ChannelPlan, Kind
+from coronet_deploy.verify.parity import psnr_db
+from coronet_deploy.verify.runtimes import open_session
+from coronet_deploy.vocabulary import Architecture, ChannelPlan, DType, Kind, Runtime
 
 
 def smooth_picture(height: int, width: int, channels: int = 3, seed: int = 0) -> Array:
@@ -65,6 +71,26 @@ def own_subject(network: nn.Module) -> Subject:
     """Return what an export is told of a network of one's own, in eval mode."""
     source = Source(sha256="0" * 64, kind=Kind.MODULE, module="tests:network")
     return Subject("network", source, network.eval())
+
+
+def artifacts(dtypes: Iterable[DType]) -> list[tuple[Runtime, DType]]:
+    """Return each runtime with those of `dtypes` that are written for it."""
+    others = {Runtime.TFLITE: DType.A16W8, Runtime.ONNX: DType.INT16X8}
+    return [(runtime, d) for runtime, d in product(Runtime, dtypes) if d is not others[runtime]]
+
+
+def draw_built(
+    network: nn.Module, runtime: Runtime, dtype: DType, pictures: Pictures, folder: Path
+) -> tuple[float, bool]:
+    """Return how many dB an artifact is from torch at worst, and whether it is one part."""
+    _, height, width, channels = pictures.values[0].shape
+    graph = capture(network, height, width, channels)
+    built = build(graph, runtime, dtype, own_subject(network), pictures)
+    path = folder / f"own{runtime.suffix}"
+    path.write_bytes(built.data)
+    with open_session(path, runtime, 1) as session:
+        apart = [psnr_db(run_torch(network, x), session.run(x)) for x in pictures.values]
+        return min(apart), session.partitions.fully_accelerated
 
 
 def small_checkpoint(folder: Path) -> Path:

@@ -166,6 +166,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def seeded() -> None:
+    """Draw the same weights in every run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def odd_pictures() -> Pictures:
+    """Return three bundled pictures of 60x88, which are no powers of two."""
+    return read_pictures(bundled_pictures()[:3], 60, 88)
+
+
 @pytest.fixture(scope="module")
 def pictures() -> Pictures:
     """Return three bundled pictures of 32x48."""

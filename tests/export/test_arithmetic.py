@@ -119,14 +119,32 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "smaller": lambda _, x: torch.minimum(x.abs(), torch.tensor(0.5)) - x.min(x * x),
     "soft sign": lambda _, x: F.softsign(x) + 1 / (x * x + 1),
     "gated": lambda _, x: torch.cat([F.glu(x, 1)] * 2, 1),
+    "softplus": lambda n, x: F.softplus(40 * x) / 40 - F.softplus(x, 3) + F.logsigmoid(n.slope * x),
+    "tone curve": lambda _, x: torch.log1p(x.abs()) * (x.sigmoid() ** 0.45 + (x * x + 1) ** -0.5),
+    "powers": lambda _, x: (x / 2) ** 3 - (x / 4) ** 5 + (x**2 + 1) ** -1 + (x / 2).exp().log(),
+    "blended": lambda n, x: torch.lerp(x, torch.expm1(-x.abs()), n.slope),
+    "at once": lambda _, x: (
+        (x - torch.var_mean(x, (2, 3), keepdim=True)[1])
+        / (torch.std_mean(x, (2, 3), keepdim=True)[0] + 1e-5)
+    ),
     "tiled": lambda _, x: x + x[:, :4].tile(2, 1, 1) * x.mean(1, keepdim=True).repeat(1, 8, 1, 1),
     "spread": lambda _, x: torch.cat(
         [x[:, 4:], x.mean((2, 3), keepdim=True)[:, :4].repeat(1, 1, *x.shape[2:])], 1
     ),
     "planes": lambda n, x: n.slope * (x[:, 1, None] * 2 + x[:, 0] + x.unbind(1)[3]),
 }
-_IN_INTEGERS = ("layer norm", "adaptive", "attended", "excited", "labelled", "larger", "smaller")
-_NO_INTEGERS = {"adaptive": "sqrt"}
+_IN_INTEGERS = (
+    "layer norm",
+    "adaptive",
+    "attended",
+    "excited",
+    "labelled",
+    "larger",
+    "smaller",
+    "softplus",
+    "tone curve",
+)
+_NO_INTEGERS = {"adaptive": "sqrt", "softplus": "exp", "tone curve": "log"}
 
 
 @pytest.mark.parametrize("name", _WHAT)

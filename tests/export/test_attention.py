@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.errors import ConversionFailed
+from coronet_deploy.export import operators as ops
 from coronet_deploy.export.build import build
 from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.capture import capture
+from coronet_deploy.export.cost import graph_macs, node_macs
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.verify.parity import psnr_db
@@ -148,6 +150,32 @@ def test_attention_is_one_part_in_float(
         assert session.partitions.fully_accelerated
         for picture in pictures.values:
             assert psnr_db(run_torch(network, picture), session.run(picture)) >= _LEAST_DB[dtype]
+
+
+@pytest.mark.parametrize(
+    ("name", "products"),
+    [
+        # Of 80 places: 3 channels for the scores of each pair, 12 for what is seen.
+        ("places", 80 * 80 * (3 + 12)),
+        # Of 20 keys and values each, of 3 and 12 channels.
+        ("pooled places", 80 * 20 * (3 + 12)),
+        # Two heads of 6 channels by 6, of all places, there and back.
+        ("channels", 2 * 2 * 6 * 6 * 80),
+        ("heads", 2 * 3 * 80 * 80 * 4),
+    ],
+)
+def test_products_of_attention_count_among_the_multiply_adds(name: str, products: int) -> None:
+    graph = capture(_Own(_WHAT[name]).eval(), 32, 40)
+    made = [node for node in graph.nodes if node.op.kind == "matmul"]
+    for published in (False, True):
+        each = sum(node_macs(graph, node, published=published) for node in made)
+        convolutions = sum(
+            node_macs(graph, node, published=published)
+            for node in graph.nodes
+            if isinstance(node.op, ops.Conv2d | ops.ConvTranspose2d)
+        )
+        assert each == products
+        assert graph_macs(graph, published=published) == convolutions + products
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,8 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "native shuffle": lambda _, x: F.relu(nn.ChannelShuffle(4)(x)),
     "reversed": lambda _, x: x[:, [2, 1, 0, 3, 4, 5, 7, 6]] + x.flip(1),
     "picked": lambda _, x: x[:, torch.tensor([5, 5, 0])] + x[:, 1:7:2],
+    "narrowed": lambda _, x: torch.cat([x.narrow(1, 3, 5), *x.tensor_split(3, 1)[:1]], 1),
+    "selected": lambda _, x: x.index_select(1, torch.tensor([7, 0, 1, 2, 3])),
     "pooled": lambda n, x: x * torch.sigmoid(n.norm(x.flatten(2).mean(2))).view(1, 8, 1, 1),
     "repeated": lambda _, x: x.repeat_interleave(2, 2).repeat_interleave(2, 3),
     "shuffled pixels": lambda _, x: F.pixel_shuffle(F.relu(x), 2),
@@ -187,8 +189,6 @@ def _written_through(_: _Own, x: Tensor) -> Tensor:
     ("what", "reason"),
     [
         (lambda n, x: n.depthwise(x.transpose(2, 3)), "in an order that no picture has"),
-        (lambda n, x: n.depthwise(x.flip(3)), "in an order that no picture has"),
-        (lambda n, x: n.depthwise(x.roll(1, 2)), "in an order that no picture has"),
         (lambda _, x: x + x.transpose(2, 3), "in unlike orders"),
         (lambda n, x: x.permute(0, 2, 3, 1) * n.gamma + x, "in unlike orders"),
         (lambda _, x: F.layer_norm(x.reshape(1, 16, 32), (32,)).view_as(x), "no whole axes"),

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 QMIN, QMAX = -128, 127
-MARGIN, RESNET_MARGIN = 1.5, 1.7
+MARGIN, RESNET_MARGIN = 1.5, 1.8
 """By how much a range is wider than the best one for what was seen, where convolutions round."""
 
 FULL_UNET_MARGIN, FULL_RESNET_MARGIN = 1.1, 1.45

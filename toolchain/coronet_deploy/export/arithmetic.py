@@ -1,4 +1,4 @@
-"""Operators on numbers, one by one, that norms written by hand are made of (see `operators`)."""
+"""Operators on numbers, one by one, of norms and curves written by hand (see `operators`)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ class Sqrt(Elementwise):
     """The square root of x."""
 
     kind: ClassVar[str] = "sqrt"
+
+
+@dataclass(frozen=True)
+class Exp(Elementwise):
+    """e to the power of x."""
+
+    kind: ClassVar[str] = "exp"
+
+
+@dataclass(frozen=True)
+class Log(Elementwise):
+    """The natural logarithm of x."""
+
+    kind: ClassVar[str] = "log"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from coronet_deploy.export import composed, means, parts, pooled, resized, sums, transposed
+from coronet_deploy.export import composed, curves, means, parts, pooled, resized, sums, transposed
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Sqrt
+from coronet_deploy.export.arithmetic import Exp, Log, Sqrt
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
 
@@ -153,6 +153,8 @@ def _pad(
         return t.builder.emit(ops.ReflectPad(padding), t.value(x))
     if mode == "replicate":
         return composed.replicated(t.builder, t.value(x), padding)
+    if mode == "circular":
+        return composed.continued(t.builder, t.value(x), padding)
     if mode != "constant" or value:
         raise Refused(f"padding mode {mode!r} with value {value} is not supported")
     return t.builder.emit(ops.ZeroPad(padding), t.value(x))
@@ -243,7 +245,14 @@ FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.hardsigmoid": composed.hardsigmoid,
     "aten.hardswish": composed.hardswish,
     "aten.square": composed.square,
-    "aten.pow": composed.power,
+    "aten.pow": curves.power,
+    "aten.exp": _unary(Exp()),
+    "aten.log": _unary(Log()),
+    "aten.log1p": curves.log1p,
+    "aten.expm1": curves.expm1,
+    "aten.softplus": curves.softplus,
+    "aten.log_sigmoid": curves.log_sigmoid,
+    "aten.lerp": sums.lerp,
     "aten.add": sums.binary(ops.Add()),
     "aten.sub": sums.binary(ops.Sub()),
     "aten.rsub": sums.rsub,
@@ -286,6 +295,8 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.sum": means.total,
     "aten.var": means.variance,
     "aten.std": means.deviation,
+    "aten.var_mean": means.variance_and_mean,
+    "aten.std_mean": means.deviation_and_mean,
     "aten.linalg_vector_norm": means.vector_norm,
     "aten.norm": means.vector_norm,
     "aten.amax": pooled.amax,

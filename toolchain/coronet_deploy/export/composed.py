@@ -117,13 +117,6 @@ def square(t: Translation, *, self: fx.Node) -> str:
     return t.builder.emit(ops.Mul(), x, x)
 
 
-def power(t: Translation, *, self: Any, exponent: Any) -> str:  # noqa: ANN401 - a number or a tensor
-    """Return the square, which is what networks take."""
-    if exponent != 2:  # noqa: PLR2004 - a square
-        raise Refused(f"to the power of {exponent}; only of 2")
-    return square(t, self=self)
-
-
 def silu(t: Translation, *, self: fx.Node) -> str:
     """Swish: x * sigmoid(x)."""
     x = t.value(self)
@@ -178,10 +171,26 @@ def replicated(to: Builder, x: str, padding: Padding) -> str:
     return x
 
 
+def continued(to: Builder, x: str, padding: Padding) -> str:
+    """Return `x` as part of a plane tiled with it, a border of which comes from the other side."""
+    ends = (padding.top, padding.bottom), (padding.left, padding.right)
+    for axis, (before, after) in enumerate(ends, start=1):
+        whole = to.shapes[x][axis]
+        tail = [lines(to, x, axis, whole - before, before)] if before else []
+        head = [lines(to, x, axis, 0, after)] if after else []
+        x = to.concat([*tail, x, *head], axis)
+    return x
+
+
 def line(to: Builder, x: str, axis: int, index: int) -> str:
     """Return one line of `x` across `axis`, the `index`-th."""
+    return lines(to, x, axis, index, 1)
+
+
+def lines(to: Builder, x: str, axis: int, first: int, count: int) -> str:
+    """Return lines of `x` across `axis`, from `first` on."""
     begin, size = [0, 0, 0, 0], list(to.shapes[x])
-    begin[axis], size[axis] = index, 1
+    begin[axis], size[axis] = first, count
     return to.emit(ops.Slice(tuple(begin), tuple(size)), x)
 
 

@@ -9,10 +9,14 @@ import math
 
 from coronet_deploy.export.graph import Graph, Node
 from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, DepthwiseConv2d
+from coronet_deploy.export.products import MatMul
 
 
 def node_macs(graph: Graph, node: Node, *, published: bool = False) -> int:
-    """Return the multiply-adds of one node: those of convolutions, else 0."""
+    """Return the multiply-adds of one node: those of convolutions and of matrices, else 0."""
+    if isinstance(node.op, MatMul):
+        _, _, rows, inner = graph.shapes[node.inputs[0]]
+        return rows * inner * graph.shapes[node.output][3]
     if not isinstance(node.op, Conv2d | ConvTranspose2d | DepthwiseConv2d):
         return 0
     weight, output = graph.shapes[node.inputs[1]], graph.shapes[node.output]

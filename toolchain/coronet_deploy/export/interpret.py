@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Div, Exp, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.pooling import MaxPool2d
@@ -192,6 +192,8 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     Turn: lambda _, x: x.transpose(2, 3).contiguous(),
     Softmax: lambda _, x: torch.softmax(x, 3),
     Sqrt: lambda _, x: torch.sqrt(x),
+    Exp: lambda _, x: torch.exp(x),
+    Log: lambda _, x: torch.log(x),
     Div: lambda _, a, b: a / b,
     Maximum: lambda _, a, b: torch.maximum(a, b),
     ops.Minimum: lambda _, a, b: torch.minimum(a, b),

@@ -57,6 +57,17 @@ def deviation(t: Translation, **arguments: Any) -> str:  # noqa: ANN401 - as for
     return t.builder.emit(Sqrt(), variance(t, **arguments))
 
 
+def variance_and_mean(t: Translation, **arguments: Any) -> list[str]:  # noqa: ANN401 - as for the variance
+    """Return both."""
+    return [variance(t, **arguments), mean(t, self=arguments["self"], dim=arguments.get("dim"))]
+
+
+def deviation_and_mean(t: Translation, **arguments: Any) -> list[str]:  # noqa: ANN401 - as for the variance
+    """Return both."""
+    squared, middle = variance_and_mean(t, **arguments)
+    return [t.builder.emit(Sqrt(), squared), middle]
+
+
 def vector_norm(
     t: Translation,
     *,

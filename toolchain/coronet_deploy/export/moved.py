@@ -32,7 +32,8 @@ MOVES = frozenset(
         *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "mT"),
         *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view"),
         *("slice", "select", "unbind", "chunk", "split", "split_with_sizes", "index"),
-        *("flip", "roll", "channel_shuffle", "repeat_interleave", "repeat", "tile"),
+        *("narrow", "index_select", "tensor_split", "flip", "fliplr", "flipud", "rot90", "roll"),
+        *("channel_shuffle", "repeat_interleave", "repeat", "tile"),
         *("pixel_shuffle", "pixel_unshuffle"),
     )
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Div, Exp, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Operator, Padding, Shape
 from coronet_deploy.export.pooling import MaxPool2d
@@ -259,6 +259,8 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     Turn: _turn,
     Softmax: _softmax,
     Sqrt: _plain("Sqrt"),
+    Exp: _plain("Exp"),
+    Log: _plain("Log"),
     Div: _plain("Div"),
     Maximum: _plain("Max"),
     ops.Minimum: _plain("Min"),

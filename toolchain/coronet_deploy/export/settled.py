@@ -10,18 +10,20 @@ import torch
 from torch import Tensor
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.composed import enlarged
+from coronet_deploy.export.composed import enlarged, lines
 from coronet_deploy.export.graph import Builder
 from coronet_deploy.export.translation import Moved
 
 _RANK = 4
 _FEW_RUNS = 5  # of channels that are slices rather than a convolution
+_MOST_PARTS = 16  # that change places at once
 
 
 def settled(to: Builder, value: str, index: Tensor) -> str | Moved:
     """Return the value that has the numbers of `value` at `index`, in torch's shape, if one has.
 
-    It may pick, repeat and shuffle channels, leave out lines, and take squares apart or together.
+    It may pick, repeat and shuffle channels, leave out, roll and mirror lines, and take squares
+    apart or together.
     """
     n, height, width, channels = to.shapes[value]
     shape = tuple(index.shape)
@@ -37,7 +39,11 @@ def settled(to: Builder, value: str, index: Tensor) -> str | Moved:
     if as_it_lies and len(shape) == _RANK and shape[:2] == (n, channels):
         return to.emit(ops.Reshape((n, *shape[2:], channels)), value)
     if len(shape) == _RANK and shape[0] == 1:
-        found = _together(to, value, index[0]) or picked(to, value, index[0])
+        found = (
+            _together(to, value, index[0])
+            or picked(to, value, index[0])
+            or _in_other_lines(to, value, index[0])
+        )
         if found is not None:
             return found
     return Moved(value, index)
@@ -98,6 +104,81 @@ def picked(to: Builder, value: str, index: Tensor) -> str | None:
         kernel[np.arange(outputs), places[0], places[1], places[2]] = 1
         op = ops.Conv2d(step)
     return to.emit(op, value, to.constant(kernel, "picks"))
+
+
+def _in_other_lines(to: Builder, value: str, index: Tensor) -> str | None:
+    """Return the lines and columns of `value` in another order, if `index` (C, H, W) has them so.
+
+    An order is a few runs of neighbours, each upwards or downwards.
+    """
+    _, height, width, _ = to.shapes[value]
+    source, within = index // (height * width), index % (height * width)
+    order = source[:, 0, 0], within[0, :, 0] // width, within[0, 0, :] % width
+    whole = order[0][:, None, None] * height * width + order[1][:, None] * width + order[2]
+    if not torch.equal(index, whole):
+        return None
+    planned = [(axis, _runs(order[axis].tolist())) for axis in (1, 2)]
+    for _, runs in planned:
+        parts = sum(_mirroring(len(run)) for run in runs if run[-1] < run[0])
+        if len(runs) > _FEW_RUNS or parts > _MOST_PARTS:
+            return None
+    for axis, runs in planned:
+        if runs != [list(range(to.shapes[value][axis]))]:
+            value = to.concat([_run(to, value, axis, run) for run in runs], axis)
+    return reordered(to, value, order[0].tolist())
+
+
+def _runs(order: list[int]) -> list[list[int]]:
+    """Return `order` cut where the step from one to the next is another than the one before."""
+    runs: list[list[int]] = []
+    for place in order:
+        last = runs[-1] if runs else []
+        step = place - last[-1] if last else 0
+        if abs(step) == 1 and (len(last) == 1 or step == last[1] - last[0]):
+            last.append(place)
+        else:
+            runs.append([place])
+    return runs
+
+
+def _run(to: Builder, value: str, axis: int, run: list[int]) -> str:
+    """Return neighbouring lines of `value` across `axis`, upwards or downwards."""
+    if len(run) != to.shapes[value][axis]:
+        value = lines(to, value, axis, min(run), len(run))
+    return mirrored(to, value, axis) if run[-1] < run[0] else value
+
+
+def mirrored(to: Builder, value: str, axis: int) -> str:
+    """Return `value` with its lines across `axis`, 1 or 2, in reverse.
+
+    No runtime's fast path reverses; parts of a whole change places, then parts of those.
+    """
+    n, height, width, channels = shape = to.shapes[value]
+    left, across = shape[axis], (width if axis == 1 else 1) * channels
+    done = 1 if axis == 1 else height
+    for count in _factors(left):
+        left //= count
+        value = to.emit(ops.Reshape((n, done, count * left, across)), value)
+        parts = [lines(to, value, 2, place * left, left) for place in reversed(range(count))]
+        value = to.concat(parts, 2)
+        done *= count
+    return to.emit(ops.Reshape(shape), value)
+
+
+def _mirroring(count: int) -> int:
+    """Return into how many parts at most a step of mirroring so many lines goes."""
+    return max(_factors(count), default=1)
+
+
+def _factors(number: int) -> list[int]:
+    """Return numbers whose product `number` is, 4 where it can be and primes."""
+    found, factor = [], 4
+    while number > 1:
+        while number % factor == 0:
+            found.append(factor)
+            number //= factor
+        factor = {4: 2, 2: 3}.get(factor, factor + 2)
+    return found
 
 
 def reordered(to: Builder, value: str, order: list[int]) -> str:

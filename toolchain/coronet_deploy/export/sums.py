@@ -70,6 +70,12 @@ def div(
     return _combined(t, ops.Mul(), self, t.plane((1 / divisor).astype(np.float32)))
 
 
+def lerp(t: Translation, *, self: Any, end: Any, weight: Any) -> str:  # noqa: ANN401
+    """X + weight * (end - x)."""
+    way = _combined(t, ops.Sub(), end, self)
+    return _combined(t, ops.Add(), self, _combined(t, ops.Mul(), way, weight))
+
+
 def reciprocal(t: Translation, *, self: fx.Node) -> str:
     """1 / x."""
     return _quotient(t, t.builder.constant([1.0]), t.value(self))

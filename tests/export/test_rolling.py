@@ -1,0 +1,98 @@
+"""Pictures that go on at the other side: borders of tiles, rolled and mirrored lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coronet_deploy.errors import ConversionFailed
+from coronet_deploy.export.calibrate import Pictures
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.passes import lower
+from coronet_deploy.vocabulary import DType, Runtime
+from lowering import artifacts, difference, draw_built, run_torch, smooth_picture
+
+pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
+
+_LEAST_DB = {
+    DType.FP32: 110,
+    DType.FP16: 60,
+    DType.INT8: 40,
+    DType.INT8_FULL: 34,
+    DType.INT16X8: 45,
+    DType.A16W8: 45,
+}
+_INTEGER = {DType.INT8_FULL, DType.INT16X8, DType.A16W8}
+
+
+class _Own(nn.Module):
+    """Does `what` to eight channels of half the picture's size."""
+
+    def __init__(self, what: Callable[[_Own, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, 2, 1, padding_mode="circular")
+        self.inner = nn.Conv2d(8, 8, (3, 5), padding=(1, 2), padding_mode="circular")
+        self.last = nn.LazyConvTranspose2d(3, 4, 2, 1)
+        self.what = what
+        self.eval()(torch.zeros(1, 3, 24, 28))
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn: Tensor = self.last(self.what(self, self.first(x)))
+        return drawn.tanh()
+
+
+def _shifted_and_back(n: _Own, x: Tensor) -> Tensor:
+    y = torch.relu(n.inner(torch.roll(x, (-3, -2), (2, 3))))
+    return x + torch.roll(y, (3, 2), (2, 3))
+
+
+def _mirror_images(n: _Own, x: Tensor) -> Tensor:
+    turned: Tensor = n.inner(x.flip(3)).flip(3) + n.inner(x.flip(2)).flip(2)
+    return torch.relu(n.inner(x) + turned)
+
+
+_WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
+    "tiled": lambda n, x: x + torch.relu(n.inner(x)),
+    "around": lambda _, x: F.pad(x, (3, 0, 1, 2), mode="circular"),
+    "all around": lambda _, x: F.pad(x, (x.shape[3], x.shape[3], 0, 0), mode="circular"),
+    "shifted and back": _shifted_and_back,
+    "rolled beyond": lambda n, x: n.inner(x.roll(5, 3).roll(-99, 2)),
+    "mirror images": _mirror_images,
+    "both ways": lambda n, x: n.inner(torch.rot90(x, 2, (2, 3))).flip(1),
+    "up and aside": lambda n, x: n.inner(x.flipud().fliplr().roll(3, 2)),
+    "there and back": lambda n, x: x.flip(3).relu().flip(3) + n.inner(x),
+}
+
+
+@pytest.mark.parametrize("name", _WHAT)
+def test_the_graph_draws_what_the_network_draws(name: str) -> None:
+    network = _Own(_WHAT[name]).eval()
+    for height, width in ((24, 28), (32, 32), (30, 26)):
+        picture = smooth_picture(height, width)
+        graph = capture(network, height, width)
+        assert np.abs(interpret(graph, picture) - run_torch(network, picture)).max() < 3e-6
+        for runtime in Runtime:
+            assert difference(graph, lower(graph, runtime)[0]) < 3e-6
+
+
+@pytest.mark.parametrize("name", ["tiled", "shifted and back", "mirror images"])
+@pytest.mark.parametrize(("runtime", "dtype"), artifacts(_LEAST_DB))
+def test_what_goes_on_at_the_other_side_is_one_part_in_every_number_type(
+    runtime: Runtime, dtype: DType, name: str, odd_pictures: Pictures, tmp_path: Path
+) -> None:
+    network = _Own(_WHAT[name]).eval()
+    least, whole = draw_built(network, runtime, dtype, odd_pictures, tmp_path)
+    assert least >= _LEAST_DB[dtype]
+    assert whole or dtype in _INTEGER
+
+
+def test_lines_of_a_prime_that_is_too_large_are_not_mirrored() -> None:
+    with pytest.raises(ConversionFailed, match="in an order that no picture has"):
+        capture(_Own(lambda n, x: n.inner(x.flip(3))), 24, 58)
