@@ -13,6 +13,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def search(
     if trial.keeps(chosen, budget):
         return frozenset(chosen)
     progress(f"int8 sensitivity of {len(layers)} layers")
-    alone = trial.alone()
+    alone = trial.alone
     order = sorted(layers, key=lambda layer: alone[layer.name] / layer.macs)
     # As many as single errors allow, if they simply add up; they add up to less or more.
     hoped = most(len(order), lambda n: sum(alone[x.name] for x in order[:n]) <= budget)
@@ -148,6 +149,7 @@ class Trial:
     def within(self, ranges: Ranges) -> Trial:
         """Return the same with other ranges; what the float graph draws is drawn once."""
         other = copy.copy(self)
+        other.__dict__.pop("alone", None)
         other.ranges = ranges
         return other
 
@@ -167,8 +169,9 @@ class Trial:
             for output, reference in zip(outputs, self._references, strict=True)
         )
 
+    @cached_property
     def alone(self) -> dict[str, float]:
-        """Return the mean square error of each layer alone in int8, on the first picture.
+        """The mean square error of each layer alone in int8, on the first picture.
 
         One walk through the graph forks at each layer, so that only what is behind it is
         computed anew.

@@ -72,6 +72,7 @@ class Study:
     _surveys: dict[tuple[float, float | None], Survey] = field(
         default_factory=dict, init=False, repr=False
     )
+    _trials: dict[float | None, Trial] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def shown(self) -> Pictures:
@@ -110,11 +111,13 @@ class Study:
         """
         asked = budget_db, margin
         if asked not in self._surveys:
-            self._surveys[asked] = self._look(self._trial, *asked, progress)
+            if margin not in self._trials:
+                self._trials[margin] = self._within(self._trial, margin)
+            self._surveys[asked] = _look(self._trials[margin], budget_db, progress)
         exact = with_exact_pixels(lowered)
         if (carried := self._surveys[asked].carried_to(exact)) is not None:
             return carried
-        return self._look(self._trial_of(exact), *asked, progress)
+        return _look(self._within(self._trial_of(exact), margin), budget_db, progress)
 
     @cached_property
     def _trial(self) -> Trial:
@@ -124,19 +127,12 @@ class Study:
     def _trial_of(self, graph: Graph) -> Trial:
         return Trial(graph, self.shown, None, output_range(self.graph))
 
-    def _look(
-        self, trial: Trial, budget_db: float, margin: float | None, progress: Callable[[str], None]
-    ) -> Survey:
-        layers = trial.layers
+    def _within(self, trial: Trial, margin: float | None) -> Trial:
+        """Return `trial` with ranges as `survey` takes them."""
         if margin is None:
             trial.require_finite()
-            ranges = None
-        else:
-            ranges = self._measured(trial.graph, layers, margin)
-        trial = trial.within(ranges)
-        chosen = search(trial, budget_db, progress)
-        packed = packed_layers(trial, chosen, budget_db) if chosen else chosen
-        return Survey(layers, ranges, chosen, packed)
+            return trial.within(None)
+        return trial.within(self._measured(trial.graph, trial.layers, margin))
 
     def _measured(
         self, graph: Graph, layers: Iterable[Layer], margin: float
@@ -144,3 +140,9 @@ class Study:
         values = [name for layer in layers for name in (layer.source, layer.name)]
         ranges = measure(graph, values, self.shown, margin=margin)
         return ranges | dict.fromkeys(moved_from(graph, BRIGHTER).intersection(values), PIXELS)
+
+
+def _look(trial: Trial, budget_db: float, progress: Callable[[str], None]) -> Survey:
+    chosen = search(trial, budget_db, progress)
+    packed = packed_layers(trial, chosen, budget_db) if chosen else chosen
+    return Survey(trial.layers, trial.ranges, chosen, packed)
