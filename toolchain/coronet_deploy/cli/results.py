@@ -298,7 +298,7 @@ def _prune(args: argparse.Namespace) -> int:
 
 def _recover(args: argparse.Namespace) -> int:
     from coronet_deploy.results.files import write_run
-    from coronet_deploy.results.journal import goes_on, read_journal
+    from coronet_deploy.results.journal import goes_on, going_on, read_journal
     from coronet_deploy.storage import existing_file
 
     # In this order: what a bench adds behind what was read would go with the journal.
@@ -314,7 +314,8 @@ def _recover(args: argparse.Namespace) -> int:
         print(json.dumps({"run": found.id, "run_file": str(path), "launches": len(found.launches)}))
     else:
         are = "launch is" if len(found.launches) == 1 else "launches are"
-        print(f"{len(found.launches)} {are} in {path}")
+        held = f"{len(found.launches)} {are} in {path}"
+        print("; ".join(filter(None, (held, going_on(found, path)))))
     return 0
 
 
