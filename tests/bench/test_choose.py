@@ -130,6 +130,18 @@ def test_a_serial_that_is_not_attached_is_told_as_one() -> None:
         choose("10.0.0.7:5555", attached(R5CT30="device"))
 
 
+def test_a_phone_by_its_address_that_is_not_there_is_to_be_connected() -> None:
+    address = "10.0.0.9:5555"
+    told = rf"--serial {address}: no such phone.*\(adb connect {address}\)$"
+    for others in (attached(), attached(R5CT30="device"), attached(R5CT30="unauthorized")):
+        for name in ("any", "sm8550", address):
+            with pytest.raises(EnvironmentProblem, match=told):
+                choose(name, others, serial=address)
+    # There, and another chipset: what is attached is told.
+    with pytest.raises(EnvironmentProblem, match=r"--device .* takes that phone"):
+        choose("mt6989", attached(N="device"), serial="10.0.0.7:5555")
+
+
 def test_a_phone_that_goes_away_while_asked_is_listed_as_such() -> None:
     (one,) = candidates([Attached("GONE", "device")], properties_of=properties_of)
     assert str(one) == "GONE (not answering)"

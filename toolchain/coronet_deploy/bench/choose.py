@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coronet_deploy.bench.adb import AdbError, Device, DeviceTooOld, list_devices
-from coronet_deploy.bench.attached import DEVICE, SILENT, TOO_OLD, Attached
+from coronet_deploy.bench.attached import DEVICE, SILENT, TOO_OLD, Attached, is_address
 from coronet_deploy.bench.identity import own_serial
 from coronet_deploy.bench.process import Limit
 from coronet_deploy.bench.together import ask_all
@@ -115,8 +115,11 @@ def choose(
     asked = " ".join([f"--device {name}", *([f"--serial {serial}"] if serial else [])])
     if not fitting:
         waiting = [one for one in attached if one.attached.state != DEVICE]
-        unready = next((one.attached.advice for one in waiting), None)
-        hint = unready if waiting and len(waiting) == len(attached) else _other(attached)
+        hint: str | None = _other(attached)
+        if serial and is_address(serial) and not _called(serial, attached):
+            hint = f"adb connect {serial}"
+        elif waiting and len(waiting) == len(attached):
+            hint = waiting[0].attached.advice
         raise EnvironmentProblem(
             f"{asked}: no such phone is attached; {_listed(attached)}", hint=hint
         )
@@ -171,7 +174,7 @@ def _chipset(
     try:
         return find_profile(name, profiles)
     except BadInput as unknown:
-        if ":" in name:  # as no chipset is called: the address of a phone on the network
+        if is_address(name):  # as no chipset is called
             raise EnvironmentProblem(
                 f"--device {name}: no such phone is attached; {_listed(attached)}",
                 hint=f"adb connect {name}",
