@@ -54,7 +54,8 @@ def test_output_goes_to_the_file_and_not_to_stdout(
 @pytest.mark.parametrize(
     ("name", "form"),
     [("page.HTML", "html"), ("a.md", "markdown"), ("a.csv", "csv"), ("a.json", "json"),
-     ("a.tex", "latex"), ("a.txt", "terminal"), ("a", "terminal")],
+     ("a.tex", "latex"), ("a.txt", "terminal"), ("a.LOG", "terminal"), ("a", "terminal"),
+     ("a.markdown", "markdown")],
 )  # fmt: skip
 def test_an_output_has_the_format_that_its_name_ends_in(
     name: str, form: str, make_run: MakeRun, tmp_path: Path
@@ -63,6 +64,19 @@ def test_an_output_has_the_format_that_its_name_ends_in(
     for output, flags in ((name, []), ("told", ["--format", form])):
         assert main(["report", path, "--output", str(tmp_path / output), *flags]) == 0
     assert (tmp_path / name).read_bytes() == (tmp_path / "told").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a.docx", "a.png", "table.v2"])
+def test_an_output_that_no_format_is_called_as_is_refused(
+    name: str, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["report", str(write_run(make_run(), tmp_path)), "--output", str(tmp_path / name)]
+    assert main(line) == 2
+    told = capsys.readouterr().err
+    assert f"no report is written as {Path(name).suffix} (its name may end in .html, .htm," in told
+    assert not (tmp_path / name).exists()
+    assert main([*line, "--format", "csv"]) == 0
+    assert (tmp_path / name).read_text().startswith("artifact,device,")
 
 
 def test_a_folder_of_runs_says_how_its_files_are_given(
