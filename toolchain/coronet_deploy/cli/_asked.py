@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from coronet_deploy.cli._shared import known_names
 from coronet_deploy.errors import BadInput
 
 RUNTIMES = ("onnx", "tflite")
@@ -16,19 +17,12 @@ _SCHEMES = ("int8-full", "int16x8", "a16w8", "int8-dynamic", "int8-weights")
 
 def runtime_names(text: str) -> list[str]:
     """Return the runtimes of "NAME,NAME"."""
-    return _names(text, (*RUNTIMES, "all"))
+    return known_names(text, (*RUNTIMES, "all"))
 
 
 def dtype_names(text: str) -> list[str]:
     """Return the number types of "NAME,NAME"."""
-    return _names(text, (*DTYPES, *_SCHEMES, "all"))
-
-
-def _names(text: str, known: Sequence[str]) -> list[str]:
-    names = text.split(",")
-    if unknown := [name for name in names if name not in known]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
-    return names
+    return known_names(text, (*DTYPES, *_SCHEMES, "all"))
 
 
 def requests_of(args: argparse.Namespace) -> list[argparse.Namespace]:

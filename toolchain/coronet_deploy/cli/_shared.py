@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,14 @@ def files_of(artifacts: Sequence[Path]) -> list[Path]:
         for one in artifacts
         for path in (files_in(one, ARTIFACTS) if is_folder(one, "artifact") else [one])
     ]
+
+
+def known_names(text: str, known: Sequence[str]) -> list[str]:
+    """Return the names of "NAME,NAME", which are all of those that are `known`."""
+    names = text.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+    return names
 
 
 @contextlib.contextmanager

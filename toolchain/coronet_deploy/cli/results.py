@@ -6,11 +6,13 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from coronet_deploy.cli._shared import known_names
 from coronet_deploy.cli.bench import duration, positive
 from coronet_deploy.errors import BadInput, missing_package
 from coronet_deploy.vocabulary import DType, Runtime
@@ -86,19 +88,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_filters(command: argparse.ArgumentParser) -> None:
-    for flag, names, what in (
-        ("--model", None, "of this model"),
-        ("--artifact", None, "of this artifact"),
-        ("--runtime", Runtime, "of this runtime"),
-        ("--dtype", DType, "in this type of numbers"),
-        ("--device", None, "measured on this device"),
-        ("--backend", None, "measured on this back end"),
-    ):
-        # A misspelt one of a known set would find nothing, and say so as if nothing were there.
-        choices = [one.value for one in names] if names else None
-        told = f": {', '.join(choices)}" if choices else ""
-        command.add_argument(flag, choices=choices, metavar="NAME", help=f"rows {what}{told}")
-    command.add_argument("--threads", type=positive, metavar="N", help="rows with N threads")
+    group = command.add_argument_group(
+        "which rows", "of a flag that is given again, or takes several by commas, any will do"
+    )
+
+    def add(flag: str, told: str, parse: Callable[[str], list[Any]], metavar: str) -> None:
+        group.add_argument(
+            flag, type=parse, action="extend", default=[], metavar=metavar, help=f"rows {told}"
+        )
+
+    add("--model", "of this model", _name, "NAME")
+    add("--artifact", "of this artifact", _name, "NAME")
+    # A misspelt one of a known set would find nothing, and say so as if nothing were there.
+    add("--runtime", f"of this runtime: {', '.join(Runtime)}", _of(Runtime), "NAME[,...]")
+    add("--dtype", f"in this type of numbers: {', '.join(DType)}", _of(DType), "NAME[,...]")
+    add("--device", "measured on this device", _names, "NAME[,...]")
+    add("--backend", "measured on this back end", _names, "NAME[,...]")
+    add("--threads", "with N threads", _numbers, "N[,...]")
     command.add_argument("--since", type=_date, metavar="DATE", help="made then or later")
     command.add_argument("--before", type=_date, metavar="DATE", help="made before then")
     command.add_argument(
@@ -322,6 +328,23 @@ def _recover(args: argparse.Namespace) -> int:
 def _number_of(number: int, what: str) -> str:
     """Return "1 run" or "2 runs"."""
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _name(text: str) -> list[str]:
+    """Take a name that may have commas of its own."""
+    return [text]
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(text: str) -> list[int]:
+    return [positive(part) for part in text.split(",")]
+
+
+def _of(known: type[StrEnum]) -> Callable[[str], list[str]]:
+    return lambda text: known_names(text, list(known))
 
 
 def _date(text: str) -> str:
