@@ -10,9 +10,9 @@ from pathlib import Path
 
 from coronet_deploy.errors import BadInput
 from coronet_deploy.images import (
-    SUFFIXES,
     Pixels,
     at_size,
+    is_named_so,
     list_pictures,
     matched_pictures,
     open_pair,
@@ -154,7 +154,7 @@ def _below(folder: Path) -> str | None:
 
 def _has_pictures(folder: Path) -> bool:
     with readable(f"folder {folder}"):
-        return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+        return any(map(is_named_so, folder.iterdir()))
 
 
 def _some_of(folder: Path, count: int | None) -> tuple[Path, ...]:
