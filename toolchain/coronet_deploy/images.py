@@ -262,6 +262,17 @@ def is_named_so(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES | _STRANGE and not path.name.startswith(".")
 
 
+def has_pictures(folder: Path) -> bool:
+    """Tell of a folder whether a picture by its name is directly in it.
+
+    Raises:
+        BadInput: it cannot be read.
+
+    """
+    with readable(f"folder {folder}"):
+        return any(map(is_named_so, folder.iterdir()))
+
+
 def _is_strange(path: Path) -> bool:
     """Tell of a picture whether it is of a kind that is not read."""
     if path.suffix.lower() in _STRANGE:

@@ -27,6 +27,7 @@ from coronet_deploy.images import (
     Pixels,
     at_size,
     from_pixels,
+    has_pictures,
     list_pictures,
     matched_pictures,
     open_pair,
@@ -226,8 +227,7 @@ def open_training(
         BadInput: a folder is missing or empty, a picture cannot be read, pairs do not match.
 
     """
-    if not data.is_dir():
-        raise BadInput(f"{data} is not a folder of pictures")
+    _require_layout(data, paired=paired)
     if paired and not (data / "trainA").is_dir():
         held = data / "val" if (data / "val").is_dir() else data / "test"
         return (
@@ -240,6 +240,29 @@ def open_training(
         make(data / "trainA", data / "trainB", direction, load, told),
         make(data / "testA", data / "testB", direction, crop, told) if held_out else None,
     )
+
+
+def _require_layout(data: Path, *, paired: bool) -> None:
+    """Let a folder through that is laid out as wanted; of another layout it is said which."""
+    if not data.is_dir():
+        raise BadInput(f"{data} is not a folder of pictures")
+    has_pairs = (data / "train").is_dir()
+    missing = [name for name in ("trainA", "trainB") if not (data / name).is_dir()]
+    if not missing or (paired and has_pairs):
+        return
+    if has_pairs:
+        hint = (
+            "its train is for Pix2Pix, which takes pairs side by side: CycleGAN takes pictures of "
+            "the one kind in trainA and of the other in trainB"
+        )
+    elif has_pictures(data):
+        hint = "it holds pictures itself: --data takes the folder that such folders are in"
+    elif paired:
+        hint = "pairs side by side go into train, or A into trainA and B, by the same names, trainB"
+    else:
+        hint = "pictures of the one kind go into trainA, and of the other into trainB"
+    lacking = " and no ".join(["train", *missing] if paired else missing)
+    raise BadInput(f"{data} has no {lacking}", hint=hint)
 
 
 def some(pictures: Pictures, most: int = 6) -> tuple[Tensor, Tensor]:
