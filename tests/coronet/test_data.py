@@ -266,30 +266,6 @@ def test_pictures_of_kinds_that_are_not_read_are_not_passed_over(suffix: str, pi
     assert bad.name in open_training(piles, Direction.A_TO_B, SIDE, 8, paired=False)[0].names
 
 
-PAIRS_SIDE_BY_SIDE = "has no trainA and no trainB (its train is for Pix2Pix, which takes pairs side"
-
-
-@pytest.mark.parametrize(
-    ("folders", "paired", "told"),
-    [
-        (["train"], False, PAIRS_SIDE_BY_SIDE),
-        (["trainA"], False, "has no trainB (pictures of the one kind go into trainA, and of the"),
-        (["."], False, "has no trainA and no trainB (it holds pictures itself: --data takes the"),
-        (["."], True, "has no train and no trainA and no trainB (it holds pictures itself"),
-        (["tran"], True, "has no train and no trainA and no trainB (pairs side by side go into"),
-    ],
-)
-def test_a_folder_of_another_layout_is_told_the_one_that_is_wanted(
-    folders: list[str], paired: bool, told: str, tmp_path: Path
-) -> None:
-    for name in folders:
-        (tmp_path / name).mkdir(exist_ok=True)
-        Image.new("RGB", (2 * SIDE, SIDE)).save(tmp_path / name / "0.png")
-    with pytest.raises(BadInput) as caught:
-        open_training(tmp_path, Direction.A_TO_B, SIDE, 8, paired=paired)
-    assert str(caught.value).startswith(f"{tmp_path} {told}")
-
-
 def test_pictures_in_folders_of_folders_are_not_passed_over_in_silence(piles: Path) -> None:
     held = piles / "trainB" / "more"
     held.mkdir()

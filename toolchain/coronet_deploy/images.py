@@ -223,7 +223,7 @@ def list_pictures(folder: Path) -> list[Path]:
             "or move them away",
         )
     if not found:
-        deeper = _folder_with_pictures(folder)
+        deeper = folder_with_pictures(folder)
         hint = f"those in its folder {deeper} are not looked at: move them up" if deeper else None
         suffixes = ", ".join(sorted(SUFFIXES))
         raise BadInput(f"{folder} holds no picture", hint=hint or f"one of {suffixes}")
@@ -284,7 +284,7 @@ def _is_strange(path: Path) -> bool:
     return False
 
 
-def _folder_with_pictures(folder: Path) -> str | None:
+def folder_with_pictures(folder: Path) -> str | None:
     """Return the name of the first folder in `folder` that holds pictures, if one does."""
     for inner in sorted(folder.iterdir()):
         with contextlib.suppress(OSError):  # a file, or closed to us

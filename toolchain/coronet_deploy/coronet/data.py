@@ -26,6 +26,7 @@ from coronet_deploy.images import (
     Array,
     Pixels,
     at_size,
+    folder_with_pictures,
     from_pixels,
     has_pictures,
     list_pictures,
@@ -229,10 +230,10 @@ def open_training(
     """
     _require_layout(data, paired=paired)
     if paired and not (data / "trainA").is_dir():
-        held = data / "val" if (data / "val").is_dir() else data / "test"
+        held = _held_out(data)
         return (
             side_by_side(data / "train", direction, load, told),
-            side_by_side(held, direction, crop, told) if held.is_dir() else None,
+            side_by_side(held, direction, crop, told) if held else None,
         )
     make = matching if paired else unpaired
     held_out = (data / "testA").is_dir() and (data / "testB").is_dir()
@@ -263,6 +264,14 @@ def _require_layout(data: Path, *, paired: bool) -> None:
         hint = "pictures of the one kind go into trainA, and of the other into trainB"
     lacking = " and no ".join(["train", *missing] if paired else missing)
     raise BadInput(f"{data} has no {lacking}", hint=hint)
+
+
+def _held_out(data: Path) -> Path | None:
+    """Return the folder of the pairs for samples: val, or where it is missing or empty, test."""
+    val, test = (path if path.is_dir() else None for path in (data / "val", data / "test"))
+    if val is None or (test and not has_pictures(val) and not folder_with_pictures(val)):
+        return test
+    return val
 
 
 def some(pictures: Pictures, most: int = 6) -> tuple[Tensor, Tensor]:
