@@ -43,11 +43,11 @@ _CONTAINER = Path("/sys/fs/cgroup/memory.max")  # bytes that a container may use
 _SHARE_KEPT = 1 / 8  # of this machine's memory, at most: there are a training and a held-out set
 
 
-Told = Callable[[Path, int, int], None]
-"""Is given a picture that was looked at, and how many of how many of its folder that makes."""
+Told = Callable[[str, int, int], None]
+"""Is given what is worked through, such as "pictures in DIR", and how many of how many are done."""
 
 
-def untold(_path: Path, _done: int, _total: int) -> None:
+def untold(_what: str, _done: int, _total: int) -> None:
     """Tell nobody."""
 
 
@@ -99,7 +99,7 @@ class _Files:
                 room = max(budget // self._held[0].nbytes, 1)
             else:
                 require(path)
-            told(path, i + 1, len(paths))
+            told(f"pictures in {path.parent}", i + 1, len(paths))
 
     @property
     def names(self) -> list[str]:
