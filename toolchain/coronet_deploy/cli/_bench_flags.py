@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coronet_deploy.cli._phone_flags import add_phone_arguments
+from coronet_deploy.cli._shared import ARTIFACTS
 from coronet_deploy.errors import BadInput, EnvironmentProblem
 from coronet_deploy.storage import require_apart, require_file_name, require_utf8, try_writing
 
@@ -21,7 +22,7 @@ COUNT_MOST = 1_000_000
 SECONDS_MOST = 7 * 24 * 3600
 """A week; what the system's clocks and alarms take ends at 24 days."""
 
-_OF_MODELS = {".onnx", ".tflite", ".pt", ".pth", ".safetensors"}
+_OF_MODELS = {*ARTIFACTS, ".pt", ".pth", ".safetensors"}
 _OF_FILES = {*_OF_MODELS, ".json", ".html"}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from coronet_deploy.errors import BadInput, EnvironmentProblem, missing_package
 from coronet_deploy.storage import data_dir, existing_file, files_in, is_folder, readable
+from coronet_deploy.vocabulary import Runtime
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
     from coronet_deploy.export.subject import Subject
 
-ARTIFACTS = (".onnx", ".tflite")
+ARTIFACTS = tuple(one.suffix for one in Runtime)
 """What the names of artifacts end in."""
 
 _OWN = "export and verify take a generator of your own, as package.module:name"
