@@ -27,7 +27,7 @@ _OF_FILES = {*_OF_MODELS, ".json", ".html"}
 
 
 class _Noted(argparse.Action):
-    """Stores a value and that it was given, be it the default."""
+    """Stores a value and that it was given, be it the default; one of several adds to them."""
 
     def __call__(
         self,
@@ -36,9 +36,15 @@ class _Noted(argparse.Action):
         values: Any,  # noqa: ANN401 - whatever the argument's type makes
         option_string: str | None = None,
     ) -> None:
+        given = getattr(namespace, "given", ())
+        if self.dest in given and isinstance(values, tuple):  # "1,2" may be 1 and 2
+            values = (*getattr(namespace, self.dest), *values)
+            if len(set(values)) < len(values):
+                told = f"{','.join(map(str, values))} in all names one twice"
+                raise argparse.ArgumentError(self, told)
         setattr(namespace, self.dest, values)
         if option_string:
-            namespace.given = (*getattr(namespace, "given", ()), self.dest)
+            namespace.given = (*given, self.dest)
 
 
 def note_given(parser: argparse.ArgumentParser) -> None:
