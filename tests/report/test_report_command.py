@@ -115,6 +115,23 @@ def test_several_runs_stand_one_after_another(cli: Cli, make_run: MakeRun, tmp_p
         assert f"<h3>Run {name}</h3>" in page
 
 
+@pytest.mark.parametrize("layout", ["full", "paper"])
+def test_what_is_true_of_all_runs_is_said_once(
+    layout: str, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = {"r1": ["It rained."], "r2": ["It rained.", "It was busy."], "r3": []}
+    runs = [
+        write_run(make_run(id=name, conditions={"notes": own}), tmp_path)
+        for name, own in notes.items()
+    ]
+    line = ["report", *map(str, runs), "--layout", layout, "--json"]
+    assert main(line) == 0
+    said = json.loads(capsys.readouterr().out)["notes"]
+    assert sum("These are timings of this host" in one for one in said) == 1
+    assert said[-3].startswith("These are timings of this host")
+    assert said[-2:] == ["r1, r2: It rained.", "r2: It was busy."]
+
+
 @pytest.mark.parametrize(
     ("content", "arguments", "status", "told"),
     [

@@ -246,10 +246,16 @@ def _laid_out(form: str, layout: str, runs: list[Run], baseline: str | None, wid
 
     lines = [line for one in runs for line in lines_of(one, baseline)]
     grids, notes = grids_of(Layout(layout), lines), legend(Layout(layout), lines, baseline)
+    said: dict[str, dict[str, None]] = {}
     for one in runs:
         rows = summarize(one, baseline)
-        said = [*failures(rows), *caveats(one, rows)]
-        notes += [f"{one.id}: {text}" for text in said] if len(runs) > 1 else said
+        for text in (*failures(rows), *caveats(one, rows)):
+            said.setdefault(text, {})[one.id] = None
+    # What is true of all runs is said of none.
+    notes += [
+        text if len(told) == len(runs) else f"{', '.join(told)}: {text}"
+        for text, told in said.items()
+    ]
     if form == "csv":
         return grids_.grid_csv(grids[0])
     if form == "json":
