@@ -293,8 +293,9 @@ def _prune(args: argparse.Namespace) -> int:
     for one in done.runs:
         print(f"{one.id}  {printable(str(one.path))}")
     print(f"{_number_of(len(done.runs), 'run')} {would} of {store.name}")
-    if args.files and not args.dry_run:
-        print(f"{_number_of(len(done.deleted), 'run file')} deleted")
+    if args.files:
+        gone = "would be deleted" if args.dry_run else "deleted"
+        print(f"{_number_of(len(done.deleted), 'run file')} {gone}")
     elif done.runs:
         print("Their run files stay, and `rebuild` would bring them back; --files deletes them")
     for reason in done.spared:
