@@ -120,6 +120,12 @@ def test_a_misspelt_chipset_gets_the_nearest() -> None:
         choose("sm8551", attached(R5CT30="device"))
 
 
+@pytest.mark.parametrize("name", ["cpu", "GPU", "localhost"])
+def test_what_elsewhere_is_called_a_device_is_told_from_a_phone(name: str) -> None:
+    with pytest.raises(BadInput, match=rf"'{name}'.*\(this host is --device host; what of a phone"):
+        choose(name, attached(R5CT30="device"))
+
+
 def test_a_serial_that_is_not_attached_is_told_as_one() -> None:
     with pytest.raises(BadInput, match=r"no attached phone has that serial; attached: R5CT30 \("):
         choose("R5CT31", attached(R5CT30="device"))

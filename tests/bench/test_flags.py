@@ -131,6 +131,18 @@ def test_a_dry_run_of_any_phone_needs_none(
 
 
 @pytest.mark.usefixtures("place")
+def test_host_and_any_are_understood_however_they_are_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coronet_deploy.bench.choose.list_devices", lambda: ())
+    for line in (("bench", "tiny.onnx"), ("compare", "tiny.onnx", "tiny.onnx")):
+        told = refused(capsys, 3, *line, "--device", "ANY")
+        assert "--device any: no such phone is attached" in told
+        told = refused(capsys, 2, *line, "--device", "Host", "--reconnect", "9")
+        assert "--reconnect means nothing without a phone" in told
+
+
+@pytest.mark.usefixtures("place")
 def test_numbers_of_threads_may_be_given_one_by_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

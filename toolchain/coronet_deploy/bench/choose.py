@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from coronet_deploy.bench.adb import AdbError, Device, DeviceTooOld, list_devices
 from coronet_deploy.bench.attached import DEVICE, SILENT, TOO_OLD, Attached, is_address
@@ -11,10 +12,14 @@ from coronet_deploy.bench.identity import own_serial
 from coronet_deploy.bench.process import Limit
 from coronet_deploy.bench.together import ask_all
 from coronet_deploy.errors import BadInput, EnvironmentProblem
-from coronet_deploy.profiles import Profile, find_profile, load_profiles, match
+from coronet_deploy.profiles import Backend, Profile, find_profile, load_profiles, match
 
 ANY = "any"
 """The name of whatever chipset is attached: `--device any`."""
+
+
+# What elsewhere is called a device.
+_NO_PHONES = frozenset({*get_args(Backend), "npu", "cuda", "localhost"})
 
 
 @dataclass(frozen=True)
@@ -179,9 +184,10 @@ def _chipset(
                 f"--device {name}: no such phone is attached; {_listed(attached)}",
                 hint=f"adb connect {name}",
             ) from unknown
+        own = "this host is --device host; what of a phone computes, --backend says"
         raise BadInput(
             f"{unknown.what}, and no attached phone has that serial; {_listed(attached)}",
-            hint=unknown.hint,
+            hint=own if name.casefold() in _NO_PHONES else unknown.hint,
         ) from unknown
 
 

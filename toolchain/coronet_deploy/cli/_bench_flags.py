@@ -77,6 +77,12 @@ def refuse(
         raise BadInput(f"{', '.join(told)} {verb} nothing {why}", hint=hint)
 
 
+def device_name(text: str) -> str:
+    """Take the words for this host and for any phone however they are written, as chipsets are."""
+    word = text.strip().casefold()
+    return word if word in {"host", "any"} else text
+
+
 def take_serial_alone(args: argparse.Namespace) -> None:
     """Have `--serial` without `--device` mean that phone, whatever its chipset."""
     if args.serial is not None and not is_given(args, "--device"):

@@ -16,6 +16,7 @@ from coronet_deploy.cli._bench_flags import (
     THREADS_MOST,
     check_reports,
     check_writable,
+    device_name,
     note_given,
     refuse,
     refuse_phone_flags,
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device",
+        type=device_name,
         default="host",
         metavar="NAME",
         help="where to run: host, a phone's chipset or serial, any (default: host)",
