@@ -23,7 +23,7 @@ SECONDS_MOST = 7 * 24 * 3600
 """A week; what the system's clocks and alarms take ends at 24 days."""
 
 _OF_MODELS = {*ARTIFACTS, ".pt", ".pth", ".safetensors"}
-_OF_FILES = {*_OF_MODELS, ".json", ".html"}
+_OF_FILES = {*_OF_MODELS, ".json", ".html", ".csv", ".md", ".txt", ".tex", ".xml", ".png", ".pdf"}
 
 
 class _Noted(argparse.Action):
