@@ -148,6 +148,15 @@ def test_what_is_hidden_in_a_folder_is_no_artifact(tiny: Path, tmp_path: Path) -
     assert [one.name for one in found] == ["tiny.onnx", "tiny.tflite"]
 
 
+def test_a_folder_of_runs_is_told_how_runs_are_compared(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(BadInput, match=r"BASE .* holds no \.onnx or \.tflite file$"):
+        find_subjects(tmp_path, "BASE")
+    (tmp_path / "r1.json").touch()
+    with pytest.raises(BadInput, match=r"file \(of runs, two files are compared; or one with"):
+        find_subjects(tmp_path, "BASE")
+
+
 def test_a_folder_against_itself_is_not_slower(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     # A wide margin: at 2.5 % a few in a hundred would be, by design.
     wide = ("--margin", 50, "--resolution", 60, "--rounds", 4, "--most", 8)
