@@ -42,6 +42,8 @@ def store(cli: Cli, make_run: MakeRun, tmp_path: Path) -> Path:
         (["--device", "host"], 2),
         (["--device", "host", "--device", "sm8550"], 4),
         (["--device", "host,sm8550", "--backend", "gpu,nnapi"], 2),
+        (["--device", "Snapdragon 8 Gen 2,nosuch"], 2),
+        (["--device", "SM8550-AC"], 2),
         (["--threads", "2", "--threads", "4"], 4),
         (["--threads", "4,8"], 2),
     ],

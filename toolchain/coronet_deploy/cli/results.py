@@ -239,13 +239,22 @@ def _filters(args: argparse.Namespace) -> Filters:
         artifact=args.artifact,
         runtime=args.runtime,
         dtype=args.dtype,
-        device=args.device,
+        device=[name for device in args.device for name in _known_as(device)],
         backend=args.backend,
         threads=args.threads,
         since=args.since,
         before=args.before,
         limit=args.limit or (None if args.json else _SHOWN),
     )
+
+
+def _known_as(device: str) -> list[str]:
+    """Return what runs may call a device: of a chipset, by any of its names, its profile's id."""
+    from coronet_deploy.profiles import find_profile
+
+    with contextlib.suppress(BadInput):
+        return [device, find_profile(device).id]
+    return [device]
 
 
 def _show(args: argparse.Namespace) -> int:
