@@ -141,6 +141,16 @@ def test_three_times_the_work_is_slower_and_confirmed(
     assert len(json.loads((tmp_path / "action.json").read_text())) == 1
 
 
+def test_more_rounds_make_room_for_a_re_run(
+    cli: Cli, work: Callable[[int], Path], tmp_path: Path
+) -> None:
+    line = ("compare", work(3), work(9), *QUICK, "--json", "--output", tmp_path / "runs")
+    done = cli(*line, "--samples", 5, "--rounds", 11)
+    assert done.returncode == 1, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert (row["launches"], row["rerun_launches"]) == ([15, 15], [4, 4])
+
+
 def test_what_is_hidden_in_a_folder_is_no_artifact(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path / "side")
     (tmp_path / "side" / "._tiny.onnx").write_bytes(b"\0\5\x16\7Mac OS X")

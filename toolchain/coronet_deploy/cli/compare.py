@@ -91,7 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=10,
         metavar="N",
-        help="launches a side after the re-run of what is not settled then (default: 10)",
+        help="launches a side after the re-run of what is not settled then (default: 10, or 4 "
+        "more than --rounds of 10 or more)",
     )
     measuring.add_argument(
         "--samples",
