@@ -1,4 +1,4 @@
-"""`results list` shows the rows that are asked for: of several that are named, those of any."""
+"""Runs are found by what is asked of them: of several names any, of a run its id or its file."""
 
 from __future__ import annotations
 
@@ -54,6 +54,15 @@ def test_of_several_names_any_may_be_a_rows(
     done = cli("results", "list", "--json", "--store", store, *flags)
     assert done.returncode == 0, done.stderr
     assert sum(len(run["rows"]) for run in json.loads(done.stdout)["runs"]) == rows
+
+
+def test_a_run_is_shown_by_its_file_too(cli: Cli, store: Path, tmp_path: Path) -> None:
+    told = [
+        cli("results", "show", name, "--store", store).stdout
+        for name in ("r0002", tmp_path / "runs" / "r0002.json", "r0002.json")
+    ]
+    assert told[0].startswith("r0002")
+    assert told[0] == told[1] == told[2]
 
 
 @pytest.mark.parametrize(

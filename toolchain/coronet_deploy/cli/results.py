@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command = add_stored("list", "list runs, newest first")
     _add_filters(command)
     command = add_stored("show", "show one run: its file, its set-up, its rows")
-    command.add_argument("name", metavar="RUN", help="a run's id, or how only one starts")
+    command.add_argument("name", metavar="RUN", help="a run's id, how only one starts, or its file")
     command = add_stored(
         "prune", "take old runs out of the store; their files stay, without --files"
     )
@@ -261,7 +261,9 @@ def _show(args: argparse.Namespace) -> int:
     with _opened(args) as store:
         from coronet_deploy.results.store import find_run
 
-        found = find_run(store, args.name)
+        # Files are named for their runs; where one is now does not matter.
+        name = Path(args.name).stem if args.name.endswith(".json") else args.name
+        found = find_run(store, name)
     from coronet_deploy.report.listing import print_runs, print_setup, run_json
     from coronet_deploy.storage import sha256_of
 
