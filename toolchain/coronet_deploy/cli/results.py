@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._shared import known_names
 from coronet_deploy.cli.bench import duration, positive
 from coronet_deploy.errors import BadInput, missing_package
@@ -316,9 +317,16 @@ def _prune(args: argparse.Namespace) -> int:
 
 def _recover(args: argparse.Namespace) -> int:
     from coronet_deploy.results.files import write_run
-    from coronet_deploy.results.journal import goes_on, going_on, read_journal
-    from coronet_deploy.storage import existing_file
+    from coronet_deploy.results.journal import SUFFIX, goes_on, going_on, read_journal
+    from coronet_deploy.storage import existing_file, is_folder
 
+    if args.output is not None:
+        check_folder(args.output, "--output")
+    if is_folder(args.journal, "journal"):
+        raise BadInput(
+            f"{args.journal} is a folder",
+            hint=f"give a journal in it, {args.journal / '*'}{SUFFIX}",
+        )
     # In this order: what a bench adds behind what was read would go with the journal.
     if goes_on(existing_file(args.journal, "journal")):
         raise BadInput(f"{args.journal} belongs to a bench that goes on")
