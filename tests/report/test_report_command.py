@@ -79,6 +79,24 @@ def test_an_output_that_no_format_is_called_as_is_refused(
     assert (tmp_path / name).read_text().startswith("artifact,device,")
 
 
+def test_a_dash_stands_for_stdout(
+    make_run: MakeRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = str(write_run(make_run(), tmp_path))
+    monkeypatch.chdir(tmp_path)
+    told = []
+    for more in ([], ["--output", "-"]):
+        assert main(["report", path, "--format", "csv", *more]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert main(["compare", path, path, "--markdown", "-"]) == 2
+    assert "--markdown -: no file of that name is written (stdout is" in capsys.readouterr().err
+    assert not (tmp_path / "-").exists()
+
+
 def test_a_folder_of_runs_says_how_its_files_are_given(
     cli: Cli, make_run: MakeRun, tmp_path: Path
 ) -> None:

@@ -89,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
     _take_runs_behind_quality(args)
     if args.json and args.format not in {None, "json"}:
         raise BadInput(f"--json and --format {args.format} contradict each other")
+    if args.output == Path("-"):
+        args.output = None
     past = [Path(args.history)] if args.history else []
     check_reports(args, ["--output"], [*args.runs, *args.quality, *past])
     form = "json" if args.json else args.format or _form_of(args.output)
