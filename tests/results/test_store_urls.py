@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coronet_deploy.results.files import write_run
+from coronet_deploy.vocabulary import Run
 from support import Cli
 
 UNREACHED = "postgresql://u:secret@127.0.0.1:1/d?"
@@ -30,6 +35,19 @@ def test_a_parameter_whose_value_is_wrong_is_named(cli: Cli, parameter: str, tol
     (line,) = done.stderr.splitlines()
     assert told in line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize("url", [UNREACHED + "sslmode=zzz", UNREACHED + "no=1", "mysql://h/d"])
+def test_a_url_is_wrong_whichever_flag_or_variable_it_came_by(
+    cli: Cli, make_run: Callable[..., Run], tmp_path: Path, url: str
+) -> None:
+    run = write_run(make_run(1), tmp_path)
+    environment = {**os.environ, "CORONET_STORE": url}
+    lines = (("compare", "--history", url, run), ("results", "list"))
+    told = [cli(*line, env=environment, cwd=tmp_path) for line in lines]
+    assert [one.returncode for one in told] == [2, 2]
+    assert told[0].stderr == told[1].stderr
+    assert told[0].stderr.startswith(f"coronet-deploy: error: the result store {url[:8]}")
 
 
 def test_a_server_that_is_away_is_told_as_such(cli: Cli) -> None:

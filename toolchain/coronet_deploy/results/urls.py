@@ -64,7 +64,9 @@ def check_parameters(url: URL) -> None:
         make_conninfo(**dict.fromkeys(url.query, "1"))
         PGDialect_psycopg().create_connect_args(url)  # type: ignore[no-untyped-call] # has no types
     except (ProgrammingError, ArgumentError) as error:
-        raise BadInput(f"--store {shown(url)}: {str(error).strip()}", hint=_PARAMETERS) from error
+        raise BadInput(
+            f"the result store {shown(url)}: {str(error).strip()}", hint=_PARAMETERS
+        ) from error
 
 
 def refusal(name: str, reason: str) -> CoronetError | None:
@@ -79,14 +81,14 @@ def refusal(name: str, reason: str) -> CoronetError | None:
             hint="is the URL right? if the server was only busy, run the same command again",
         )
     if wrong := _WRONG_VALUE.search(reason):
-        return BadInput(f"--store {name}: {wrong[1]}", hint=_PARAMETERS)
+        return BadInput(f"the result store {name}: {wrong[1]}", hint=_PARAMETERS)
     return None
 
 
 def _of_postgresql(url: URL) -> URL:
     if url.get_backend_name() not in {"postgresql", "postgres"}:
         raise BadInput(
-            f"--store {shown(url)}: neither a file nor a postgresql:// URL",
+            f"the result store {shown(url)}: neither a file nor a postgresql:// URL",
             hint="an SQLite store is named by its path alone",
         )
     return url
