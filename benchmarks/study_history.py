@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from launch_pool import upper_bound
 
+from coronet_deploy.cli.bench import positive
 from coronet_deploy.report.regression import Bounds, Look, Verdict, decide
 from coronet_deploy.report.sessions import SESSIONS_LEAST, change_points, compare_sessions
 
@@ -57,7 +58,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=400, help="histories a cell (default: 400)")
+    parser.add_argument(
+        "--count", type=positive, default=400, help="histories a cell (default: 400)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     kinds: dict[str, Callable[[np.random.Generator, int], Array]] = {

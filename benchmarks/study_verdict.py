@@ -28,6 +28,7 @@ import launch_pool
 import numpy as np
 
 from coronet_deploy.bench.system import host_facts
+from coronet_deploy.cli.bench import duration, positive
 from coronet_deploy.errors import CoronetError
 from coronet_deploy.report.regression import (
     Bounds,
@@ -265,14 +266,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=2000, help="sessions a cell (default: 2000)")
+    parser.add_argument(
+        "--count", type=positive, default=2000, help="sessions a cell (default: 2000)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--real", type=Path, metavar="DIR", help="measure artifacts here instead")
     parser.add_argument("--pool", type=Path, metavar="DIR", help="where its sessions are kept")
-    parser.add_argument("--sessions", type=int, default=50, help="in the pool (default: 50)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a launch, with --real")
-    parser.add_argument("--deals", type=int, default=4000, help="of the pool (default: 4000)")
+    parser.add_argument("--sessions", type=positive, default=50, help="in the pool (default: 50)")
+    parser.add_argument("--threads", type=positive, nargs="+", default=[1])
+    parser.add_argument("--seconds", type=duration, default=1.0, help="of a launch, with --real")
+    parser.add_argument("--deals", type=positive, default=4000, help="of the pool (default: 4000)")
     args = parser.parse_args()
     if args.real and not args.pool:
         parser.error("--real needs --pool, a folder for its sessions")

@@ -225,6 +225,39 @@ esac""",
 
 
 @pytest.mark.parametrize(
+    ("serial", "line", "advice"),
+    [
+        ("R5", "", "is it plugged in and switched on?"),
+        ("10.0.0.7:5555", "", "in this network? `adb connect 10.0.0.7:5555`)"),
+        (
+            "10.0.0.7:5555",
+            "10.0.0.7:5555\toffline",
+            "in this network? `adb disconnect 10.0.0.7:5555`, then `adb connect 10.0.0.7:5555`)",
+        ),
+        ("10.0.0.7:5555", "10.0.0.7:5555\tunauthorized", "allow USB debugging for this computer"),
+        ("adb-R5-x._adb-tls-connect._tcp", "", "with wireless debugging on?"),
+    ],
+)
+def test_a_phone_on_the_network_that_is_lost_is_not_to_be_plugged_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serial: str, line: str, advice: str
+) -> None:
+    script = f"""
+case "$*" in
+  devices) printf 'List of devices attached\\n%s\\n\\n' '{line}';;
+  *) echo "error: device '{serial}' not found" >&2; exit 1;;
+esac"""
+    scripted_adb(tmp_path, monkeypatch, script)
+    with pytest.raises(DeviceLost) as caught:
+        Device(serial).shell(["true"], seconds=SLOW)
+    assert advice in str(caught.value)
+    with pytest.raises(DeviceLost) as caught:
+        wait_until_ready(Device(serial), 0.1)
+    assert advice in str(caught.value)
+    for one in list_devices():
+        assert advice.rstrip(")") in (one.advice or "")
+
+
+@pytest.mark.parametrize(
     ("script", "told"),
     [
         # Before Android 7 its daemon sent one stream, a terminal's, and no status.

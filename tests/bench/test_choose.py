@@ -120,6 +120,12 @@ def test_a_misspelt_chipset_gets_the_nearest() -> None:
         choose("sm8551", attached(R5CT30="device"))
 
 
+@pytest.mark.parametrize("name", ["cpu", "GPU", "localhost"])
+def test_what_elsewhere_is_called_a_device_is_told_from_a_phone(name: str) -> None:
+    with pytest.raises(BadInput, match=rf"'{name}'.*\(this host is --device host; what of a phone"):
+        choose(name, attached(R5CT30="device"))
+
+
 def test_a_serial_that_is_not_attached_is_told_as_one() -> None:
     with pytest.raises(BadInput, match=r"no attached phone has that serial; attached: R5CT30 \("):
         choose("R5CT31", attached(R5CT30="device"))
@@ -128,6 +134,18 @@ def test_a_serial_that_is_not_attached_is_told_as_one() -> None:
         match=r"10\.0\.0\.7:5555: no such phone.*\(adb connect 10\.0\.0\.7:5555\)",
     ):
         choose("10.0.0.7:5555", attached(R5CT30="device"))
+
+
+def test_a_phone_by_its_address_that_is_not_there_is_to_be_connected() -> None:
+    address = "10.0.0.9:5555"
+    told = rf"--serial {address}: no such phone.*\(adb connect {address}\)$"
+    for others in (attached(), attached(R5CT30="device"), attached(R5CT30="unauthorized")):
+        for name in ("any", "sm8550", address):
+            with pytest.raises(EnvironmentProblem, match=told):
+                choose(name, others, serial=address)
+    # There, and another chipset: what is attached is told.
+    with pytest.raises(EnvironmentProblem, match=r"--device .* takes that phone"):
+        choose("mt6989", attached(N="device"), serial="10.0.0.7:5555")
 
 
 def test_a_phone_that_goes_away_while_asked_is_listed_as_such() -> None:

@@ -141,11 +141,30 @@ def test_three_times_the_work_is_slower_and_confirmed(
     assert len(json.loads((tmp_path / "action.json").read_text())) == 1
 
 
+def test_more_rounds_make_room_for_a_re_run(
+    cli: Cli, work: Callable[[int], Path], tmp_path: Path
+) -> None:
+    line = ("compare", work(3), work(9), *QUICK, "--json", "--output", tmp_path / "runs")
+    done = cli(*line, "--samples", 5, "--rounds", 11)
+    assert done.returncode == 1, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert (row["launches"], row["rerun_launches"]) == ([15, 15], [4, 4])
+
+
 def test_what_is_hidden_in_a_folder_is_no_artifact(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path / "side")
     (tmp_path / "side" / "._tiny.onnx").write_bytes(b"\0\5\x16\7Mac OS X")
     found = find_subjects(tmp_path / "side", "BASE")
     assert [one.name for one in found] == ["tiny.onnx", "tiny.tflite"]
+
+
+def test_a_folder_of_runs_is_told_how_runs_are_compared(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(BadInput, match=r"BASE .* holds no \.onnx or \.tflite file$"):
+        find_subjects(tmp_path, "BASE")
+    (tmp_path / "r1.json").touch()
+    with pytest.raises(BadInput, match=r"file \(of runs, two files are compared; or one with"):
+        find_subjects(tmp_path, "BASE")
 
 
 def test_a_folder_against_itself_is_not_slower(cli: Cli, tiny: Path, tmp_path: Path) -> None:

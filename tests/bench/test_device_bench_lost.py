@@ -15,6 +15,7 @@ import pytest
 
 from coronet_deploy.bench.phone_files import ROOT
 from phone_bench import Bench, last_line, started, wait_for
+from support import Cli
 from virtual_phone import SM8550, AdbServer, VirtualPhone
 
 
@@ -169,6 +170,27 @@ def test_a_bench_that_is_cut_short_again_before_its_first_launch_leaves_the_earl
     assert process.returncode == 130
     assert "launches kept" not in told
     assert list(bench.output.iterdir()) == [path]
+    bench.check_clean()
+
+
+def test_what_is_recovered_of_a_killed_bench_is_said_to_be_gone_on_with(
+    bench: Bench, cli: Cli
+) -> None:
+    bench.mode("slow")
+    with started(bench, "--rounds", "3") as process:
+        wait_for(process, "launch 2 of 3")
+        bench.wait_for_runner()
+        process.kill()
+        process.communicate(timeout=60)
+    (journal,) = bench.output.glob("*.partial")
+    done = cli("results", "recover", journal)
+    (path,) = bench.output.glob("*.json")
+    assert done.stdout == f"1 launch is in {path}; --resume {path} goes on\n"
+    bench.mode(None)
+    done = bench("--rounds", "3", "--resume", path, "--json")
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)["rows"][0]
+    assert (row["launches"], row["samples"]) == (3, 25 + 2 * 5)
     bench.check_clean()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,49 @@ def test_a_dry_run_of_any_phone_needs_none(
     out, err = capsys.readouterr()
     assert f"adb -s {'R5' if 'R5' in given else 'SERIAL'} push" in out
     assert err.startswith("no phone yet: --device any")
+
+
+@pytest.mark.usefixtures("place")
+def test_host_and_any_are_understood_however_they_are_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coronet_deploy.bench.choose.list_devices", lambda: ())
+    for line in (("bench", "tiny.onnx"), ("compare", "tiny.onnx", "tiny.onnx")):
+        told = refused(capsys, 3, *line, "--device", "ANY")
+        assert "--device any: no such phone is attached" in told
+        told = refused(capsys, 2, *line, "--device", "Host", "--reconnect", "9")
+        assert "--reconnect means nothing without a phone" in told
+
+
+@pytest.mark.usefixtures("place")
+def test_numbers_of_threads_may_be_given_one_by_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = ["bench", "tiny.onnx", "--rounds", "1", "--samples", "5", "--json", "--threads"]
+    told = []
+    for threads in (["1,3"], ["1", "--threads", "3"]):
+        assert main([*line, *threads]) == 0
+        told.append([row["threads"] for row in json.loads(capsys.readouterr().out)["rows"]])
+    assert told == [[1, 3], [1, 3]]
+    with pytest.raises(SystemExit) as ended:
+        main([*line, "1,2", "--threads", "2"])
+    assert ended.value.code == 2
+    assert "argument --threads: 1,2,2 in all names one twice" in capsys.readouterr().err
+
+
+def test_back_ends_may_be_given_one_by_one(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coronet_deploy.bench.choose.list_devices", lambda: ())
+    for name in ("coronet-runner", "libonnxruntime.so"):
+        (place / name).write_bytes(b"")
+    line = ["bench", "tiny.onnx", "--device", "any", "--dry-run", "--phone-libraries", str(place)]
+    told = []
+    for backends in (["cpu,nnapi"], ["cpu", "--backend", "nnapi"]):
+        assert main([*line, "--backend", *backends]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert "nnapi" in told[0]
 
 
 @pytest.mark.parametrize("folder", ["/vendor/lib64", "/odm/lib64", "/data/local/tmp"])

@@ -160,6 +160,8 @@ def test_a_flag_that_takes_a_file_does_not_take_the_model_behind_it(
         ("export", "--output", "net.onnx"),
         ("demo", "--output", "report.html"),
         ("bench", "a.onnx", "--output", "run.json"),
+        ("bench", "a.onnx", "--output", "table.csv"),
+        ("compare", "a.onnx", "a.onnx", "--output", "verdict.xml"),
         ("train", RECIPE, "--data", "none", "--output", "net.safetensors"),
     ],
 )

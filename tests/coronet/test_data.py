@@ -253,6 +253,19 @@ def test_pictures_of_kinds_that_can_be_read_are_not_passed_over(piles: Path) -> 
     assert sum(abs(one - 200) <= 2 for one in seen) == 6
 
 
+@pytest.mark.parametrize("suffix", [".heic", ".HEIF", ".jxl"])
+def test_pictures_of_kinds_that_are_not_read_are_not_passed_over(suffix: str, piles: Path) -> None:
+    bad = piles / "trainB" / f"05{suffix}"
+    bad.write_bytes(b"\0\0\0\x20ftypheic" + bytes(20))
+    with pytest.raises(BadInput) as caught:
+        open_training(piles, Direction.A_TO_B, SIDE, 8, paired=False)
+    told = f"{bad} is a picture of a kind that is not read (1 of "
+    assert str(caught.value).startswith(told)
+    # A phone calls some of its JPEG files so.
+    Image.new("L", (SIDE, SIDE), 200).save(bad, "JPEG")
+    assert bad.name in open_training(piles, Direction.A_TO_B, SIDE, 8, paired=False)[0].names
+
+
 def test_pictures_in_folders_of_folders_are_not_passed_over_in_silence(piles: Path) -> None:
     held = piles / "trainB" / "more"
     held.mkdir()

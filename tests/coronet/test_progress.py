@@ -12,9 +12,11 @@ from PIL import Image
 
 from coronet_deploy.cli import _train_told, main
 from coronet_deploy.cli._train_told import Progress, Reading
+from coronet_deploy.coronet import train
 from coronet_deploy.coronet.controller import Controller
 from coronet_deploy.coronet.curve import plot_curve
 from coronet_deploy.coronet.data import Direction, open_training
+from coronet_deploy.coronet.recipe import Recipe
 from coronet_deploy.coronet.state import StepReport
 from coronet_deploy.coronet.zoo import bundled_checkpoint
 from coronet_deploy.networks.generator import full_plan
@@ -126,11 +128,35 @@ def test_pictures_that_take_their_time_are_counted(
             Image.new("RGB", (12, 12)).save(tmp_path / name / f"{i}.png")
     reading = Reading()
 
-    def told(path: Path, done: int, total: int) -> None:
+    def told(what: str, done: int, total: int) -> None:
         clock.now += 3.0
-        reading(path, done, total)
+        reading(what, done, total)
 
     open_training(tmp_path, Direction.A_TO_B, 12, 8, paired=False, told=told)
     piles = [tmp_path / "trainA", tmp_path / "trainB"]
     expected = [f"{done} of 4 pictures in {pile}" for pile in piles for done in (2, 4)]
+    assert capsys.readouterr().err.splitlines() == expected
+
+
+def test_batches_for_the_statistics_of_batchnorm_are_counted(
+    clock: Clock,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "_RECALIBRATION_BATCHES", 5)
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    Image.new("RGB", (48, 24)).save(tmp_path / "data" / "train" / "0.png")
+    model = {"id": "tiny", "title": "T", "architecture": "resnet_6blocks", "norm": "batch"}
+    tables = {"model": model | {"width": 8}, "data": {"load": 24, "crop": 24}}
+    steps = {"search": {"steps": 1, "target": 1}, "finetune": {"steps": 1}}
+    recipe = Recipe.model_validate(tables | steps | {"discriminator": {"width": 8}})
+    reading = Reading()
+
+    def told(what: str, done: int, total: int) -> None:
+        clock.now += 3600.0 if done == 1 else 3.0  # the training before the first
+        reading(what, done, total)
+
+    train.Trainer(recipe, tmp_path / "data", tmp_path / "out", told=told).run(lambda _: None)
+    expected = [f"{done} of 5 batches for the BatchNorm statistics of tiny" for done in (3, 5)]
     assert capsys.readouterr().err.splitlines() == expected

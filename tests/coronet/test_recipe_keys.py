@@ -90,6 +90,24 @@ def test_a_number_may_begin_with_its_point(recipe: Path) -> None:
     assert read_recipe(recipe, ["search.target=.25"]).search.target == 0.25
 
 
+def test_spaces_around_the_two_sides_of_a_change_count_as_little_as_in_a_recipe(
+    recipe: Path,
+) -> None:
+    lines = ["search.steps = 20", " search . target= .25 ", "model.norm = instance", "seed =7"]
+    changed = read_recipe(recipe, [*lines, "model.title = 'Two  words '"])
+    assert (changed.search.steps, changed.search.target, changed.seed) == (20, 0.25, 7)
+    assert (changed.model.norm, changed.model.title) == ("instance", "Two  words ")
+    for line in ("= 2", "search. = 2", "search.steps"):
+        with pytest.raises(BadInput, match=f"^--set {line}: not KEY=VALUE$"):
+            read_recipe(recipe, [line])
+
+
+@pytest.mark.parametrize("text", ["2024", "1e5", "true", "2024-01-01", "0.10", "nan"])
+def test_what_looks_like_a_number_is_text_where_text_is_meant(text: str, recipe: Path) -> None:
+    changed = read_recipe(recipe, [f"model.id={text}", f"model.title='{text}'"])
+    assert (changed.model.id, changed.model.title) == (text, text)
+
+
 def test_a_recipe_is_utf_8_whatever_the_locale_and_whoever_wrote_it(recipe: Path) -> None:
     text = recipe.read_text().replace('"Tiny"', '"Küche"').replace("\n", "\r\n")
     recipe.write_bytes(text.encode("utf-8-sig"))

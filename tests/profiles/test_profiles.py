@@ -270,6 +270,8 @@ def test_two_of_ones_own_that_are_one_phone_are_refused(tmp_path: Path) -> None:
         ("'^SM8550(?![0-9])'", "'^SM8550('", "not a regular expression"),
         ('backends = ["cpu", "gpu", "qnn"]', 'backends = ["tpu"]', r"backends\.0"),
         ('"kalama"]\nback', '"Snapdragon 8 Gen 1"]\nback', "both called"),
+        ('"kalama"]\nback', '"Any"]\nback', r"\.toml: called 'Any', which is whatever phone"),
+        ('name = "Snapdragon 8 Gen 2"', 'name = "host"', "called 'host', which is this host to"),
         ("[gpu]", "[gpu", r"sm8550\.toml: "),
     ],
 )

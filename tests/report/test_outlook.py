@@ -219,15 +219,16 @@ def test_another_network_is_refused_unless_it_is_asked_for(
 def test_spoilt_sessions_are_no_part_of_the_history(session: MakeSession, tmp_path: Path) -> None:
     hot = {"cpu": "Some CPU", "cores": 2, "throttled": True}
     good = [session(day) for day in range(11)]
+    one = judged(kept(tmp_path, *good, session(11, 3.0, conditions=hot)), session(30))
+    assert any("1 earlier session was spoilt and does not" in note for note in one.notes)
     past = kept(
         tmp_path,
-        *good,
-        *(session(day, 3.0, conditions=hot) for day in range(11, 15)),
+        *(session(day, 3.0, conditions=hot) for day in range(12, 15)),
         *(session(day, 3.0, rounds=2) for day in range(15, 18)),
     )
     comparison = judged(past, session(30, 1.2))
     assert comparison.rows[0].sessions == (11, 1)
-    assert any("7 earlier sessions were spoilt" in note for note in comparison.notes)
+    assert any("7 earlier sessions were spoilt and do not" in note for note in comparison.notes)
     spoilt = judged(past, session(30, 1.2, conditions=hot))
     assert verdicts(spoilt) == {Verdict.INVALID}
 

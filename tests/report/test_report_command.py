@@ -54,7 +54,8 @@ def test_output_goes_to_the_file_and_not_to_stdout(
 @pytest.mark.parametrize(
     ("name", "form"),
     [("page.HTML", "html"), ("a.md", "markdown"), ("a.csv", "csv"), ("a.json", "json"),
-     ("a.tex", "latex"), ("a.txt", "terminal"), ("a", "terminal")],
+     ("a.tex", "latex"), ("a.txt", "terminal"), ("a.LOG", "terminal"), ("a", "terminal"),
+     ("a.markdown", "markdown")],
 )  # fmt: skip
 def test_an_output_has_the_format_that_its_name_ends_in(
     name: str, form: str, make_run: MakeRun, tmp_path: Path
@@ -63,6 +64,37 @@ def test_an_output_has_the_format_that_its_name_ends_in(
     for output, flags in ((name, []), ("told", ["--format", form])):
         assert main(["report", path, "--output", str(tmp_path / output), *flags]) == 0
     assert (tmp_path / name).read_bytes() == (tmp_path / "told").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a.docx", "a.png", "table.v2"])
+def test_an_output_that_no_format_is_called_as_is_refused(
+    name: str, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["report", str(write_run(make_run(), tmp_path)), "--output", str(tmp_path / name)]
+    assert main(line) == 2
+    told = capsys.readouterr().err
+    assert f"no report is written as {Path(name).suffix} (its name may end in .html, .htm," in told
+    assert not (tmp_path / name).exists()
+    assert main([*line, "--format", "csv"]) == 0
+    assert (tmp_path / name).read_text().startswith("artifact,device,")
+
+
+def test_a_dash_stands_for_stdout(
+    make_run: MakeRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = str(write_run(make_run(), tmp_path))
+    monkeypatch.chdir(tmp_path)
+    told = []
+    for more in ([], ["--output", "-"]):
+        assert main(["report", path, "--format", "csv", *more]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert main(["compare", path, path, "--markdown", "-"]) == 2
+    assert "--markdown -: no file of that name is written (stdout is" in capsys.readouterr().err
+    assert not (tmp_path / "-").exists()
 
 
 def test_a_folder_of_runs_says_how_its_files_are_given(
@@ -99,6 +131,23 @@ def test_several_runs_stand_one_after_another(cli: Cli, make_run: MakeRun, tmp_p
     assert page.index("it hung") < page.index("<svg") < page.index("other.onnx")
     for name in ("r3", "20260102T030405Z-host-0a0b0c0d", "r2"):
         assert f"<h3>Run {name}</h3>" in page
+
+
+@pytest.mark.parametrize("layout", ["full", "paper"])
+def test_what_is_true_of_all_runs_is_said_once(
+    layout: str, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = {"r1": ["It rained."], "r2": ["It rained.", "It was busy."], "r3": []}
+    runs = [
+        write_run(make_run(id=name, conditions={"notes": own}), tmp_path)
+        for name, own in notes.items()
+    ]
+    line = ["report", *map(str, runs), "--layout", layout, "--json"]
+    assert main(line) == 0
+    said = json.loads(capsys.readouterr().out)["notes"]
+    assert sum("These are timings of this host" in one for one in said) == 1
+    assert said[-3].startswith("These are timings of this host")
+    assert said[-2:] == ["r1, r2: It rained.", "r2: It was busy."]
 
 
 @pytest.mark.parametrize(

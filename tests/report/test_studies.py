@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import launch_pool
@@ -13,6 +14,8 @@ import numpy as np
 import onnx
 import pytest
 import slower_twin
+import study_history
+import study_verdict
 from study_verdict import Noise, pooled_ranks, sessions
 
 from coronet_deploy.errors import BadInput
@@ -46,6 +49,33 @@ def test_the_twin_has_five_percent_more_of_the_same_work(tmp_path: Path) -> None
         assert slower_twin.build(tmp_path, Runtime.TFLITE, count, channels=8, size=16).exists()
     assert convolutions[1] - convolutions[0] == 1
     assert convolutions[0] >= slower_twin.LAYERS
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "1.5"])
+@pytest.mark.parametrize(
+    ("study", "flag"),
+    [
+        (study_verdict, "--count"),
+        (study_verdict, "--sessions"),
+        (study_verdict, "--deals"),
+        (study_verdict, "--threads"),
+        (study_verdict, "--seconds"),
+        (study_history, "--count"),
+    ],
+)
+def test_a_study_of_nothing_is_refused_in_one_line(
+    study: ModuleType,
+    flag: str,
+    number: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = "x" if flag == "--seconds" and number == "1.5" else number
+    monkeypatch.setattr("sys.argv", [f"{study.__name__}.py", f"{flag}={given}"])
+    with pytest.raises(SystemExit) as ended:
+        study.main()
+    assert ended.value.code == 2
+    assert f"error: argument {flag}: {given!r} is not a" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_five_percent_in_run_files_is_slower_and_nothing_is_the_same(

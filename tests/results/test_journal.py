@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from coronet_deploy.errors import BadInput
+from coronet_deploy.errors import BadInput, EnvironmentProblem
 from coronet_deploy.results.files import read_run
 from coronet_deploy.results.journal import (
     Journal,
     journaled,
     left_behind,
     read_journal,
+    recovery,
     running,
 )
 from coronet_deploy.vocabulary import Run
@@ -86,6 +87,58 @@ def test_benches_on_phones_share_no_cores_with_any_other(make_run: MakeRun, tmp_
     assert running(tmp_path) == [journals[2].path]
     for run, journal in zip((host, other, phone), journals[::-1], strict=True):
         assert "notes" not in read_run(journal.end(run, tmp_path)).conditions
+
+
+@pytest.mark.parametrize(
+    ("device", "command", "whole", "more"),
+    [
+        ("sm8550", "bench", False, "; --resume {path} goes on"),
+        ("sm8550", "bench", True, ""),  # over, and its run file alone could not be written
+        ("sm8550", "compare", False, ""),
+        ("host", "bench", False, ""),
+    ],
+)
+def test_only_a_bench_on_a_phone_that_was_cut_short_is_said_to_be_gone_on_with(
+    cli: Cli,
+    make_run: MakeRun,
+    tmp_path: Path,
+    device: str,
+    command: str,
+    whole: bool,
+    more: str,
+) -> None:
+    run = make_run(1)
+    conditions = {**run.conditions, "device": device, "interrupted": False}
+    run = replace(run, command=("coronet-deploy", command), conditions=conditions)
+    journal = written(run, tmp_path)
+    if whole:
+        (tmp_path / "closed").touch()
+        with pytest.raises(EnvironmentProblem):
+            journal.end(run, tmp_path / "closed")
+    journal.close()
+    done = cli("results", "recover", journal.path)
+    (path,) = tmp_path.glob("*.json")
+    assert done.stdout == f"6 launches are in {path}{more.format(path=path)}\n", done.stderr
+
+
+def test_who_takes_a_journal_for_a_run_file_is_told_how_it_becomes_one(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    journal = written(make_run(1), tmp_path)
+    journal.close()
+    assert journal.path is not None
+    store = ("--store", tmp_path / "store")
+    for line in (("report", journal.path), ("results", "import", journal.path, *store)):
+        done = cli(*line)
+        assert done.returncode == 2
+        assert "is the journal of a bench that was cut off" in done.stderr
+        assert f"(`{recovery(journal.path)}` makes a run file of it)" in done.stderr
+    folder = cli("results", "recover", tmp_path)
+    assert f"{tmp_path} is a folder (give a journal in it, {tmp_path}/*.partial)" in folder.stderr
+    file = cli("results", "recover", journal.path, "--output", tmp_path / "run.json")
+    assert "run.json is a file's name, and --output takes a folder" in file.stderr
+    assert journal.path.exists()
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_room_is_reserved_where_the_system_has_no_call_for_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from coronet_deploy.results.files import write_run
 from coronet_deploy.results.ingest import import_runs, prune
 from coronet_deploy.results.store import list_runs, open_store
 from coronet_deploy.vocabulary import Run
+from support import Cli
 
 MakeRun = Callable[..., Run]
 
@@ -35,3 +37,27 @@ def test_nights_that_failed_do_not_cost_those_that_measured(
         gone = prune(store, keep=3, files=True)
         assert [run.id for run in gone.runs] == ["r0000", "r0001", "r0002", "r0006"]
         assert len(list_runs(store)) == 6
+
+
+def test_a_dry_run_says_which_files_would_be_deleted(
+    cli: Cli, make_run: MakeRun, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs"
+    for number in range(4):
+        write_run(make_run(number), folder)
+    store = ("--store", tmp_path / "store")
+    cli("results", "import", folder, *store)
+    (folder / "r0001.json").write_text("mine now")
+    line = ("results", "prune", "--before", "2026-01-04", "--files", *store)
+    would = cli(*line, "--dry-run")
+    assert would.stdout.splitlines()[-2:] == [
+        f"3 runs would go of {tmp_path / 'store'}",
+        "2 run files would be deleted",
+    ]
+    assert "r0001.json: its bytes are not those that were imported" in would.stderr
+    told = json.loads(cli(*line, "--dry-run", "--json").stdout)
+    assert len(list(folder.iterdir())) == 4
+    done = json.loads(cli(*line, "--json").stdout)
+    assert (told["dry_run"], done["dry_run"]) == (True, False)
+    assert told | {"dry_run": False} == done
+    assert sorted(path.name for path in folder.iterdir()) == ["r0001.json", "r0003.json"]

@@ -163,10 +163,10 @@ def test_run_files_behind_a_link_to_a_folder_are_found_once(
 def test_filters_choose_runs_and_rows(where: str, folder: Path) -> None:
     with open_store(where, make=True) as store:
         import_runs(store, [folder])
-        some = list_runs(store, Filters(dtype="int8", since="2026-01-03", before="2026-01-06"))
+        some = list_runs(store, Filters(dtype=["int8"], since="2026-01-03", before="2026-01-06"))
         assert [run.id for run in some] == ["r0004", "r0003", "r0002"]
         assert {row.artifact for run in some for row in run.rows} == {"m_int8.tflite"}
-        assert list_runs(store, Filters(model="m", runtime="onnx", threads=1)) == []
+        assert list_runs(store, Filters(model=["m"], runtime=["onnx"], threads=[1])) == []
         assert [run.id for run in list_runs(store, Filters(limit=2))] == ["r0011", "r0010"]
 
 

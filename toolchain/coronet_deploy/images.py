@@ -31,6 +31,9 @@ SUFFIXES = frozenset(
 )
 """What a picture's name ends in. One of these that Pillow cannot read is refused by its name."""
 
+_STRANGE = frozenset({".heic", ".heif", ".hif", ".jxl"})
+"""Endings of pictures that Pillow does not read, unless they are others than their names say."""
+
 
 def open_rgb(path: Path) -> Image:
     """Return the picture at `path` as RGB of 8 bits, upright.
@@ -198,13 +201,13 @@ def list_pictures(folder: Path) -> list[Path]:
 
     Raises:
         BadInput: it is not a folder that can be read, holds no picture, or one that is a link to
-            nothing.
+            nothing or of a kind that is not read.
 
     """
     if not is_folder(folder):
         raise BadInput(f"{folder} is not a folder of pictures")
     with readable(f"folder {folder}"):
-        named = sorted(p for p in folder.iterdir() if _is_named_so(p))
+        named = sorted(p for p in folder.iterdir() if is_named_so(p))
         found = [path for path in named if path.is_file()]
         lost = [path for path in named if path.is_symlink() and not path.exists()]
     if lost:
@@ -213,8 +216,14 @@ def list_pictures(folder: Path) -> list[Path]:
             hint=f"{len(lost)} of {len(named)} in {folder} are: bring back what they lead to, "
             "or remove them",
         )
+    if strange := [path for path in found if _is_strange(path)]:
+        raise BadInput(
+            f"{strange[0]} is a picture of a kind that is not read",
+            hint=f"{len(strange)} of {len(found)} in {folder} are: convert them to PNG or JPEG, "
+            "or move them away",
+        )
     if not found:
-        deeper = _folder_with_pictures(folder)
+        deeper = folder_with_pictures(folder)
         hint = f"those in its folder {deeper} are not looked at: move them up" if deeper else None
         suffixes = ", ".join(sorted(SUFFIXES))
         raise BadInput(f"{folder} holds no picture", hint=hint or f"one of {suffixes}")
@@ -248,14 +257,37 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return named
 
 
-def _is_named_so(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+def is_named_so(path: Path) -> bool:
+    """Tell of a file whether it is a picture by its name, be it of a kind that is not read."""
+    return path.suffix.lower() in SUFFIXES | _STRANGE and not path.name.startswith(".")
 
 
-def _folder_with_pictures(folder: Path) -> str | None:
+def has_pictures(folder: Path) -> bool:
+    """Tell of a folder whether a picture by its name is directly in it.
+
+    Raises:
+        BadInput: it cannot be read.
+
+    """
+    with readable(f"folder {folder}"):
+        return any(map(is_named_so, folder.iterdir()))
+
+
+def _is_strange(path: Path) -> bool:
+    """Tell of a picture whether it is of a kind that is not read."""
+    if path.suffix.lower() in _STRANGE:
+        try:
+            with _opened(path):
+                return False
+        except BadInput:
+            return True
+    return False
+
+
+def folder_with_pictures(folder: Path) -> str | None:
     """Return the name of the first folder in `folder` that holds pictures, if one does."""
     for inner in sorted(folder.iterdir()):
         with contextlib.suppress(OSError):  # a file, or closed to us
-            if any(map(_is_named_so, inner.iterdir())):
+            if any(map(is_named_so, inner.iterdir())):
                 return inner.name
     return None

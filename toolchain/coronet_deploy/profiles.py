@@ -26,6 +26,9 @@ UNVERIFIED = "unverified"
 
 SOURCES_FILE = "sources.toml"
 
+# Words that `--device` takes for no chipset.
+_TAKEN = {"any": "whatever phone is attached", "host": "this host"}
+
 Backend = Literal["cpu", "gpu", "nnapi", "qnn"]
 Feature = Literal["fp16", "dotprod", "i8mm", "bf16", "sve2"]
 
@@ -134,6 +137,13 @@ class Profile(_Strict):
     isa: Isa | None = None
     memory: Memory | None = None
     phones: Phones | None = None
+
+    @model_validator(mode="after")
+    def _is_no_word_of_its_own(self) -> Profile:
+        for name in self.names:
+            if meant := _TAKEN.get(_plain(name)):
+                raise ValueError(f"called {name!r}, which is {meant} to --device")
+        return self
 
     @model_validator(mode="after")
     def _every_cpu_once(self) -> Profile:
@@ -364,4 +374,5 @@ def _first(error: ValidationError) -> str:
     kinds = {"extra_forbidden": "unknown key", "missing": "missing key"}
     if problem["type"] in kinds:
         return f"{kinds[problem['type']]} {where!r}"
-    return f"{where}: {problem['msg']}" if where else problem["msg"]
+    told = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {told}" if where else told

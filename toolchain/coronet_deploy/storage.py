@@ -178,9 +178,13 @@ def require_file_name(path: Path, flag: str) -> None:
     """Let an output through that can be a file, before there is anything to write.
 
     Raises:
-        BadInput: it is a folder; names the flag.
+        BadInput: it is a folder, or what elsewhere stands for stdout; names the flag.
 
     """
+    if str(path) == "-":
+        raise BadInput(
+            f"{flag} -: no file of that name is written", hint="stdout is called /dev/stdout"
+        )
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises of a name that is too long
         raise BadInput(f"{flag} {path} is a folder", hint="name a file")
 

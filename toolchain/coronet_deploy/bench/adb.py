@@ -28,7 +28,6 @@ from pathlib import Path
 from coronet_deploy.bench.attached import (
     ABSENT,
     DEVICE,
-    LOST_ADVICE,
     SHARED,
     TOO_OLD,
     Attached,
@@ -283,7 +282,7 @@ class Device:
         ):
             if lacking:
                 what = f"phone {self.serial} {lacks}, as old ones"
-                hint = advice_for(TOO_OLD)
+                hint = advice_for(TOO_OLD, self.serial)
                 raise DeviceTooOld(what, hint=hint, command=[probe], serial=self.serial)
         if told is None:
             self._require_here(probe, ended)
@@ -320,7 +319,7 @@ class Device:
                 [self._adb, "-s", self.serial, what],
                 self.serial,
                 ended,
-                advice_for(state),
+                advice_for(state, self.serial),
             )
 
     def _require_answer(self, what: str) -> None:
@@ -329,7 +328,8 @@ class Device:
         if _STATUS_TOLD.search(ended.stderr) is None:
             self._require_here(what, ended)
             told = "was cut short: the phone does not answer"
-            raise self._failure(DeviceLost, told, what, ended, LOST_ADVICE)
+            hint = advice_for(DEVICE, self.serial)
+            raise self._failure(DeviceLost, told, what, ended, hint)
 
     def _failure(
         self, kind: type[AdbError], what: str, command: str, ended: Ended, hint: str | None = None

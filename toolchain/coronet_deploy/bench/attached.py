@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 DEVICE, ABSENT, SHARED = "device", "absent", "one of several"
@@ -13,7 +14,9 @@ SILENT = "not answering"
 TOO_OLD = "too old"
 """The state of a phone whose Android lacks what every command on it needs."""
 
-LOST_ADVICE = "is it plugged in and switched on?"
+_LOST_ADVICE = "is it plugged in and switched on?"
+_MDNS_ADVICE = "is it switched on and in this network, with wireless debugging on?"
+_MDNS = re.compile(r"\._adb[a-z-]*\._tcp")
 
 _ADVICE = {
     "unauthorized": "unlock the phone and allow USB debugging for this computer",
@@ -39,9 +42,25 @@ class Attached:
     @property
     def advice(self) -> str | None:
         """What a person can do about a state other than "device"."""
-        return None if self.state == DEVICE else _ADVICE.get(self.state, "see `adb devices`")
+        if self.state == DEVICE:
+            return None
+        return _of_address(self.serial, self.state) or _ADVICE.get(self.state, "see `adb devices`")
 
 
-def advice_for(state: str) -> str:
+def is_address(serial: str) -> bool:
+    """Tell whether adb's name of a phone is its HOST:PORT on the network."""
+    return ":" in serial
+
+
+def advice_for(state: str, serial: str) -> str:
     """Return what a person can do about a phone in `state`; one that is ready by it was lost."""
-    return _ADVICE.get(state, LOST_ADVICE)
+    lost = _MDNS_ADVICE if _MDNS.search(serial) else _LOST_ADVICE
+    return _of_address(serial, state) or _ADVICE.get(state, lost)
+
+
+def _of_address(serial: str, state: str) -> str | None:
+    """Return what is to be done about a phone whose connection by the network is gone."""
+    if not is_address(serial) or state not in {DEVICE, ABSENT, SILENT, "offline"}:
+        return None
+    drop = "" if state == ABSENT else f"`adb disconnect {serial}`, then "
+    return f"is it switched on and in this network? {drop}`adb connect {serial}`"

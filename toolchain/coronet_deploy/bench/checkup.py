@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coronet_deploy.bench.adb import AdbError, Device, call_adb, find_adb, list_devices
-from coronet_deploy.bench.attached import DEVICE, Attached
+from coronet_deploy.bench.attached import DEVICE, SILENT, Attached, advice_for
 from coronet_deploy.bench.building import (
     CMAKE_OLDEST,
     GET_CMAKE,
@@ -204,7 +204,8 @@ def _phone(phone: Attached, limit: Limit) -> tuple[Check, str | None]:
         abi = device.properties().get("ro.product.cpu.abi")
         return _tools(name, device) or _folder(name, device) or _abi(name, device, abi), abi
     except AdbError as error:
-        return Check(name, Verdict.MISSING, error.what, error.hint or "plug it in again"), abi
+        fix = error.hint or advice_for(SILENT, phone.serial)
+        return Check(name, Verdict.MISSING, error.what, fix), abi
 
 
 def _tools(name: str, device: Device) -> Check | None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from coronet_deploy.bench.adb import AdbError, Device, DeviceTooOld, list_devices
-from coronet_deploy.bench.attached import DEVICE, SILENT, TOO_OLD, Attached
+from coronet_deploy.bench.attached import DEVICE, SILENT, TOO_OLD, Attached, is_address
 from coronet_deploy.bench.identity import own_serial
 from coronet_deploy.bench.process import Limit
 from coronet_deploy.bench.together import ask_all
 from coronet_deploy.errors import BadInput, EnvironmentProblem
-from coronet_deploy.profiles import Profile, find_profile, load_profiles, match
+from coronet_deploy.profiles import Backend, Profile, find_profile, load_profiles, match
 
 ANY = "any"
 """The name of whatever chipset is attached: `--device any`."""
+
+
+# What elsewhere is called a device.
+_NO_PHONES = frozenset({*get_args(Backend), "npu", "cuda", "localhost"})
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,11 @@ def choose(
     asked = " ".join([f"--device {name}", *([f"--serial {serial}"] if serial else [])])
     if not fitting:
         waiting = [one for one in attached if one.attached.state != DEVICE]
-        unready = next((one.attached.advice for one in waiting), None)
-        hint = unready if waiting and len(waiting) == len(attached) else _other(attached)
+        hint: str | None = _other(attached)
+        if serial and is_address(serial) and not _called(serial, attached):
+            hint = f"adb connect {serial}"
+        elif waiting and len(waiting) == len(attached):
+            hint = waiting[0].attached.advice
         raise EnvironmentProblem(
             f"{asked}: no such phone is attached; {_listed(attached)}", hint=hint
         )
@@ -171,14 +179,15 @@ def _chipset(
     try:
         return find_profile(name, profiles)
     except BadInput as unknown:
-        if ":" in name:  # as no chipset is called: the address of a phone on the network
+        if is_address(name):  # as no chipset is called
             raise EnvironmentProblem(
                 f"--device {name}: no such phone is attached; {_listed(attached)}",
                 hint=f"adb connect {name}",
             ) from unknown
+        own = "this host is --device host; what of a phone computes, --backend says"
         raise BadInput(
             f"{unknown.what}, and no attached phone has that serial; {_listed(attached)}",
-            hint=unknown.hint,
+            hint=own if name.casefold() in _NO_PHONES else unknown.hint,
         ) from unknown
 
 

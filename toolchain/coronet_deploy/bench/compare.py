@@ -84,13 +84,20 @@ def find_subjects(path: Path, side: str) -> list[Subject]:
         BadInput: there is none, one cannot be read, or is not what its manifest says.
 
     """
-    if is_folder(path, side):
-        found = files_in(path, [runtime.suffix for runtime in Runtime], side)
-    else:
-        found = [existing_file(path, side)]
+    found = _artifacts_in(path, side) if is_folder(path, side) else [existing_file(path, side)]
     for one in found:
         require_utf8(one.name)
     return [Subject(one.name, described(one, sha256_of(one)), one) for one in found]
+
+
+def _artifacts_in(folder: Path, side: str) -> list[Path]:
+    try:
+        return files_in(folder, [runtime.suffix for runtime in Runtime], side)
+    except BadInput as none:
+        if none.hint is None and any(folder.glob("*.json")):
+            hint = "of runs, two files are compared; or one with those of a folder, by --history"
+            raise BadInput(none.what, hint=hint) from none
+        raise
 
 
 def match(base: Sequence[Subject], candidate: Sequence[Subject]) -> Matching:

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from coronet_deploy.bench.adb import AdbError, AdbTimeout, Device, DeviceLost, call_adb
-from coronet_deploy.bench.attached import ABSENT, DEVICE, advice_for
+from coronet_deploy.bench.attached import ABSENT, DEVICE, advice_for, is_address
 from coronet_deploy.bench.phone_state import read_state, set_fixed_performance
 from coronet_deploy.vocabulary import Run
 
@@ -38,7 +38,7 @@ def wait_until_ready(device: Device, seconds: float) -> None:
 
     """
     end = time.monotonic() + seconds
-    by_network = ":" in device.serial
+    by_network = is_address(device.serial)
     if by_network and device.unsure:  # adb takes long to see that such a connection is dead
         with contextlib.suppress(AdbError):
             call_adb(["disconnect", device.serial], seconds=_QUICK_S)
@@ -47,7 +47,7 @@ def wait_until_ready(device: Device, seconds: float) -> None:
         if time.monotonic() >= end:
             raise DeviceLost(
                 f"phone {device.serial} is {state}, and was not back after {seconds:g} s",
-                hint=advice_for(state),
+                hint=advice_for(state, device.serial),
                 serial=device.serial,
             )
         if by_network and time.monotonic() >= connected + _RECONNECT_EVERY_S:
@@ -73,7 +73,7 @@ def wait_until_up(device: Device, seconds: float) -> None:
         if time.monotonic() >= end and device.unsure:
             raise DeviceLost(
                 f"phone {device.serial} is listed by adb, but did not answer for {seconds:g} s",
-                hint=advice_for(DEVICE),
+                hint=advice_for(DEVICE, device.serial),
                 serial=device.serial,
             )
         if time.monotonic() >= end:

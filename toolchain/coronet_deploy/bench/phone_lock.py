@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from coronet_deploy.bench.adb import AdbError, Device, DeviceLost, find_adb
-from coronet_deploy.bench.attached import DEVICE, LOST_ADVICE
+from coronet_deploy.bench.attached import DEVICE, advice_for
 from coronet_deploy.bench.phone_files import ROOT
 from coronet_deploy.bench.process import has_ended
 from coronet_deploy.errors import EnvironmentProblem
@@ -155,7 +155,7 @@ class PhoneLock:
         if from_adb and (state := self._device.state) != DEVICE:
             raise DeviceLost(
                 f"phone {self._device.serial} is {state}: {word} {rest}".strip(),
-                hint=LOST_ADVICE,
+                hint=advice_for(state, self._device.serial),
                 serial=self._device.serial,
             )
         full = "No space left" in f"{word} {rest}"

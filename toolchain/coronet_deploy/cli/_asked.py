@@ -5,30 +5,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from coronet_deploy.cli._shared import known_names
 from coronet_deploy.errors import BadInput
+from coronet_deploy.vocabulary import PLAIN_DTYPES, DType, Runtime
 
-RUNTIMES = ("onnx", "tflite")
-DTYPES = ("fp32", "fp16", "int8")
+RUNTIMES = tuple(one.value for one in Runtime)
+DTYPES = tuple(one.value for one in PLAIN_DTYPES)
 """What "all" stands for."""
-
-_SCHEMES = ("int8-full", "int16x8", "a16w8", "int8-dynamic", "int8-weights")
 
 
 def runtime_names(text: str) -> list[str]:
     """Return the runtimes of "NAME,NAME"."""
-    return _names(text, (*RUNTIMES, "all"))
+    return known_names(text, (*Runtime, "all"))
 
 
 def dtype_names(text: str) -> list[str]:
     """Return the number types of "NAME,NAME"."""
-    return _names(text, (*DTYPES, *_SCHEMES, "all"))
-
-
-def _names(text: str, known: Sequence[str]) -> list[str]:
-    names = text.split(",")
-    if unknown := [name for name in names if name not in known]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
-    return names
+    return known_names(text, (*DType, "all"))
 
 
 def requests_of(args: argparse.Namespace) -> list[argparse.Namespace]:
@@ -84,7 +77,6 @@ def runtimes_of(args: argparse.Namespace) -> tuple[str, ...]:
 def _runtimes_with(dtype: str, runtime: str) -> tuple[str, ...]:
     """Return the runtimes asked for; of all, those that have the number type."""
     from coronet_deploy.export.schemes import refusal
-    from coronet_deploy.vocabulary import DType, Runtime
 
     asked = tuple(r for r in RUNTIMES if runtime in {r, "all"})
     if dtype == "all":

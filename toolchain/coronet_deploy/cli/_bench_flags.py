@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coronet_deploy.cli._phone_flags import add_phone_arguments
+from coronet_deploy.cli._shared import ARTIFACTS
 from coronet_deploy.errors import BadInput, EnvironmentProblem
 from coronet_deploy.storage import require_apart, require_file_name, require_utf8, try_writing
 
@@ -21,12 +22,12 @@ COUNT_MOST = 1_000_000
 SECONDS_MOST = 7 * 24 * 3600
 """A week; what the system's clocks and alarms take ends at 24 days."""
 
-_OF_MODELS = {".onnx", ".tflite", ".pt", ".pth", ".safetensors"}
-_OF_FILES = {*_OF_MODELS, ".json", ".html"}
+_OF_MODELS = {*ARTIFACTS, ".pt", ".pth", ".safetensors"}
+_OF_FILES = {*_OF_MODELS, ".json", ".html", ".csv", ".md", ".txt", ".tex", ".xml", ".png", ".pdf"}
 
 
 class _Noted(argparse.Action):
-    """Stores a value and that it was given, be it the default."""
+    """Stores a value and that it was given, be it the default; one of several adds to them."""
 
     def __call__(
         self,
@@ -35,9 +36,15 @@ class _Noted(argparse.Action):
         values: Any,  # noqa: ANN401 - whatever the argument's type makes
         option_string: str | None = None,
     ) -> None:
+        given = getattr(namespace, "given", ())
+        if self.dest in given and isinstance(values, tuple):  # "1,2" may be 1 and 2
+            values = (*getattr(namespace, self.dest), *values)
+            if len(set(values)) < len(values):
+                told = f"{','.join(map(str, values))} in all names one twice"
+                raise argparse.ArgumentError(self, told)
         setattr(namespace, self.dest, values)
         if option_string:
-            namespace.given = (*getattr(namespace, "given", ()), self.dest)
+            namespace.given = (*given, self.dest)
 
 
 def note_given(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +75,12 @@ def refuse(
     if told:
         verb = "means" if len(told) == 1 else "mean"
         raise BadInput(f"{', '.join(told)} {verb} nothing {why}", hint=hint)
+
+
+def device_name(text: str) -> str:
+    """Take the words for this host and for any phone however they are written, as chipsets are."""
+    word = text.strip().casefold()
+    return word if word in {"host", "any"} else text
 
 
 def take_serial_alone(args: argparse.Namespace) -> None:

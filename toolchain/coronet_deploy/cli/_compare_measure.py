@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from coronet_deploy.cli._bench_flags import (
     check_writable,
+    is_given,
     refuse_phone_flags,
     settle_seconds,
     take_serial_alone,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neithe
     from coronet_deploy.report.regression import Bounds
     from coronet_deploy.vocabulary import Run
 
+_MORE = 4  # launches a side that a re-run has by default
+
 
 def measure(args: argparse.Namespace, bounds: Bounds) -> tuple[Matching, list[Run], list[Path]]:
     """Measure, look, and measure again what is not settled; returns the runs and their files."""
@@ -34,6 +37,8 @@ def measure(args: argparse.Namespace, bounds: Bounds) -> tuple[Matching, list[Ru
     take_serial_alone(args)
     refuse_phone_flags(args)
     settle_seconds(args)
+    if args.rounds >= args.most and not is_given(args, "--most"):
+        args.most = args.rounds + _MORE  # or what is slower were called so without a re-run
     if args.rounds < LAUNCHES_LEAST or args.most < args.rounds:
         raise BadInput(
             f"--rounds {args.rounds} --most {args.most}: at least {LAUNCHES_LEAST} launches a "

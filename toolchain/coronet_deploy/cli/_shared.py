@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from coronet_deploy.errors import BadInput, EnvironmentProblem, missing_package
 from coronet_deploy.storage import data_dir, existing_file, files_in, is_folder, readable
+from coronet_deploy.vocabulary import Runtime
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
     from coronet_deploy.export.subject import Subject
 
-ARTIFACTS = (".onnx", ".tflite")
+ARTIFACTS = tuple(one.suffix for one in Runtime)
 """What the names of artifacts end in."""
 
 _OWN = "export and verify take a generator of your own, as package.module:name"
@@ -49,6 +51,14 @@ def files_of(artifacts: Sequence[Path]) -> list[Path]:
         for one in artifacts
         for path in (files_in(one, ARTIFACTS) if is_folder(one, "artifact") else [one])
     ]
+
+
+def known_names(text: str, known: Sequence[str]) -> list[str]:
+    """Return the names of "NAME,NAME", which are all of those that are `known`."""
+    names = text.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+    return names
 
 
 @contextlib.contextmanager

@@ -100,13 +100,17 @@ class Progress:
 
 
 class Reading:
-    """A line on stderr every few seconds while pictures are looked at, however many there are."""
+    """A line on stderr every few seconds while much is worked through, such as pictures."""
 
     def __init__(self) -> None:
-        self._told = time.monotonic()
+        self._told = self._heard = time.monotonic()
+        self._clear = "\033[K" if sys.stderr.isatty() else ""  # of a step's line
 
-    def __call__(self, path: Path, done: int, total: int) -> None:
+    def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
+        if done == 1 and now - self._heard >= _AT_FIRST_S:  # behind other work
+            self._told = now
+        self._heard = now
         if now - self._told >= _AT_FIRST_S:
             self._told = now
-            print(f"{done} of {total} pictures in {path.parent}", file=sys.stderr, flush=True)
+            print(f"{self._clear}{done} of {total} {what}", file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from coronet_deploy.cli._bench_flags import (
     THREADS_MOST,
     check_reports,
     check_writable,
+    device_name,
     note_given,
     refuse,
     refuse_phone_flags,
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device",
+        type=device_name,
         default="host",
         metavar="NAME",
         help="where to run: host, a phone's chipset or serial, any (default: host)",
@@ -142,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     check_writable(args.output)
     on_phone = args.device != "host"
     with (
-        journal_in(args.output, on_phone=on_phone, resumable=on_phone) as journal,
+        journal_in(args.output, on_phone=on_phone) as journal,
         bench_progress() as progress,
     ):
         if on_phone:
@@ -167,17 +168,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def journal_in(
-    folder: Path, *, on_phone: bool = False, resumable: bool = False
-) -> Iterator[Journal]:
+def journal_in(folder: Path, *, on_phone: bool = False) -> Iterator[Journal]:
     """Yield what keeps a bench's launches as they end, for `Journal.end` to make a run file of.
 
     When Ctrl-C ends the bench, or its phone goes away for good, the launches that had finished
-    become a run file in `folder`; of one that is `resumable` it is said how to go on with it.
+    become a run file in `folder`; where the bench can be gone on with, it is said how.
     """
     from coronet_deploy.bench.host import BenchInterrupted
     from coronet_deploy.bench.phone_back import PhoneGone
-    from coronet_deploy.results.journal import journaled, left_behind, recovery, running
+    from coronet_deploy.results.journal import (
+        going_on,
+        journaled,
+        left_behind,
+        recovery,
+        running,
+    )
 
     for path in () if on_phone else running(folder):
         print(f"another bench is going on, by {path}: both disturb each other", file=sys.stderr)
@@ -194,8 +199,8 @@ def journal_in(
             if cut.run.launches:
                 path = journal.end(cut.run, folder)
                 finished = len(cut.run.launches)
-                more = f"; --resume {shlex.quote(str(path))} goes on" if resumable else ""
-                print(f"{finished} of {cut.planned} launches kept in {path}{more}", file=sys.stderr)
+                kept = f"{finished} of {cut.planned} launches kept in {path}"
+                print("; ".join(filter(None, (kept, going_on(cut.run, path)))), file=sys.stderr)
             raise
 
 

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coronet_deploy.cli._bench_flags import check_reports, note_given, refuse, require_text
+from coronet_deploy.cli._bench_flags import (
+    check_reports,
+    device_name,
+    note_given,
+    refuse,
+    require_text,
+)
 from coronet_deploy.cli._compare_files import check_threads, refuse_measuring
 from coronet_deploy.cli._compare_history import add_history_argument, compare_with_history
 from coronet_deploy.cli._compare_measure import measure
@@ -61,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measuring = parser.add_argument_group("measuring (not with run files)")
     measuring.add_argument(
         "--device",
+        type=device_name,
         default="host",
         metavar="NAME",
         help="where to run: host, a phone's chipset or serial, any (default: host)",
@@ -84,7 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=10,
         metavar="N",
-        help="launches a side after the re-run of what is not settled then (default: 10)",
+        help="launches a side after the re-run of what is not settled then (default: 10, or 4 "
+        "more than --rounds of 10 or more)",
     )
     measuring.add_argument(
         "--samples",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._pictures import add_grid, check_grid, write_grid
-from coronet_deploy.cli._shared import read_checkpoint, table_console, torch_loading
+from coronet_deploy.cli._shared import ARTIFACTS, read_checkpoint, table_console, torch_loading
 from coronet_deploy.cli.export import picture_size
 from coronet_deploy.errors import BadInput
 
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _opened(path: Path | None, size: tuple[int, int] | None) -> Iterator[_Model]:
     """Yield the model at `path`, or the bundled one, ready to translate."""
-    if path is None or path.suffix not in {".onnx", ".tflite"}:
+    if path is None or path.suffix not in ARTIFACTS:
         yield _checkpoint_model(path, size or _SIZE)
         return
     from coronet_deploy.storage import sha256_of

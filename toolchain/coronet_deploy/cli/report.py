@@ -22,10 +22,16 @@ _ENDINGS = {
     ".html": "html",
     ".htm": "html",
     ".md": "markdown",
+    ".markdown": "markdown",
     ".csv": "csv",
     ".json": "json",
     ".tex": "latex",
+    ".txt": "terminal",
+    ".log": "terminal",
+    "": "terminal",  # as of /dev/stdout
 }
+"""What is written, by the ending of the name that it goes to."""
+
 LAYOUTS = ("full", "paper")
 
 
@@ -83,12 +89,13 @@ def run(args: argparse.Namespace) -> int:
     _take_runs_behind_quality(args)
     if args.json and args.format not in {None, "json"}:
         raise BadInput(f"--json and --format {args.format} contradict each other")
-    ending = args.output.suffix.lower() if args.output else ""
-    form = "json" if args.json else args.format or _ENDINGS.get(ending, "terminal")
-    if form != "html" and (args.quality or args.history or args.title):
-        raise BadInput("--quality, --history and --title are for --format html")
+    if args.output == Path("-"):
+        args.output = None
     past = [Path(args.history)] if args.history else []
     check_reports(args, ["--output"], [*args.runs, *args.quality, *past])
+    form = "json" if args.json else args.format or _form_of(args.output)
+    if form != "html" and (args.quality or args.history or args.title):
+        raise BadInput("--quality, --history and --title are for --format html")
     runs = _read(args.runs)
     # Not its samples: a vendor's program that keeps none still tells its median.
     if not any(launch.median_ms is not None for _, one in runs for launch in one.launches):
@@ -103,6 +110,23 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.output, text)
         print(f"wrote {args.output}", file=sys.stderr)
     return 0
+
+
+def _form_of(output: Path | None) -> str:
+    """Return the format that the name of `output` ends in; of stdout it is the terminal's.
+
+    Raises:
+        BadInput: none is written to such a file.
+
+    """
+    ending = output.suffix.lower() if output else ""
+    if ending not in _ENDINGS:
+        raise BadInput(
+            f"--output {output}: no report is written as {ending}",
+            hint=f"its name may end in {', '.join(filter(None, _ENDINGS))}, or --format says "
+            "what it is",
+        )
+    return _ENDINGS[ending]
 
 
 def _take_runs_behind_quality(args: argparse.Namespace) -> None:
@@ -224,10 +248,16 @@ def _laid_out(form: str, layout: str, runs: list[Run], baseline: str | None, wid
 
     lines = [line for one in runs for line in lines_of(one, baseline)]
     grids, notes = grids_of(Layout(layout), lines), legend(Layout(layout), lines, baseline)
+    said: dict[str, dict[str, None]] = {}
     for one in runs:
         rows = summarize(one, baseline)
-        said = [*failures(rows), *caveats(one, rows)]
-        notes += [f"{one.id}: {text}" for text in said] if len(runs) > 1 else said
+        for text in (*failures(rows), *caveats(one, rows)):
+            said.setdefault(text, {})[one.id] = None
+    # What is true of all runs is said of none.
+    notes += [
+        text if len(told) == len(runs) else f"{', '.join(told)}: {text}"
+        for text, told in said.items()
+    ]
     if form == "csv":
         return grids_.grid_csv(grids[0])
     if form == "json":

@@ -6,11 +6,14 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from coronet_deploy.cli._bench_flags import check_folder
+from coronet_deploy.cli._shared import known_names
 from coronet_deploy.cli.bench import duration, positive
 from coronet_deploy.errors import BadInput, missing_package
 from coronet_deploy.vocabulary import DType, Runtime
@@ -58,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command = add_stored("list", "list runs, newest first")
     _add_filters(command)
     command = add_stored("show", "show one run: its file, its set-up, its rows")
-    command.add_argument("name", metavar="RUN", help="a run's id, or how only one starts")
+    command.add_argument("name", metavar="RUN", help="a run's id, how only one starts, or its file")
     command = add_stored(
         "prune", "take old runs out of the store; their files stay, without --files"
     )
@@ -86,19 +89,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_filters(command: argparse.ArgumentParser) -> None:
-    for flag, names, what in (
-        ("--model", None, "of this model"),
-        ("--artifact", None, "of this artifact"),
-        ("--runtime", Runtime, "of this runtime"),
-        ("--dtype", DType, "in this type of numbers"),
-        ("--device", None, "measured on this device"),
-        ("--backend", None, "measured on this back end"),
-    ):
-        # A misspelt one of a known set would find nothing, and say so as if nothing were there.
-        choices = [one.value for one in names] if names else None
-        told = f": {', '.join(choices)}" if choices else ""
-        command.add_argument(flag, choices=choices, metavar="NAME", help=f"rows {what}{told}")
-    command.add_argument("--threads", type=positive, metavar="N", help="rows with N threads")
+    group = command.add_argument_group(
+        "which rows", "of a flag that is given again, or takes several by commas, any will do"
+    )
+
+    def add(flag: str, told: str, parse: Callable[[str], list[Any]], metavar: str) -> None:
+        group.add_argument(
+            flag, type=parse, action="extend", default=[], metavar=metavar, help=f"rows {told}"
+        )
+
+    add("--model", "of this model", _name, "NAME")
+    add("--artifact", "of this artifact", _name, "NAME")
+    # A misspelt one of a known set would find nothing, and say so as if nothing were there.
+    add("--runtime", f"of this runtime: {', '.join(Runtime)}", _of(Runtime), "NAME[,...]")
+    add("--dtype", f"in this type of numbers: {', '.join(DType)}", _of(DType), "NAME[,...]")
+    add("--device", "measured on this device", _names, "NAME[,...]")
+    add("--backend", "measured on this back end", _names, "NAME[,...]")
+    add("--threads", "with N threads", _numbers, "N[,...]")
     command.add_argument("--since", type=_date, metavar="DATE", help="made then or later")
     command.add_argument("--before", type=_date, metavar="DATE", help="made before then")
     command.add_argument(
@@ -233,7 +240,7 @@ def _filters(args: argparse.Namespace) -> Filters:
         artifact=args.artifact,
         runtime=args.runtime,
         dtype=args.dtype,
-        device=args.device,
+        device=[name for device in args.device for name in _known_as(device)],
         backend=args.backend,
         threads=args.threads,
         since=args.since,
@@ -242,11 +249,22 @@ def _filters(args: argparse.Namespace) -> Filters:
     )
 
 
+def _known_as(device: str) -> list[str]:
+    """Return what runs may call a device: of a chipset, by any of its names, its profile's id."""
+    from coronet_deploy.profiles import find_profile
+
+    with contextlib.suppress(BadInput):
+        return [device, find_profile(device).id]
+    return [device]
+
+
 def _show(args: argparse.Namespace) -> int:
     with _opened(args) as store:
         from coronet_deploy.results.store import find_run
 
-        found = find_run(store, args.name)
+        # Files are named for their runs; where one is now does not matter.
+        name = Path(args.name).stem if args.name.endswith(".json") else args.name
+        found = find_run(store, name)
     from coronet_deploy.report.listing import print_runs, print_setup, run_json
     from coronet_deploy.storage import sha256_of
 
@@ -287,8 +305,9 @@ def _prune(args: argparse.Namespace) -> int:
     for one in done.runs:
         print(f"{one.id}  {printable(str(one.path))}")
     print(f"{_number_of(len(done.runs), 'run')} {would} of {store.name}")
-    if args.files and not args.dry_run:
-        print(f"{_number_of(len(done.deleted), 'run file')} deleted")
+    if args.files:
+        gone = "would be deleted" if args.dry_run else "deleted"
+        print(f"{_number_of(len(done.deleted), 'run file')} {gone}")
     elif done.runs:
         print("Their run files stay, and `rebuild` would bring them back; --files deletes them")
     for reason in done.spared:
@@ -298,9 +317,16 @@ def _prune(args: argparse.Namespace) -> int:
 
 def _recover(args: argparse.Namespace) -> int:
     from coronet_deploy.results.files import write_run
-    from coronet_deploy.results.journal import goes_on, read_journal
-    from coronet_deploy.storage import existing_file
+    from coronet_deploy.results.journal import SUFFIX, goes_on, going_on, read_journal
+    from coronet_deploy.storage import existing_file, is_folder
 
+    if args.output is not None:
+        check_folder(args.output, "--output")
+    if is_folder(args.journal, "journal"):
+        raise BadInput(
+            f"{args.journal} is a folder",
+            hint=f"give a journal in it, {args.journal / '*'}{SUFFIX}",
+        )
     # In this order: what a bench adds behind what was read would go with the journal.
     if goes_on(existing_file(args.journal, "journal")):
         raise BadInput(f"{args.journal} belongs to a bench that goes on")
@@ -314,13 +340,31 @@ def _recover(args: argparse.Namespace) -> int:
         print(json.dumps({"run": found.id, "run_file": str(path), "launches": len(found.launches)}))
     else:
         are = "launch is" if len(found.launches) == 1 else "launches are"
-        print(f"{len(found.launches)} {are} in {path}")
+        held = f"{len(found.launches)} {are} in {path}"
+        print("; ".join(filter(None, (held, going_on(found, path)))))
     return 0
 
 
 def _number_of(number: int, what: str) -> str:
     """Return "1 run" or "2 runs"."""
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _name(text: str) -> list[str]:
+    """Take a name that may have commas of its own."""
+    return [text]
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(text: str) -> list[int]:
+    return [positive(part) for part in text.split(",")]
+
+
+def _of(known: type[StrEnum]) -> Callable[[str], list[str]]:
+    return lambda text: known_names(text, list(known))
 
 
 def _date(text: str) -> str:

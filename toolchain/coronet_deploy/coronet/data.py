@@ -26,7 +26,9 @@ from coronet_deploy.images import (
     Array,
     Pixels,
     at_size,
+    folder_with_pictures,
     from_pixels,
+    has_pictures,
     list_pictures,
     matched_pictures,
     open_pair,
@@ -41,11 +43,11 @@ _CONTAINER = Path("/sys/fs/cgroup/memory.max")  # bytes that a container may use
 _SHARE_KEPT = 1 / 8  # of this machine's memory, at most: there are a training and a held-out set
 
 
-Told = Callable[[Path, int, int], None]
-"""Is given a picture that was looked at, and how many of how many of its folder that makes."""
+Told = Callable[[str, int, int], None]
+"""Is given what is worked through, such as "pictures in DIR", and how many of how many are done."""
 
 
-def untold(_path: Path, _done: int, _total: int) -> None:
+def untold(_what: str, _done: int, _total: int) -> None:
     """Tell nobody."""
 
 
@@ -97,7 +99,7 @@ class _Files:
                 room = max(budget // self._held[0].nbytes, 1)
             else:
                 require(path)
-            told(path, i + 1, len(paths))
+            told(f"pictures in {path.parent}", i + 1, len(paths))
 
     @property
     def names(self) -> list[str]:
@@ -226,13 +228,12 @@ def open_training(
         BadInput: a folder is missing or empty, a picture cannot be read, pairs do not match.
 
     """
-    if not data.is_dir():
-        raise BadInput(f"{data} is not a folder of pictures")
+    _require_layout(data, paired=paired)
     if paired and not (data / "trainA").is_dir():
-        held = data / "val" if (data / "val").is_dir() else data / "test"
+        held = _held_out(data)
         return (
             side_by_side(data / "train", direction, load, told),
-            side_by_side(held, direction, crop, told) if held.is_dir() else None,
+            side_by_side(held, direction, crop, told) if held else None,
         )
     make = matching if paired else unpaired
     held_out = (data / "testA").is_dir() and (data / "testB").is_dir()
@@ -240,6 +241,37 @@ def open_training(
         make(data / "trainA", data / "trainB", direction, load, told),
         make(data / "testA", data / "testB", direction, crop, told) if held_out else None,
     )
+
+
+def _require_layout(data: Path, *, paired: bool) -> None:
+    """Let a folder through that is laid out as wanted; of another layout it is said which."""
+    if not data.is_dir():
+        raise BadInput(f"{data} is not a folder of pictures")
+    has_pairs = (data / "train").is_dir()
+    missing = [name for name in ("trainA", "trainB") if not (data / name).is_dir()]
+    if not missing or (paired and has_pairs):
+        return
+    if has_pairs:
+        hint = (
+            "its train is for Pix2Pix, which takes pairs side by side: CycleGAN takes pictures of "
+            "the one kind in trainA and of the other in trainB"
+        )
+    elif has_pictures(data):
+        hint = "it holds pictures itself: --data takes the folder that such folders are in"
+    elif paired:
+        hint = "pairs side by side go into train, or A into trainA and B, by the same names, trainB"
+    else:
+        hint = "pictures of the one kind go into trainA, and of the other into trainB"
+    lacking = " and no ".join(["train", *missing] if paired else missing)
+    raise BadInput(f"{data} has no {lacking}", hint=hint)
+
+
+def _held_out(data: Path) -> Path | None:
+    """Return the folder of the pairs for samples: val, or where it is missing or empty, test."""
+    val, test = (path if path.is_dir() else None for path in (data / "val", data / "test"))
+    if val is None or (test and not has_pictures(val) and not folder_with_pictures(val)):
+        return test
+    return val
 
 
 def some(pictures: Pictures, most: int = 6) -> tuple[Tensor, Tensor]:

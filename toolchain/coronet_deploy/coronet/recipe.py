@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +24,7 @@ from coronet_deploy.coronet.data import Direction
 from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
 from coronet_deploy.coronet.latents import MIN_CHANNELS, THRESHOLD
 from coronet_deploy.coronet.losses import GANLoss
+from coronet_deploy.coronet.overriding import override
 from coronet_deploy.errors import BadInput
 from coronet_deploy.networks.cost import Measure
 from coronet_deploy.networks.generator import full_plan, size_multiple
@@ -340,8 +340,8 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         table = tomllib.loads(existing_file(path, "recipe").read_text("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"recipe {path}: {error}") from error
-    for override in overrides or []:
-        _override(table, override)
+    for line in overrides or []:
+        override(table, line, Recipe)
     try:
         recipe = Recipe.model_validate(table)
     except ValidationError as error:
@@ -374,21 +374,3 @@ def _idle(recipe: Recipe) -> list[tuple[str, str, str]]:
     else:
         idle.append(("qat", "tails", "it is for InstanceNorm, and model.norm is batch"))
     return idle
-
-
-def _override(table: dict[str, Any], override: str) -> None:
-    """Set one dotted key of `table`; the value is TOML, or else a string; ".5" is 0.5 too."""
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise BadInput(f"--set {override}: not KEY=VALUE")
-    try:
-        number = f"0{text}" if re.match(r"\.\d", text) else text
-        value = tomllib.loads(f"value = {number}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        value = text
-    *tables, last = key.split(".")
-    for name in tables:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
-            raise BadInput(f"--set {override}: {name!r} is not a table")
-    table[last] = value

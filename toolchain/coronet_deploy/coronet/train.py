@@ -33,7 +33,8 @@ class Trainer(Course):
     """One training run (see `Course`).
 
     Its results are `<name>.safetensors`, one for each generator; at the end of the search it writes
-    `<name>.search.safetensors`. `told` hears of each picture as it is looked at.
+    `<name>.search.safetensors`. `told` hears of each picture as it is looked at, and
+    of each batch that BatchNorm's statistics are made of.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Trainer(Course):
             paired=recipe.model.task is Task.PIX2PIX,
             told=told,
         )
+        self._told = told
         self._ahead = Ahead(self.pictures, pinned=self.device.type == "cuda")
         torch.manual_seed(recipe.seed)
         self.game = game(recipe, self.device, team)
@@ -182,6 +184,8 @@ class Trainer(Course):
                 for i in range(_RECALIBRATION_BATCHES):
                     batch = self.pictures.batch(i, d.batch, d.crop, self.recipe.seed + 1)
                     pupil.network(batch[place].to(self.device, self.recipe.machine.dtype))
+                    what = f"batches for the BatchNorm statistics of {pupil.name}"
+                    self._told(what, i + 1, _RECALIBRATION_BATCHES)
             for norm in norms:
                 norm.momentum = 0.1
                 for buffer in norm.buffers():

@@ -271,10 +271,10 @@ def _store_entries(place: str) -> Iterator[Entries]:
         yield lambda row: list_runs(
             store,
             Filters(
-                artifact=row.artifact,
-                device=row.target.device,
-                backend=row.target.backend,
-                threads=row.target.threads,
+                artifact=(row.artifact,),
+                device=(row.target.device,),
+                backend=(row.target.backend,),
+                threads=(row.target.threads,),
             ),
         )
 

@@ -113,7 +113,7 @@ def _notes(known: Sequence[_Case], absent: Sequence[_Case]) -> tuple[str, ...]:
         f"{case.pair.name}: {told[2:]}." for case in absent if (told := _differ(case.line))
     ]
     spoilt = [
-        f"{case.pair.name}: {told[2:]} and do not count."
+        f"{case.pair.name}: {told[2:]} and {'does' if case.line.spoilt == 1 else 'do'} not count."
         for case in (*known, *absent)
         if (told := _spoilt(case.line))
     ]

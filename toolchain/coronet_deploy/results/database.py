@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from coronet_deploy.errors import BadInput, CoronetError, EnvironmentProblem
-from coronet_deploy.results.urls import check_parameters, read_url, shown
+from coronet_deploy.results.urls import check_parameters, read_url, refusal, shown
 
 LAYOUT = 1
 """The tables' version: a store of another is refused."""
@@ -195,6 +195,8 @@ class Database:
         reason = " ".join(str(cause).split()) or "no answer"
         if state == "55P03":  # lock_not_available
             return _locked(self.name, self._patience_s)
+        if state is None and (refused := refusal(self.name, reason)):
+            return refused
         if error.connection_invalidated or state is None or state[:2] in {"08", "57"}:
             return EnvironmentProblem(
                 f"the result store {self.name} cannot be reached or went away: {reason}",

@@ -70,7 +70,8 @@ Progress = Callable[[Imported], None]
 class Pruned:
     """Runs that were taken out of the store, oldest first, and what became of their files.
 
-    `deleted` files are gone; `spared` ones are not what was imported, or could not be deleted.
+    `deleted` files are gone; `spared` ones are not what was imported, or could not be deleted. Of a
+    dry run it is what would become of them.
     """
 
     runs: tuple[RunEntry, ...]
@@ -173,21 +174,25 @@ def prune(
                     spared.add(run.id)
     old = list_runs(store, Filters(before=before)) if before is not None else everything
     chosen = tuple(run for run in reversed(old) if run.id not in spared)
-    if dry_run or not chosen:
-        return Pruned(chosen)
-    with store.write() as connection:
-        for some in _batches([run.id for run in chosen]):
-            connection.execute(rows.delete().where(rows.c.run_id.in_(some)))
-            connection.execute(runs.delete().where(runs.c.id.in_(some)))
-        connection.execute(setups.delete().where(setups.c.hash.not_in(sa.select(rows.c.setup))))
+    if chosen and not dry_run:
+        _take_out(store, [run.id for run in chosen])
     if not files:
         return Pruned(chosen)
-    outcomes = [(run.path, _delete(run)) for run in chosen]
+    outcomes = [(run.path, _delete(run, dry_run=dry_run)) for run in chosen]
     return Pruned(
         chosen,
         deleted=tuple(path for path, reason in outcomes if reason is None),
         spared=tuple(f"{path}: {reason}" for path, reason in outcomes if reason is not None),
     )
+
+
+def _take_out(store: Store, ids: Sequence[str]) -> None:
+    """Take runs out of the store, and the set-ups that no other has."""
+    with store.write() as connection:
+        for some in _batches(ids):
+            connection.execute(rows.delete().where(rows.c.run_id.in_(some)))
+            connection.execute(runs.delete().where(runs.c.id.in_(some)))
+        connection.execute(setups.delete().where(setups.c.hash.not_in(sa.select(rows.c.setup))))
 
 
 def _found(places: Sequence[Path]) -> RunFiles:
@@ -317,12 +322,13 @@ def _insert(connection: Connection, entries: Sequence[RunEntry]) -> None:
             connection.execute(table.insert(), lines)
 
 
-def _delete(run: RunEntry) -> str | None:
+def _delete(run: RunEntry, *, dry_run: bool) -> str | None:
     """Delete a run's file if it is the one that was imported; return why not, or None."""
     try:
         if sha256_of(run.path) != run.sha256:
             return "its bytes are not those that were imported"
-        run.path.unlink()
+        if not dry_run:
+            run.path.unlink()
     except FileNotFoundError:
         return "it is not there"
     except OSError as error:

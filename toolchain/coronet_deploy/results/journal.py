@@ -169,6 +169,18 @@ def recovery(path: Path) -> str:
     return f"coronet-deploy results recover {shlex.quote(str(path))}"
 
 
+def going_on(run: Run, path: Path) -> str | None:
+    """Return how the bench that the run file at `path` was cut short of is gone on with, if it is.
+
+    One on this host begins anew, and so does a comparison.
+    """
+    told = run.conditions
+    cut_short = bool(told.get("interrupted") or told.get("lost")) and bool(run.launches)
+    if not cut_short or _on_host(told) or "compare" in run.command[1:2]:
+        return None
+    return f"--resume {shlex.quote(str(path))} goes on"
+
+
 def left_behind(folder: Path) -> list[Path]:
     """Return the journals in `folder` of benches that are over, but wrote no run file."""
     found = []

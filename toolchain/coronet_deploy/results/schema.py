@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -169,6 +170,13 @@ def run_from_json(data: bytes, source: str) -> Run:
     except RecursionError as error:
         raise BadInput(f"{source} is not a run file: its tables are nested too deep") from error
     except ValueError as error:
+        from coronet_deploy.results.journal import SUFFIX, recovery  # which reads runs itself
+
+        if (path := Path(source)).suffix == SUFFIX:
+            raise BadInput(
+                f"{source} is the journal of a bench that was cut off, and no run file",
+                hint=f"`{recovery(path)}` makes a run file of it",
+            ) from error
         raise BadInput(
             f"{source} is not a run file: not whole JSON: {error}", hint="was it cut short?"
         ) from error

@@ -10,7 +10,7 @@ Filling it is `ingest`'s business. The run files stay the truth.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,25 +37,26 @@ _AMBIGUOUS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Filters:
-    """Which runs and rows to list; None lets all through. Dates are UTC, ISO 8601.
+    """Which runs and rows to list; none of a kind lets all through. Dates are UTC, ISO 8601.
 
-    `since` is included, `before` is not. `limit` counts runs, newest first.
+    A row passes that is of one of the `model`s, and so on. `since` is included, `before` is not.
+    `limit` counts runs, newest first.
     """
 
-    model: str | None = None
-    artifact: str | None = None
-    runtime: str | None = None
-    dtype: str | None = None
-    device: str | None = None
-    backend: str | None = None
-    threads: int | None = None
+    model: Collection[str] = ()
+    artifact: Collection[str] = ()
+    runtime: Collection[str] = ()
+    dtype: Collection[str] = ()
+    device: Collection[str] = ()
+    backend: Collection[str] = ()
+    threads: Collection[int] = ()
     since: str | None = None
     before: str | None = None
     limit: int | None = None
 
-    def equal(self) -> Mapping[str, str | int]:
-        """Return the columns of `rows` that must have a value."""
-        wanted = {
+    def one_of(self) -> Mapping[str, Collection[str | int]]:
+        """Return the columns of `rows` that must have one of some values."""
+        wanted: dict[str, Collection[str | int]] = {
             "model": self.model,
             "artifact": self.artifact,
             "runtime": self.runtime,
@@ -64,7 +65,7 @@ class Filters:
             "backend": self.backend,
             "threads": self.threads,
         }
-        return {name: value for name, value in wanted.items() if value is not None}
+        return {name: values for name, values in wanted.items() if values}
 
 
 @contextlib.contextmanager
@@ -200,7 +201,7 @@ def find_run(store: Store, name: str) -> RunEntry:
 
 
 def _rows_passing(filters: Filters) -> list[sa.ColumnElement[bool]]:
-    return [rows.c[name] == value for name, value in filters.equal().items()]
+    return [rows.c[name].in_(values) for name, values in filters.one_of().items()]
 
 
 def _passing(filters: Filters) -> list[sa.ColumnElement[bool]]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from coronet_deploy.errors import BadInput, missing_package
+from coronet_deploy.errors import BadInput, CoronetError, EnvironmentProblem, missing_package
+
+_PARAMETERS = "behind ? go parameters of PostgreSQL's connections, such as sslmode=require"
+_WRONG_VALUE = re.compile(
+    r'(?:^|: )((?:invalid (?:port number|"?\w+"? value)|bad value for|definition of service).*)'
+)
 
 
 def read_url(place: str) -> URL:
@@ -59,15 +65,30 @@ def check_parameters(url: URL) -> None:
         PGDialect_psycopg().create_connect_args(url)  # type: ignore[no-untyped-call] # has no types
     except (ProgrammingError, ArgumentError) as error:
         raise BadInput(
-            f"--store {shown(url)}: {str(error).strip()}",
-            hint="behind ? go parameters of PostgreSQL's connections, such as sslmode=require",
+            f"the result store {shown(url)}: {str(error).strip()}", hint=_PARAMETERS
         ) from error
+
+
+def refusal(name: str, reason: str) -> CoronetError | None:
+    """Return what is wrong with the URL shown as `name` if no connection was made for that.
+
+    `reason` is libpq's. That some values are wrong it tells when it connects, and of others the
+    server does, which then was reached.
+    """
+    if "FATAL:" in reason:
+        return EnvironmentProblem(
+            f"the result store {name} refused the connection: {reason}",
+            hint="is the URL right? if the server was only busy, run the same command again",
+        )
+    if wrong := _WRONG_VALUE.search(reason):
+        return BadInput(f"the result store {name}: {wrong[1]}", hint=_PARAMETERS)
+    return None
 
 
 def _of_postgresql(url: URL) -> URL:
     if url.get_backend_name() not in {"postgresql", "postgres"}:
         raise BadInput(
-            f"--store {shown(url)}: neither a file nor a postgresql:// URL",
+            f"the result store {shown(url)}: neither a file nor a postgresql:// URL",
             hint="an SQLite store is named by its path alone",
         )
     return url

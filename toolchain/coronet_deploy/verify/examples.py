@@ -10,9 +10,9 @@ from pathlib import Path
 
 from coronet_deploy.errors import BadInput
 from coronet_deploy.images import (
-    SUFFIXES,
     Pixels,
     at_size,
+    has_pictures,
     list_pictures,
     matched_pictures,
     open_pair,
@@ -131,7 +131,7 @@ def find_examples(
         else:
             inputs, targets = _some_of(given, count), _some_of(true, count)
         return Examples(folder, direction, inputs=inputs, targets=targets, matched=matched)
-    if is_folder(folder) and not _has_pictures(folder):
+    if is_folder(folder) and not has_pictures(folder):
         raise BadInput(
             f"{folder} holds neither pairs side by side nor the folders that unpaired pictures "
             "stand in (inputs and targets, or testA and testB)",
@@ -147,14 +147,9 @@ def _below(folder: Path) -> str | None:
         inner = sorted(folder.iterdir())
     for path in inner:
         with contextlib.suppress(BadInput):  # closed to us
-            if len(found) < _TOLD and is_folder(path) and _has_pictures(path):
+            if len(found) < _TOLD and is_folder(path) and has_pictures(path):
                 found.append(str(path))
     return f"pictures are in {', '.join(found)}" if found else None
-
-
-def _has_pictures(folder: Path) -> bool:
-    with readable(f"folder {folder}"):
-        return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
 
 
 def _some_of(folder: Path, count: int | None) -> tuple[Path, ...]:
