@@ -281,12 +281,11 @@ _ALONG_AN_AXIS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.glu": parts.glu,
 }
 
-OF_ANY_SHAPE = frozenset({*FOR_EACH_NUMBER, *_ALONG_AN_AXIS, "aten.linear"})
+OF_ANY_SHAPE = frozenset({*FOR_EACH_NUMBER, *_ALONG_AN_AXIS})
 """Operators that take a number a channel in a tensor of fewer dimensions than a picture's four."""
 
 TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.conv2d": _conv2d,
-    "aten.linear": means.linear,
     "aten.conv_transpose2d": _conv_transpose2d,
     "aten.batch_norm": _batch_norm,
     "aten.instance_norm": _instance_norm,

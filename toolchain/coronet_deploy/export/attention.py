@@ -2,11 +2,12 @@
 
 Pixels by channels is how a picture lies, and so are the products of such matrices: which of two
 stands first, and which is turned, is chosen so that as little as may be has to be moved. Heads are
-channels of their own, and are computed one after the other.
+channels of their own, and are computed one after the other; of windows and their heads all at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,18 +16,20 @@ import torch
 from torch import Tensor, fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.moved import as_moved, checked, nchw, spanned
+from coronet_deploy.export.moved import as_moved, checked, nchw, spanned, spanning
 from coronet_deploy.export.products import MatMul, Softmax, Turn
+from coronet_deploy.export.reordering import permuted
 from coronet_deploy.export.settled import picked
 from coronet_deploy.export.translation import Moved, Refused, Translation
 
 _MATRIX = 2  # axes
+_MOST_HEADS = 16  # that are computed one after the other
 
 
 def softmax(t: Translation, node: fx.Node, *, self: fx.Node, dim: int, **_: Any) -> str | Moved:  # noqa: ANN401 - dtype: all is float32
     """Return the shares of each pixel's channels, or of all pixels of one channel."""
     to, held = t.builder, as_moved(t, self)
-    axes, _rest = spanned(t, held, [dim])
+    held, axes, _places = spanning(t, held, [dim])
     shape = to.shapes[held.value]
     if axes == (1,):
         value = to.emit(Softmax(), held.value)
@@ -34,7 +37,8 @@ def softmax(t: Translation, node: fx.Node, *, self: fx.Node, dim: int, **_: Any)
         line = to.emit(ops.Reshape((1, 1, 1, math.prod(shape))), held.value)
         value = to.emit(ops.Reshape(shape), to.emit(Softmax(), line))
     else:
-        raise Refused(f"over axis {dim}, which is neither the channels nor all of one channel")
+        held = spanning(t, held, [dim], channels=True)[0]
+        value = to.emit(Softmax(), held.value)
     return checked(t, node, value, held.index)
 
 
@@ -88,16 +92,60 @@ def _held(t: Translation, operand: fx.Node) -> Moved:
         index = index[0]
     if index.ndim == _MATRIX:
         index = index[None]
-    if index.ndim != _MATRIX + 1:
-        raise Refused(f"takes {tuple(held.index.shape)}; only one picture's matrices")
     return Moved(held.value, index)
 
 
 def _multiplied(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
-    """Return the products of the matrices of `left` and `right`, (heads, rows, columns)."""
-    to, made = t.builder, []
-    if left.index.shape[0] != right.index.shape[0]:
+    """Return the products of the matrices of `left` and `right`, (..., rows, columns)."""
+    if left.index.shape[:-_MATRIX] != right.index.shape[:-_MATRIX]:
         raise Refused("multiplies unlike numbers of matrices")
+    if _are_heads(t, left) and _are_heads(t, right):
+        with contextlib.suppress(Refused):
+            return _one_by_one(t, left, right)
+    return _at_once(t, left, right)
+
+
+def _are_heads(t: Translation, held: Moved) -> bool:
+    """Return whether matrices are of a few channels each, of all pixels."""
+    if held.index.ndim != _MATRIX + 1 or len(held.index) > _MOST_HEADS:
+        return False
+    pixels = math.prod(nchw(t, held.value)[2:])
+    return not bool(((held.index[:, 0, 0] - held.index[0, 0, 0]) % pixels).any())
+
+
+def _at_once(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
+    """Return the products of many matrices by one operator, their numbers put side by side."""
+    batch = left.index.shape[:-_MATRIX]
+    a, _ = _matrices(t, left, by_rows=True)
+    b, turned = _matrices(t, right)
+    value = t.builder.emit(MatMul(turned), a, b)
+    n, height, rows, columns = t.builder.shapes[value]
+    places = torch.arange(n * columns * height * rows).reshape(n, columns, height, rows)
+    return value, places.permute(0, 2, 3, 1).reshape(*batch, rows, columns)
+
+
+def _matrices(t: Translation, held: Moved, *, by_rows: bool = False) -> tuple[str, bool]:
+    """Return the value of matrices, (N, H, rows, columns), and whether they lie turned in it.
+
+    They do, but for `by_rows`, where numbers of a row lie far apart and those of a column do not.
+    """
+    *batch, rows, columns = held.index.shape
+    index = held.index.reshape(-1, batch[-1], rows, columns)
+    pixels = math.prod(nchw(t, held.value)[2:])
+    across, down = (
+        int(line[min(1, len(line) - 1)] - line[0]) for line in (index[0, 0, 0], index[0, 0, :, 0])
+    )
+    turned = not by_rows and bool(across % pixels) and not down % pixels
+    lying = index.transpose(2, 3) if turned else index
+    found = permuted(t.builder, held.value, lying.permute(0, 3, 1, 2))
+    if found is None:
+        raise Refused(f"takes matrices of {(rows, columns)} that are no parts of a picture")
+    return found, turned
+
+
+def _one_by_one(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
+    """Return the products of the matrices of heads, (heads, rows, columns)."""
+    to, made = t.builder, []
     on_pixels = turned = False
     for one, other in zip(left.index, right.index, strict=True):
         (a, a_turned), (b, b_turned) = (

@@ -144,12 +144,15 @@ class _Program:
             try:
                 self._take(node)
             except (Refused, ValueError) as error:
-                known = {*TRANSLATIONS, *attention.TRANSLATIONS, *moved.MOVES, "aten.layer_norm"}
+                known = {*TRANSLATIONS, *attention.TRANSLATIONS, *moved.MOVES, *moved.BY_THEMSELVES}
                 names = {key.removeprefix("aten.") for key in known}
                 raise ConversionFailed(
                     f"operator {_name(node)} in layer {where or 'the network itself'!r}: {error}",
                     hint=f"supported: {', '.join(sorted(names))}",
                 ) from error
+            for source in node.all_input_nodes:  # places of numbers take as much as these
+                if not self._read_after(source, node):
+                    self._to.values.pop(source, None)
 
     def _take(self, node: fx.Node) -> None:
         """Translate one node, or what it wraps, and note what its result is."""

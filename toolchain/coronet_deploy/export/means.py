@@ -97,15 +97,6 @@ def mean_over(to: Builder, x: str, dims: Sequence[int]) -> str:
     return x
 
 
-def linear(t: Translation, *, input: fx.Node, weight: fx.Node, bias: fx.Node | None) -> str:  # noqa: A002 - the schema's name
-    """Return the convolution of one pixel that nn.Linear is to a number a channel."""
-    if input.meta["val"].ndim == len(_NCHW_TO_NHWC):
-        raise Refused("takes the lines of a picture for vectors; only a number a channel")
-    kernel = t.array(weight)[:, None, None, :]
-    weights = t.constants(weight=kernel, bias=None if bias is None else t.array(bias))
-    return t.builder.emit(ops.Conv2d(), t.value(input), *weights)
-
-
 def group_norm(
     t: Translation,
     *,

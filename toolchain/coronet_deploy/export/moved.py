@@ -4,11 +4,13 @@ Nothing is moved for them. What is known is which number of the value stands whe
 torch itself moves those places on. What computes number by number, over whole axes, or from all
 channels, computes on the value as it lies, whatever the order; so a norm over the last axis of a
 picture with its channels last costs no transpose. As soon as the numbers stand as a picture's do,
-shuffled or in squares at most, they are one again (`settled`).
+shuffled or in squares at most, they are one again (`settled`); where another order is wanted than
+that in which they lie, they are put into it (`permuted`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -20,6 +22,7 @@ from torch import Tensor, fx
 
 from coronet_deploy.export import means, pooled
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.reordering import permuted
 from coronet_deploy.export.settled import settled
 from coronet_deploy.export.translation import Moved, Refused, Translation
 
@@ -37,6 +40,7 @@ MOVES = frozenset(
         *("pixel_shuffle", "pixel_unshuffle"),
     )
 )
+_LINES = frozenset(f"aten.{name}" for name in ("flip", "fliplr", "flipud", "rot90", "roll"))
 _REDUCTIONS: Mapping[str, Callable[..., str]] = {
     "aten.mean": means.mean,
     "aten.sum": means.total,
@@ -46,6 +50,9 @@ _REDUCTIONS: Mapping[str, Callable[..., str]] = {
     "aten.norm": means.vector_norm,
     "aten.amax": pooled.amax,
 }
+
+BY_THEMSELVES = frozenset({"aten.layer_norm", "aten.linear"})
+"""Operators that take numbers as they lie by what they do to moved ones."""
 
 _Result = str | Moved | list[str | Moved]
 
@@ -66,8 +73,8 @@ def translate(
     """
     moved = any(isinstance(t.values.get(source), Moved) for source in node.all_input_nodes)
     if key in MOVES and (moved or not otherwise):
-        return _moves(t, node)
-    if not moved and key != "aten.layer_norm":
+        return _moves(t, node, as_picture=key in _LINES)
+    if not moved and key not in BY_THEMSELVES:
         return None
     handler = _BY_LAYOUT.get(key)
     if handler is not None:
@@ -77,8 +84,8 @@ def translate(
     return _each_number(t, node, each_number[key], arguments) if key in each_number else None
 
 
-def _moves(t: Translation, node: fx.Node) -> _Result:
-    """Let torch move the places as it would the numbers."""
+def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:
+    """Let torch move the places as it would the numbers, of a picture if it is lines that move."""
     if sum(t.is_picture(source) for source in node.all_input_nodes) > 1:
         raise Refused("takes places from a picture")
     value = ""
@@ -87,7 +94,7 @@ def _moves(t: Translation, node: fx.Node) -> _Result:
         nonlocal value
         if source in t.weights:
             return t.weights[source]
-        held = as_moved(t, source)
+        held = _of_picture(t, as_moved(t, source)) if as_picture else as_moved(t, source)
         value = held.value
         # As a copy that torch makes of it is; and one that is turned in place is not another's.
         return held.index.clone(memory_format=torch.contiguous_format)
@@ -98,6 +105,22 @@ def _moves(t: Translation, node: fx.Node) -> _Result:
     if isinstance(made, Tensor):
         return settled(t.builder, value, made)
     return [settled(t.builder, value, part) for part in made]
+
+
+def _of_picture(t: Translation, held: Moved) -> Moved:
+    """Return what `held` holds of a picture, whose channels may come last in torch's tensor."""
+    index = held.index
+    if index.ndim != _RANK or len(index) != 1:
+        return held
+    first = index[0, 0, 0]
+    pixels = math.prod(nchw(t, held.value)[2:])
+    last = len(first) > 1 and not int(first[1] - first[0]) % pixels
+    planes = index.permute(0, 3, 1, 2) if last else index
+    value = permuted(t.builder, held.value, planes)
+    if value is None:
+        return held
+    places = torch.arange(planes.numel()).reshape(planes.shape)
+    return Moved(value, places.permute(0, 2, 3, 1) if last else places)
 
 
 def as_moved(t: Translation, source: fx.Node) -> Moved:
@@ -119,27 +142,41 @@ def _each_number(
     t: Translation, node: fx.Node, translation: Callable[..., str], arguments: dict[str, Any]
 ) -> str | Moved:
     """Compute on the values as they lie."""
-    held = [t.values[s] for s in node.all_input_nodes if isinstance(t.values.get(s), Moved)]
-    moved = [m for m in held if isinstance(m, Moved)]
-    first = max(moved, key=lambda m: math.prod(t.builder.shapes[m.value]))
-    if not all(_stands_as(t, m, first) for m in moved):
-        raise Refused("takes numbers in unlike orders")
+    held = [as_moved(t, source) for source in node.all_input_nodes if source in t.values]
+    first = max(held, key=lambda m: _leads(t, m))
 
     def as_it_lies(operand: Any) -> Any:  # noqa: ANN401 - whatever torch passes
         if not isinstance(operand, fx.Node):
             return operand
-        value = t.values.get(operand)
-        if isinstance(value, Moved):
-            return _on_lines_of(t, value, first)
         count = math.prod(operand.meta["val"].shape)
+        if operand in t.values and count > 1:
+            return _beside(t, as_moved(t, operand), first)
         if operand in t.weights and count > 1:
             return _as_lies(t, t.array(operand), first)
-        if count > 1:
-            raise Refused("takes numbers in unlike orders")
         return operand
 
     value = translation(t, **{name: as_it_lies(a) for name, a in arguments.items()})
     return checked(t, node, value, first.index)
+
+
+def _leads(t: Translation, held: Moved) -> tuple[int, bool]:
+    """Return what is larger for a value in whose order others are put: pictures', not lines'."""
+    n, height, *_ = shape = t.builder.shapes[held.value]
+    return math.prod(shape), n == 1 and height > 1
+
+
+def _beside(t: Translation, one: Moved, other: Moved) -> str:
+    """Return the value of `one` with its numbers where those of `other` are that they stand by."""
+    if _stands_as(t, one, other):
+        return _on_lines_of(t, one, other)
+    shape = nchw(t, other.value)
+    whole = one.index.shape == other.index.shape and one.index.numel() == math.prod(shape)
+    if whole and int(other.index.reshape(-1).bincount().max()) == 1:
+        places = torch.empty_like(one.index).reshape(-1)
+        places[other.index.reshape(-1)] = one.index.reshape(-1)
+        if (found := permuted(t.builder, one.value, places.reshape(shape))) is not None:
+            return found
+    raise Refused("takes numbers in unlike orders")
 
 
 def _on_lines_of(t: Translation, one: Moved, other: Moved) -> str:
@@ -151,7 +188,7 @@ def _on_lines_of(t: Translation, one: Moved, other: Moved) -> str:
 
 
 def _same_but_for_lines(one: ops.Shape, other: ops.Shape) -> bool:
-    return one[3] == other[3] and math.prod(one) == math.prod(other)
+    return one[0] == other[0] and one[3] == other[3] and math.prod(one) == math.prod(other)
 
 
 def _stands_as(t: Translation, one: Moved, other: Moved) -> bool:
@@ -159,7 +196,7 @@ def _stands_as(t: Translation, one: Moved, other: Moved) -> bool:
     shapes = t.builder.shapes
     if _same_but_for_lines(shapes[one.value], shapes[other.value]):
         return torch.equal(one.index, other.index)
-    wide, small = nchw(t, other.value)[1:], nchw(t, one.value)[1:]
+    wide, small = nchw(t, other.value), nchw(t, one.value)
     if any(n not in {1, m} for n, m in zip(small, wide, strict=True)):
         return False
     rest, wanted, step = other.index, torch.zeros_like(other.index), 1
@@ -185,8 +222,10 @@ def _as_lies(t: Translation, array: np.ndarray[Any, Any], beside: Moved) -> str:
     whole = torch.empty_like(spread)
     whole[index] = spread
     plane = whole.reshape(shape)
-    same = bool((plane == plane[:, :, :1, :1]).all())
-    return t.plane((plane[:, :, :1, :1] if same else plane).numpy())
+    for axis in (0, 2, 3):  # along which it may be the same all over
+        once = plane.narrow(axis, 0, 1)
+        plane = once if torch.equal(plane, once.expand(plane.shape)) else plane
+    return t.plane(plane.numpy(), batch=shape[0])
 
 
 def checked(t: Translation, node: fx.Node, value: str, index: Tensor) -> str | Moved:
@@ -222,8 +261,35 @@ def spanned(t: Translation, held: Moved, dims: list[int]) -> tuple[tuple[int, ..
             whole = torch.isin(rows[:, 0], begins).all()
             if whole and torch.equal(rows, rows[:, :1] + inside.reshape(1, -1)):
                 # Where each beginning stands among all of them.
-                return axes, torch.searchsorted(begins.reshape(-1), rows[:, 0])
+                return axes, torch.searchsorted(
+                    begins.flatten().contiguous(), rows[:, 0].contiguous()
+                )
     raise Refused(f"works over axes {tuple(dims)}, which are no whole axes of a picture")
+
+
+def spanning(
+    t: Translation, held: Moved, dims: list[int], *, channels: bool = False
+) -> tuple[Moved, tuple[int, ...], Tensor]:
+    """Return what `spanned` tells, of `held` or of its numbers with those of `dims` for channels.
+
+    With `channels` only these will do.
+    """
+    with contextlib.suppress(Refused):
+        axes, rest = spanned(t, held, dims)
+        if axes == (_CHANNELS,) or not channels:
+            return held, axes, rest
+    rank, shape = held.index.ndim, held.index.shape
+    over = sorted(dim % rank for dim in dims)
+    order = [*(dim for dim in range(rank) if dim not in over), *over]
+    count = math.prod(shape[dim] for dim in over)
+    rows = held.index.permute(order)
+    lines = rows.reshape(1, 1, -1, count).permute(0, 3, 1, 2)
+    value = permuted(t.builder, held.value, lines)
+    if value is None:
+        return held, *spanned(t, held, dims)
+    places = torch.arange(lines.numel()).reshape(count, -1).T.reshape(rows.shape)
+    laid = Moved(value, places.permute([order.index(dim) for dim in range(rank)]))
+    return laid, *spanned(t, laid, dims)
 
 
 def _reduced(
@@ -237,7 +303,7 @@ def _reduced(
 ) -> str | Moved:
     """Reduce the axes of the value that `dim` are."""
     held = as_moved(t, self)
-    axes, rest = spanned(t, held, dim or list(range(held.index.ndim)))
+    held, axes, rest = spanning(t, held, dim or list(range(held.index.ndim)))
     value = held.value
     if axes:
         value = reduction(t, self=held.value, dim=list(axes), **arguments)
@@ -258,7 +324,7 @@ def _layer_norm(
     """Return d * rsqrt(mean(d * d) + eps) over the last axes, where d = x - mean(x)."""
     del cudnn_enable
     to, held = t.builder, as_moved(t, input)
-    axes, _ = spanned(t, held, list(range(-len(normalized_shape), 0)))
+    held, axes, _ = spanning(t, held, list(range(-len(normalized_shape), 0)))
     centred = to.emit(ops.Sub(), held.value, means.mean_over(to, held.value, axes))
     variance = means.mean_over(to, to.emit(ops.Mul(), centred, centred), axes)
     shifted = to.emit(ops.Add(), variance, to.constant([eps], "epsilon"))
@@ -278,16 +344,13 @@ def _linear(
     bias: fx.Node | None,
 ) -> str | Moved:
     """Return the convolution of one pixel that nn.Linear over the channels is."""
-    held = as_moved(t, input)
-    axes, rest = spanned(t, held, [-1])
-    if axes != (_CHANNELS,):
-        raise Refused("takes the lines of a picture for vectors; only its channels")
+    held, _, rest = spanning(t, as_moved(t, input), [-1], channels=True)
     kernel = t.array(weight)[:, None, None, :]
     weights = t.constants(weight=kernel, bias=None if bias is None else t.array(bias))
     value = t.builder.emit(ops.Conv2d(), held.value, *weights)
-    pixels = math.prod(nchw(t, value)[2:])
-    index = rest[:, None] + torch.arange(kernel.shape[0]) * pixels
-    return checked(t, node, value, index)
+    outputs, pixels = kernel.shape[0], math.prod(nchw(t, value)[2:])
+    first = rest + rest // pixels * (outputs - 1) * pixels
+    return checked(t, node, value, first[:, None] + torch.arange(outputs) * pixels)
 
 
 def _expanded(t: Translation, node: fx.Node, *, self: fx.Node, **_: Any) -> Moved:  # noqa: ANN401 - the shape, which torch says
