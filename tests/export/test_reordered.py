@@ -176,6 +176,7 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "norm of two lines": lambda _, x: F.layer_norm(
         x.reshape(1, -1, 2 * x.shape[3]), (2 * x.shape[3],)
     ).view(x.shape),
+    "spread lines": lambda n, x: n.out(x[..., :1].expand(-1, -1, -1, 8)).mean(3, keepdim=True) + x,
     "shares of lines": lambda _, x: x * x.softmax(3) + x.softmax(2),
     "mean of some": lambda _, x: x + torch.cat([x.view(1, 2, 4, *x.shape[2:]).mean(2)] * 4, 1),
 }

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from coronet_deploy.export import composed, curves, means, parts, pooled, resized, sums, transposed
+from coronet_deploy.export import (
+    choices,
+    composed,
+    curves,
+    means,
+    parts,
+    pooled,
+    resized,
+    sums,
+    transposed,
+)
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Exp, Log, Sqrt
 from coronet_deploy.export.operators import Padding
@@ -78,60 +88,6 @@ def _conv_transpose2d(
         return composed.grouped(t.builder, op, t.value(input), kernels, shift, groups)
     weights = t.kernel(weight, (1, 2, 3, 0), bias)
     return t.builder.emit(op, t.value(input), *weights)
-
-
-def _batch_norm(
-    t: Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    weight: fx.Node | None,
-    bias: fx.Node | None,
-    running_mean: fx.Node | None,
-    running_var: fx.Node | None,
-    eps: float,
-    training: bool = False,
-    **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
-) -> str:
-    if training or running_mean is None or running_var is None:
-        # The statistics of a batch of one picture are the picture's.
-        x = t.value(input)
-        learnt = means.affine(t, t.builder.shapes[x][3], weight, bias)
-        return t.builder.emit(ops.InstanceNorm(eps), x, *learnt)
-    mean, variance = t.array(running_mean), t.array(running_var)
-    scale = np.ones_like(mean) if weight is None else t.array(weight)
-    shift = np.zeros_like(mean) if bias is None else t.array(bias)
-    weights = [
-        # Equal arrays share a constant, so the four are looked up one by one.
-        *t.constants(scale=scale),
-        *t.constants(shift=shift),
-        *t.constants(mean=mean),
-        *t.constants(variance=variance),
-    ]
-    return t.builder.emit(ops.BatchNorm(eps), t.value(input), *weights)
-
-
-def _instance_norm(
-    t: Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    weight: fx.Node | None,
-    bias: fx.Node | None,
-    running_mean: fx.Node | None,
-    running_var: fx.Node | None,
-    use_input_stats: bool,
-    eps: float,
-    **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
-) -> str:
-    return _batch_norm(
-        t,
-        input=input,
-        weight=weight,
-        bias=bias,
-        running_mean=running_mean,
-        running_var=running_var,
-        eps=eps,
-        training=use_input_stats,
-    )
 
 
 def _pad(
@@ -264,6 +220,18 @@ FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.abs": sums.magnitude,
     "aten.maximum": sums.larger,
     "aten.minimum": sums.smaller,
+    "aten.gt": choices.compared(),
+    "aten.lt": choices.compared(turned=True),
+    "aten.le": choices.compared(otherwise=True),
+    "aten.ge": choices.compared(turned=True, otherwise=True),
+    "aten.eq": choices.equal,
+    "aten.ne": choices.unlike,
+    "aten.sign": choices.sign,
+    **dict.fromkeys(("aten.logical_and", "aten.bitwise_and", "aten.__and"), choices.both),
+    **dict.fromkeys(("aten.logical_or", "aten.bitwise_or", "aten.__or"), choices.either),
+    **dict.fromkeys(("aten.logical_not", "aten.bitwise_not"), choices.opposite),
+    "aten.where": choices.chosen,
+    "aten.masked_fill": choices.filled,
     **dict.fromkeys(sorted(DROPOUTS), _dropout),
     **dict.fromkeys(sorted(IDENTITIES | RESHAPING | SPREADING), _same),
 }
@@ -281,14 +249,14 @@ _ALONG_AN_AXIS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.glu": parts.glu,
 }
 
-OF_ANY_SHAPE = frozenset({*FOR_EACH_NUMBER, *_ALONG_AN_AXIS})
+OF_ANY_SHAPE = frozenset({*FOR_EACH_NUMBER, *_ALONG_AN_AXIS, "aten.batch_norm"})
 """Operators that take a number a channel in a tensor of fewer dimensions than a picture's four."""
 
 TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.conv2d": _conv2d,
     "aten.conv_transpose2d": _conv_transpose2d,
-    "aten.batch_norm": _batch_norm,
-    "aten.instance_norm": _instance_norm,
+    "aten.batch_norm": means.batch_norm,
+    "aten.instance_norm": means.instance_norm,
     "aten.group_norm": means.group_norm,
     "aten.mean": means.mean,
     "aten.sum": means.total,
@@ -299,6 +267,7 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.linalg_vector_norm": means.vector_norm,
     "aten.norm": means.vector_norm,
     "aten.amax": pooled.amax,
+    "aten.amin": pooled.amin,
     "aten.max": pooled.largest,
     "aten.min": pooled.smallest,
     "aten.adaptive_max_pool2d": pooled.adaptive_max_pool2d,

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.moved import as_moved, checked, nchw, spanned, spanning
 from coronet_deploy.export.products import MatMul, Softmax, Turn
 from coronet_deploy.export.reordering import permuted
 from coronet_deploy.export.settled import picked
+from coronet_deploy.export.spans import as_moved, checked, nchw, spanned, spanning
+from coronet_deploy.export.stacked import few_parts, joined
 from coronet_deploy.export.translation import Moved, Refused, Translation
 
 _MATRIX = 2  # axes
@@ -29,6 +30,8 @@ _MOST_HEADS = 16  # that are computed one after the other
 def softmax(t: Translation, node: fx.Node, *, self: fx.Node, dim: int, **_: Any) -> str | Moved:  # noqa: ANN401 - dtype: all is float32
     """Return the shares of each pixel's channels, or of all pixels of one channel."""
     to, held = t.builder, as_moved(t, self)
+    if held.index.shape[dim] == 2 and (pair := few_parts(t, held, [dim])) is not None:  # noqa: PLR2004
+        return _of_two(t, node, pair, dim)
     held, axes, _places = spanning(t, held, [dim])
     shape = to.shapes[held.value]
     if axes == (1,):
@@ -39,13 +42,20 @@ def softmax(t: Translation, node: fx.Node, *, self: fx.Node, dim: int, **_: Any)
     else:
         held = spanning(t, held, [dim], channels=True)[0]
         value = to.emit(Softmax(), held.value)
-    return checked(t, node, value, held.index)
+    return checked(t, node.meta["val"], value, held.index)
+
+
+def _of_two(t: Translation, node: fx.Node, pair: tuple[list[str], Tensor], dim: int) -> str | Moved:
+    """Return the shares of two, which sigmoid(a - b) and sigmoid(b - a) are."""
+    to, ((a, b), index) = t.builder, pair
+    made = [to.emit(ops.Sigmoid(), to.emit(ops.Sub(), *both)) for both in ((a, b), (b, a))]
+    return checked(t, node.meta["val"], *joined(t, made, index, dim))
 
 
 def product(t: Translation, node: fx.Node, *, self: fx.Node, **other: fx.Node) -> str | Moved:
     """Return the product of two matrices, or of as many pairs as there are heads."""
     (right,) = other.values()  # `mat2` or `other`, by the operator
-    return checked(t, node, *_multiplied(t, _held(t, self), _held(t, right)))
+    return checked(t, node.meta["val"], *_multiplied(t, _held(t, self), _held(t, right)))
 
 
 def scaled_dot_product_attention(
@@ -71,7 +81,7 @@ def scaled_dot_product_attention(
     if spanned(t, Moved(scores, index), [-1])[0] != (1,):
         raise Refused("has its scores in no order that a softmax takes")
     shares = to.emit(Softmax(), to.emit(ops.Mul(), scores, to.constant([factor])))
-    return checked(t, node, *_multiplied(t, Moved(shares, index), v))
+    return checked(t, node.meta["val"], *_multiplied(t, Moved(shares, index), v))
 
 
 TRANSLATIONS: Mapping[str, Callable[..., str | Moved]] = {

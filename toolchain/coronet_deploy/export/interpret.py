@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.permuting import Permute, Transpose
@@ -202,6 +202,7 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     Sqrt: lambda _, x: torch.sqrt(x),
     Exp: lambda _, x: torch.exp(x),
     Log: lambda _, x: torch.log(x),
+    Ceil: lambda _, x: torch.ceil(x),
     Div: lambda _, a, b: a / b,
     Maximum: lambda _, a, b: torch.maximum(a, b),
     ops.Minimum: lambda _, a, b: torch.minimum(a, b),

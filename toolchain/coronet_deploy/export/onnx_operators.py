@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Operator, Padding, Shape
 from coronet_deploy.export.permuting import Permute
@@ -290,6 +290,7 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     Sqrt: _plain("Sqrt"),
     Exp: _plain("Exp"),
     Log: _plain("Log"),
+    Ceil: _plain("Ceil"),
     Div: _plain("Div"),
     Maximum: _plain("Max"),
     ops.Minimum: _plain("Min"),

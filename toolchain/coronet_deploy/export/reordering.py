@@ -26,7 +26,7 @@ def permuted(to: Builder, value: str, index: Tensor) -> str | None:
 
     It may have a part of them: some channels, lines and columns next to each other.
     """
-    found = _cut(to, value, index)
+    found = cut(to, value, index)
     if found is None:
         return None
     value, index = found
@@ -47,7 +47,7 @@ def permuted(to: Builder, value: str, index: Tensor) -> str | None:
     return _emitted(to, value, split, [1, *bounds])
 
 
-def _cut(to: Builder, value: str, index: Tensor) -> tuple[str, Tensor] | None:
+def cut(to: Builder, value: str, index: Tensor) -> tuple[str, Tensor] | None:
     """Return the part of `value` that `index` has all of, and where its numbers stand there."""
     n, height, width, channels = to.shapes[value]
     if index.numel() == n * height * width * channels:
@@ -62,7 +62,23 @@ def _cut(to: Builder, value: str, index: Tensor) -> tuple[str, Tensor] | None:
     inside = torch.zeros_like(index)
     for place, start, count in zip(places, first, size, strict=True):
         inside = inside * count + (place - start)
-    return to.emit(ops.Slice(begin, block), value), inside
+    return _block(to, value, begin, block), inside
+
+
+def _block(to: Builder, value: str, begin: ops.Shape, size: ops.Shape) -> str:
+    """Return a part of `value`: what it was joined of, if that is one of these."""
+    maker = to.producer(value)
+    if maker is not None and isinstance(maker.op, ops.Concat):
+        axis, first = maker.op.axis, 0
+        for part in maker.inputs:
+            reach = to.shapes[part][axis]
+            if first <= begin[axis] and begin[axis] + size[axis] <= first + reach:
+                within = tuple(b - first * (a == axis) for a, b in enumerate(begin))
+                return _block(to, part, within, size)
+            first += reach
+    if size == to.shapes[value]:
+        return value
+    return to.emit(ops.Slice(begin, size), value)
 
 
 def _digits_of(index: Tensor) -> list[list[_Digit]] | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.passes.zero_padding import same_padding
@@ -240,6 +240,7 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., _Translated]] = {
     Sqrt: _plain("SQRT"),
     Exp: _plain("EXP", schema.ExpOptionsT),
     Log: _plain("LOG"),
+    Ceil: _plain("CEIL"),
     Div: _plain("DIV", schema.DivOptionsT),
     Maximum: _plain("MAXIMUM", schema.MaximumMinimumOptionsT),
     ops.Minimum: _plain("MINIMUM", schema.MaximumMinimumOptionsT),
