@@ -31,7 +31,7 @@ from coronet_deploy.export.graph import INPUT, Graph
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.operators import Shape
 from coronet_deploy.export.theirs import importable_here
-from coronet_deploy.export.translation import Memory, Moved, Refused, Translation
+from coronet_deploy.export.translation import Memory, Refused, Translation
 
 _AUTOCAST, _GRAD = "wrap_with_autocast", "wrap_with_set_grad_enabled"
 _SAYS_NOTHING = "aten._assert_tensor_metadata"
@@ -115,12 +115,15 @@ class _Program:
             what = "a constant" if isinstance(output, fx.Node) else f"{output}"
             raise ConversionFailed(f"the network returns {what} and no picture")
         made = tuple(output.meta["val"].shape)
-        if isinstance(self._to.values[output], Moved) or len(made) != _RANK:
+        value = None
+        if len(made) == _RANK and not self._to.has_channels_last(output):
+            with contextlib.suppress(Refused):
+                value = self._to.value(output)
+        if value is None:
             raise ConversionFailed(
                 f"the network returns {made}, which stands for no picture",
                 hint="let it return (1, channels, height, width)",
             )
-        value = self._to.value(output)
         if value == INPUT:
             raise ConversionFailed("the network returns its input unchanged")
         return self._to.builder.finish(value)

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from coronet_deploy.export import lines, vectors
+from coronet_deploy.export import lines, resampled, vectors
 from coronet_deploy.export.orders import beside, leads
 from coronet_deploy.export.reordering import cut, permuted
 from coronet_deploy.export.settled import settled
-from coronet_deploy.export.spans import as_lies, as_moved, checked, nchw
+from coronet_deploy.export.spans import as_lies, as_moved, checked
 from coronet_deploy.export.translation import Moved, Refused, Translation
 
 _RANK = 4
@@ -38,17 +38,21 @@ MOVES = frozenset(
     )
 )
 _LINES = frozenset(f"aten.{name}" for name in ("flip", "fliplr", "flipud", "rot90", "roll"))
-_BY_LAYOUT: Mapping[str, Callable[..., Any]] = {**vectors.TRANSLATIONS, **lines.TRANSLATIONS}
-_OF_TWO = {"aten.max": "aten.maximum", "aten.min": "aten.minimum"}
-
+_BY_LAYOUT: Mapping[str, Callable[..., Any]] = {
+    **vectors.TRANSLATIONS,
+    **lines.TRANSLATIONS,
+    **resampled.TRANSLATIONS,
+}
 BY_THEMSELVES = frozenset(
     f"aten.{name}"
     for name in (
         *("layer_norm", "rms_norm", "linear", "stack", "view_as", "reshape_as"),
         *("conv1d", "adaptive_avg_pool1d"),
     )
-)
+) | frozenset(resampled.TRANSLATIONS)
 """Operators that take numbers as they lie by what they do to moved ones."""
+_OF_TWO = {"aten.max": "aten.maximum", "aten.min": "aten.minimum"}
+
 
 _Result = str | Moved | list[str | Moved]
 
@@ -93,7 +97,7 @@ def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:
         nonlocal value
         if source in t.weights:
             return t.weights[source]
-        held = _of_picture(t, as_moved(t, source)) if as_picture else as_moved(t, source)
+        held = _of_picture(t, source) if as_picture else as_moved(t, source)
         value = held.value
         # As a copy that torch makes of it is; and one that is turned in place is not another's.
         return held.index.clone(memory_format=torch.contiguous_format)
@@ -106,14 +110,12 @@ def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:
     return [settled(t.builder, value, part) for part in made]
 
 
-def _of_picture(t: Translation, held: Moved) -> Moved:
-    """Return what `held` holds of a picture, whose channels may come last in torch's tensor."""
+def _of_picture(t: Translation, source: fx.Node) -> Moved:
+    """Return what `source` holds of a picture, whose channels may come last in torch's tensor."""
+    held, last = as_moved(t, source), t.has_channels_last(source)
     index = held.index
     if index.ndim != _RANK or len(index) != 1:
         return held
-    first = index[0, 0, 0]
-    pixels = math.prod(nchw(t, held.value)[2:])
-    last = len(first) > 1 and not int(first[1] - first[0]) % pixels
     planes = index.permute(0, 3, 1, 2) if last else index
     value = permuted(t.builder, held.value, planes)
     if value is None:

@@ -75,10 +75,8 @@ def avg_pool2d(
     )
 
 
-def adaptive_avg_pool2d(t: Translation, *, self: fx.Node, output_size: list[int]) -> str:
-    """Return the means of windows that fill the picture, if all can be of one size."""
-    x = t.value(self)
-    kernel = _filling(t.builder.shapes[x], output_size)
+def averaged(t: Translation, x: str, kernel: _Pair) -> str:
+    """Return the means of windows of one size that fill the picture."""
     return _averaged(t, x, kernel, kernel, (0, 0))
 
 

@@ -84,7 +84,7 @@ class Translation:
             if isinstance(value, list):
                 raise Refused("takes several tensors where a picture is expected")
             if isinstance(value, Moved):
-                if (found := self._as_picture(value)) is not None:
+                if (found := self.as_picture(value)) is not None:
                     self.values[argument] = found
                     return found
                 raise Refused(f"takes {tuple(value.index.shape)} in an order that no picture has")
@@ -96,11 +96,20 @@ class Translation:
             return self.builder.constant([argument])
         raise Refused("takes a tensor of the network's own where a picture is expected")
 
-    def _as_picture(self, held: Moved) -> str | None:
+    def as_picture(self, held: Moved) -> str | None:
         """Return the value of a picture whose numbers were permuted, if it is one."""
         if held.index.ndim != _RANK or held.index.shape[0] != 1:
             return None
         return permuted(self.builder, held.value, held.index)
+
+    def has_channels_last(self, node: fx.Node) -> bool:
+        """Return whether the last axis of torch's tensor are the channels of a value."""
+        held = self.values[node]
+        if not isinstance(held, Moved) or held.index.shape[-1] == 1:
+            return False
+        _, height, width, _ = self.builder.shapes[held.value]
+        last = held.index[(0,) * (held.index.ndim - 1)]
+        return not bool(((last - last[0]) % (height * width)).any())
 
     def is_whole(self, shape: ops.Shape, value: str) -> bool:
         """Return whether a tensor is a picture, or is broadcast as one: (C, 1, 1), or (H, W)."""
