@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -19,11 +20,13 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.products import MatMul, Softmax, Turn
 from coronet_deploy.export.reordering import permuted
 from coronet_deploy.export.settled import picked
-from coronet_deploy.export.spans import as_moved, checked, nchw, spanned, spanning
+from coronet_deploy.export.spans import as_lies, as_moved, checked, nchw, spanned, spanning
 from coronet_deploy.export.stacked import few_parts, joined
 from coronet_deploy.export.translation import Moved, Refused, Translation
+from coronet_deploy.export.vectors import combined
 
 _MATRIX = 2  # axes
+_LOW = -1e4  # whose exponential is 0
 _MOST_HEADS = 16  # that are computed one after the other
 
 
@@ -55,7 +58,22 @@ def _of_two(t: Translation, node: fx.Node, pair: tuple[list[str], Tensor], dim: 
 def product(t: Translation, node: fx.Node, *, self: fx.Node, **other: fx.Node) -> str | Moved:
     """Return the product of two matrices, or of as many pairs as there are heads."""
     (right,) = other.values()  # `mat2` or `other`, by the operator
-    return checked(t, node.meta["val"], *_multiplied(t, _held(t, self), _held(t, right)))
+    if not (t.is_picture(self) and t.is_picture(right)):
+        return checked(t, node.meta["val"], *_by_learnt(t, self, right))
+    return checked(t, node.meta["val"], *multiplied(t, _held(t, self), _held(t, right)))
+
+
+def _by_learnt(t: Translation, left: fx.Node, right: fx.Node) -> tuple[str, Tensor]:
+    """Return the product of matrices with a learnt one, which sums of rows or of columns are."""
+    picture, learnt = (left, right) if t.is_picture(left) else (right, left)
+    array, held = t.array(learnt), as_moved(t, picture)
+    if math.prod(array.shape[:-_MATRIX]) != 1 or held.index.ndim < _MATRIX:
+        raise Refused(f"multiplies by a learnt tensor of shape {list(array.shape)}")
+    matrix = array.reshape(array.shape[-_MATRIX:])
+    axis = -1 if picture is left else -2
+    value, index = combined(t, held, [axis], matrix.T if picture is left else matrix)
+    rest = [n for place, n in enumerate(held.index.shape) if place != held.index.ndim + axis]
+    return value, index.reshape(*rest, -1).movedim(-1, axis)
 
 
 def scaled_dot_product_attention(
@@ -72,16 +90,22 @@ def scaled_dot_product_attention(
     enable_gqa: bool,
 ) -> str | Moved:
     """Return softmax(query * key' * scale) * value."""
-    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
-        raise Refused("with a mask, dropout or groups is not supported")
+    if dropout_p or is_causal or enable_gqa or (attn_mask is not None and t.is_picture(attn_mask)):
+        raise Refused("with dropout, groups or a mask that is not learnt is not supported")
     to, (q, k, v) = t.builder, (_held(t, x) for x in (query, key, value))
     factor = 1 / math.sqrt(q.index.shape[-1]) if scale is None else scale
     turned = Moved(k.value, k.index.transpose(-1, -2))
-    scores, index = _multiplied(t, q, turned)
+    scores, index = multiplied(t, q, turned)
     if spanned(t, Moved(scores, index), [-1])[0] != (1,):
         raise Refused("has its scores in no order that a softmax takes")
-    shares = to.emit(Softmax(), to.emit(ops.Mul(), scores, to.constant([factor])))
-    return checked(t, node.meta["val"], *_multiplied(t, Moved(shares, index), v))
+    scores = to.emit(ops.Mul(), scores, to.constant([factor]))
+    if attn_mask is not None:
+        mask = t.array(attn_mask)
+        more = np.where(mask, 0, _LOW).astype(np.float32) if mask.dtype == bool else mask
+        whole = index.reshape(*query.meta["val"].shape[:-1], -1)
+        scores = to.emit(ops.Add(), scores, as_lies(t, more, Moved(scores, whole)))
+    shares = to.emit(Softmax(), scores)
+    return checked(t, node.meta["val"], *multiplied(t, Moved(shares, index), v))
 
 
 TRANSLATIONS: Mapping[str, Callable[..., str | Moved]] = {
@@ -95,7 +119,7 @@ TRANSLATIONS: Mapping[str, Callable[..., str | Moved]] = {
 
 def _held(t: Translation, operand: fx.Node) -> Moved:
     if not t.is_picture(operand):
-        raise Refused("multiplies by a learnt tensor; nn.Linear or nn.Conv2d does so")
+        raise Refused("takes a learnt tensor; only what the picture goes into")
     held = as_moved(t, operand)
     index = held.index
     while index.ndim > _MATRIX + 1 and index.shape[0] == 1:
@@ -105,7 +129,7 @@ def _held(t: Translation, operand: fx.Node) -> Moved:
     return Moved(held.value, index)
 
 
-def _multiplied(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
+def multiplied(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
     """Return the products of the matrices of `left` and `right`, (..., rows, columns)."""
     if left.index.shape[:-_MATRIX] != right.index.shape[:-_MATRIX]:
         raise Refused("multiplies unlike numbers of matrices")

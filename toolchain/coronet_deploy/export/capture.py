@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export import attention, moved
+from coronet_deploy.export import attention, einsum, moved
 from coronet_deploy.export.aten import (
     COPIES,
     DROPOUTS,
@@ -31,11 +31,12 @@ from coronet_deploy.export.graph import INPUT, Graph
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.operators import Shape
 from coronet_deploy.export.theirs import importable_here
-from coronet_deploy.export.translation import Memory, Refused, Translation
+from coronet_deploy.export.translation import Memory, Moved, Refused, Translation
 
 _AUTOCAST, _GRAD = "wrap_with_autocast", "wrap_with_set_grad_enabled"
 _SAYS_NOTHING = "aten._assert_tensor_metadata"
 _RANK = 4
+_PRODUCTS = {**attention.TRANSLATIONS, **einsum.TRANSLATIONS}
 
 
 def capture(module: nn.Module, height: int, width: int, channels: int = 3) -> Graph:
@@ -147,7 +148,7 @@ class _Program:
             try:
                 self._take(node)
             except (Refused, ValueError) as error:
-                known = {*TRANSLATIONS, *attention.TRANSLATIONS, *moved.MOVES, *moved.BY_THEMSELVES}
+                known = {*TRANSLATIONS, *_PRODUCTS, *moved.MOVES, *moved.BY_THEMSELVES}
                 names = {key.removeprefix("aten.") for key in known}
                 raise ConversionFailed(
                     f"operator {_name(node)} in layer {where or 'the network itself'!r}: {error}",
@@ -220,8 +221,8 @@ class _Program:
         """Translate one operator into the builder."""
         key, arguments = _operator(node), _named_arguments(node)
         value: Any
-        if key in attention.TRANSLATIONS:
-            value = attention.TRANSLATIONS[key](self._to, node, **arguments)
+        if key in _PRODUCTS:
+            value = _PRODUCTS[key](self._to, node, **arguments)
         else:
             value = moved.translate(
                 *(self._to, node, key, arguments, FOR_EACH_NUMBER),
@@ -230,10 +231,12 @@ class _Program:
         if value is None:
             self._require_ranks(node, key)
             value = TRANSLATIONS.get(key, unsupported)(self._to, **arguments)
+            parts = []
             for part, tensor in _pairs(value, node.meta["val"]):
-                self._require_shape(node, key, part, tuple(tensor.shape))
+                parts.append(self._shaped(node, key, part, tuple(tensor.shape)))
                 if key in IDENTITIES and tensor.dtype != torch.float32:
                     raise Refused(f"gives {tensor.dtype}; everything is captured in float32")
+            value = parts[0] if isinstance(value, str) else parts
         self._to.values[node] = value
         schema, source = node.target._schema, node.args[0]  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
         shared = any(r.alias_info is not None for r in schema.returns)
@@ -268,17 +271,24 @@ class _Program:
         if key in TRANSLATIONS and key not in OF_ANY_SHAPE and fewer:
             raise Refused(f"takes {' and '.join(map(str, shapes))}, which is no picture")
 
-    def _require_shape(self, node: fx.Node, key: str, value: str, made: Shape) -> None:
-        """Let a picture through that has torch's shape, and a number a channel in any shape."""
+    def _shaped(self, node: fx.Node, key: str, value: str, made: Shape) -> str | Moved:
+        """Return a value in torch's shape: a picture, or one that lacks axes of size 1."""
         have = self._to.builder.shapes[value]
+        n, height, width, channels = have
         if self._to.fits(made, value):
-            return
+            return value
+        if _without_ones(made) == _without_ones((n, channels, height, width)):
+            return Moved(value, torch.arange(math.prod(made)).reshape(made))
         if key in SPREADING and len(made) == _RANK:
             wanted = made[0], made[2], made[3], made[1]
             more = (m if size == 1 else 1 for m, size in zip(wanted, have, strict=True))
             self._to.spread[node] = tuple(more)
-        else:
-            raise Refused(f"gives {made}, not NHWC {have}")
+            return value
+        raise Refused(f"gives {made}, not NHWC {have}")
+
+
+def _without_ones(shape: Shape) -> Shape:
+    return tuple(size for size in shape if size > 1)
 
 
 def _pairs(value: str | list[str], made: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever torch gives
