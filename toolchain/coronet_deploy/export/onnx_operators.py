@@ -11,9 +11,8 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Operator, Padding, Shape
-from coronet_deploy.export.permuting import Permute
 from coronet_deploy.export.pooling import MaxPool2d
-from coronet_deploy.export.products import MatMul, Softmax, Turn
+from coronet_deploy.export.products import Softmax, Turn
 from coronet_deploy.export.resizing import ResizeBilinear
 
 if TYPE_CHECKING:
@@ -122,45 +121,9 @@ def _resize_bilinear(writer: Writer, op: ResizeBilinear, node: Node) -> None:
     writer.node("Resize", inputs, node, mode="linear", coordinate_transformation_mode=corners)
 
 
-def _matmul(writer: Writer, op: MatMul, node: Node) -> None:
-    """Multiply as NCHW has matrices, channels by pixels: (A B)' = B' A'."""
-    (a, b), name = node.inputs, node.output
-    _, _, rows, inner = writer.graph.shapes[a]
-    columns = writer.graph.shapes[name][3]
-    if writer.graph.shapes[a][:2] != (1, 1):
-        # As matrices for each other axis: (N, H, columns, rows).
-        left, right = (
-            writer.inner("Transpose", [x], f"{name}/{side}", perm=order)
-            for x, side, order in (
-                (b, "left", (0, 2, 3, 1) if op.turned else (0, 2, 1, 3)),
-                (a, "right", (0, 2, 1, 3)),
-            )
-        )
-        made = writer.inner("MatMul", [left, right], f"{name}/product")
-        writer.node("Transpose", [made], node, perm=(0, 2, 1, 3))
-        return
-    shaped = [inner, columns] if op.turned else [columns, inner]
-    left = writer.inner("Reshape", [b, writer.integers(shaped)], f"{name}/left")
-    if op.turned:
-        left = writer.inner("Transpose", [left], f"{name}/turned", perm=(1, 0))
-    right = writer.inner("Reshape", [a, writer.integers([inner, rows])], f"{name}/right")
-    made = writer.inner("MatMul", [left, right], f"{name}/product")
-    writer.node("Reshape", [made, writer.integers([1, columns, 1, rows])], node)
-
-
 def _turn(writer: Writer, op: Turn, node: Node) -> None:
     del op
     writer.node("Transpose", list(node.inputs), node, perm=(0, 3, 2, 1))
-
-
-def _permute(writer: Writer, op: Permute, node: Node) -> None:
-    (x,), name = node.inputs, node.output
-    shape, order = op.transposed((0, 3, 1, 2))
-    if len(order) > 1:
-        x = writer.inner("Reshape", [x, writer.integers(shape)], f"{name}/apart")
-        x = writer.inner("Transpose", [x], f"{name}/transposed", perm=order)
-    made = writer.integers(nchw(writer.graph.shapes[name]))
-    writer.node("Reshape", [x, made], node)
 
 
 def _softmax(writer: Writer, op: Softmax, node: Node) -> None:
@@ -171,11 +134,6 @@ def _softmax(writer: Writer, op: Softmax, node: Node) -> None:
     del op
     (x,), name = node.inputs, node.output
     whole = nchw(writer.graph.shapes[name])
-    if whole[0] > 1:
-        x = writer.inner("Transpose", [x], f"{name}/lines", perm=(0, 2, 3, 1))
-        x = writer.inner("Softmax", [x], f"{name}/shares", axis=3)
-        writer.node("Transpose", [x], node, perm=(0, 3, 1, 2))
-        return
     channels, pixels = whole[1], whole[2] * whole[3]
     flat, lines = writer.integers([channels, pixels]), writer.integers([1, 1, pixels, channels])
     x = writer.inner("Reshape", [x, flat], f"{name}/flat")
@@ -283,9 +241,7 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.Add: _plain("Add"),
     ops.Sub: _plain("Sub"),
     ops.Mul: _plain("Mul"),
-    MatMul: _matmul,
     Turn: _turn,
-    Permute: _permute,
     Softmax: _softmax,
     Sqrt: _plain("Sqrt"),
     Exp: _plain("Exp"),

@@ -30,10 +30,13 @@ class Permute(Operator):
         sizes = [size for axis in self.factors for size in axis]
         return tuple(math.prod(sizes[part] for part in axis) for axis in self.order)
 
-    def transposed(self, axes: Sequence[int]) -> tuple[list[int], list[int]]:
+    def transposed(
+        self, axes: Sequence[int], made: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int]]:
         """Return into what shape to bring the numbers, and the axes of that to transpose.
 
-        `axes` tells how those of a value lie: (0, 1, 2, 3) if as NHWC.
+        `axes` tells how those of the value lie, (0, 1, 2, 3) if as NHWC; `made` those of what is
+        made, if otherwise.
         """
         sizes = [size for axis in self.factors for size in axis]
         parts, first = [], 0
@@ -42,7 +45,7 @@ class Permute(Operator):
             first += len(axis)
         place = {part: i for i, part in enumerate(p for axis in axes for p in parts[axis])}
         runs: list[list[int]] = []
-        for part in (p for axis in axes for p in self.order[axis]):
+        for part in (p for axis in made or axes for p in self.order[axis]):
             if runs and place[part] == place[runs[-1][-1]] + 1:
                 runs[-1].append(part)
             else:
