@@ -67,6 +67,12 @@ def _rectified(x: Tensor) -> Tensor:
     return x * (x > 0)
 
 
+def _written(x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[:, :4] = x[:, 4:]
+    return y
+
+
 _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "exponential": _exponential,
     "masked": _masked,
@@ -76,6 +82,7 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "signs": lambda _, x: torch.sign(x) * (x.abs() + 1e-3).sqrt(),
     "by tensors": lambda n, x: x.clamp(n.low, n.high) + torch.clamp(x, min=x.mean(1, keepdim=True)),
     "channels last": lambda _, x: _rectified(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+    "in steps": lambda _, x: (x * 8).floor() / 8 + (x - 0.25).ceil() / 9,
     "rectified": lambda _, x: x * (x > 0) + (x != 0).float() * (x == 0),
 }
 
@@ -121,6 +128,12 @@ def test_choices_are_one_part_in_every_number_type_or_refused(
         (lambda _, x: x.masked_fill(x > 0, float("-inf")), "-1e4 is as good as -inf"),
         (lambda _, x: x[:, x.mean((0, 2, 3)) > 0], "takes places from a picture"),
         (lambda _, x: x + x.argmax(1, keepdim=True), "argmax"),
+        (lambda _, x: x + torch.fft.rfft2(x).real.mean(), "has a Fourier transform"),
+        (
+            lambda _, x: nn.functional.grid_sample(x, x[:, :2].permute(0, 2, 3, 1)),
+            "samples at computed places",
+        ),
+        (lambda _, x: _written(x), "torch.cat or torch.where makes one of parts"),
     ],
 )
 def test_what_cannot_be_chosen_says_why(

@@ -96,6 +96,15 @@ def _blurred(n: _Own, x: Tensor) -> Tensor:
     return F.conv2d(y, n.blur[None, None]).view(b, c, h, w)
 
 
+def _filtered(n: _Own, x: Tensor) -> Tensor:
+    """Each pixel by weights of its own, as Jia et al. 2016 have it (arXiv 1605.09673)."""
+    b, c, h, w = x.shape
+    weights = n.ways[1](x).repeat(1, 2, 1, 1)[:, :9].softmax(1)
+    around = F.unfold(x, 3, padding=1).view(b, c, 9, h, w)
+    drawn: Tensor = (around * weights.unsqueeze(1)).sum(2)
+    return drawn
+
+
 def _power(_: _Own, x: Tensor) -> Tensor:
     flat = x.view(*x.shape[:2], -1)
     most = flat.max(dim=2, keepdim=True)[0]
@@ -123,9 +132,14 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "root mean square": lambda n, x: n.rms(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
     "blurred": _blurred,
     "power": _power,
+    "filtered": _filtered,
+    "unfolded": lambda n, x: n.deep(F.unfold(x, 2, 2, 1, 1)[:, :8]).view(
+        1, 8, x.shape[2], x.shape[3]
+    ),
+    "logarithms": lambda _, x: x - x.logsumexp(1, keepdim=True) + F.log_softmax(x, 1).exp(),
     "dark": lambda _, x: x - x.min(1, keepdim=True)[0] + x.amin((2, 3), keepdim=True) - x.min(),
 }
-_NO_INTEGERS = {"selected", "power"}
+_NO_INTEGERS = {"selected", "power", "filtered"}
 
 
 @pytest.mark.parametrize("name", _WHAT)
@@ -141,7 +155,7 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["selected", "fused", "maximum", "efficient", "root mean square", "power"]
+    "name", ["selected", "fused", "maximum", "efficient", "root mean square", "power", "filtered"]
 )
 @pytest.mark.parametrize(("runtime", "dtype"), artifacts(_LEAST_DB))
 def test_stacks_and_lines_are_one_part_in_every_number_type(

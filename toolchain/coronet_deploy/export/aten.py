@@ -20,7 +20,7 @@ from coronet_deploy.export import (
     transposed,
 )
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Exp, Log, Sqrt
+from coronet_deploy.export.arithmetic import Ceil, Exp, Log, Sqrt
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
 
@@ -147,9 +147,24 @@ def _dropout(t: Translation, *, p: float, train: bool, **picture: fx.Node) -> st
     return _same(t, **picture)
 
 
-def unsupported(_: Translation, **_arguments: object) -> str:
-    """Refuse an operator that stands in no table."""
-    raise Refused("is not supported")
+_WHY_NOT = {
+    "fft": "neither runtime has a Fourier transform on its fast path",
+    "grid_sampler": "neither runtime samples at computed places on its fast path",
+    "conv3d": "a picture has two dimensions",
+    "index_put": "what is written where is not known before; torch.where chooses by a mask",
+    "copy": "writes to a part of a tensor; torch.cat or torch.where makes one of parts",
+}
+
+
+def unsupported(key: str) -> Callable[..., str]:
+    """Return what refuses an operator that stands in no table."""
+
+    def refuse(_: Translation, **_arguments: object) -> str:
+        name = key.removeprefix("aten.")
+        reason = next((why for begin, why in _WHY_NOT.items() if name.startswith(begin)), "")
+        raise Refused(f"is not supported{reason and ': '}{reason}")
+
+    return refuse
 
 
 IDENTITIES = frozenset(
@@ -204,6 +219,8 @@ FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.pow": curves.power,
     "aten.exp": _unary(Exp()),
     "aten.log": _unary(Log()),
+    "aten.ceil": _unary(Ceil()),
+    "aten.floor": choices.floor,
     "aten.log1p": curves.log1p,
     "aten.expm1": curves.expm1,
     "aten.softplus": curves.softplus,

@@ -230,7 +230,7 @@ class _Program:
             )
         if value is None:
             self._require_ranks(node, key)
-            value = TRANSLATIONS.get(key, unsupported)(self._to, **arguments)
+            value = TRANSLATIONS.get(key, unsupported(key))(self._to, **arguments)
             parts = []
             for part, tensor in _pairs(value, node.meta["val"]):
                 parts.append(self._shaped(node, key, part, tuple(tensor.shape)))

@@ -67,6 +67,11 @@ def unlike(t: Translation, *, self: Operand, other: Operand) -> str:
     return t.builder.emit(ops.Add(), _above(t, self, other), _above(t, other, self))
 
 
+def floor(t: Translation, *, self: Operand) -> str:
+    """-ceil(-x)."""
+    return sums.neg(t, self=t.builder.emit(Ceil(), sums.neg(t, self=self)))
+
+
 def sign(t: Translation, *, self: Operand) -> str:
     """Whether it is above 0, less whether it is below."""
     return t.builder.emit(ops.Sub(), _above(t, self, 0), _above(t, 0, self))

@@ -111,6 +111,31 @@ def conv2d(
     return checked(t, node.meta["val"], y, torch.arange(math.prod(nchw(t, y))))
 
 
+def windows(
+    t: Translation,
+    node: fx.Node,
+    *,
+    self: fx.Node,
+    kernel_size: list[int],
+    dilation: list[int],
+    padding: list[int],
+    stride: list[int],
+) -> str | Moved:
+    """Return the pixels of each window, F.unfold, as a depthwise convolution picks them."""
+    to, x = t.builder, t.value(self)
+    count = math.prod(kernel_size)
+    taps = np.eye(count).reshape(1, *kernel_size, count)
+    down, aside = padding
+    op = ops.DepthwiseConv2d(
+        (stride[0], stride[1]),
+        Padding(down, down, aside, aside),
+        count,
+        (dilation[0], dilation[1]),
+    )
+    y = to.emit(op, x, to.constant(np.tile(taps, (1, 1, 1, to.shapes[x][3])), "picks"))
+    return checked(t, node.meta["val"], y, torch.arange(math.prod(to.shapes[y])))
+
+
 def mean_of_lines(t: Translation, node: fx.Node, *, self: fx.Node, output_size: list[int]) -> Any:  # noqa: ANN401 - a value
     """Return the mean of each line, if one is wanted."""
     if output_size != [1]:
@@ -122,4 +147,5 @@ TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "aten.conv1d": conv1d,
     "aten.conv2d": conv2d,
     "aten.adaptive_avg_pool1d": mean_of_lines,
+    "aten.im2col": windows,
 }

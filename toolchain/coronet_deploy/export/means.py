@@ -23,7 +23,7 @@ def mean(t: Translation, *, self: fx.Node, dim: list[int] | None = None, **_: An
     return mean_over(t.builder, t.value(self), dim or range(4))
 
 
-def total(t: Translation, *, self: fx.Node, dim: list[int] | None = None, **_: Any) -> str:  # noqa: ANN401 - as for the mean
+def total(t: Translation, *, self: Any, dim: list[int] | None = None, **_: Any) -> str:  # noqa: ANN401 - as for the mean; a node, or a value's name
     """Return the sum over some axes of a picture, or over all: the mean, so many times."""
     to, x = t.builder, t.value(self)
     y = mean_over(to, x, dim or range(4))

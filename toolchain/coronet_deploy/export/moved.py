@@ -47,7 +47,7 @@ BY_THEMSELVES = frozenset(
     f"aten.{name}"
     for name in (
         *("layer_norm", "rms_norm", "linear", "stack", "view_as", "reshape_as"),
-        *("conv1d", "adaptive_avg_pool1d"),
+        *("conv1d", "adaptive_avg_pool1d", "im2col", "logsumexp", "log_softmax"),
     )
 ) | frozenset(resampled.TRANSLATIONS)
 """Operators that take numbers as they lie by what they do to moved ones."""

@@ -8,6 +8,7 @@ import torch
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.reordering import permuted
+from coronet_deploy.export.settled import picked
 from coronet_deploy.export.spans import nchw, numbers_by
 from coronet_deploy.export.translation import Moved, Refused, Translation
 
@@ -23,8 +24,12 @@ def beside(t: Translation, one: Moved, other: Moved) -> str:
     if _stands_as(t, one, other):
         return _on_lines_of(t, one, other)
     places = numbers_by(one.index, nchw(t, other.value), other.index)
-    if places is not None and (found := permuted(t.builder, one.value, places)) is not None:
-        return found
+    if places is not None:
+        found = permuted(t.builder, one.value, places)
+        if found is None and len(places) == 1:  # channels that stand beside several each
+            found = picked(t.builder, one.value, places[0])
+        if found is not None:
+            return found
     raise Refused("takes numbers in unlike orders")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from coronet_deploy.export import means, pooled
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Maximum
+from coronet_deploy.export.arithmetic import Exp, Log, Maximum
 from coronet_deploy.export.graph import FloatArray
 from coronet_deploy.export.spans import as_lies, as_moved, checked, nchw, spanning
 from coronet_deploy.export.stacked import few_parts, stack
@@ -177,6 +177,42 @@ def _farthest(reduction: Callable[..., str]) -> Callable[..., Any]:
     return translate
 
 
+def _log_of_sum(
+    t: Translation,
+    node: fx.Node,
+    *,
+    self: fx.Node,
+    dim: list[int],
+    **_: Any,  # noqa: ANN401 - keepdim, which torch's shape tells
+) -> str | Moved:
+    """Return m + log(sum(exp(x - m))), where m is the largest."""
+    held, axes, rest = spanning(t, as_moved(t, self), dim)
+    largest, under = _logs(t, held.value, axes)
+    return checked(t, node.meta["val"], t.builder.emit(ops.Add(), largest, under), rest)
+
+
+def _log_of_shares(
+    t: Translation,
+    node: fx.Node,
+    *,
+    self: fx.Node,
+    dim: int,
+    **_: Any,  # noqa: ANN401 - dtype: all is float32
+) -> str | Moved:
+    """Return x - m - log(sum(exp(x - m))), where m is the largest."""
+    to, (held, axes, _places) = t.builder, spanning(t, as_moved(t, self), [dim])
+    largest, under = _logs(t, held.value, axes)
+    y = to.emit(ops.Sub(), to.emit(ops.Sub(), held.value, largest), under)
+    return checked(t, node.meta["val"], y, held.index)
+
+
+def _logs(t: Translation, x: str, axes: tuple[int, ...]) -> tuple[str, str]:
+    """Return the largest number over axes, and the logarithm of the sum of what is less than it."""
+    largest = pooled.amax(t, self=x, dim=list(axes))
+    powers = t.builder.emit(Exp(), t.builder.emit(ops.Sub(), x, largest))
+    return largest, t.builder.emit(Log(), means.total(t, self=powers, dim=list(axes)))
+
+
 def _viewed(t: Translation, node: fx.Node, *, self: fx.Node, other: fx.Node) -> str | Moved:
     """Return the numbers in the shape of another tensor."""
     del other
@@ -192,6 +228,8 @@ def _expanded(t: Translation, node: fx.Node, *, self: fx.Node, **_: Any) -> Move
 
 TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "aten.rms_norm": _rms_norm,
+    "aten.logsumexp": _log_of_sum,
+    "aten.log_softmax": _log_of_shares,
     "aten.batch_norm": _batch_norm,
     "aten.max": _farthest(pooled.amax),
     "aten.min": _farthest(pooled.amin),
