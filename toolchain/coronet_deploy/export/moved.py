@@ -100,10 +100,11 @@ def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:
         held = _of_picture(t, source) if as_picture else as_moved(t, source)
         value = held.value
         # As a copy that torch makes of it is; and one that is turned in place is not another's.
-        return held.index.clone(memory_format=torch.contiguous_format)
+        index = held.index.contiguous()
+        return index.clone() if target._schema.is_mutable else index  # noqa: SLF001 - torch's only way
 
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), places)
     target: Any = node.target
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), places)
     made = target(*args, **kwargs)
     if isinstance(made, Tensor):
         return settled(t.builder, value, made)

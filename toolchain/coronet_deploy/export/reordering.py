@@ -52,15 +52,19 @@ def cut(to: Builder, value: str, index: Tensor) -> tuple[str, Tensor] | None:
     n, height, width, channels = to.shapes[value]
     if index.numel() == n * height * width * channels:
         return value, index
+    pixels, first, last = height * width, int(index.min()), int(index.max()) + 1
+    if n == 1 and last - first == index.numel() and not (first % pixels or last % pixels):
+        some = 1, height, width, (last - first) // pixels
+        return _block(to, value, (0, 0, 0, first // pixels), some), index - first
     sizes = n, channels, height, width
     places = torch.unravel_index(index, sizes)
-    first = [int(place.min()) for place in places]
-    size = [int(place.max()) + 1 - start for place, start in zip(places, first, strict=True)]
+    starts = [int(place.min()) for place in places]
+    size = [int(place.max()) + 1 - start for place, start in zip(places, starts, strict=True)]
     if math.prod(size) != index.numel():
         return None
-    begin, block = (tuple(of[axis] for axis in _NHWC) for of in (first, size))
+    begin, block = (tuple(of[axis] for axis in _NHWC) for of in (starts, size))
     inside = torch.zeros_like(index)
-    for place, start, count in zip(places, first, size, strict=True):
+    for place, start, count in zip(places, starts, size, strict=True):
         inside = inside * count + (place - start)
     return _block(to, value, begin, block), inside
 

@@ -107,6 +107,12 @@ def as_lies(t: Translation, array: np.ndarray[Any, Any], beside: Moved) -> str:
     return t.plane(plane.numpy(), batch=shape[0])
 
 
+def _once_each(places: Tensor) -> bool:
+    seen = torch.zeros(len(places), dtype=torch.bool)
+    seen[places] = True
+    return bool(seen.all())
+
+
 def numbers_by(tensor: Tensor, shape: tuple[int, ...], index: Tensor) -> Tensor | None:
     """Return numbers in the order of a value of `shape`, NCHW, each where `index` has its own.
 
@@ -117,7 +123,7 @@ def numbers_by(tensor: Tensor, shape: tuple[int, ...], index: Tensor) -> Tensor 
     except RuntimeError:  # of shapes that do not spread to each other's
         return None
     places = index.reshape(-1)
-    if len(places) != math.prod(shape) or int(places.bincount().max()) > 1:
+    if len(places) != math.prod(shape) or not _once_each(places):
         return None
     plane = torch.empty_like(spread)
     plane[places] = spread
