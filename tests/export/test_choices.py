@@ -67,12 +67,6 @@ def _rectified(x: Tensor) -> Tensor:
     return x * (x > 0)
 
 
-def _written(x: Tensor) -> Tensor:
-    y = torch.zeros_like(x)
-    y[:, :4] = x[:, 4:]
-    return y
-
-
 _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "exponential": _exponential,
     "masked": _masked,
@@ -133,7 +127,6 @@ def test_choices_are_one_part_in_every_number_type_or_refused(
             lambda _, x: nn.functional.grid_sample(x, x[:, :2].permute(0, 2, 3, 1)),
             "samples at computed places",
         ),
-        (lambda _, x: _written(x), "torch.cat or torch.where makes one of parts"),
     ],
 )
 def test_what_cannot_be_chosen_says_why(

@@ -183,7 +183,10 @@ DROPOUTS = frozenset(
 
 FILLING = frozenset(
     f"aten.{name}"
-    for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+    for name in (
+        *("zeros_like", "ones_like", "full_like", "empty_like"),
+        *("new_zeros", "new_ones", "new_full", "new_empty"),
+    )
 )
 """Operators that take of a tensor its shape alone."""
 

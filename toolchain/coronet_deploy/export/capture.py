@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export import attention, einsum, moved
+from coronet_deploy.export.assembled import Assembly
 from coronet_deploy.export.aten import (
     COPIES,
     DROPOUTS,
@@ -34,6 +35,7 @@ from coronet_deploy.export.theirs import importable_here
 from coronet_deploy.export.translation import Memory, Moved, Refused, Translation
 
 _AUTOCAST, _GRAD = "wrap_with_autocast", "wrap_with_set_grad_enabled"
+_WRITES = "aten.copy"
 _SAYS_NOTHING = "aten._assert_tensor_metadata"
 _RANK = 4
 _PRODUCTS = {**attention.TRANSLATIONS, **einsum.TRANSLATIONS}
@@ -87,6 +89,7 @@ class _Program:
         self._to = Translation(input_shape)
         self._order: dict[fx.Node, int] = {}
         self._memory = Memory(self._read_after)
+        self._assembly = Assembly(self._to)
 
     def graph(self) -> Graph:
         signature = self._program.graph_signature
@@ -167,8 +170,13 @@ class _Program:
         elif not hasattr(node.target, "_schema"):
             raise Refused("is not supported")
         elif not any(map(self._to.is_picture, node.all_input_nodes)) or _operator(node) in FILLING:
+            if not _shares(node) or _writes(node):
+                self._assembly.require_whole(node.all_input_nodes)
             self._to.compute(node)
+        elif _operator(node) == _WRITES and node.args[0] in self._to.weights:
+            self._assembly.write(node, *node.args[:2])  # type: ignore[arg-type]
         else:
+            self._assembly.require_whole(node.all_input_nodes)
             self._translate(node)
 
     def _pick(self, node: fx.Node) -> None:
@@ -238,15 +246,14 @@ class _Program:
                     raise Refused(f"gives {tensor.dtype}; everything is captured in float32")
             value = parts[0] if isinstance(value, str) else parts
         self._to.values[node] = value
-        schema, source = node.target._schema, node.args[0]  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
-        shared = any(r.alias_info is not None for r in schema.returns)
-        if any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments):
+        source = node.args[0]
+        if _writes(node):
             for same in self._memory.write(node, source, self._to.values):  # type: ignore[arg-type]
                 self._to.values[same] = value
             self._memory.same(node, source)  # type: ignore[arg-type]
         elif key in (IDENTITIES | DROPOUTS) - COPIES:
             self._memory.same(node, source)  # type: ignore[arg-type]
-        elif shared:
+        elif _shares(node):
             self._memory.part(node, source)  # type: ignore[arg-type]
 
     def _takes_pictures(self, node: fx.Node, key: str) -> bool:
@@ -289,6 +296,18 @@ class _Program:
 
 def _without_ones(shape: Shape) -> Shape:
     return tuple(size for size in shape if size > 1)
+
+
+def _shares(node: fx.Node) -> bool:
+    """Return whether an operator gives the memory that it takes."""
+    schema: Any = node.target._schema  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
+    return any(given.alias_info is not None for given in schema.returns)
+
+
+def _writes(node: fx.Node) -> bool:
+    """Return whether an operator changes the memory that it takes."""
+    schema: Any = node.target._schema  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
+    return any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
 
 
 def _pairs(value: str | list[str], made: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever torch gives

@@ -58,7 +58,7 @@ class Translation:
             raise Refused("is random: each picture would have other numbers")
         for spec, given in zip(target._schema.arguments, node.args, strict=False):  # noqa: SLF001 - torch's only way
             written = spec.alias_info is not None and spec.alias_info.is_write
-            if written and self._is_own(given):
+            if written and self.is_own(given):
                 raise Refused("changes a tensor of the network while it draws")
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._tensor)
         with torch.no_grad():
@@ -67,7 +67,8 @@ class Translation:
     def _tensor(self, node: fx.Node) -> Any:  # noqa: ANN401 - one tensor or several
         return self.weights[node] if node in self.weights else torch.zeros(node.meta["val"].shape)
 
-    def _is_own(self, argument: Any) -> bool:  # noqa: ANN401 - whatever torch passes
+    def is_own(self, argument: Any) -> bool:  # noqa: ANN401 - whatever torch passes
+        """Return whether a tensor is, or shows, one of the network's own."""
         tensor = self.weights[argument]
         return tensor.untyped_storage().data_ptr() in self._learnt
 
