@@ -163,6 +163,16 @@ def _merged(n: _Own, x: Tensor) -> Tensor:
     return F.pixel_shuffle(drawn[:, :8].relu(), 2).repeat(1, 4, 1, 1) + x
 
 
+def _one_after_another(_: _Own, x: Tensor) -> Tensor:
+    y = x.softmax(2)
+    return y + y.amax(1, keepdim=True) - y.mean(3, keepdim=True)
+
+
+def _in_five(_: _Own, x: Tensor) -> Tensor:
+    y = x.view(1, 2, 4, *x.shape[2:]).transpose(1, 3) * torch.full((1,) * 5, 0.5)
+    return y.transpose(1, 3).reshape(x.shape)
+
+
 _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "windows": _swin,
     "shifted windows": lambda n, x: _swin(n, x, 2),
@@ -176,6 +186,8 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "norm of two lines": lambda _, x: F.layer_norm(
         x.reshape(1, -1, 2 * x.shape[3]), (2 * x.shape[3],)
     ).view(x.shape),
+    "one axis after another": _one_after_another,
+    "a number in five": _in_five,
     "spread lines": lambda n, x: n.out(x[..., :1].expand(-1, -1, -1, 8)).mean(3, keepdim=True) + x,
     "shares of lines": lambda _, x: x * x.softmax(3) + x.softmax(2),
     "mean of some": lambda _, x: x + torch.cat([x.view(1, 2, 4, *x.shape[2:]).mean(2)] * 4, 1),

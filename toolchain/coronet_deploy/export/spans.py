@@ -88,7 +88,9 @@ def spanning(
     order = [*(dim for dim in range(rank) if dim not in over), *over]
     count = math.prod(shape[dim] for dim in over)
     rows = held.index.permute(order)
-    lines = rows.reshape(1, 1, -1, count).permute(0, 3, 1, 2)
+    # The last one of the rest is kept apart, so that what goes over it still is a whole axis.
+    last = next((shape[dim] for dim in reversed(order[: -len(over)]) if shape[dim] > 1), 1)
+    lines = rows.reshape(1, -1, last, count).permute(0, 3, 1, 2)
     value = permuted(t.builder, held.value, lines)
     if value is None:
         return held, *spanned(t, held, dims)

@@ -138,6 +138,8 @@ class Translation:
 
         It goes with values of as many as `batch`. Equal ones, as masks of windows are, are one.
         """
+        if tensor.size == 1:
+            tensor = tensor.reshape(1)
         if tensor.ndim > _RANK or (tensor.ndim == _RANK and tensor.shape[0] not in {1, batch}):
             raise Refused(f"takes a learnt tensor of shape {list(tensor.shape)}")
         key = tensor.shape, hashlib.sha256(tensor.tobytes()).digest()
