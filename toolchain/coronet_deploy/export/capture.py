@@ -152,7 +152,7 @@ class _Program:
                 self._take(node)
             except (Refused, ValueError) as error:
                 known = {*TRANSLATIONS, *_PRODUCTS, *moved.MOVES, *moved.BY_THEMSELVES}
-                names = {key.removeprefix("aten.") for key in known}
+                names = {key.removeprefix("aten.") for key in known if "__" not in key}
                 raise ConversionFailed(
                     f"operator {_name(node)} in layer {where or 'the network itself'!r}: {error}",
                     hint=f"supported: {', '.join(sorted(names))}",

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from coronet_deploy.export.reordering import permuted
 from coronet_deploy.export.settled import settled
-from coronet_deploy.export.translation import Moved, Refused, Translation
+from coronet_deploy.export.translation import Moved, Refused, Translation, way_out
 
 _RANK = 4
 _CHANNELS = 1  # the axis of a picture, NCHW
@@ -105,7 +105,7 @@ def as_lies(t: Translation, array: np.ndarray[Any, Any], beside: Moved) -> str:
     plane = numbers_by(tensor, shape, beside.index)
     if plane is None:
         told = f"{list(array.shape)} beside {tuple(beside.index.shape)}"
-        raise Refused(f"takes a learnt tensor of shape {told}")
+        raise Refused(f"takes a learnt tensor of shape {told}{way_out(array.ndim)}")
     return t.plane(plane.numpy(), batch=shape[0])
 
 

@@ -19,6 +19,12 @@ from coronet_deploy.export.reordering import permuted
 _RANK = 4
 
 
+def way_out(rank: int) -> str:
+    """Return what to do instead of making weights of the picture, of more axes than it has."""
+    told = "; if weights depend on the picture, scale its channels before and after instead"
+    return told if rank > _RANK else ""
+
+
 class Refused(Exception):
     """Why an operator cannot be translated."""
 
@@ -141,7 +147,9 @@ class Translation:
         if tensor.size == 1:
             tensor = tensor.reshape(1)
         if tensor.ndim > _RANK or (tensor.ndim == _RANK and tensor.shape[0] not in {1, batch}):
-            raise Refused(f"takes a learnt tensor of shape {list(tensor.shape)}")
+            raise Refused(
+                f"takes a learnt tensor of shape {list(tensor.shape)}{way_out(tensor.ndim)}"
+            )
         key = tensor.shape, hashlib.sha256(tensor.tobytes()).digest()
         if key not in self._planes:
             self._planes[key] = self._plane(tensor)
