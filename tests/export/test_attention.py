@@ -114,6 +114,29 @@ def _of_context(n: _Own, x: Tensor) -> Tensor:
     return drawn
 
 
+def _in_letters(n: _Own, x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    q, k, v = (t.reshape(b, 2, c // 2, h * w) for t in n.all(x).chunk(3, dim=1))
+    seen = torch.einsum("b h d n, b h e n -> b h d e", k.softmax(-1), v)
+    drawn: Tensor = torch.einsum("bhde,bhdn->bhen", seen, q.softmax(-2)).reshape(b, c, h, w)
+    return n.gamma * drawn + torch.einsum("bchw,oc->bohw", x, n.lines.weight[:12])
+
+
+def _biased(n: _Own, x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    q, k, v = (t.reshape(b, 3, c // 3, h * w).mT for t in n.all(x).chunk(3, 1))
+    places = torch.arange(h * w)
+    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=n.heat[:1] * (places % 3 - 1))
+    nearby = (places - places[:, None]).abs() < 2 * w
+    seen = seen + F.scaled_dot_product_attention(k, q, v, attn_mask=nearby)
+    return x + seen.mT.reshape(b, c, h, w)
+
+
+def _by_learnt(n: _Own, x: Tensor) -> Tensor:
+    seen = n.out.weight[:, :, 0, 0] @ x.flatten(2) + (x.flatten(2).mT @ n.lines.weight[:12]).mT
+    return seen.view_as(x)
+
+
 _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "places": _of_places,
     "pooled places": _of_pooled_places,
@@ -121,6 +144,10 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "heads": _of_heads,
     "tokens": _of_tokens,
     "context": _of_context,
+    "letters": _in_letters,
+    "biased": _biased,
+    "by learnt": _by_learnt,
+    "outer": lambda _, x: torch.einsum("bch,bcw->bchw", x.mean(3), x.mean(2)),
     "softmax": lambda n, x: x * F.softmax(n.all(x)[:, :12], dim=1),
 }
 
@@ -137,7 +164,7 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
             assert difference(graph, lower(graph, runtime)[0]) < 3e-6
 
 
-@pytest.mark.parametrize("name", ["places", "channels", "tokens", "context"])
+@pytest.mark.parametrize("name", ["places", "channels", "tokens", "context", "letters"])
 @pytest.mark.parametrize(("runtime", "dtype"), list(product(Runtime, _LEAST_DB)))
 def test_attention_is_one_part_in_float(
     runtime: Runtime, dtype: DType, name: str, pictures: Pictures, tmp_path: Path
@@ -193,12 +220,14 @@ def test_attention_in_integers_is_refused_with_the_way_out(
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
-        (lambda _, x: F.softmax(x, 3), "neither the channels nor all of one channel"),
+        (lambda _, x: F.softmax(x[..., torch.tensor([4, 1, 3, 0, 2, 5])], 3), "no whole axes"),
         (
             lambda _, x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
-            "with a mask",
+            "a mask that is not learnt",
         ),
-        (lambda _, x: (torch.ones(12, 12) @ x.flatten(2)).view_as(x), "by a learnt tensor"),
+        (lambda _, x: torch.ones(12, 4, 4) @ x, "by a learnt tensor of shape [12, 4, 4]"),
+        (lambda _, x: torch.einsum("bchw->bcwh", x), "only two tensors, a letter an axis"),
+        (lambda _, x: torch.einsum("bchw,bcwk->bch", x, x.mT)[..., None], "sums over one tensor"),
     ],
 )
 def test_what_is_no_attention_of_one_picture_says_why(

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coronet_deploy.coronet.zoo import bundled_pictures
-from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.build import build
 from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.capture import capture
+from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.verify.parity import psnr_db
@@ -80,6 +80,26 @@ _LAYERS: dict[str, nn.Module] = {
     "nearest, third": _resized(size=(4, 7)),
     "exact, third": _resized(size=(4, 14), mode="nearest-exact"),
     "exact, quarter": _resized(size=(3, 2), mode="nearest-exact"),
+    "nearest, larger": nn.Upsample(scale_factor=1.5),
+    "nearest, unlike": nn.Upsample(scale_factor=(2, 3)),
+    "nearest, smaller": _resized(scale_factor=0.3),
+    "nearest, any size": _resized(size=(5, 19)),
+    "exact, any size": _resized(size=(7, 5), mode="nearest-exact"),
+    "parts of pixels": _resized(scale_factor=1.3, mode="bilinear"),
+    "parts, by size": _resized(scale_factor=1.3, mode="bilinear", recompute_scale_factor=True),
+    "cubic": _resized(scale_factor=2, mode="bicubic"),
+    "cubic, fourfold": _resized(size=(48, 56), mode="bicubic"),
+    "cubic, half": _resized(scale_factor=0.5, mode="bicubic"),
+    "cubic, unlike": _resized(size=(3, 7), mode="bicubic"),
+    "cubic, third": _resized(size=(4, 14), mode="bicubic"),
+    "cubic, any size": _resized(size=(13, 9), mode="bicubic"),
+    "cubic, parts": _resized(scale_factor=1.3, mode="bicubic"),
+    "corners by name": nn.UpsamplingBilinear2d(scale_factor=2),
+    "cubic corners": _resized(scale_factor=2, mode="bicubic", align_corners=True),
+    "smoothed, half": _resized(scale_factor=0.5, mode="bilinear", antialias=True),
+    "smoothed, cubic": _resized(size=(5, 20), mode="bicubic", antialias=True),
+    "unlike windows": nn.AdaptiveAvgPool2d((5, 3)),
+    "few windows": nn.AdaptiveAvgPool2d((None, 3)),
     "unshuffled": nn.PixelUnshuffle(2),
     "every second": _Does(lambda x: x[:, :, ::2, 1::2]),
     "every fifth": _Does(lambda x: x[:, :, 3:11:5]),
@@ -97,20 +117,16 @@ def test_the_graph_draws_what_the_layer_draws(runtime: Runtime, name: str) -> No
     assert difference(graph, lowered) < 3e-6
 
 
-@pytest.mark.parametrize(
-    ("layer", "reason"),
-    [
-        (_resized(scale_factor=1.3, mode="bilinear"), "of 12x14 pixels by 1.3 x 1.3, which gives"),
-        (_resized(scale_factor=0.3), "parts of pixels: give a size instead"),
-        (_resized(size=(5, 7)), "makes 5x7 of 12x14; only by one whole number"),
-        (_resized(size=(24, 14)), "by 2 x 1; only by one whole number"),
-        (_resized(scale_factor=2, mode="bicubic"), "upsample_bicubic2d"),
-    ],
-)
-def test_what_cannot_be_resized_says_why(layer: nn.Module, reason: str) -> None:
-    with pytest.raises(ConversionFailed) as caught:
-        capture(nn.Sequential(nn.Conv2d(3, 4, 1), layer), 12, 14)
-    assert reason in str(caught.value)
+def _weights(graph: Graph) -> int:
+    return sum(array.size for array in graph.constants.values())
+
+
+@pytest.mark.parametrize("factor", [2, 3, 0.5])
+def test_whole_factors_are_convolved_with_few_weights(factor: float) -> None:
+    layer = _resized(scale_factor=factor, mode="bicubic")
+    graphs = [capture(nn.Sequential(nn.Conv2d(3, 4, 1), layer), n, n) for n in (12, 24)]
+    assert "permute" not in graphs[0].count()
+    assert _weights(graphs[0]) == _weights(graphs[1])
 
 
 class _Joining(nn.Module):
@@ -136,6 +152,8 @@ _JOINED = {
     "corners": (nn.MaxPool2d(2), _to_size_of(mode="bilinear", align_corners=True)),
     "pyramid": (nn.AdaptiveAvgPool2d((5, 4)), _to_size_of(mode="bilinear")),
     "unshuffled": (nn.PixelUnshuffle(2), _to_size_of(mode="nearest")),
+    "cubic": (_resized(scale_factor=0.5, mode="bicubic"), _to_size_of(mode="bicubic")),
+    "unlike windows": (nn.AdaptiveAvgPool2d(7), _to_size_of(mode="bicubic", align_corners=True)),
     "nearest": (_resized(scale_factor=0.25), _to_size_of(mode="bilinear", align_corners=True)),
 }
 

@@ -30,6 +30,13 @@ class Log(Elementwise):
 
 
 @dataclass(frozen=True)
+class Ceil(Elementwise):
+    """The least whole number that is not below x."""
+
+    kind: ClassVar[str] = "ceil"
+
+
+@dataclass(frozen=True)
 class Div(Broadcast):
     """a / b."""
 

@@ -8,9 +8,19 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from coronet_deploy.export import composed, curves, means, parts, pooled, resized, sums, transposed
+from coronet_deploy.export import (
+    choices,
+    composed,
+    curves,
+    means,
+    parts,
+    pooled,
+    resized,
+    sums,
+    transposed,
+)
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Exp, Log, Sqrt
+from coronet_deploy.export.arithmetic import Ceil, Exp, Log, Sqrt
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
 
@@ -80,60 +90,6 @@ def _conv_transpose2d(
     return t.builder.emit(op, t.value(input), *weights)
 
 
-def _batch_norm(
-    t: Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    weight: fx.Node | None,
-    bias: fx.Node | None,
-    running_mean: fx.Node | None,
-    running_var: fx.Node | None,
-    eps: float,
-    training: bool = False,
-    **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
-) -> str:
-    if training or running_mean is None or running_var is None:
-        # The statistics of a batch of one picture are the picture's.
-        x = t.value(input)
-        learnt = means.affine(t, t.builder.shapes[x][3], weight, bias)
-        return t.builder.emit(ops.InstanceNorm(eps), x, *learnt)
-    mean, variance = t.array(running_mean), t.array(running_var)
-    scale = np.ones_like(mean) if weight is None else t.array(weight)
-    shift = np.zeros_like(mean) if bias is None else t.array(bias)
-    weights = [
-        # Equal arrays share a constant, so the four are looked up one by one.
-        *t.constants(scale=scale),
-        *t.constants(shift=shift),
-        *t.constants(mean=mean),
-        *t.constants(variance=variance),
-    ]
-    return t.builder.emit(ops.BatchNorm(eps), t.value(input), *weights)
-
-
-def _instance_norm(
-    t: Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    weight: fx.Node | None,
-    bias: fx.Node | None,
-    running_mean: fx.Node | None,
-    running_var: fx.Node | None,
-    use_input_stats: bool,
-    eps: float,
-    **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
-) -> str:
-    return _batch_norm(
-        t,
-        input=input,
-        weight=weight,
-        bias=bias,
-        running_mean=running_mean,
-        running_var=running_var,
-        eps=eps,
-        training=use_input_stats,
-    )
-
-
 def _pad(
     t: Translation,
     *,
@@ -191,9 +147,24 @@ def _dropout(t: Translation, *, p: float, train: bool, **picture: fx.Node) -> st
     return _same(t, **picture)
 
 
-def unsupported(_: Translation, **_arguments: object) -> str:
-    """Refuse an operator that stands in no table."""
-    raise Refused("is not supported")
+_WHY_NOT = {
+    "fft": "neither runtime has a Fourier transform on its fast path",
+    "grid_sampler": "neither runtime samples at computed places on its fast path",
+    "conv3d": "a picture has two dimensions",
+    "index_put": "what is written where is not known before; torch.where chooses by a mask",
+    "copy": "writes to a part of a tensor; torch.cat or torch.where makes one of parts",
+}
+
+
+def unsupported(key: str) -> Callable[..., str]:
+    """Return what refuses an operator that stands in no table."""
+
+    def refuse(_: Translation, **_arguments: object) -> str:
+        name = key.removeprefix("aten.")
+        reason = next((why for begin, why in _WHY_NOT.items() if name.startswith(begin)), "")
+        raise Refused(f"is not supported{reason and ': '}{reason}")
+
+    return refuse
 
 
 IDENTITIES = frozenset(
@@ -212,7 +183,10 @@ DROPOUTS = frozenset(
 
 FILLING = frozenset(
     f"aten.{name}"
-    for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+    for name in (
+        *("zeros_like", "ones_like", "full_like", "empty_like"),
+        *("new_zeros", "new_ones", "new_full", "new_empty"),
+    )
 )
 """Operators that take of a tensor its shape alone."""
 
@@ -248,6 +222,8 @@ FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.pow": curves.power,
     "aten.exp": _unary(Exp()),
     "aten.log": _unary(Log()),
+    "aten.ceil": _unary(Ceil()),
+    "aten.floor": choices.floor,
     "aten.log1p": curves.log1p,
     "aten.expm1": curves.expm1,
     "aten.softplus": curves.softplus,
@@ -264,6 +240,18 @@ FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.abs": sums.magnitude,
     "aten.maximum": sums.larger,
     "aten.minimum": sums.smaller,
+    "aten.gt": choices.compared(),
+    "aten.lt": choices.compared(turned=True),
+    "aten.le": choices.compared(otherwise=True),
+    "aten.ge": choices.compared(turned=True, otherwise=True),
+    "aten.eq": choices.equal,
+    "aten.ne": choices.unlike,
+    "aten.sign": choices.sign,
+    **dict.fromkeys(("aten.logical_and", "aten.bitwise_and", "aten.__and"), choices.both),
+    **dict.fromkeys(("aten.logical_or", "aten.bitwise_or", "aten.__or"), choices.either),
+    **dict.fromkeys(("aten.logical_not", "aten.bitwise_not"), choices.opposite),
+    "aten.where": choices.chosen,
+    "aten.masked_fill": choices.filled,
     **dict.fromkeys(sorted(DROPOUTS), _dropout),
     **dict.fromkeys(sorted(IDENTITIES | RESHAPING | SPREADING), _same),
 }
@@ -281,15 +269,14 @@ _ALONG_AN_AXIS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.glu": parts.glu,
 }
 
-OF_ANY_SHAPE = frozenset({*FOR_EACH_NUMBER, *_ALONG_AN_AXIS, "aten.linear"})
+OF_ANY_SHAPE = frozenset({*FOR_EACH_NUMBER, *_ALONG_AN_AXIS, "aten.batch_norm"})
 """Operators that take a number a channel in a tensor of fewer dimensions than a picture's four."""
 
 TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.conv2d": _conv2d,
-    "aten.linear": means.linear,
     "aten.conv_transpose2d": _conv_transpose2d,
-    "aten.batch_norm": _batch_norm,
-    "aten.instance_norm": _instance_norm,
+    "aten.batch_norm": means.batch_norm,
+    "aten.instance_norm": means.instance_norm,
     "aten.group_norm": means.group_norm,
     "aten.mean": means.mean,
     "aten.sum": means.total,
@@ -300,10 +287,10 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.linalg_vector_norm": means.vector_norm,
     "aten.norm": means.vector_norm,
     "aten.amax": pooled.amax,
+    "aten.amin": pooled.amin,
     "aten.max": pooled.largest,
     "aten.min": pooled.smallest,
     "aten.adaptive_max_pool2d": pooled.adaptive_max_pool2d,
-    "aten.adaptive_avg_pool2d": pooled.adaptive_avg_pool2d,
     "aten.avg_pool2d": pooled.avg_pool2d,
     "aten.max_pool2d": pooled.max_pool2d,
     "aten.pad": _pad,
@@ -311,9 +298,6 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.reflection_pad2d": _reflection_pad2d,
     "aten.replication_pad2d": _replication_pad2d,
     "aten.prelu": composed.prelu,
-    "aten.upsample_nearest2d": resized.upsample_nearest,
-    "aten._upsample_nearest_exact2d": resized.upsample_nearest_exact,
-    "aten.upsample_bilinear2d": resized.upsample_bilinear,
     "aten.pixel_shuffle": resized.pixel_shuffle,
     "aten.pixel_unshuffle": resized.pixel_unshuffle,
     **_ALONG_AN_AXIS,

@@ -2,31 +2,40 @@
 
 Pixels by channels is how a picture lies, and so are the products of such matrices: which of two
 stands first, and which is turned, is chosen so that as little as may be has to be moved. Heads are
-channels of their own, and are computed one after the other.
+channels of their own, and are computed one after the other; of windows and their heads all at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.moved import as_moved, checked, nchw, spanned
 from coronet_deploy.export.products import MatMul, Softmax, Turn
+from coronet_deploy.export.reordering import permuted
 from coronet_deploy.export.settled import picked
+from coronet_deploy.export.spans import as_lies, as_moved, checked, nchw, spanned, spanning
+from coronet_deploy.export.stacked import few_parts, joined
 from coronet_deploy.export.translation import Moved, Refused, Translation
+from coronet_deploy.export.vectors import combined
 
 _MATRIX = 2  # axes
+_LOW = -1e4  # whose exponential is 0
+_MOST_HEADS = 16  # that are computed one after the other
 
 
 def softmax(t: Translation, node: fx.Node, *, self: fx.Node, dim: int, **_: Any) -> str | Moved:  # noqa: ANN401 - dtype: all is float32
     """Return the shares of each pixel's channels, or of all pixels of one channel."""
     to, held = t.builder, as_moved(t, self)
-    axes, _rest = spanned(t, held, [dim])
+    if held.index.shape[dim] == 2 and (pair := few_parts(t, held, [dim])) is not None:  # noqa: PLR2004
+        return _of_two(t, node, pair, dim)
+    held, axes, _places = spanning(t, held, [dim])
     shape = to.shapes[held.value]
     if axes == (1,):
         value = to.emit(Softmax(), held.value)
@@ -34,14 +43,37 @@ def softmax(t: Translation, node: fx.Node, *, self: fx.Node, dim: int, **_: Any)
         line = to.emit(ops.Reshape((1, 1, 1, math.prod(shape))), held.value)
         value = to.emit(ops.Reshape(shape), to.emit(Softmax(), line))
     else:
-        raise Refused(f"over axis {dim}, which is neither the channels nor all of one channel")
-    return checked(t, node, value, held.index)
+        held = spanning(t, held, [dim], channels=True)[0]
+        value = to.emit(Softmax(), held.value)
+    return checked(t, node.meta["val"], value, held.index)
+
+
+def _of_two(t: Translation, node: fx.Node, pair: tuple[list[str], Tensor], dim: int) -> str | Moved:
+    """Return the shares of two, which sigmoid(a - b) and sigmoid(b - a) are."""
+    to, ((a, b), index) = t.builder, pair
+    made = [to.emit(ops.Sigmoid(), to.emit(ops.Sub(), *both)) for both in ((a, b), (b, a))]
+    return checked(t, node.meta["val"], *joined(t, made, index, dim))
 
 
 def product(t: Translation, node: fx.Node, *, self: fx.Node, **other: fx.Node) -> str | Moved:
     """Return the product of two matrices, or of as many pairs as there are heads."""
     (right,) = other.values()  # `mat2` or `other`, by the operator
-    return checked(t, node, *_multiplied(t, _held(t, self), _held(t, right)))
+    if not (t.is_picture(self) and t.is_picture(right)):
+        return checked(t, node.meta["val"], *_by_learnt(t, self, right))
+    return checked(t, node.meta["val"], *multiplied(t, _held(t, self), _held(t, right)))
+
+
+def _by_learnt(t: Translation, left: fx.Node, right: fx.Node) -> tuple[str, Tensor]:
+    """Return the product of matrices with a learnt one, which sums of rows or of columns are."""
+    picture, learnt = (left, right) if t.is_picture(left) else (right, left)
+    array, held = t.array(learnt), as_moved(t, picture)
+    if math.prod(array.shape[:-_MATRIX]) != 1 or held.index.ndim < _MATRIX:
+        raise Refused(f"multiplies by a learnt tensor of shape {list(array.shape)}")
+    matrix = array.reshape(array.shape[-_MATRIX:])
+    axis = -1 if picture is left else -2
+    value, index = combined(t, held, [axis], matrix.T if picture is left else matrix)
+    rest = [n for place, n in enumerate(held.index.shape) if place != held.index.ndim + axis]
+    return value, index.reshape(*rest, -1).movedim(-1, axis)
 
 
 def scaled_dot_product_attention(
@@ -58,16 +90,22 @@ def scaled_dot_product_attention(
     enable_gqa: bool,
 ) -> str | Moved:
     """Return softmax(query * key' * scale) * value."""
-    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
-        raise Refused("with a mask, dropout or groups is not supported")
+    if dropout_p or is_causal or enable_gqa or (attn_mask is not None and t.is_picture(attn_mask)):
+        raise Refused("with dropout, groups or a mask that is not learnt is not supported")
     to, (q, k, v) = t.builder, (_held(t, x) for x in (query, key, value))
     factor = 1 / math.sqrt(q.index.shape[-1]) if scale is None else scale
     turned = Moved(k.value, k.index.transpose(-1, -2))
-    scores, index = _multiplied(t, q, turned)
+    scores, index = multiplied(t, q, turned)
     if spanned(t, Moved(scores, index), [-1])[0] != (1,):
         raise Refused("has its scores in no order that a softmax takes")
-    shares = to.emit(Softmax(), to.emit(ops.Mul(), scores, to.constant([factor])))
-    return checked(t, node, *_multiplied(t, Moved(shares, index), v))
+    scores = to.emit(ops.Mul(), scores, to.constant([factor]))
+    if attn_mask is not None:
+        mask = t.array(attn_mask)
+        more = np.where(mask, 0, _LOW).astype(np.float32) if mask.dtype == bool else mask
+        whole = index.reshape(*query.meta["val"].shape[:-1], -1)
+        scores = to.emit(ops.Add(), scores, as_lies(t, more, Moved(scores, whole)))
+    shares = to.emit(Softmax(), scores)
+    return checked(t, node.meta["val"], *multiplied(t, Moved(shares, index), v))
 
 
 TRANSLATIONS: Mapping[str, Callable[..., str | Moved]] = {
@@ -81,23 +119,67 @@ TRANSLATIONS: Mapping[str, Callable[..., str | Moved]] = {
 
 def _held(t: Translation, operand: fx.Node) -> Moved:
     if not t.is_picture(operand):
-        raise Refused("multiplies by a learnt tensor; nn.Linear or nn.Conv2d does so")
+        raise Refused("takes a learnt tensor; only what the picture goes into")
     held = as_moved(t, operand)
     index = held.index
     while index.ndim > _MATRIX + 1 and index.shape[0] == 1:
         index = index[0]
     if index.ndim == _MATRIX:
         index = index[None]
-    if index.ndim != _MATRIX + 1:
-        raise Refused(f"takes {tuple(held.index.shape)}; only one picture's matrices")
     return Moved(held.value, index)
 
 
-def _multiplied(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
-    """Return the products of the matrices of `left` and `right`, (heads, rows, columns)."""
-    to, made = t.builder, []
-    if left.index.shape[0] != right.index.shape[0]:
+def multiplied(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
+    """Return the products of the matrices of `left` and `right`, (..., rows, columns)."""
+    if left.index.shape[:-_MATRIX] != right.index.shape[:-_MATRIX]:
         raise Refused("multiplies unlike numbers of matrices")
+    if _are_heads(t, left) and _are_heads(t, right):
+        with contextlib.suppress(Refused):
+            return _one_by_one(t, left, right)
+    return _at_once(t, left, right)
+
+
+def _are_heads(t: Translation, held: Moved) -> bool:
+    """Return whether matrices are of a few channels each, of all pixels."""
+    if held.index.ndim != _MATRIX + 1 or len(held.index) > _MOST_HEADS:
+        return False
+    pixels = math.prod(nchw(t, held.value)[2:])
+    return not bool(((held.index[:, 0, 0] - held.index[0, 0, 0]) % pixels).any())
+
+
+def _at_once(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
+    """Return the products of many matrices by one operator, their numbers put side by side."""
+    batch = left.index.shape[:-_MATRIX]
+    a, _ = _matrices(t, left, by_rows=True)
+    b, turned = _matrices(t, right)
+    value = t.builder.emit(MatMul(turned), a, b)
+    n, height, rows, columns = t.builder.shapes[value]
+    places = torch.arange(n * columns * height * rows).reshape(n, columns, height, rows)
+    return value, places.permute(0, 2, 3, 1).reshape(*batch, rows, columns)
+
+
+def _matrices(t: Translation, held: Moved, *, by_rows: bool = False) -> tuple[str, bool]:
+    """Return the value of matrices, (N, H, rows, columns), and whether they lie turned in it.
+
+    They do, but for `by_rows`, where numbers of a row lie far apart and those of a column do not.
+    """
+    *batch, rows, columns = held.index.shape
+    index = held.index.reshape(-1, batch[-1], rows, columns)
+    pixels = math.prod(nchw(t, held.value)[2:])
+    across, down = (
+        int(line[min(1, len(line) - 1)] - line[0]) for line in (index[0, 0, 0], index[0, 0, :, 0])
+    )
+    turned = not by_rows and bool(across % pixels) and not down % pixels
+    lying = index.transpose(2, 3) if turned else index
+    found = permuted(t.builder, held.value, lying.permute(0, 3, 1, 2))
+    if found is None:
+        raise Refused(f"takes matrices of {(rows, columns)} that are no parts of a picture")
+    return found, turned
+
+
+def _one_by_one(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
+    """Return the products of the matrices of heads, (heads, rows, columns)."""
+    to, made = t.builder, []
     on_pixels = turned = False
     for one, other in zip(left.index, right.index, strict=True):
         (a, a_turned), (b, b_turned) = (

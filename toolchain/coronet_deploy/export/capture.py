@@ -14,7 +14,8 @@ import torch
 from torch import fx, nn
 
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export import attention, moved
+from coronet_deploy.export import attention, einsum, moved
+from coronet_deploy.export.assembled import Assembly
 from coronet_deploy.export.aten import (
     COPIES,
     DROPOUTS,
@@ -34,8 +35,10 @@ from coronet_deploy.export.theirs import importable_here
 from coronet_deploy.export.translation import Memory, Moved, Refused, Translation
 
 _AUTOCAST, _GRAD = "wrap_with_autocast", "wrap_with_set_grad_enabled"
+_WRITES = "aten.copy"
 _SAYS_NOTHING = "aten._assert_tensor_metadata"
 _RANK = 4
+_PRODUCTS = {**attention.TRANSLATIONS, **einsum.TRANSLATIONS}
 
 
 def capture(module: nn.Module, height: int, width: int, channels: int = 3) -> Graph:
@@ -86,6 +89,7 @@ class _Program:
         self._to = Translation(input_shape)
         self._order: dict[fx.Node, int] = {}
         self._memory = Memory(self._read_after)
+        self._assembly = Assembly(self._to)
 
     def graph(self) -> Graph:
         signature = self._program.graph_signature
@@ -115,12 +119,15 @@ class _Program:
             what = "a constant" if isinstance(output, fx.Node) else f"{output}"
             raise ConversionFailed(f"the network returns {what} and no picture")
         made = tuple(output.meta["val"].shape)
-        if isinstance(self._to.values[output], Moved) or len(made) != _RANK:
+        value = None
+        if len(made) == _RANK and not self._to.has_channels_last(output):
+            with contextlib.suppress(Refused):
+                value = self._to.value(output)
+        if value is None:
             raise ConversionFailed(
                 f"the network returns {made}, which stands for no picture",
                 hint="let it return (1, channels, height, width)",
             )
-        value = self._to.value(output)
         if value == INPUT:
             raise ConversionFailed("the network returns its input unchanged")
         return self._to.builder.finish(value)
@@ -144,12 +151,15 @@ class _Program:
             try:
                 self._take(node)
             except (Refused, ValueError) as error:
-                known = {*TRANSLATIONS, *attention.TRANSLATIONS, *moved.MOVES, "aten.layer_norm"}
-                names = {key.removeprefix("aten.") for key in known}
+                known = {*TRANSLATIONS, *_PRODUCTS, *moved.MOVES, *moved.BY_THEMSELVES}
+                names = {key.removeprefix("aten.") for key in known if "__" not in key}
                 raise ConversionFailed(
                     f"operator {_name(node)} in layer {where or 'the network itself'!r}: {error}",
                     hint=f"supported: {', '.join(sorted(names))}",
                 ) from error
+            for source in node.all_input_nodes:  # places of numbers take as much as these
+                if not self._read_after(source, node):
+                    self._to.values.pop(source, None)
 
     def _take(self, node: fx.Node) -> None:
         """Translate one node, or what it wraps, and note what its result is."""
@@ -160,8 +170,13 @@ class _Program:
         elif not hasattr(node.target, "_schema"):
             raise Refused("is not supported")
         elif not any(map(self._to.is_picture, node.all_input_nodes)) or _operator(node) in FILLING:
+            if not _shares(node) or _writes(node):
+                self._assembly.require_whole(node.all_input_nodes)
             self._to.compute(node)
+        elif _operator(node) == _WRITES and node.args[0] in self._to.weights:
+            self._assembly.write(node, *node.args[:2])  # type: ignore[arg-type]
         else:
+            self._assembly.require_whole(node.all_input_nodes)
             self._translate(node)
 
     def _pick(self, node: fx.Node) -> None:
@@ -214,8 +229,8 @@ class _Program:
         """Translate one operator into the builder."""
         key, arguments = _operator(node), _named_arguments(node)
         value: Any
-        if key in attention.TRANSLATIONS:
-            value = attention.TRANSLATIONS[key](self._to, node, **arguments)
+        if key in _PRODUCTS:
+            value = _PRODUCTS[key](self._to, node, **arguments)
         else:
             value = moved.translate(
                 *(self._to, node, key, arguments, FOR_EACH_NUMBER),
@@ -223,21 +238,22 @@ class _Program:
             )
         if value is None:
             self._require_ranks(node, key)
-            value = TRANSLATIONS.get(key, unsupported)(self._to, **arguments)
+            value = TRANSLATIONS.get(key, unsupported(key))(self._to, **arguments)
+            parts = []
             for part, tensor in _pairs(value, node.meta["val"]):
-                self._require_shape(node, key, part, tuple(tensor.shape))
+                parts.append(self._shaped(node, key, part, tuple(tensor.shape)))
                 if key in IDENTITIES and tensor.dtype != torch.float32:
                     raise Refused(f"gives {tensor.dtype}; everything is captured in float32")
+            value = parts[0] if isinstance(value, str) else parts
         self._to.values[node] = value
-        schema, source = node.target._schema, node.args[0]  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
-        shared = any(r.alias_info is not None for r in schema.returns)
-        if any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments):
+        source = node.args[0]
+        if _writes(node):
             for same in self._memory.write(node, source, self._to.values):  # type: ignore[arg-type]
                 self._to.values[same] = value
             self._memory.same(node, source)  # type: ignore[arg-type]
         elif key in (IDENTITIES | DROPOUTS) - COPIES:
             self._memory.same(node, source)  # type: ignore[arg-type]
-        elif shared:
+        elif _shares(node):
             self._memory.part(node, source)  # type: ignore[arg-type]
 
     def _takes_pictures(self, node: fx.Node, key: str) -> bool:
@@ -262,17 +278,36 @@ class _Program:
         if key in TRANSLATIONS and key not in OF_ANY_SHAPE and fewer:
             raise Refused(f"takes {' and '.join(map(str, shapes))}, which is no picture")
 
-    def _require_shape(self, node: fx.Node, key: str, value: str, made: Shape) -> None:
-        """Let a picture through that has torch's shape, and a number a channel in any shape."""
+    def _shaped(self, node: fx.Node, key: str, value: str, made: Shape) -> str | Moved:
+        """Return a value in torch's shape: a picture, or one that lacks axes of size 1."""
         have = self._to.builder.shapes[value]
+        n, height, width, channels = have
         if self._to.fits(made, value):
-            return
+            return value
+        if _without_ones(made) == _without_ones((n, channels, height, width)):
+            return Moved(value, torch.arange(math.prod(made)).reshape(made))
         if key in SPREADING and len(made) == _RANK:
             wanted = made[0], made[2], made[3], made[1]
             more = (m if size == 1 else 1 for m, size in zip(wanted, have, strict=True))
             self._to.spread[node] = tuple(more)
-        else:
-            raise Refused(f"gives {made}, not NHWC {have}")
+            return value
+        raise Refused(f"gives {made}, not NHWC {have}")
+
+
+def _without_ones(shape: Shape) -> Shape:
+    return tuple(size for size in shape if size > 1)
+
+
+def _shares(node: fx.Node) -> bool:
+    """Return whether an operator gives the memory that it takes."""
+    schema: Any = node.target._schema  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
+    return any(given.alias_info is not None for given in schema.returns)
+
+
+def _writes(node: fx.Node) -> bool:
+    """Return whether an operator changes the memory that it takes."""
+    schema: Any = node.target._schema  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
+    return any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
 
 
 def _pairs(value: str | list[str], made: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever torch gives

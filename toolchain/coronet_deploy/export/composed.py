@@ -13,6 +13,7 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.arithmetic import Maximum
 from coronet_deploy.export.graph import Builder, FloatArray
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
@@ -34,8 +35,11 @@ def relu6(t: Translation, *, self: fx.Node) -> str:
 def clamp(t: Translation, *, self: fx.Node, **ends: Any) -> str:  # noqa: ANN401 - a number, None or a tensor
     """max(min(x, max), min), either of which may be missing."""
     low, high = ends.get("min"), ends.get("max")
-    if isinstance(low, fx.Node) or isinstance(high, fx.Node):
-        raise Refused("clamps by a tensor; only by numbers")
+    if not all(end is None or isinstance(end, int | float) for end in (low, high)):
+        value = t.operand(self)
+        for op, end in ((Maximum(), low), (ops.Minimum(), high)):
+            value = value if end is None else t.builder.emit(op, value, t.operand(end))
+        return value
     return clamped(t.builder, t.value(self), low, high)
 
 

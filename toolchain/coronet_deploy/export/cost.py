@@ -15,8 +15,7 @@ from coronet_deploy.export.products import MatMul
 def node_macs(graph: Graph, node: Node, *, published: bool = False) -> int:
     """Return the multiply-adds of one node: those of convolutions and of matrices, else 0."""
     if isinstance(node.op, MatMul):
-        _, _, rows, inner = graph.shapes[node.inputs[0]]
-        return rows * inner * graph.shapes[node.output][3]
+        return math.prod(graph.shapes[node.inputs[0]]) * graph.shapes[node.output][3]
     if not isinstance(node.op, Conv2d | ConvTranspose2d | DepthwiseConv2d):
         return 0
     weight, output = graph.shapes[node.inputs[1]], graph.shapes[node.output]

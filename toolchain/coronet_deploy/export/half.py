@@ -20,6 +20,7 @@ from coronet_deploy.export.equalize import equalized
 from coronet_deploy.export.graph import FLOAT16_MAX, OUTPUT, FloatArray, Graph
 from coronet_deploy.export.interpret import interpret_values
 from coronet_deploy.export.passes import PassReport, Preference, lower
+from coronet_deploy.export.permuting import Permute, Transpose
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.products import Turn
 from coronet_deploy.export.resizing import ResizeBilinear
@@ -32,6 +33,8 @@ _NO_LARGER = (
     MaxPool2d
     | ResizeBilinear
     | Turn
+    | Permute
+    | Transpose
     | ops.Slice
     | ops.Concat
     | ops.Reshape

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.operators import Activation, Operator, Padding
+from coronet_deploy.export.permuting import Permute, Transpose
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.products import MatMul, Softmax, Turn
 from coronet_deploy.export.resizing import ResizeBilinear
@@ -159,6 +160,11 @@ def _slice(op: ops.Slice, x: Tensor) -> Tensor:
     return x[tuple(slice(b, b + n) for b, n in zip(op.begin, op.size, strict=True))]
 
 
+def _permute(op: Permute, x: Tensor) -> Tensor:
+    shape, order = op.transposed(range(4))
+    return x.reshape(shape).permute(order).reshape(op.infer(tuple(x.shape)))
+
+
 def _depth_to_space(op: ops.DepthToSpace, x: Tensor) -> Tensor:
     (n, h, w, c), b = x.shape, op.block
     blocks = x.reshape(n, h, w, b, b, c // b**2).permute(0, 1, 3, 2, 4, 5)
@@ -190,10 +196,13 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Mul: lambda _, a, b: a * b,
     MatMul: lambda op, a, b: a @ (b.transpose(2, 3) if op.turned else b),
     Turn: lambda _, x: x.transpose(2, 3).contiguous(),
+    Permute: _permute,
+    Transpose: lambda op, x: x.permute(op.order).contiguous(),
     Softmax: lambda _, x: torch.softmax(x, 3),
     Sqrt: lambda _, x: torch.sqrt(x),
     Exp: lambda _, x: torch.exp(x),
     Log: lambda _, x: torch.log(x),
+    Ceil: lambda _, x: torch.ceil(x),
     Div: lambda _, a, b: a / b,
     Maximum: lambda _, a, b: torch.maximum(a, b),
     ops.Minimum: lambda _, a, b: torch.minimum(a, b),

@@ -23,7 +23,7 @@ def mean(t: Translation, *, self: fx.Node, dim: list[int] | None = None, **_: An
     return mean_over(t.builder, t.value(self), dim or range(4))
 
 
-def total(t: Translation, *, self: fx.Node, dim: list[int] | None = None, **_: Any) -> str:  # noqa: ANN401 - as for the mean
+def total(t: Translation, *, self: Any, dim: list[int] | None = None, **_: Any) -> str:  # noqa: ANN401 - as for the mean; a node, or a value's name
     """Return the sum over some axes of a picture, or over all: the mean, so many times."""
     to, x = t.builder, t.value(self)
     y = mean_over(to, x, dim or range(4))
@@ -97,13 +97,60 @@ def mean_over(to: Builder, x: str, dims: Sequence[int]) -> str:
     return x
 
 
-def linear(t: Translation, *, input: fx.Node, weight: fx.Node, bias: fx.Node | None) -> str:  # noqa: A002 - the schema's name
-    """Return the convolution of one pixel that nn.Linear is to a number a channel."""
-    if input.meta["val"].ndim == len(_NCHW_TO_NHWC):
-        raise Refused("takes the lines of a picture for vectors; only a number a channel")
-    kernel = t.array(weight)[:, None, None, :]
-    weights = t.constants(weight=kernel, bias=None if bias is None else t.array(bias))
-    return t.builder.emit(ops.Conv2d(), t.value(input), *weights)
+def batch_norm(
+    t: Translation,
+    *,
+    input: Any,  # noqa: A002, ANN401 - the schema's name; a node, or a value's name
+    weight: fx.Node | None,
+    bias: fx.Node | None,
+    running_mean: fx.Node | None,
+    running_var: fx.Node | None,
+    eps: float,
+    training: bool = False,
+    **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
+) -> str:
+    """Normalise by what was learnt of the channels, or by the picture's own statistics."""
+    if training or running_mean is None or running_var is None:
+        # The statistics of a batch of one picture are the picture's.
+        x = t.value(input)
+        learnt = affine(t, t.builder.shapes[x][3], weight, bias)
+        return t.builder.emit(ops.InstanceNorm(eps), x, *learnt)
+    mean, variance = t.array(running_mean), t.array(running_var)
+    scale = np.ones_like(mean) if weight is None else t.array(weight)
+    shift = np.zeros_like(mean) if bias is None else t.array(bias)
+    weights = [
+        # Equal arrays share a constant, so the four are looked up one by one.
+        *t.constants(scale=scale),
+        *t.constants(shift=shift),
+        *t.constants(mean=mean),
+        *t.constants(variance=variance),
+    ]
+    return t.builder.emit(ops.BatchNorm(eps), t.value(input), *weights)
+
+
+def instance_norm(
+    t: Translation,
+    *,
+    input: fx.Node,  # noqa: A002 - the schema's name
+    weight: fx.Node | None,
+    bias: fx.Node | None,
+    running_mean: fx.Node | None,
+    running_var: fx.Node | None,
+    use_input_stats: bool,
+    eps: float,
+    **_: Any,  # noqa: ANN401 - momentum, cudnn: nothing in eval mode
+) -> str:
+    """Normalise by the picture's own statistics, or by what was learnt of the channels."""
+    return batch_norm(
+        t,
+        input=input,
+        weight=weight,
+        bias=bias,
+        running_mean=running_mean,
+        running_var=running_var,
+        eps=eps,
+        training=use_input_stats,
+    )
 
 
 def group_norm(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from coronet_deploy.errors import ConversionFailed, missing_package
+from coronet_deploy.export import onnx_lines
 from coronet_deploy.export.graph import FLOAT16_MAX, INPUT, OUTPUT, Graph, Node
 from coronet_deploy.export.onnx_operators import TRANSLATIONS, nchw
 from coronet_deploy.export.operators import Activation
@@ -69,12 +70,19 @@ class Writer:
         self.graph, self.integer = graph, integer
         self._half = half
         self._half_io = half and half_io
+        self.in_lines = onnx_lines.values_in_lines(graph) if not integer else frozenset[str]()
+        self.readers: dict[str, list[Node]] = {}
+        for node in graph.nodes:
+            for name in node.inputs:
+                self.readers.setdefault(name, []).append(node)
         self._nodes: list[Any] = []
         self._initializers: dict[str, Any] = {}
 
     def model(self) -> Any:  # noqa: ANN401 - onnx ships no types
         """Return the whole model."""
         for node in self.graph.nodes:
+            if onnx_lines.write(self, node):
+                continue
             translate = TRANSLATIONS.get(type(node.op))
             if translate is None:
                 raise ConversionFailed(f"ONNX: {node.output} is a {node.op.kind}")
@@ -146,6 +154,11 @@ class Writer:
         array = self.graph.constants[name]
         spread = array.reshape((1,) * (4 - array.ndim) + array.shape)
         return self.floats(f"{name}/nchw", spread.transpose(0, 3, 1, 2))
+
+    def channels_last(self, name: str) -> str:
+        """Return the initializer of a constant that broadcasts over NHWC."""
+        array = self.graph.constants[name]
+        return self.floats(f"{name}/nhwc", array.reshape((1,) * (4 - array.ndim) + array.shape))
 
     def kernel(self, name: str, axes: tuple[int, ...]) -> str:
         """Return the initializer of a convolution's weight with its axes permuted."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Operator, Padding, Shape
 from coronet_deploy.export.pooling import MaxPool2d
-from coronet_deploy.export.products import MatMul, Softmax, Turn
+from coronet_deploy.export.products import Softmax, Turn
 from coronet_deploy.export.resizing import ResizeBilinear
 
 if TYPE_CHECKING:
@@ -119,20 +119,6 @@ def _resize_bilinear(writer: Writer, op: ResizeBilinear, node: Node) -> None:
     corners = "align_corners" if op.align_corners else "half_pixel"
     inputs = [node.inputs[0], "", "", sizes]
     writer.node("Resize", inputs, node, mode="linear", coordinate_transformation_mode=corners)
-
-
-def _matmul(writer: Writer, op: MatMul, node: Node) -> None:
-    """Multiply as NCHW has matrices, channels by pixels: (A B)' = B' A'."""
-    (a, b), name = node.inputs, node.output
-    _, _, rows, inner = writer.graph.shapes[a]
-    columns = writer.graph.shapes[name][3]
-    shaped = [inner, columns] if op.turned else [columns, inner]
-    left = writer.inner("Reshape", [b, writer.integers(shaped)], f"{name}/left")
-    if op.turned:
-        left = writer.inner("Transpose", [left], f"{name}/turned", perm=(1, 0))
-    right = writer.inner("Reshape", [a, writer.integers([inner, rows])], f"{name}/right")
-    made = writer.inner("MatMul", [left, right], f"{name}/product")
-    writer.node("Reshape", [made, writer.integers([1, columns, 1, rows])], node)
 
 
 def _turn(writer: Writer, op: Turn, node: Node) -> None:
@@ -255,12 +241,12 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.Add: _plain("Add"),
     ops.Sub: _plain("Sub"),
     ops.Mul: _plain("Mul"),
-    MatMul: _matmul,
     Turn: _turn,
     Softmax: _softmax,
     Sqrt: _plain("Sqrt"),
     Exp: _plain("Exp"),
     Log: _plain("Log"),
+    Ceil: _plain("Ceil"),
     Div: _plain("Div"),
     Maximum: _plain("Max"),
     ops.Minimum: _plain("Min"),

@@ -8,7 +8,8 @@ Captured from torch:  Conv2d, DepthwiseConv2d, ConvTranspose2d, BatchNorm, Insta
     ReflectPad, ZeroPad, Relu, LeakyRelu, PRelu, Elu, Gelu, Tanh, Sigmoid, Rsqrt, Add, Sub, Mul,
     Concat, Slice, Reshape, Mean, DepthToSpace, Minimum; Sqrt, Exp, Log, Div and
     Maximum (see `arithmetic`), MaxPool2d (`pooling`), ResizeBilinear (`resizing`), MatMul, Turn
-    and Softmax (`products`)
+    and Softmax (`products`), Permute (`permuting`)
+Made by passes for TFLite: Transpose (`permuting`)
 Made by integer plans: Requantize
 """
 

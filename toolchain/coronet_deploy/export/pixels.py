@@ -14,6 +14,7 @@ import numpy as np
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import INPUT, OUTPUT, Edit, Graph, Node, rewrite
+from coronet_deploy.export.permuting import Permute, Transpose
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.resizing import ResizeBilinear
 from coronet_deploy.ranges import QMAX, QMIN, Range
@@ -35,6 +36,8 @@ MOVING = (
     | ops.DepthToSpace
     | MaxPool2d
     | ResizeBilinear
+    | Permute
+    | Transpose
 )
 """Operators that give numbers they take, means of neighbours, and zeros."""
 

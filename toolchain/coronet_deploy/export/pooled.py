@@ -75,14 +75,12 @@ def avg_pool2d(
     )
 
 
-def adaptive_avg_pool2d(t: Translation, *, self: fx.Node, output_size: list[int]) -> str:
-    """Return the means of windows that fill the picture, if all can be of one size."""
-    x = t.value(self)
-    kernel = _filling(t.builder.shapes[x], output_size)
+def averaged(t: Translation, x: str, kernel: _Pair) -> str:
+    """Return the means of windows of one size that fill the picture."""
     return _averaged(t, x, kernel, kernel, (0, 0))
 
 
-def amax(t: Translation, *, self: fx.Node, dim: list[int], keepdim: bool = False) -> str:
+def amax(t: Translation, *, self: Any, dim: list[int], keepdim: bool = False) -> str:  # noqa: ANN401 - a node, or a value's name
     """Return the largest number over some axes of a picture, or over all."""
     del keepdim
     return _largest_over(t, self, dim or list(range(4)))
@@ -105,12 +103,25 @@ def largest(
     return [_largest_over(t, self, [dim])]  # and not where it stands
 
 
-def smallest(t: Translation, *, self: fx.Node, other: Any = None, **axes: Any) -> str:  # noqa: ANN401 - whatever torch passes
-    """Return the smaller of two."""
-    if other is None:
-        raise Refused("over an axis is not supported; the largest is")
-    del axes
-    return sums.smaller(t, self=self, other=other)
+def amin(t: Translation, *, self: Any, dim: list[int], keepdim: bool = False) -> str:  # noqa: ANN401 - the same
+    """Return the smallest number, -max(-x), over some axes of a picture, or over all."""
+    less = sums.neg(t, self=self)
+    return sums.neg(t, self=amax(t, self=less, dim=dim, keepdim=keepdim))
+
+
+def smallest(
+    t: Translation,
+    *,
+    self: fx.Node,
+    dim: int | None = None,
+    other: Any = None,  # noqa: ANN401 - whatever torch passes
+    keepdim: bool = False,
+) -> str | list[str]:
+    """Return the smallest number over an axis or over all, or the smaller of two."""
+    if other is not None:
+        return sums.smaller(t, self=self, other=other)
+    found = amin(t, self=self, dim=[] if dim is None else [dim], keepdim=keepdim)
+    return found if dim is None else [found]  # and not where it stands
 
 
 def adaptive_max_pool2d(t: Translation, *, self: fx.Node, output_size: list[int]) -> list[str]:
@@ -120,7 +131,7 @@ def adaptive_max_pool2d(t: Translation, *, self: fx.Node, output_size: list[int]
     return [t.builder.emit(MaxPool2d(kernel, kernel), x)]
 
 
-def _largest_over(t: Translation, tensor: fx.Node, dims: list[int]) -> str:
+def _largest_over(t: Translation, tensor: Any, dims: list[int]) -> str:  # noqa: ANN401
     to, x = t.builder, t.value(tensor)
     axes = {dim % 4 for dim in dims}
     if 1 in axes:

@@ -1,6 +1,7 @@
 """The operators of attention: products of matrices, and shares of a whole (see `operators`).
 
 A matrix is a picture of one line, (1, 1, rows, columns): its rows are pixels, its columns channels.
+As many matrices are (N, H, rows, columns).
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from coronet_deploy.export.operators import Elementwise, Operator, Shape
 
 @dataclass(frozen=True)
 class MatMul(Operator):
-    """The product of two matrices, the second one turned if `turned`."""
+    """The products of two matrices each, the second one turned if `turned`."""
 
     kind: ClassVar[str] = "matmul"
     turned: bool = False
 
     def infer(self, *shapes: Shape) -> Shape:
-        """Return (1, 1, rows of the first, columns of the second)."""
-        (*one, rows, inner), other = shapes
+        """Return (N, H, rows of the first, columns of the second)."""
+        (n, height, rows, inner), other = shapes
         columns, shared = other[2:] if self.turned else other[:1:-1]
-        if one != [1, 1] or other[:2] != (1, 1) or inner != shared:
+        if other[:2] != (n, height) or inner != shared:
             raise ValueError(f"{self.kind}: shapes {shapes} do not fit")
-        return 1, 1, rows, columns
+        return n, height, rows, columns
 
 
 @dataclass(frozen=True)

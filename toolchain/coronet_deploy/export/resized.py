@@ -19,110 +19,127 @@ from coronet_deploy.export.graph import Builder
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.resizing import ResizeBilinear
 from coronet_deploy.export.settled import reordered
-from coronet_deploy.export.translation import Refused, Translation
+from coronet_deploy.export.translation import Translation
 
 _Pair = tuple[int, int]
 
 
-def upsample_nearest(
-    t: Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    output_size: list[int] | None,
-    scale_factors: list[float] | None,
-) -> str:
-    """Each pixel as a square of it, or every so many-th."""
-    return _nearest(t, input, output_size, scale_factors, exact=False)
+def nearest(to: Builder, x: str, size: _Pair, scales: list[float] | None) -> str | None:
+    """Each pixel as a square of it, or every so many-th; None if there are no whole ones."""
+    return _nearest(to, x, size, scales, exact=False)
 
 
-def upsample_nearest_exact(
-    t: Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    output_size: list[int] | None,
-    scale_factors: list[float] | None,
-) -> str:
-    """Each pixel as a square of it, or the one in the middle of every so many."""
-    return _nearest(t, input, output_size, scale_factors, exact=True)
+def nearest_exact(to: Builder, x: str, size: _Pair, scales: list[float] | None) -> str | None:
+    """Each pixel as a square of it, or the one in the middle of every so many; None as above."""
+    return _nearest(to, x, size, scales, exact=True)
 
 
 def _nearest(
-    t: Translation,
-    picture: fx.Node,
-    output_size: list[int] | None,
-    scales: list[float] | None,
-    *,
-    exact: bool,
-) -> str:
-    x = t.value(picture)
-    shape = t.builder.shapes[x]
-    size = _size(shape, output_size, scales)
-    if any(n > m for n, m in zip(size, shape[1:3], strict=True)):
-        return enlarged(t.builder, x, _factor(shape, size))
-    rows, columns = shape[1] / size[0], shape[2] / size[1]
-    if not (rows.is_integer() and columns.is_integer()):
-        raise Refused(f"makes {size[0]}x{size[1]} of {shape[1]}x{shape[2]}; {_WHOLE}")
-    step = int(rows), int(columns)
-    first = (step[0] // 2, step[1] // 2) if exact else (0, 0)
-    return picked(t.builder, x, first, step, size)
-
-
-def upsample_bilinear(
-    t: Translation,
-    *,
-    input: fx.Node,  # noqa: A002 - the schema's name
-    output_size: list[int] | None,
-    align_corners: bool,
-    scale_factors: list[float] | None,
-) -> str:
-    """Means of the four nearest pixels."""
-    to, x = t.builder, t.value(input)
+    to: Builder, x: str, size: _Pair, scales: list[float] | None, *, exact: bool
+) -> str | None:
     shape = to.shapes[x]
-    size = _size(shape, output_size, scale_factors)
+    if not _reach_the_ends(shape, size, scales):
+        return None
+    larger, smaller = _factors(size, shape[1:3]), _factors(shape[1:3], size)
+    if larger is not None and larger[0] == larger[1]:
+        return enlarged(to, x, larger[0])
+    if smaller is None:
+        return None
+    first = (smaller[0] // 2, smaller[1] // 2) if exact else (0, 0)
+    return picked(to, x, first, smaller, size)
+
+
+def bilinear(
+    to: Builder, x: str, size: _Pair, scales: list[float] | None, *, align_corners: bool
+) -> str | None:
+    """Means of the four nearest pixels; None if the last ones are not where the picture ends."""
+    shape = to.shapes[x]
     if size == shape[1:3]:
         return x
-    rows, columns = size[0] / shape[1], size[1] / shape[2]
-    if align_corners or rows != columns or not rows.is_integer():
+    if not (align_corners or _reach_the_ends(shape, size, scales)):
+        return None
+    factors = _factors(size, shape[1:3])
+    if align_corners or factors is None or factors[0] != factors[1]:
         return to.emit(ResizeBilinear(size, align_corners), x)
-    block = int(rows)
-    channels, axes = shape[3], [_blend(block, place) for place in range(block)]
-    padded = replicated(to, x, Padding(1, 1, 1, 1))
+    return _blended(to, x, [_linear(factors[0], place) for place in range(factors[0])])
+
+
+def bicubic(
+    to: Builder, x: str, size: _Pair, scales: list[float] | None, *, align_corners: bool
+) -> str | None:
+    """Return sums of the sixteen nearest pixels, if whole times larger or smaller; else None."""
+    shape = to.shapes[x]
+    if align_corners or not _reach_the_ends(shape, size, scales):
+        return None
+    larger, smaller = _factors(size, shape[1:3]), _factors(shape[1:3], size)
+    if larger is not None and larger[0] == larger[1]:
+        return _blended(to, x, [_cubic(larger[0], place) for place in range(larger[0])])
+    if smaller is None:
+        return None
+    # The first pixels are so far from the first ones of the picture, of which four count.
+    starts = [math.floor((step - 1) / 2) - 1 for step in smaller]
+    down, across = (_cubic_weights((step - 1) / 2 % 1) for step in smaller)
+    after = [
+        max(start + (count - 1) * step + 4 - whole, 0)
+        for start, count, step, whole in zip(starts, size, smaller, shape[1:3], strict=True)
+    ]
+    before = [max(-start, 0) for start in starts]
+    padded = replicated(to, x, Padding(before[0], after[0], before[1], after[1]))
+    first = [start + more for start, more in zip(starts, before, strict=True)]
+    reach = [(n - 1) * step + 4 for n, step in zip(size, smaller, strict=True)]
+    block = (shape[0], *reach, shape[3])
+    if block != to.shapes[padded]:
+        padded = to.emit(ops.Slice((0, *first, 0), block), padded)
+    taps = np.repeat(np.outer(down, across)[None, :, :, None], shape[3], axis=3)
+    return to.emit(ops.DepthwiseConv2d(smaller), padded, to.constant(taps, "blend"))
+
+
+def _blended(to: Builder, x: str, axes: list[list[float]]) -> str:
+    """Return a picture as many times as large as there are `axes`, what pixels around count for."""
+    channels, reach = to.shapes[x][3], len(axes[0]) // 2
+    padded = replicated(to, x, Padding(reach, reach, reach, reach))
     phases = []
     for down, across in itertools.product(axes, axes):
         taps = np.repeat(np.outer(down, across)[None, :, :, None], channels, axis=3)
         phases.append(to.emit(ops.DepthwiseConv2d(), padded, to.constant(taps, "blend")))
-    return to.emit(ops.DepthToSpace(block), to.concat(phases, 3))
+    return to.emit(ops.DepthToSpace(len(axes)), to.concat(phases, 3))
 
 
-def _blend(block: int, place: int) -> list[float]:
+def _linear(block: int, place: int) -> list[float]:
     """Return what the pixels before, at and behind count for the place-th new one of `block`."""
     away = (place + 0.5) / block - 0.5  # from the middle of the pixel
     return [max(-away, 0.0), 1 - abs(away), max(away, 0.0)]
 
 
-_WHOLE = "only by one whole number, in height as in width"
+def _cubic(block: int, place: int) -> list[float]:
+    """Return what two pixels before, that at it and two behind count for the place-th new one."""
+    away = (place + 0.5) / block - 0.5
+    four = _cubic_weights(away % 1)
+    return [*four, 0.0] if away < 0 else [0.0, *four]
 
 
-def _size(x: ops.Shape, size: list[int] | None, scales: list[float] | None) -> _Pair:
-    """Return the rows and columns that a picture is to have."""
-    if not scales:
-        return tuple(size or x[1:3])  # type: ignore[return-value]
-    wanted = [n * scale for n, scale in zip(x[1:3], scales, strict=True)]
-    if any(n != math.floor(n) for n in wanted):
-        told = " x ".join(f"{scale:g}" for scale in scales)
-        raise Refused(
-            f"of {x[1]}x{x[2]} pixels by {told}, which gives parts of pixels: give a size instead"
-        )
-    return int(wanted[0]), int(wanted[1])
+def _cubic_weights(away: float) -> list[float]:
+    """Return what four pixels count, of which the second is `away` from what is wanted.
+
+    Keys 1981, of a slope of -0.75, as torch has it.
+    """
+    slope = -0.75
+    near = [((slope + 2) * d - (slope + 3)) * d * d + 1 for d in (away, 1 - away)]
+    far = [(((d - 5) * d + 8) * d - 4) * slope for d in (1 + away, 2 - away)]
+    return [far[0], near[0], near[1], far[1]]
 
 
-def _factor(x: ops.Shape, size: _Pair) -> int:
-    """Return how many times as high and as wide a picture becomes."""
-    found = size[0] / x[1], size[1] / x[2]
-    if found[0] != found[1] or not found[0].is_integer():
-        told = " x ".join(f"{factor:g}" for factor in found)
-        raise Refused(f"by {told}; {_WHOLE}")
-    return int(found[0])
+def _reach_the_ends(x: ops.Shape, size: _Pair, scales: list[float] | None) -> bool:
+    """Return whether `scales`, if given, make `size` without a rest."""
+    wanted = zip(x[1:3], scales or (), size, strict=False)
+    return all(whole * scale == lines for whole, scale, lines in wanted)
+
+
+def _factors(large: ops.Shape, small: ops.Shape) -> _Pair | None:
+    """Return how many times one size is another, if it is whole times."""
+    if any(m % n for m, n in zip(large, small, strict=True)):
+        return None
+    return large[0] // small[0], large[1] // small[1]
 
 
 def picked(to: Builder, x: str, first: _Pair, step: _Pair, size: _Pair) -> str:

@@ -27,9 +27,7 @@ def settled(to: Builder, value: str, index: Tensor) -> str | Moved:
     """
     n, height, width, channels = to.shapes[value]
     shape = tuple(index.shape)
-    as_it_lies = index.numel() == n * height * width * channels and bool(
-        (index.reshape(-1) == torch.arange(index.numel())).all()
-    )
+    as_it_lies = index.numel() == n * height * width * channels and in_order(index)
     padded = (1,) * (_RANK - len(shape)) + shape
     one_pixel = height * width == 1 and max(shape, default=1) == channels
     if as_it_lies and (
@@ -38,7 +36,7 @@ def settled(to: Builder, value: str, index: Tensor) -> str | Moved:
         return value
     if as_it_lies and len(shape) == _RANK and shape[:2] == (n, channels):
         return to.emit(ops.Reshape((n, *shape[2:], channels)), value)
-    if len(shape) == _RANK and shape[0] == 1:
+    if len(shape) == _RANK and shape[0] == n == 1:
         found = (
             _together(to, value, index[0])
             or picked(to, value, index[0])
@@ -46,7 +44,28 @@ def settled(to: Builder, value: str, index: Tensor) -> str | Moved:
         )
         if found is not None:
             return found
+        if shape[3] == channels:
+            return _channels_last(to, value, index)
     return Moved(value, index)
+
+
+def _channels_last(to: Builder, value: str, index: Tensor) -> Moved:
+    """Return numbers with channels last, (1, H, W, C): of other lines, if `index` has such."""
+    planes = index[0].permute(2, 0, 1)
+    if not in_order(planes):
+        found = picked(to, value, planes) or _in_other_lines(to, value, planes)
+        if found is not None:
+            places = torch.arange(planes.numel()).reshape(planes.shape)
+            return Moved(found, places.permute(1, 2, 0)[None])
+    return Moved(value, index)
+
+
+def in_order(index: Tensor) -> bool:
+    """Return whether numbers count up from 0 by 1."""
+    first = index[tuple(slice(0, 1) for _ in index.shape[:-1])].reshape(-1)[:2]  # at little cost
+    return torch.equal(first, torch.arange(len(first))) and torch.equal(
+        index.reshape(-1), torch.arange(index.numel())
+    )
 
 
 def _together(to: Builder, value: str, index: Tensor) -> str | None:

@@ -45,7 +45,7 @@ def rsub(t: Translation, *, self: fx.Node, other: Any, alpha: float = 1) -> str:
     return _combined(t, ops.Sub(), other, _times(t, self, alpha))
 
 
-def neg(t: Translation, *, self: fx.Node) -> str:
+def neg(t: Translation, *, self: Any) -> str:  # noqa: ANN401 - a node, or a value's name
     """-x."""
     return _combined(t, ops.Mul(), self, -1.0)
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.passes.zero_padding import same_padding
+from coronet_deploy.export.permuting import Transpose
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.products import MatMul, Softmax, Turn
 from coronet_deploy.export.resizing import ResizeBilinear
@@ -153,6 +154,11 @@ def _turn(writer: Writer, op: Turn, node: Node) -> _Translated:
     return "TRANSPOSE", [writer.numbers([0, 1, 3, 2], "order")], schema.TransposeOptionsT()
 
 
+def _transpose(writer: Writer, op: Transpose, node: Node) -> _Translated:
+    del node
+    return "TRANSPOSE", [writer.numbers(op.order, "order")], schema.TransposeOptionsT()
+
+
 def _softmax(_: Writer, op: Softmax, node: Node) -> _Translated:
     del op, node
     options = schema.SoftmaxOptionsT()
@@ -229,10 +235,12 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., _Translated]] = {
     ops.Mul: _arithmetic("MUL", schema.MulOptionsT),
     MatMul: _matmul,
     Turn: _turn,
+    Transpose: _transpose,
     Softmax: _softmax,
     Sqrt: _plain("SQRT"),
     Exp: _plain("EXP", schema.ExpOptionsT),
     Log: _plain("LOG"),
+    Ceil: _plain("CEIL"),
     Div: _plain("DIV", schema.DivOptionsT),
     Maximum: _plain("MAXIMUM", schema.MaximumMinimumOptionsT),
     ops.Minimum: _plain("MINIMUM", schema.MaximumMinimumOptionsT),

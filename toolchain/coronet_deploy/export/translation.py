@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,8 +14,15 @@ from torch import Tensor, fx
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import Builder, FloatArray
+from coronet_deploy.export.reordering import permuted
 
 _RANK = 4
+
+
+def way_out(rank: int) -> str:
+    """Return what to do instead of making weights of the picture, of more axes than it has."""
+    told = "; if weights depend on the picture, scale its channels before and after instead"
+    return told if rank > _RANK else ""
 
 
 class Refused(Exception):
@@ -42,6 +50,7 @@ class Translation:
         self.spread: dict[fx.Node, ops.Shape] = {}  # to what arithmetic would spread a value
         self._learnt: set[int] = set()  # where the numbers of the network's own tensors stand
         self._kernels: dict[tuple[Any, ...], str] = {}
+        self._planes: dict[tuple[ops.Shape, bytes], str] = {}
 
     def own(self, node: fx.Node, tensor: Tensor) -> None:
         """Note that `node` is one of the network's own tensors."""
@@ -55,7 +64,7 @@ class Translation:
             raise Refused("is random: each picture would have other numbers")
         for spec, given in zip(target._schema.arguments, node.args, strict=False):  # noqa: SLF001 - torch's only way
             written = spec.alias_info is not None and spec.alias_info.is_write
-            if written and self._is_own(given):
+            if written and self.is_own(given):
                 raise Refused("changes a tensor of the network while it draws")
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._tensor)
         with torch.no_grad():
@@ -64,7 +73,8 @@ class Translation:
     def _tensor(self, node: fx.Node) -> Any:  # noqa: ANN401 - one tensor or several
         return self.weights[node] if node in self.weights else torch.zeros(node.meta["val"].shape)
 
-    def _is_own(self, argument: Any) -> bool:  # noqa: ANN401 - whatever torch passes
+    def is_own(self, argument: Any) -> bool:  # noqa: ANN401 - whatever torch passes
+        """Return whether a tensor is, or shows, one of the network's own."""
         tensor = self.weights[argument]
         return tensor.untyped_storage().data_ptr() in self._learnt
 
@@ -81,6 +91,9 @@ class Translation:
             if isinstance(value, list):
                 raise Refused("takes several tensors where a picture is expected")
             if isinstance(value, Moved):
+                if (found := self.as_picture(value)) is not None:
+                    self.values[argument] = found
+                    return found
                 raise Refused(f"takes {tuple(value.index.shape)} in an order that no picture has")
             if argument in self.spread:
                 ones = self.builder.constant(np.ones(self.spread[argument]), "ones")
@@ -89,6 +102,21 @@ class Translation:
         if isinstance(argument, int | float):
             return self.builder.constant([argument])
         raise Refused("takes a tensor of the network's own where a picture is expected")
+
+    def as_picture(self, held: Moved) -> str | None:
+        """Return the value of a picture whose numbers were permuted, if it is one."""
+        if held.index.ndim != _RANK or held.index.shape[0] != 1:
+            return None
+        return permuted(self.builder, held.value, held.index)
+
+    def has_channels_last(self, node: fx.Node) -> bool:
+        """Return whether the last axis of torch's tensor are the channels of a value."""
+        held = self.values[node]
+        if not isinstance(held, Moved) or held.index.shape[-1] == 1:
+            return False
+        _, height, width, _ = self.builder.shapes[held.value]
+        last = held.index[(0,) * (held.index.ndim - 1)]
+        return not bool(((last - last[0]) % (height * width)).any())
 
     def is_whole(self, shape: ops.Shape, value: str) -> bool:
         """Return whether a tensor is a picture, or is broadcast as one: (C, 1, 1), or (H, W)."""
@@ -111,10 +139,23 @@ class Translation:
             return str(self.values[argument])
         return self.value(argument)
 
-    def plane(self, tensor: FloatArray) -> str:
-        """Return the name of a learnt tensor that goes into arithmetic, by torch's broadcasting."""
-        if tensor.ndim > _RANK or (tensor.ndim == _RANK and tensor.shape[0] != 1):
-            raise Refused(f"takes a learnt tensor of shape {list(tensor.shape)}")
+    def plane(self, tensor: FloatArray, batch: int = 1) -> str:
+        """Return the name of a learnt tensor that goes into arithmetic, by torch's broadcasting.
+
+        It goes with values of as many as `batch`. Equal ones, as masks of windows are, are one.
+        """
+        if tensor.size == 1:
+            tensor = tensor.reshape(1)
+        if tensor.ndim > _RANK or (tensor.ndim == _RANK and tensor.shape[0] not in {1, batch}):
+            raise Refused(
+                f"takes a learnt tensor of shape {list(tensor.shape)}{way_out(tensor.ndim)}"
+            )
+        key = tensor.shape, hashlib.sha256(tensor.tobytes()).digest()
+        if key not in self._planes:
+            self._planes[key] = self._plane(tensor)
+        return self._planes[key]
+
+    def _plane(self, tensor: FloatArray) -> str:
         spread = tensor.reshape((1,) * (_RANK - tensor.ndim) + tensor.shape).transpose(0, 2, 3, 1)
         plain = spread.shape[:3] == (1, 1, 1)
         return self.builder.constant(spread.reshape(-1) if plain else spread, "constant")

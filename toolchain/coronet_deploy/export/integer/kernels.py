@@ -9,7 +9,7 @@ import numpy as np
 
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
 from coronet_deploy.export.integer.formats import Format
 from coronet_deploy.export.products import MatMul, Softmax
@@ -42,13 +42,13 @@ def with_integer_kernels(graph: Graph) -> Graph:
     as a constant has to come from an operator, whose integers are those of the whole.
 
     Raises:
-        ConversionFailed: roots, exponentials, logarithms, quotients and attention, of which no
-            runtime has such.
+        ConversionFailed: roots, exponentials, logarithms, comparisons, quotients and attention, of
+            which no runtime has such.
 
     """
 
     def visit(edit: Edit, node: Node) -> str | None:
-        if isinstance(node.op, Sqrt | Exp | Log | Div | MatMul | Softmax):
+        if isinstance(node.op, Sqrt | Exp | Log | Ceil | Div | MatMul | Softmax):
             raise ConversionFailed(
                 f"{node.output} is a {node.op.kind}, which computes in no integers",
                 hint="take int8, which leaves it in float",

@@ -15,6 +15,7 @@ from coronet_deploy.export.passes.columns import SumColumns
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
+from coronet_deploy.export.passes.permutations import UnrollPermutations
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
 from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
 from coronet_deploy.export.passes.rewriting import Pass
@@ -98,6 +99,7 @@ def passes_for(
         PairPixels(),
         PairInputs(),
         *(() if throughout else (DecomposeInstanceNorm(join_pixels=True),)),
+        UnrollPermutations(),
         SplitZeroPadding(),
         ShareSubexpressions(),
     )

@@ -1,0 +1,63 @@
+"""Numbers of one value put into the order in which those of another lie that they stand beside."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from coronet_deploy.export import operators as ops
+from coronet_deploy.export.reordering import permuted
+from coronet_deploy.export.settled import picked
+from coronet_deploy.export.spans import nchw, numbers_by
+from coronet_deploy.export.translation import Moved, Refused, Translation
+
+
+def leads(t: Translation, held: Moved) -> tuple[int, bool]:
+    """Return what is larger for a value in whose order others are put: pictures', not lines'."""
+    n, height, *_ = shape = t.builder.shapes[held.value]
+    return math.prod(shape), n == 1 and height > 1
+
+
+def beside(t: Translation, one: Moved, other: Moved) -> str:
+    """Return the value of `one` with its numbers where those of `other` are that they stand by."""
+    if _stands_as(t, one, other):
+        return _on_lines_of(t, one, other)
+    places = numbers_by(one.index, nchw(t, other.value), other.index)
+    if places is not None:
+        found = permuted(t.builder, one.value, places)
+        if found is None and len(places) == 1:  # channels that stand beside several each
+            found = picked(t.builder, one.value, places[0])
+        if found is not None:
+            return found
+    raise Refused("takes numbers in unlike orders")
+
+
+def _on_lines_of(t: Translation, one: Moved, other: Moved) -> str:
+    """Return a value on as many lines as another, if both hold as many pixels."""
+    shape, wanted = t.builder.shapes[one.value], t.builder.shapes[other.value]
+    if shape == wanted or not _same_but_for_lines(shape, wanted):
+        return one.value
+    return t.builder.emit(ops.Reshape(wanted), one.value)
+
+
+def _same_but_for_lines(one: ops.Shape, other: ops.Shape) -> bool:
+    return one[0] == other[0] and one[3] == other[3] and math.prod(one) == math.prod(other)
+
+
+def _stands_as(t: Translation, one: Moved, other: Moved) -> bool:
+    """Return whether each number of `one` stands beside that of `other` that it lies beside."""
+    shapes = t.builder.shapes
+    if _same_but_for_lines(shapes[one.value], shapes[other.value]):
+        return torch.equal(one.index, other.index)
+    wide, small = nchw(t, other.value), nchw(t, one.value)
+    if any(n not in {1, m} for n, m in zip(small, wide, strict=True)):
+        return False
+    rest, wanted, step = other.index, torch.zeros_like(other.index), 1
+    for n, m in zip(reversed(small), reversed(wide), strict=True):
+        wanted = wanted + (rest % m) * (step if n > 1 else 0)
+        rest, step = rest // m, step * n
+    try:
+        return torch.equal(one.index.expand(wanted.shape), wanted)
+    except RuntimeError:  # of shapes that do not spread to each other's
+        return False
