@@ -66,6 +66,14 @@ def test_slopes_of_channels_are_one_operator() -> None:
     assert graph.count() == {"conv2d": 1, "prelu": 1}
 
 
+@pytest.mark.parametrize("runtime", Runtime)
+def test_a_hard_swish_is_one_operator(runtime: Runtime) -> None:
+    # Of seven, ONNX Runtime's took 1.6 times as long: it fuses the one into the convolution.
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Hardswish())
+    graph, _ = lower(capture(network, 8, 8), runtime)
+    assert graph.count() == {"conv2d": 1, "hard_swish": 1}
+
+
 _LEAST_DB = {
     DType.FP16: 70,
     DType.INT8: 45,

@@ -30,6 +30,13 @@ class Log(Elementwise):
 
 
 @dataclass(frozen=True)
+class HardSwish(Elementwise):
+    """x * max(min(x / 6 + 1/2, 1), 0) (arXiv 1905.02244)."""
+
+    kind: ClassVar[str] = "hard_swish"
+
+
+@dataclass(frozen=True)
 class Div(Broadcast):
     """a / b."""
 

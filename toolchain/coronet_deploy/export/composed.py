@@ -13,6 +13,7 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.arithmetic import HardSwish
 from coronet_deploy.export.graph import Builder, FloatArray
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
@@ -139,16 +140,16 @@ def gelu(t: Translation, *, self: fx.Node, approximate: str) -> str:
 
 def hardsigmoid(t: Translation, *, self: fx.Node) -> str:
     """max(min(x / 6 + 1/2, 1), 0)."""
-    return _hardsigmoid(t.builder, t.value(self))
+    return gate_of(t.builder, t.value(self))
 
 
 def hardswish(t: Translation, *, self: fx.Node) -> str:
     """Return x * max(min(x / 6 + 1/2, 1), 0)."""
-    x = t.value(self)
-    return t.builder.emit(ops.Mul(), x, _hardsigmoid(t.builder, x))
+    return t.builder.emit(HardSwish(), t.value(self))
 
 
-def _hardsigmoid(to: Builder, x: str) -> str:
+def gate_of(to: Builder, x: str) -> str:
+    """Return max(min(x / 6 + 1/2, 1), 0)."""
     sixth = to.emit(ops.Mul(), x, to.constant([1 / 6]))
     over = to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([0.5]), sixth))
     return to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([1.0]), over))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Div, Exp, HardSwish, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Operator, Padding, Shape
 from coronet_deploy.export.pooling import MaxPool2d
@@ -249,6 +249,7 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.PRelu: _prelu,
     ops.Elu: _plain("Elu"),
     ops.Gelu: _plain("Gelu"),
+    HardSwish: _plain("HardSwish"),
     ops.Tanh: _plain("Tanh"),
     ops.Sigmoid: _plain("Sigmoid"),
     ops.Rsqrt: _rsqrt,

@@ -9,7 +9,7 @@ import numpy as np
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Div, Exp, HardSwish, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.passes.zero_padding import same_padding
@@ -221,6 +221,7 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., _Translated]] = {
     ops.PRelu: _plain("PRELU"),
     ops.Elu: _plain("ELU"),
     ops.Gelu: _plain("GELU", schema.GeluOptionsT),
+    HardSwish: _plain("HARD_SWISH", schema.HardSwishOptionsT),
     ops.Tanh: _plain("TANH"),
     ops.Sigmoid: _plain("LOGISTIC"),
     ops.Rsqrt: _plain("RSQRT"),

@@ -13,6 +13,7 @@ from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.borders import SplitBorders
 from coronet_deploy.export.passes.columns import SumColumns
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
+from coronet_deploy.export.passes.depthwise import SplitDepthwise
 from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
@@ -86,6 +87,7 @@ def passes_for(
         HoistRelu(),
         *((DecomposeInstanceNorm(),) if throughout else ()),
         FuseRelu(),
+        *(() if throughout else (SplitDepthwise(),)),
         SubpixelConvolution(winograd=prefer == "speed", integer=integer),
         TrimTaps(),
         *multiplication,
