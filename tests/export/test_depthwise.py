@@ -52,15 +52,16 @@ def test_the_sum_is_the_convolution(size: int) -> None:
     torch.manual_seed(size)
     for _ in range(40):
         rows, columns = (int(random.choice([1, 3, 5, 7, 9, 11, 27])) for _ in range(2))
-        stride, dilation = random.integers(1, 4, 2).tolist(), random.integers(1, 3, 2).tolist()
+        stride = (int(random.integers(1, 4)), int(random.integers(1, 4)))
+        dilation = (int(random.integers(1, 3)), int(random.integers(1, 3)))
         reach = [(n - 1) * d + 1 for n, d in zip((rows, columns), dilation, strict=True)]
-        padding = [max(n // 2, -(-(n - size) // 2)) for n in reach]
+        down, across = (max(n // 2, -(-(n - size) // 2)) for n in reach)
         layer = nn.Conv2d(
             3,
             3 * int(random.integers(1, 3)),
             (rows, columns),
             stride,
-            padding,
+            (down, across),
             dilation,
             groups=3,
             bias=bool(random.integers(2)),
