@@ -25,7 +25,8 @@ class _Normed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         lines = (self.enter(x) + 10).permute(0, 2, 3, 1)
-        return self.norm(lines).permute(0, 3, 1, 2)
+        normed: Tensor = self.norm(lines)
+        return normed.permute(0, 3, 1, 2)
 
 
 def _kinds(data: bytes) -> list[str]:
