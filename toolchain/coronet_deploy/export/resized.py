@@ -7,16 +7,14 @@ other sizes, the means differ from pixel to pixel, and a `ResizeBilinear` takes 
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.composed import enlarged, replicated
+from coronet_deploy.export.composed import enlarged
 from coronet_deploy.export.graph import Builder
-from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.resizing import ResizeBilinear
 from coronet_deploy.export.settled import reordered
 from coronet_deploy.export.translation import Refused, Translation
@@ -81,23 +79,7 @@ def upsample_bilinear(
     size = _size(shape, output_size, scale_factors)
     if size == shape[1:3]:
         return x
-    rows, columns = size[0] / shape[1], size[1] / shape[2]
-    if align_corners or rows != columns or not rows.is_integer():
-        return to.emit(ResizeBilinear(size, align_corners), x)
-    block = int(rows)
-    channels, axes = shape[3], [_blend(block, place) for place in range(block)]
-    padded = replicated(to, x, Padding(1, 1, 1, 1))
-    phases = []
-    for down, across in itertools.product(axes, axes):
-        taps = np.repeat(np.outer(down, across)[None, :, :, None], channels, axis=3)
-        phases.append(to.emit(ops.DepthwiseConv2d(), padded, to.constant(taps, "blend")))
-    return to.emit(ops.DepthToSpace(block), to.concat(phases, 3))
-
-
-def _blend(block: int, place: int) -> list[float]:
-    """Return what the pixels before, at and behind count for the place-th new one of `block`."""
-    away = (place + 0.5) / block - 0.5  # from the middle of the pixel
-    return [max(-away, 0.0), 1 - abs(away), max(away, 0.0)]
+    return to.emit(ResizeBilinear(size, align_corners), x)
 
 
 _WHOLE = "only by one whole number, in height as in width"
