@@ -30,6 +30,15 @@ class Log(Elementwise):
 
 
 @dataclass(frozen=True)
+class Clamp(Elementwise):
+    """max(min(x, high), low); an end that is missing is infinite."""
+
+    kind: ClassVar[str] = "clamp"
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class HardSwish(Elementwise):
     """x * max(min(x / 6 + 1/2, 1), 0) (arXiv 1905.02244)."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import HardSwish
+from coronet_deploy.export.arithmetic import Clamp, HardSwish
 from coronet_deploy.export.graph import Builder, FloatArray
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
@@ -41,15 +41,24 @@ def clamp(t: Translation, *, self: fx.Node, **ends: Any) -> str:  # noqa: ANN401
 
 
 def clamped(to: Builder, x: str, low: float | None, high: float | None) -> str:
-    """min(x, h) = h - relu(h - x), and max(x, l) = relu(x - l) + l."""
+    """Return max(min(x, high), low)."""
     lowest, highest = -math.inf if low is None else low, math.inf if high is None else high
     if not lowest <= highest:
         raise Refused(f"clamps to [{low}, {high}], which is empty")
-    bounded = math.isfinite(lowest)
-    offset = lowest if bounded else 0.0
-    if math.isfinite(highest):
-        over = to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([highest]), x))
-        x = to.emit(ops.Sub(), to.constant([highest - offset]), over)
+    if math.isinf(highest) and not lowest:
+        return to.emit(ops.Relu(), x)
+    if math.isinf(highest) and math.isinf(lowest):
+        return x
+    return to.emit(Clamp(lowest, highest), x)
+
+
+def clamped_by_relus(to: Builder, x: str, clamp: Clamp) -> str:
+    """min(x, h) = h - relu(h - x), and max(x, l) = relu(x - l) + l."""
+    bounded = math.isfinite(clamp.low)
+    offset = clamp.low if bounded else 0.0
+    if math.isfinite(clamp.high):
+        over = to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([clamp.high]), x))
+        x = to.emit(ops.Sub(), to.constant([clamp.high - offset]), over)
     elif offset:
         x = to.emit(ops.Sub(), x, to.constant([offset]))
     x = to.emit(ops.Relu(), x) if bounded else x

@@ -117,7 +117,7 @@ class Writer:
     def floats(self, name: str, values: np.ndarray[Any, Any]) -> str:
         """Return the initializer of `values`, in the file's float type."""
         if name not in self._initializers:
-            array = np.ascontiguousarray(values, np.float32)
+            array = np.asarray(values, np.float32, order="C")
             if self.half:
                 if array.size and not np.abs(array).max() <= FLOAT16_MAX:
                     raise ConversionFailed(f"ONNX: {name} has weights beyond float16's range")

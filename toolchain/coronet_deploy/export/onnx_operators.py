@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Exp, HardSwish, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Clamp, Div, Exp, HardSwish, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Operator, Padding, Shape
 from coronet_deploy.export.pooling import MaxPool2d
@@ -109,6 +109,15 @@ def _plain(kind: str) -> Callable[..., None]:
 
 def _leaky_relu(writer: Writer, op: ops.LeakyRelu, node: Node) -> None:
     writer.node("LeakyRelu", list(node.inputs), node, alpha=op.slope)
+
+
+def _clamp(writer: Writer, op: Clamp, node: Node) -> None:
+    most = float(np.finfo(np.float16 if writer.half else np.float32).max)
+    ends = [
+        writer.floats(f"end/{end:.9g}", np.array(end)) if abs(end) <= most else ""
+        for end in (op.low, op.high)
+    ]
+    writer.node("Clip", [*node.inputs, *ends], node)
 
 
 def _max_pool2d(writer: Writer, op: MaxPool2d, node: Node) -> None:
@@ -260,6 +269,7 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.PRelu: _prelu,
     ops.Elu: _plain("Elu"),
     ops.Gelu: _plain("Gelu"),
+    Clamp: _clamp,
     HardSwish: _plain("HardSwish"),
     ops.Tanh: _plain("Tanh"),
     ops.Sigmoid: _plain("Sigmoid"),

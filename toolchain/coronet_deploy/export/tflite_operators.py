@@ -9,9 +9,10 @@ import numpy as np
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Exp, HardSwish, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Clamp, Div, Exp, HardSwish, Log, Maximum, Sqrt
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Activation, Operator, Padding
+from coronet_deploy.export.passes.clamps import TFLITE_CLAMPS
 from coronet_deploy.export.passes.zero_padding import same_padding
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.products import MatMul, Softmax, Turn
@@ -126,6 +127,11 @@ def _reflect_pad(writer: Writer, op: ops.ReflectPad, _: Node) -> _Translated:
     return "MIRROR_PAD", [_pad_table(writer, op.padding)], options
 
 
+def _clamp(_: Writer, op: Clamp, node: Node) -> _Translated:
+    del node
+    return TFLITE_CLAMPS[op.low, op.high], [], None
+
+
 def _max_pool2d(_: Writer, op: MaxPool2d, node: Node) -> _Translated:
     del node
     options = schema.Pool2DOptionsT()
@@ -221,6 +227,7 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., _Translated]] = {
     ops.PRelu: _plain("PRELU"),
     ops.Elu: _plain("ELU"),
     ops.Gelu: _plain("GELU", schema.GeluOptionsT),
+    Clamp: _clamp,
     HardSwish: _plain("HARD_SWISH", schema.HardSwishOptionsT),
     ops.Tanh: _plain("TANH"),
     ops.Sigmoid: _plain("LOGISTIC"),

@@ -11,6 +11,7 @@ from typing import Literal
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.borders import SplitBorders
+from coronet_deploy.export.passes.clamps import SplitClamp
 from coronet_deploy.export.passes.columns import SumColumns
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.export.passes.depthwise import SplitDepthwise
@@ -84,6 +85,7 @@ def passes_for(
     multiplication = (Winograd(half=half),) if prefer == "speed" else ()
     return (
         *folding,
+        SplitClamp(),
         HoistRelu(),
         *((DecomposeInstanceNorm(),) if throughout else ()),
         FuseRelu(),
