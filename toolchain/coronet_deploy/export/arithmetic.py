@@ -37,6 +37,22 @@ class Ceil(Elementwise):
 
 
 @dataclass(frozen=True)
+class Clamp(Elementwise):
+    """max(min(x, high), low); an end that is missing is infinite."""
+
+    kind: ClassVar[str] = "clamp"
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class HardSwish(Elementwise):
+    """x * max(min(x / 6 + 1/2, 1), 0) (arXiv 1905.02244)."""
+
+    kind: ClassVar[str] = "hard_swish"
+
+
+@dataclass(frozen=True)
 class Div(Broadcast):
     """a / b."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Maximum
+from coronet_deploy.export.arithmetic import Clamp, HardSwish, Maximum
 from coronet_deploy.export.graph import Builder, FloatArray
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.translation import Refused, Translation
@@ -44,15 +44,24 @@ def clamp(t: Translation, *, self: fx.Node, **ends: Any) -> str:  # noqa: ANN401
 
 
 def clamped(to: Builder, x: str, low: float | None, high: float | None) -> str:
-    """min(x, h) = h - relu(h - x), and max(x, l) = relu(x - l) + l."""
+    """Return max(min(x, high), low)."""
     lowest, highest = -math.inf if low is None else low, math.inf if high is None else high
     if not lowest <= highest:
         raise Refused(f"clamps to [{low}, {high}], which is empty")
-    bounded = math.isfinite(lowest)
-    offset = lowest if bounded else 0.0
-    if math.isfinite(highest):
-        over = to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([highest]), x))
-        x = to.emit(ops.Sub(), to.constant([highest - offset]), over)
+    if math.isinf(highest) and not lowest:
+        return to.emit(ops.Relu(), x)
+    if math.isinf(highest) and math.isinf(lowest):
+        return x
+    return to.emit(Clamp(lowest, highest), x)
+
+
+def clamped_by_relus(to: Builder, x: str, clamp: Clamp) -> str:
+    """min(x, h) = h - relu(h - x), and max(x, l) = relu(x - l) + l."""
+    bounded = math.isfinite(clamp.low)
+    offset = clamp.low if bounded else 0.0
+    if math.isfinite(clamp.high):
+        over = to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([clamp.high]), x))
+        x = to.emit(ops.Sub(), to.constant([clamp.high - offset]), over)
     elif offset:
         x = to.emit(ops.Sub(), x, to.constant([offset]))
     x = to.emit(ops.Relu(), x) if bounded else x
@@ -143,16 +152,16 @@ def gelu(t: Translation, *, self: fx.Node, approximate: str) -> str:
 
 def hardsigmoid(t: Translation, *, self: fx.Node) -> str:
     """max(min(x / 6 + 1/2, 1), 0)."""
-    return _hardsigmoid(t.builder, t.value(self))
+    return gate_of(t.builder, t.value(self))
 
 
 def hardswish(t: Translation, *, self: fx.Node) -> str:
     """Return x * max(min(x / 6 + 1/2, 1), 0)."""
-    x = t.value(self)
-    return t.builder.emit(ops.Mul(), x, _hardsigmoid(t.builder, x))
+    return t.builder.emit(HardSwish(), t.value(self))
 
 
-def _hardsigmoid(to: Builder, x: str) -> str:
+def gate_of(to: Builder, x: str) -> str:
+    """Return max(min(x / 6 + 1/2, 1), 0)."""
     sixth = to.emit(ops.Mul(), x, to.constant([1 / 6]))
     over = to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([0.5]), sixth))
     return to.emit(ops.Relu(), to.emit(ops.Sub(), to.constant([1.0]), over))

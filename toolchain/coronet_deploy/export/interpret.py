@@ -17,7 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import (
+    Ceil,
+    Clamp,
+    Div,
+    Exp,
+    HardSwish,
+    Log,
+    Maximum,
+    Sqrt,
+)
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.permuting import Permute, Transpose
@@ -188,6 +197,8 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.PRelu: lambda _, x, slope: torch.relu(x) - slope * torch.relu(-x),
     ops.Elu: lambda _, x: F.elu(x),
     ops.Gelu: lambda _, x: F.gelu(x),
+    Clamp: lambda op, x: torch.clamp(x, op.low, op.high),
+    HardSwish: lambda _, x: F.hardswish(x),
     ops.Tanh: lambda _, x: torch.tanh(x),
     ops.Sigmoid: lambda _, x: torch.sigmoid(x),
     ops.Rsqrt: lambda _, x: torch.rsqrt(x),

@@ -67,8 +67,7 @@ class Writer:
     """Collects ONNX nodes and initializers."""
 
     def __init__(self, graph: Graph, *, half: bool, half_io: bool, integer: bool) -> None:
-        self.graph, self.integer = graph, integer
-        self._half = half
+        self.graph, self.integer, self.half = graph, integer, half
         self._half_io = half and half_io
         self.in_lines = onnx_lines.values_in_lines(graph) if not integer else frozenset[str]()
         self.readers: dict[str, list[Node]] = {}
@@ -87,7 +86,7 @@ class Writer:
             if translate is None:
                 raise ConversionFailed(f"ONNX: {node.output} is a {node.op.kind}")
             translate(self, node.op, node)
-        if self._half and not self._half_io:
+        if self.half and not self._half_io:
             narrow, widen = TensorProto.FLOAT16, TensorProto.FLOAT
             self._nodes.insert(0, helper.make_node("Cast", [INPUT], [f"{INPUT}/half"], to=narrow))
             self._nodes.append(helper.make_node("Cast", [f"{OUTPUT}/half"], [OUTPUT], to=widen))
@@ -126,12 +125,12 @@ class Writer:
     def floats(self, name: str, values: np.ndarray[Any, Any]) -> str:
         """Return the initializer of `values`, in the file's float type."""
         if name not in self._initializers:
-            array = np.ascontiguousarray(values, np.float32)
-            if self._half:
+            array = np.asarray(values, np.float32, order="C")
+            if self.half:
                 if array.size and not np.abs(array).max() <= FLOAT16_MAX:
                     raise ConversionFailed(f"ONNX: {name} has weights beyond float16's range")
                 array = array.astype(np.float16)
-            kind = TensorProto.FLOAT16 if self._half else TensorProto.FLOAT
+            kind = TensorProto.FLOAT16 if self.half else TensorProto.FLOAT
             self._store(name, kind, array)
         return name
 

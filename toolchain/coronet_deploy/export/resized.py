@@ -58,10 +58,7 @@ def bilinear(
         return x
     if not (align_corners or _reach_the_ends(shape, size, scales)):
         return None
-    factors = _factors(size, shape[1:3])
-    if align_corners or factors is None or factors[0] != factors[1]:
-        return to.emit(ResizeBilinear(size, align_corners), x)
-    return _blended(to, x, [_linear(factors[0], place) for place in range(factors[0])])
+    return to.emit(ResizeBilinear(size, align_corners), x)
 
 
 def bicubic(
@@ -103,12 +100,6 @@ def _blended(to: Builder, x: str, axes: list[list[float]]) -> str:
         taps = np.repeat(np.outer(down, across)[None, :, :, None], channels, axis=3)
         phases.append(to.emit(ops.DepthwiseConv2d(), padded, to.constant(taps, "blend")))
     return to.emit(ops.DepthToSpace(len(axes)), to.concat(phases, 3))
-
-
-def _linear(block: int, place: int) -> list[float]:
-    """Return what the pixels before, at and behind count for the place-th new one of `block`."""
-    away = (place + 0.5) / block - 0.5  # from the middle of the pixel
-    return [max(-away, 0.0), 1 - abs(away), max(away, 0.0)]
 
 
 def _cubic(block: int, place: int) -> list[float]:

@@ -9,9 +9,19 @@ import numpy as np
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import (
+    Ceil,
+    Clamp,
+    Div,
+    Exp,
+    HardSwish,
+    Log,
+    Maximum,
+    Sqrt,
+)
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.operators import Activation, Operator, Padding
+from coronet_deploy.export.passes.clamps import TFLITE_CLAMPS
 from coronet_deploy.export.passes.zero_padding import same_padding
 from coronet_deploy.export.permuting import Transpose
 from coronet_deploy.export.pooling import MaxPool2d
@@ -127,6 +137,11 @@ def _reflect_pad(writer: Writer, op: ops.ReflectPad, _: Node) -> _Translated:
     return "MIRROR_PAD", [_pad_table(writer, op.padding)], options
 
 
+def _clamp(_: Writer, op: Clamp, node: Node) -> _Translated:
+    del node
+    return TFLITE_CLAMPS[op.low, op.high], [], None
+
+
 def _max_pool2d(_: Writer, op: MaxPool2d, node: Node) -> _Translated:
     del node
     options = schema.Pool2DOptionsT()
@@ -227,6 +242,8 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., _Translated]] = {
     ops.PRelu: _plain("PRELU"),
     ops.Elu: _plain("ELU"),
     ops.Gelu: _plain("GELU", schema.GeluOptionsT),
+    Clamp: _clamp,
+    HardSwish: _plain("HARD_SWISH", schema.HardSwishOptionsT),
     ops.Tanh: _plain("TANH"),
     ops.Sigmoid: _plain("LOGISTIC"),
     ops.Rsqrt: _plain("RSQRT"),

@@ -9,7 +9,17 @@ import numpy as np
 
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import (
+    Ceil,
+    Clamp,
+    Div,
+    Exp,
+    HardSwish,
+    Log,
+    Maximum,
+    Sqrt,
+)
+from coronet_deploy.export.composed import clamped_by_relus, gate_of
 from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
 from coronet_deploy.export.integer.formats import Format
 from coronet_deploy.export.products import MatMul, Softmax
@@ -53,6 +63,11 @@ def with_integer_kernels(graph: Graph) -> Graph:
                 f"{node.output} is a {node.op.kind}, which computes in no integers",
                 hint="take int8, which leaves it in float",
             )
+        if isinstance(node.op, Clamp):
+            return clamped_by_relus(edit, node.inputs[0], node.op)
+        if isinstance(node.op, HardSwish):
+            (x,) = node.inputs
+            return edit.emit(ops.Mul(), x, gate_of(edit, x))
         if isinstance(node.op, Maximum | ops.Minimum):
             one, other = node.inputs
             above = isinstance(node.op, Maximum)

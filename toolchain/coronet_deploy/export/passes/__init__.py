@@ -11,8 +11,10 @@ from typing import Literal
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.borders import SplitBorders
+from coronet_deploy.export.passes.clamps import SplitClamp
 from coronet_deploy.export.passes.columns import SumColumns
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
+from coronet_deploy.export.passes.depthwise import SplitDepthwise
 from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
 from coronet_deploy.export.passes.permutations import UnrollPermutations
@@ -84,9 +86,11 @@ def passes_for(
     multiplication = (Winograd(half=half),) if prefer == "speed" else ()
     return (
         *folding,
+        SplitClamp(),
         HoistRelu(),
         *((DecomposeInstanceNorm(),) if throughout else ()),
         FuseRelu(),
+        *(() if throughout else (SplitDepthwise(),)),
         SubpixelConvolution(winograd=prefer == "speed", integer=integer),
         TrimTaps(),
         *multiplication,

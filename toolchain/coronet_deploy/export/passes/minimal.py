@@ -11,6 +11,7 @@ from typing import ClassVar
 from coronet_deploy.export.graph import Edit, Node
 from coronet_deploy.export.operators import ConvTranspose2d, Padding, Slice, ZeroPad
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
+from coronet_deploy.export.passes.clamps import SplitClamp
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
 from coronet_deploy.export.passes.rewriting import Pass, Rewrite
 from coronet_deploy.export.passes.zero_padding import SplitZeroPadding
@@ -38,6 +39,7 @@ class CropTransposedConvolution(Rewrite):
 
 
 MINIMAL: tuple[Pass, ...] = (
+    SplitClamp(),
     FoldBatchNorm(),
     DecomposeInstanceNorm(),
     CropTransposedConvolution(),

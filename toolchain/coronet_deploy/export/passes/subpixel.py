@@ -30,7 +30,7 @@ from coronet_deploy.export.operators import (
     Reshape,
     Slice,
 )
-from coronet_deploy.export.passes.rewriting import Rewrite
+from coronet_deploy.export.passes.rewriting import Rewrite, cropped
 from coronet_deploy.export.passes.winograd import Tiling, choose_tiling
 
 # Output channels that a matrix kernel computes at once, the least of the usual 8 and 16.
@@ -243,12 +243,7 @@ def _convolution(
     activation: Activation,
 ) -> str:
     """Emit a convolution of stride 1 with zeros, or a crop, at top, bottom, left and right."""
-    top, bottom, left, right = (max(-lines, 0) for lines in ends)
-    if any((top, bottom, left, right)):
-        n, h, w, c = edit.shapes[x]
-        size = n, h - top - bottom, w - left - right, c
-        x = edit.emit(Slice((0, top, left, 0), size), x)
-    padding = Padding(*(max(lines, 0) for lines in ends))
+    x, padding = cropped(edit, x, Padding(*ends))
     return edit.emit(
         Conv2d(padding=padding, activation=activation), x, edit.constant(weights, "weight"), *bias
     )
