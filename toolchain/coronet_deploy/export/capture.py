@@ -14,9 +14,9 @@ import torch
 from torch import fx, nn
 
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export import attention, einsum, moved
-from coronet_deploy.export.assembled import Assembly
-from coronet_deploy.export.aten import (
+from coronet_deploy.export.aten import attention, einsum, moved
+from coronet_deploy.export.aten.assembled import Assembly
+from coronet_deploy.export.aten.table import (
     COPIES,
     DROPOUTS,
     FILLING,
@@ -28,11 +28,11 @@ from coronet_deploy.export.aten import (
     TRANSLATIONS,
     unsupported,
 )
+from coronet_deploy.export.aten.translation import Memory, Moved, Refused, Translation
 from coronet_deploy.export.graph import INPUT, Graph
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.operators import Shape
 from coronet_deploy.export.theirs import importable_here
-from coronet_deploy.export.translation import Memory, Moved, Refused, Translation
 
 _AUTOCAST, _GRAD = "wrap_with_autocast", "wrap_with_set_grad_enabled"
 _WRITES = "aten.copy"

@@ -19,7 +19,7 @@ from coronet_deploy.export.arithmetic import (
     Maximum,
     Sqrt,
 )
-from coronet_deploy.export.composed import clamped_by_relus, gate_of
+from coronet_deploy.export.aten.composed import clamped_by_relus, gate_of
 from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
 from coronet_deploy.export.integer.formats import Format
 from coronet_deploy.export.products import MatMul, Softmax

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from coronet_deploy.export.composed import enlarged, replicated
+from coronet_deploy.export.aten.composed import enlarged, replicated
 from coronet_deploy.export.graph import Edit, FloatArray, Node
 from coronet_deploy.export.operators import (
     Concat,

@@ -7,10 +7,10 @@ import math
 import torch
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.reordering import permuted
-from coronet_deploy.export.settled import picked
-from coronet_deploy.export.spans import nchw, numbers_by
-from coronet_deploy.export.translation import Moved, Refused, Translation
+from coronet_deploy.export.aten.reordering import permuted
+from coronet_deploy.export.aten.settled import picked
+from coronet_deploy.export.aten.spans import nchw, numbers_by
+from coronet_deploy.export.aten.translation import Moved, Refused, Translation
 
 
 def leads(t: Translation, held: Moved) -> tuple[int, bool]:

@@ -8,7 +8,7 @@ from torch import fx
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Div, Exp, Log, Sqrt
-from coronet_deploy.export.translation import Refused, Translation
+from coronet_deploy.export.aten.translation import Refused, Translation
 
 _MOST_FACTORS = 8
 _LEAST_THRESHOLD = 15.0  # from which a softplus is its argument, to float32

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from coronet_deploy.export import means, pooled
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Exp, Log, Maximum
+from coronet_deploy.export.aten import means, pooled
+from coronet_deploy.export.aten.spans import as_lies, as_moved, checked, nchw, spanning
+from coronet_deploy.export.aten.stacked import few_parts, stack
+from coronet_deploy.export.aten.translation import Moved, Refused, Translation
 from coronet_deploy.export.graph import FloatArray
-from coronet_deploy.export.spans import as_lies, as_moved, checked, nchw, spanning
-from coronet_deploy.export.stacked import few_parts, stack
-from coronet_deploy.export.translation import Moved, Refused, Translation
 
 REDUCTIONS: Mapping[str, Callable[..., str]] = {
     "aten.mean": means.mean,

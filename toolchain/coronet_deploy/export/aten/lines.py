@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import fx
 
-from coronet_deploy.export import means
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.composed import grouped
+from coronet_deploy.export.aten import means
+from coronet_deploy.export.aten.composed import grouped
+from coronet_deploy.export.aten.reordering import permuted
+from coronet_deploy.export.aten.spans import as_moved, checked, nchw
+from coronet_deploy.export.aten.translation import Moved, Refused, Translation
+from coronet_deploy.export.aten.vectors import reduced
 from coronet_deploy.export.graph import Builder, FloatArray
 from coronet_deploy.export.operators import Padding
-from coronet_deploy.export.reordering import permuted
-from coronet_deploy.export.spans import as_moved, checked, nchw
-from coronet_deploy.export.translation import Moved, Refused, Translation
-from coronet_deploy.export.vectors import reduced
 
 
 def conv1d(

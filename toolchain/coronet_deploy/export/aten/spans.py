@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from coronet_deploy.export.reordering import permuted
-from coronet_deploy.export.settled import settled
-from coronet_deploy.export.translation import Moved, Refused, Translation, way_out
+from coronet_deploy.export.aten.reordering import permuted
+from coronet_deploy.export.aten.settled import settled
+from coronet_deploy.export.aten.translation import Moved, Refused, Translation, way_out
 
 _RANK = 4
 _CHANNELS = 1  # the axis of a picture, NCHW

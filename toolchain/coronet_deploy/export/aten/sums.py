@@ -10,8 +10,8 @@ from torch import fx
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Div, Maximum, Sqrt
-from coronet_deploy.export.composed import clamped
-from coronet_deploy.export.translation import Refused, Translation
+from coronet_deploy.export.aten.composed import clamped
+from coronet_deploy.export.aten.translation import Refused, Translation
 
 
 def binary(op: ops.Operator) -> Callable[..., str]:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from coronet_deploy.export import pooled, resized
-from coronet_deploy.export.spans import nchw
-from coronet_deploy.export.translation import Moved, Refused, Translation
-from coronet_deploy.export.vectors import combined
+from coronet_deploy.export.aten import pooled, resized
+from coronet_deploy.export.aten.spans import nchw
+from coronet_deploy.export.aten.translation import Moved, Refused, Translation
+from coronet_deploy.export.aten.vectors import combined
 
 
 def resampled(t: Translation, x: str, weights: Mapping[int, Tensor]) -> str:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.composed import enlarged, lines
+from coronet_deploy.export.aten.composed import enlarged, lines
+from coronet_deploy.export.aten.translation import Moved
 from coronet_deploy.export.graph import Builder
-from coronet_deploy.export.translation import Moved
 
 _RANK = 4
 _FEW_RUNS = 5  # of channels that are slices rather than a convolution

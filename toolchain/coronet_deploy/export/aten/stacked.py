@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor, fx
 
-from coronet_deploy.export.orders import beside
-from coronet_deploy.export.reordering import cut
-from coronet_deploy.export.spans import as_moved, checked, spanned
-from coronet_deploy.export.translation import Moved, Refused, Translation
+from coronet_deploy.export.aten.orders import beside
+from coronet_deploy.export.aten.reordering import cut
+from coronet_deploy.export.aten.spans import as_moved, checked, spanned
+from coronet_deploy.export.aten.translation import Moved, Refused, Translation
 
 _MOST_PARTS = 8
 _CHANNEL = 3

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, fx
 
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.aten.reordering import permuted
+from coronet_deploy.export.aten.settled import picked
+from coronet_deploy.export.aten.spans import as_lies, as_moved, checked, nchw, spanned, spanning
+from coronet_deploy.export.aten.stacked import few_parts, joined
+from coronet_deploy.export.aten.translation import Moved, Refused, Translation
+from coronet_deploy.export.aten.vectors import combined
 from coronet_deploy.export.products import MatMul, Softmax, Turn
-from coronet_deploy.export.reordering import permuted
-from coronet_deploy.export.settled import picked
-from coronet_deploy.export.spans import as_lies, as_moved, checked, nchw, spanned, spanning
-from coronet_deploy.export.stacked import few_parts, joined
-from coronet_deploy.export.translation import Moved, Refused, Translation
-from coronet_deploy.export.vectors import combined
 
 _MATRIX = 2  # axes
 _LOW = -1e4  # whose exponential is 0

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from coronet_deploy.export.settled import settled
-from coronet_deploy.export.spans import as_moved
-from coronet_deploy.export.translation import Refused, Translation
+from coronet_deploy.export.aten.settled import settled
+from coronet_deploy.export.aten.spans import as_moved
+from coronet_deploy.export.aten.translation import Refused, Translation
 
 _CHANNEL = 3
 _UNKNOWN = -1

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx
 
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.aten.reordering import permuted
 from coronet_deploy.export.graph import Builder, FloatArray
-from coronet_deploy.export.reordering import permuted
 
 _RANK = 4
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from coronet_deploy.export import lines, resampled, vectors
-from coronet_deploy.export.orders import beside, leads
-from coronet_deploy.export.reordering import cut, permuted
-from coronet_deploy.export.settled import settled
-from coronet_deploy.export.spans import as_lies, as_moved, checked
-from coronet_deploy.export.translation import Moved, Refused, Translation
+from coronet_deploy.export.aten import lines, resampled, vectors
+from coronet_deploy.export.aten.orders import beside, leads
+from coronet_deploy.export.aten.reordering import cut, permuted
+from coronet_deploy.export.aten.settled import settled
+from coronet_deploy.export.aten.spans import as_lies, as_moved, checked
+from coronet_deploy.export.aten.translation import Moved, Refused, Translation
 
 _RANK = 4
 

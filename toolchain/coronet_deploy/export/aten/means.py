@@ -11,8 +11,8 @@ from torch import fx
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Sqrt
+from coronet_deploy.export.aten.translation import Refused, Translation
 from coronet_deploy.export.graph import Builder
-from coronet_deploy.export.translation import Refused, Translation
 
 _NCHW_TO_NHWC = (0, 3, 1, 2)
 _LINES_FIRST = (2, 1, 3)  # float32 rounds sums of W, then of H numbers less than one of H * W

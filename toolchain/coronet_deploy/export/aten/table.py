@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from coronet_deploy.export import (
+from coronet_deploy.export import operators as ops
+from coronet_deploy.export.arithmetic import Ceil, Exp, Log, Sqrt
+from coronet_deploy.export.aten import (
     choices,
     composed,
     curves,
@@ -19,10 +21,8 @@ from coronet_deploy.export import (
     sums,
     transposed,
 )
-from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Ceil, Exp, Log, Sqrt
+from coronet_deploy.export.aten.translation import Refused, Translation
 from coronet_deploy.export.operators import Padding
-from coronet_deploy.export.translation import Refused, Translation
 
 
 def _pair(value: list[int]) -> tuple[int, int]:

@@ -9,15 +9,15 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export import sums
 from coronet_deploy.export.arithmetic import Maximum
-from coronet_deploy.export.composed import replicated
+from coronet_deploy.export.aten import sums
+from coronet_deploy.export.aten.composed import replicated
+from coronet_deploy.export.aten.means import mean_over
+from coronet_deploy.export.aten.resized import every
+from coronet_deploy.export.aten.translation import Refused, Translation
 from coronet_deploy.export.graph import Builder
-from coronet_deploy.export.means import mean_over
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.pooling import MaxPool2d
-from coronet_deploy.export.resized import every
-from coronet_deploy.export.translation import Refused, Translation
 
 _Pair = tuple[int, int]
 

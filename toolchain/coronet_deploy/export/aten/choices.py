@@ -13,9 +13,9 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export import sums
 from coronet_deploy.export.arithmetic import Ceil, Maximum
-from coronet_deploy.export.translation import Refused, Translation
+from coronet_deploy.export.aten import sums
+from coronet_deploy.export.aten.translation import Refused, Translation
 
 Operand = Any
 """A number, a node, or the name of a value."""

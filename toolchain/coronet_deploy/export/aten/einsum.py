@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, fx
 
-from coronet_deploy.export.attention import multiplied
-from coronet_deploy.export.spans import as_moved, checked
-from coronet_deploy.export.translation import Moved, Refused, Translation
-from coronet_deploy.export.vectors import combined
+from coronet_deploy.export.aten.attention import multiplied
+from coronet_deploy.export.aten.spans import as_moved, checked
+from coronet_deploy.export.aten.translation import Moved, Refused, Translation
+from coronet_deploy.export.aten.vectors import combined
 
 
 def einsum(

@@ -14,9 +14,9 @@ from torch import fx
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Clamp, HardSwish, Maximum
+from coronet_deploy.export.aten.translation import Refused, Translation
 from coronet_deploy.export.graph import Builder, FloatArray
 from coronet_deploy.export.operators import Padding
-from coronet_deploy.export.translation import Refused, Translation
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 _GELU_SLOPE, _GELU_CUBE = 2 * math.sqrt(2 / math.pi), 0.044715

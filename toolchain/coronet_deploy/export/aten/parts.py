@@ -8,9 +8,9 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.resized import picked
-from coronet_deploy.export.settled import reordered
-from coronet_deploy.export.translation import Refused, Translation
+from coronet_deploy.export.aten.resized import picked
+from coronet_deploy.export.aten.settled import reordered
+from coronet_deploy.export.aten.translation import Refused, Translation
 
 _NCHW_TO_NHWC = (0, 3, 1, 2)  # where an NCHW axis is found in NHWC
 _RANK, _CHANNEL = 4, 3
