@@ -179,7 +179,8 @@ def test_a_phone_whose_daemon_does_not_answer_is_offline(
     finally:
         os.kill(daemon, signal.SIGCONT)
     assert (done.returncode, done.stdout) == (3, "")
-    assert f"phone {bench.phone.serial} is offline (plug the cable in again" in last_line(done)
+    assert f"phone {bench.phone.serial} is offline (is it switched on" in last_line(done)
+    assert f"`adb connect {bench.phone.serial}`" in last_line(done)
     assert done.stderr.count("\n") == 1
 
 
@@ -203,7 +204,8 @@ def test_a_phone_whose_network_goes_is_waited_for_though_adb_lists_it(bench: Ben
 
 
 @pytest.mark.parametrize(
-    ("state", "advice"), [("unauthorized", "allow USB debugging"), ("offline", "adb reconnect")]
+    ("state", "advice"),
+    [("unauthorized", "allow USB debugging"), ("offline", "`adb connect 127.0.0.1:")],
 )
 def test_a_phone_that_is_not_ready_any_more_ends_the_bench_and_keeps_what_had_finished(
     bench: Bench, front: Path, state: str, advice: str
