@@ -25,6 +25,19 @@ from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import Architecture, ChannelPlan, DType, Kind, Runtime
 
+LEAST_DB = {
+    DType.FP32: 110,
+    DType.FP16: 60,
+    DType.INT8: 40,
+    DType.INT8_FULL: 34,
+    DType.INT16X8: 45,
+    DType.A16W8: 45,
+}
+"""What small networks of operators of one kind draw at the least, beside torch."""
+
+INTEGER = {DType.INT8_FULL, DType.INT16X8, DType.A16W8}
+"""The number types that are integers throughout."""
+
 
 def smooth_picture(height: int, width: int, channels: int = 3, seed: int = 0) -> Array:
     """Return (1, height, width, channels) in [-1, 1]: noise of 16-pixel grain, blown up."""

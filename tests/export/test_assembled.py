@@ -16,19 +16,9 @@ from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import artifacts, difference, draw_built, run_torch, smooth_picture
+from lowering import INTEGER, LEAST_DB, artifacts, difference, draw_built, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
-
-_LEAST_DB = {
-    DType.FP32: 110,
-    DType.FP16: 60,
-    DType.INT8: 40,
-    DType.INT8_FULL: 34,
-    DType.INT16X8: 45,
-    DType.A16W8: 45,
-}
-_INTEGER = {DType.INT8_FULL, DType.INT16X8, DType.A16W8}
 
 
 class _Own(nn.Module):
@@ -107,13 +97,13 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
             assert difference(graph, lower(graph, runtime)[0]) < 3e-6
 
 
-@pytest.mark.parametrize(("runtime", "dtype"), artifacts(_LEAST_DB))
+@pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_bands_and_back_are_one_part_in_every_number_type(
     runtime: Runtime, dtype: DType, pictures: Pictures, tmp_path: Path
 ) -> None:
     least, whole = draw_built(_Own(_wavelets).eval(), runtime, dtype, pictures, tmp_path)
-    assert least >= _LEAST_DB[dtype]
-    assert whole or dtype in _INTEGER
+    assert least >= LEAST_DB[dtype]
+    assert whole or dtype in INTEGER
 
 
 def _in_part(_: _Own, x: Tensor) -> Tensor:

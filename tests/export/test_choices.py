@@ -16,19 +16,9 @@ from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import artifacts, difference, draw_built, run_torch, smooth_picture
+from lowering import INTEGER, LEAST_DB, artifacts, difference, draw_built, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
-
-_LEAST_DB = {
-    DType.FP32: 110,
-    DType.FP16: 60,
-    DType.INT8: 40,
-    DType.INT8_FULL: 34,
-    DType.INT16X8: 45,
-    DType.A16W8: 45,
-}
-_INTEGER = {DType.INT8_FULL, DType.INT16X8, DType.A16W8}
 
 
 class _Own(nn.Module):
@@ -102,18 +92,18 @@ def test_the_smallest_number_above_another_is_above_it(number: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["exponential", "by a mask", "signs", "by tensors", "rectified"])
-@pytest.mark.parametrize(("runtime", "dtype"), artifacts(_LEAST_DB))
+@pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_choices_are_one_part_in_every_number_type_or_refused(
     runtime: Runtime, dtype: DType, name: str, odd_pictures: Pictures, tmp_path: Path
 ) -> None:
     network = _Own(_WHAT[name]).eval()
-    if dtype in _INTEGER and name not in {"by a mask", "by tensors"}:
+    if dtype in INTEGER and name not in {"by a mask", "by tensors"}:
         with pytest.raises(ConversionFailed, match=r"computes in no integers.*int8"):
             draw_built(network, runtime, dtype, odd_pictures, tmp_path)
         return
     least, whole = draw_built(network, runtime, dtype, odd_pictures, tmp_path)
-    assert least >= _LEAST_DB[dtype]
-    assert whole or dtype in _INTEGER
+    assert least >= LEAST_DB[dtype]
+    assert whole or dtype in INTEGER
 
 
 @pytest.mark.parametrize(

@@ -22,19 +22,9 @@ from coronet_deploy.export.passes import lower
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import difference, own_subject, run_torch, smooth_picture
+from lowering import INTEGER, LEAST_DB, difference, own_subject, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-_LEAST_DB = {
-    DType.FP32: 110,
-    DType.FP16: 60,
-    DType.INT8: 40,
-    DType.INT8_FULL: 34,
-    DType.INT16X8: 45,
-    DType.A16W8: 45,
-}
-_INTEGER = {DType.INT8_FULL, DType.INT16X8, DType.A16W8}
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +142,7 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
     ("runtime", "dtype"),
     [
         pair
-        for pair in product(Runtime, _LEAST_DB)
+        for pair in product(Runtime, LEAST_DB)
         if pair not in {(Runtime.TFLITE, DType.A16W8), (Runtime.ONNX, DType.INT16X8)}
     ],
 )
@@ -161,7 +151,7 @@ def test_moved_numbers_are_one_part_in_every_number_type(
 ) -> None:
     network = _Own(_WHAT[name]).eval()
     graph = capture(network, 60, 88)
-    if dtype in _INTEGER and name in _NO_INTEGERS:
+    if dtype in INTEGER and name in _NO_INTEGERS:
         with pytest.raises(ConversionFailed, match="computes in no integers"):
             build(graph, runtime, dtype, own_subject(network), pictures)
         return
@@ -169,9 +159,9 @@ def test_moved_numbers_are_one_part_in_every_number_type(
     path = tmp_path / f"own{runtime.suffix}"
     path.write_bytes(built.data)
     with open_session(path, runtime, 1) as session:
-        assert dtype in _INTEGER or session.partitions.fully_accelerated
+        assert dtype in INTEGER or session.partitions.fully_accelerated
         for picture in pictures.values:
-            assert psnr_db(run_torch(network, picture), session.run(picture)) >= _LEAST_DB[dtype]
+            assert psnr_db(run_torch(network, picture), session.run(picture)) >= LEAST_DB[dtype]
 
 
 def test_channels_last_cost_no_transpose() -> None:

@@ -18,19 +18,10 @@ from coronet_deploy.export.cost import node_macs
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import artifacts, difference, draw_built, run_torch, smooth_picture
+from lowering import INTEGER, LEAST_DB, artifacts, difference, draw_built, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
-_LEAST_DB = {
-    DType.FP32: 110,
-    DType.FP16: 60,
-    DType.INT8: 40,
-    DType.INT8_FULL: 34,
-    DType.INT16X8: 45,
-    DType.A16W8: 45,
-}
-_INTEGER = {DType.INT8_FULL, DType.INT16X8, DType.A16W8}
 _WINDOW, _HEADS = 4, 2
 
 
@@ -208,18 +199,18 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["shifted windows", "grids", "patches", "mixed", "turned"])
-@pytest.mark.parametrize(("runtime", "dtype"), artifacts(_LEAST_DB))
+@pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_numbers_in_other_orders_are_one_part_in_every_number_type(
     runtime: Runtime, dtype: DType, name: str, pictures: Pictures, tmp_path: Path
 ) -> None:
     network = _Own(_WHAT[name]).eval()
-    if dtype in _INTEGER and name not in _IN_INTEGERS:
+    if dtype in INTEGER and name not in _IN_INTEGERS:
         with pytest.raises(ConversionFailed, match="computes in no integers"):
             draw_built(network, runtime, dtype, pictures, tmp_path)
         return
     least, whole = draw_built(network, runtime, dtype, pictures, tmp_path)
-    assert least >= _LEAST_DB[dtype]
-    assert whole or dtype in _INTEGER
+    assert least >= LEAST_DB[dtype]
+    assert whole or dtype in INTEGER
 
 
 def test_all_windows_and_heads_are_multiplied_at_once() -> None:

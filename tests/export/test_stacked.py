@@ -17,20 +17,11 @@ from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import artifacts, difference, draw_built, run_torch, smooth_picture
+from lowering import INTEGER, LEAST_DB, artifacts, difference, draw_built, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
-_LEAST_DB = {
-    DType.FP32: 110,
-    DType.FP16: 60,
-    DType.INT8: 40,
-    DType.INT8_FULL: 34,
-    DType.INT16X8: 45,
-    DType.A16W8: 45,
-}
 _MIXED = [2, 0, 3, 1, 5, 4, 7, 6]
-_INTEGER = {DType.INT8_FULL, DType.INT16X8, DType.A16W8}
 
 
 class _Own(nn.Module):
@@ -157,18 +148,18 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["selected", "fused", "maximum", "efficient", "root mean square", "power", "filtered"]
 )
-@pytest.mark.parametrize(("runtime", "dtype"), artifacts(_LEAST_DB))
+@pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_stacks_and_lines_are_one_part_in_every_number_type(
     runtime: Runtime, dtype: DType, name: str, odd_pictures: Pictures, tmp_path: Path
 ) -> None:
     network = _Own(_WHAT[name]).eval()
-    if dtype in _INTEGER and name in _NO_INTEGERS:
+    if dtype in INTEGER and name in _NO_INTEGERS:
         with pytest.raises(ConversionFailed, match="computes in no integers"):
             draw_built(network, runtime, dtype, odd_pictures, tmp_path)
         return
     least, whole = draw_built(network, runtime, dtype, odd_pictures, tmp_path)
-    assert least >= _LEAST_DB[dtype]
-    assert whole or dtype in _INTEGER
+    assert least >= LEAST_DB[dtype]
+    assert whole or dtype in INTEGER
 
 
 def test_what_is_stacked_to_be_summed_is_not_joined() -> None:
