@@ -152,16 +152,21 @@ def table(
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what `measure` reads."""
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3, help="launches of each file")
+    parser.add_argument("--warmup", type=int, default=3, help="inferences before the turns")
+    parser.add_argument("--samples", type=int, default=8, help="measured inferences of a launch")
+
+
 def main() -> None:
     """Parse the flags and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--network", default="", help="only networks whose name contains this")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=3, help="launches of each file")
-    parser.add_argument("--warmup", type=int, default=3, help="inferences before the turns")
-    parser.add_argument("--samples", type=int, default=8, help="measured inferences of a launch")
+    add_flags(parser)
     parser.add_argument("--ablation", action="store_true", help="leave out one pass at a time")
     parser.add_argument("--launch", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

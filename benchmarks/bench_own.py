@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from bench_lowering import measure
+from bench_lowering import add_flags, measure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -287,10 +287,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--network", default="", help="only networks whose name contains this")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=3, help="launches of each file")
-    parser.add_argument("--warmup", type=int, default=3, help="inferences before the turns")
-    parser.add_argument("--samples", type=int, default=8, help="measured inferences of a launch")
+    add_flags(parser)
     args = parser.parse_args()
     print(f"FP32, {_SIZE}x{_SIZE}, {host_facts()['cpu']}")
     columns = "".join(f" plain {n}T ms | onnx | tflite |" for n in args.threads)

@@ -114,6 +114,7 @@ def test_the_graph_draws_what_the_layer_draws(layer: nn.Module) -> None:
     [
         (_Does(lambda x: torch.ops.aten.elu(x, 1.0, 1.0, 2.0)), "an input_scale of 2.0"),
         (_Does(lambda x: x**9), "to the power of 9; of whole ones only up to 8"),
+        (_Does(lambda x: x ** float("inf")), "to the power of inf, which is no number"),
         (_Does(lambda x: 2**x), "takes a tensor for its exponent"),
         (nn.Softplus(threshold=1), "a threshold of 1 is not supported"),
         (_Does(lambda x: x.clamp(1, 0)), "clamps to [1, 0], which is empty"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import fx
@@ -18,6 +19,8 @@ def power(t: Translation, *, self: Any, exponent: Any) -> str:  # noqa: ANN401 -
     """Return products for small whole powers, roots, and else exp(p * log(x))."""
     if not (t.is_picture(self) and isinstance(exponent, int | float)):
         raise Refused("takes a tensor for its exponent; only a number")
+    if not math.isfinite(exponent):
+        raise Refused(f"to the power of {exponent}, which is no number")
     to, x = t.builder, t.value(self)
     if exponent in {0.5, -0.5}:
         return to.emit(Sqrt() if exponent > 0 else ops.Rsqrt(), x)
