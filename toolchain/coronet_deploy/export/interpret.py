@@ -87,10 +87,15 @@ class Walk:
         other.values, other.unread = dict(self.values), self.unread.copy()
         return other
 
-    def compute(self, operands: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return what the next node makes; `operands` stand in for what it reads, by name."""
+    def compute(
+        self, operands: Mapping[str, Tensor] | None = None, *, recorded: bool = False
+    ) -> Tensor:
+        """Return what the next node makes; `operands` stand in for what it reads, by name.
+
+        It has gradients with respect to what requires them, if it is `recorded`.
+        """
         node, given = self.graph.nodes[self.place], operands or {}
-        with torch.inference_mode():
+        with torch.inference_mode(not recorded):
             arguments = [
                 given[name]
                 if name in given
@@ -161,7 +166,11 @@ def _batch_norm(
 def _instance_norm(op: ops.InstanceNorm, x: Tensor, *affine: Tensor) -> Tensor:
     # Two sums are a third of torch.var_mean's time in this layout.
     centred = x - x.mean((1, 2), keepdim=True)
-    y = centred.div_(torch.sqrt((centred * centred).mean((1, 2), keepdim=True) + op.epsilon))
+    deviation = torch.sqrt((centred * centred).mean((1, 2), keepdim=True) + op.epsilon)
+    if centred.requires_grad:  # what is recorded is not written over
+        y = centred / deviation
+        return y * affine[0] + affine[1] if affine else y
+    y = centred.div_(deviation)
     return y.mul_(affine[0]).add_(affine[1]) if affine else y
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.graph import OUTPUT, Edit, FloatArray, Graph, Node, rewrite
+from coronet_deploy.export.influence import mean_squares_shown
 from coronet_deploy.export.int8_weights import (
     int8_weights,
     round_weight,
@@ -171,31 +172,23 @@ class Trial:
 
     @cached_property
     def alone(self) -> dict[str, float]:
-        """The mean square error of each layer alone in int8, on the first picture.
-
-        One walk through the graph forks at each layer, so that only what is behind it is
-        computed anew.
-        """
-        errors = {}
+        """The mean square error of each layer alone in int8, on the first picture (`influence`)."""
         layers = {layer.name: layer for layer in self.layers}
-        walk = Walk(self.graph, self._pictures[0], [OUTPUT])
-        for node in self.graph.nodes:
-            if (layer := layers.get(node.output)) is not None:
-                source, weight, *bias = node.inputs
-                kernel = self._weights[weight]
-                rounded = {
-                    source: _read(walk.values[source], layer, self.ranges),
-                    weight: torch.from_numpy(kernel),
-                }
-                for name in bias:
-                    numbers = _bias(self.graph.constants[name], kernel, layer, self.ranges)
-                    rounded[name] = torch.from_numpy(numbers)
-                fork = walk.fork()
-                fork.step(_made(fork.compute(rounded), layer, self.ranges))
-                fork.finish()
-                errors[node.output] = _mean_square(fork.values[OUTPUT].numpy(), self._references[0])
-            walk.step(walk.compute())
-        return errors
+
+        def error(walk: Walk, made: Tensor) -> Tensor:
+            node = self.graph.nodes[walk.place]
+            layer, (source, weight, *bias) = layers[node.output], node.inputs
+            kernel = self._weights[weight]
+            rounded = {
+                source: _read(walk.values[source], layer, self.ranges),
+                weight: torch.from_numpy(kernel),
+            }
+            for name in bias:
+                numbers = _bias(self.graph.constants[name], kernel, layer, self.ranges)
+                rounded[name] = torch.from_numpy(numbers)
+            return _made(walk.compute(rounded), layer, self.ranges) - made
+
+        return mean_squares_shown(self.graph, self._pictures[0], layers, error)
 
 
 def _mean_square(output: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
