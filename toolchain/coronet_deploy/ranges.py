@@ -90,11 +90,11 @@ def fitted(seen: Seen, through: Transfer | None = None, margin: float = MARGIN) 
     Settled: of ranges a few per cent apart, the one on whose steps the values lie best. On flat
     pictures, such as label maps, values are few, and that is worth up to 3 dB.
     """
-    best = best_range(seen.samples, seen.low, seen.high, through)
     if seen.high - seen.low < _LEAST_SPREAD:
-        return best
-    r = Range(best.low * margin, best.high * margin)
+        return best_range(seen.samples, seen.low, seen.high, through)
     values, weights = _histogram(seen.samples, seen.low, seen.high)
+    best = _best_of(values, weights, seen.low, seen.high, through)
+    r = Range(best.low * margin, best.high * margin)
     exact = through(values) if through else values
 
     def error(r: Range) -> float:
@@ -121,7 +121,13 @@ def best_range(
     low, high = min(low, 0.0), max(high, 0.0)
     if high - low < _LEAST_SPREAD:
         return Range(0.0, 1.0)
-    centres, weights = _histogram(values, low, high)
+    return _best_of(*_histogram(values, low, high), low, high, through)
+
+
+def _best_of(
+    centres: _Float64, weights: _Float64, low: float, high: float, through: Transfer | None
+) -> Range:
+    """Return the `best_range` of the values of a `_histogram`."""
     slope, exact = 1.0, centres
     if through is not None:
         exact, width = through(centres), (high - low) / _BINS
