@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.channels import equalize_channels
-from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
+from coronet_deploy.export.graph import Edit, FloatArray, Graph, Node, rewrite
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, InstanceNorm
 from coronet_deploy.export.outputs import output_range, spread_of
@@ -48,8 +48,8 @@ def equalized(
     `reach` channels before a norm are to reach equally far, else to deviate equally.
     """
     folded, reports = run_passes(graph, (FoldBatchNorm(), DropDeadBiases()))
-    scaled = _before_norms(folded, pictures, reach=reach)
-    if not _alike(folded, scaled, pictures):
+    scaled, drawn = _before_norms(folded, pictures, reach=reach)
+    if not _alike(folded, scaled, pictures, drawn):
         scaled = folded
     if between:
         scaled = equalize_channels(scaled, pictures)
@@ -58,8 +58,13 @@ def equalized(
     return scaled, (*reports, report)
 
 
-def _before_norms(graph: Graph, pictures: Pictures, *, reach: bool) -> Graph:
-    """Return `graph` with every convolution before an InstanceNorm scaled."""
+def _before_norms(
+    graph: Graph, pictures: Pictures, *, reach: bool
+) -> tuple[Graph, list[FloatArray]]:
+    """Return `graph` with every convolution before an InstanceNorm scaled.
+
+    And what it draws unscaled, of as many pictures as were drawn on the way.
+    """
     makers = {node.output: node for node in graph.nodes}
     scaled = {
         node.inputs[0]: node.op.epsilon
@@ -68,11 +73,12 @@ def _before_norms(graph: Graph, pictures: Pictures, *, reach: bool) -> Graph:
         and graph.readers[node.inputs[0]] == 1
         and isinstance(makers.get(node.inputs[0], node).op, Conv2d | ConvTranspose2d)
     }
+    drawn = list[FloatArray]()
     if not scaled:
-        return graph
+        return graph, drawn
     # Deviations are of all pixels of a picture, and settle early.
     if reach:
-        deviations, extremes = channel_reach(graph, scaled, pictures, every=2)
+        deviations, extremes = channel_reach(graph, scaled, pictures, 2, drawn)
     else:
         deviations, extremes = channel_deviations(graph, scaled, _every_second(pictures)), {}
 
@@ -90,7 +96,7 @@ def _before_norms(graph: Graph, pictures: Pictures, *, reach: bool) -> Graph:
         wide = edit.constant(edit.constants[weight] * factor[:, None, None, None], "weight")
         return edit.emit(node.op, x, wide, *bias)
 
-    return rewrite(graph, visit)
+    return rewrite(graph, visit), drawn
 
 
 def _factors(deviation: _Float64, epsilon: float, wanted: _Float64) -> _Float64:
@@ -106,15 +112,18 @@ def _factors(deviation: _Float64, epsilon: float, wanted: _Float64) -> _Float64:
     return factors
 
 
-def _alike(graph: Graph, scaled: Graph, pictures: Pictures) -> bool:
-    """Return whether `scaled` draws the pictures that `graph` does, but for rounding."""
+def _alike(graph: Graph, scaled: Graph, pictures: Pictures, drawn: list[FloatArray]) -> bool:
+    """Return whether `scaled` draws the pictures that `graph` does (`drawn`), but for rounding."""
     if scaled is graph:
         return True
     tried = pictures.values[:_TRIED_ON]
-    drawn = [(interpret(graph, picture), interpret(scaled, picture)) for picture in tried]
-    low, high = spread_of(output_range(graph), (one for one, _ in drawn))
+    ones = drawn[:_TRIED_ON] or [interpret(graph, picture) for picture in tried]
+    low, high = spread_of(output_range(graph), ones)
     most = (high - low) ** 2 / 10 ** (_SAME_DB / 10)
-    return all(float(np.mean(np.square(one - other))) <= most for one, other in drawn)
+    return all(
+        float(np.mean(np.square(one - interpret(scaled, picture)))) <= most
+        for one, picture in zip(ones, tried, strict=True)
+    )
 
 
 def _every_second(pictures: Pictures) -> Pictures:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.calibrate import Pictures
-from coronet_deploy.export.graph import INPUT, FloatArray, Graph
+from coronet_deploy.export.graph import INPUT, OUTPUT, FloatArray, Graph
 from coronet_deploy.export.interpret import interpret_values
 from coronet_deploy.ranges import MARGIN, Range, Seen, fitted
 
@@ -20,9 +20,13 @@ _Float64 = npt.NDArray[np.float64]
 
 
 def observe(
-    graph: Graph, values: Iterable[str], pictures: Pictures, seed: int = 0
+    graph: Graph,
+    values: Iterable[str],
+    pictures: Pictures,
+    seed: int = 0,
+    drawn: list[FloatArray] | None = None,
 ) -> dict[str, Seen]:
-    """Return what each of `values`, by name, is on `pictures`.
+    """Return what each of `values`, by name, is on `pictures`; add to `drawn` what they become.
 
     Raises:
         ConversionFailed: one of them is not finite; names it and the picture.
@@ -36,6 +40,8 @@ def observe(
     def look(name: str, value: Tensor) -> Tensor:
         if name in wanted:
             seen[name].append(_seen(name, value.numpy(), name_of_picture, rng))
+        if name == OUTPUT and drawn is not None:
+            drawn.append(value.numpy())
         return value
 
     for name_of_picture, picture in zip(pictures.names, pictures.values, strict=True):
@@ -62,8 +68,11 @@ def measure(
     pictures: Pictures,
     seed: int = 0,
     margin: float = MARGIN,
+    drawn: list[FloatArray] | None = None,
 ) -> dict[str, Range]:
     """Return the range of each of `values`, by name, on `pictures`, `margin` times the best one.
+
+    What the pictures become is added to `drawn`.
 
     Raises:
         ConversionFailed: a value is not finite on a picture.
@@ -71,7 +80,7 @@ def measure(
     """
     return {
         name: fitted(one, margin=margin)
-        for name, one in observe(graph, values, pictures, seed).items()
+        for name, one in observe(graph, values, pictures, seed, drawn).items()
     }
 
 
@@ -106,12 +115,16 @@ def channel_extremes(
 
 
 def channel_reach(
-    graph: Graph, values: Iterable[str], pictures: Pictures, every: int
+    graph: Graph,
+    values: Iterable[str],
+    pictures: Pictures,
+    every: int,
+    drawn: list[FloatArray] | None = None,
 ) -> tuple[Mapping[str, _Float64], Mapping[str, Extremes]]:
     """Return `channel_deviations` of the first and each `every`-th picture on, and the extremes.
 
-    Extremes are of all pictures; the graph is computed once for both. With 0 no deviations are
-    measured.
+    Extremes are of all pictures; the graph is computed once for both, and what it makes of them is
+    added to `drawn`. With 0 no deviations are measured.
     """
     wanted = set(values)
     sums: dict[str, _Float64] = {}
@@ -129,6 +142,8 @@ def channel_reach(
             found[name] = np.minimum(least, low), np.maximum(largest, high)
             if place in measured:
                 sums[name] = sums.get(name, 0.0) + _deviation(value) / len(measured)
+        if name == OUTPUT and drawn is not None:
+            drawn.append(value.numpy())
         return value
 
     for place in range(len(pictures)):

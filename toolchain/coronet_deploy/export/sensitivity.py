@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -134,9 +134,20 @@ class Trial:
         self.graph, self.layers, self.ranges = graph, int8_layers(graph), ranges
         self._names, self._pictures = pictures.names[:_TRIED_ON], pictures.values[:_TRIED_ON]
         self._weights = int8_weights(graph, {layer.name for layer in self.layers})
-        self._references = [interpret(graph, picture) for picture in self._pictures]
-        low, high = spread_of(value_range, self._references)
-        self._peak = high - low
+        self._value_range = value_range
+
+    def take_drawn(self, drawn: Sequence[FloatArray]) -> None:
+        """Take what the float graph draws of the pictures; else it does when that is wanted."""
+        self._references = list(drawn[:_TRIED_ON])
+
+    @cached_property
+    def _references(self) -> list[FloatArray]:
+        return [interpret(self.graph, picture) for picture in self._pictures]
+
+    @cached_property
+    def _peak(self) -> float:
+        low, high = spread_of(self._value_range, self._references)
+        return high - low
 
     def require_finite(self) -> None:
         """Raise ConversionFailed, which names the picture, if the float graph draws no numbers."""

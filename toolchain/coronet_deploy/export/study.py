@@ -9,13 +9,13 @@ measured beforehand and once for those that are found at run time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from coronet_deploy.export.calibrate import Pictures, with_flips
 from coronet_deploy.export.equalize import equalized
-from coronet_deploy.export.graph import Graph
+from coronet_deploy.export.graph import FloatArray, Graph
 from coronet_deploy.export.outputs import output_range
 from coronet_deploy.export.packing import packed_layers
 from coronet_deploy.export.passes import PassReport, lower
@@ -132,14 +132,15 @@ class Study:
         if margin is None:
             trial.require_finite()
             return trial.within(None)
-        return trial.within(self._measured(trial.graph, trial.layers, margin))
+        return trial.within(self._measured(trial, margin))
 
-    def _measured(
-        self, graph: Graph, layers: Iterable[Layer], margin: float
-    ) -> Mapping[str, Range]:
-        values = [name for layer in layers for name in (layer.source, layer.name)]
-        ranges = measure(graph, values, self.shown, margin=margin)
-        return ranges | dict.fromkeys(moved_from(graph, BRIGHTER).intersection(values), PIXELS)
+    def _measured(self, trial: Trial, margin: float) -> Mapping[str, Range]:
+        values = [name for layer in trial.layers for name in (layer.source, layer.name)]
+        drawn = list[FloatArray]()
+        ranges = measure(trial.graph, values, self.shown, margin=margin, drawn=drawn)
+        trial.take_drawn(drawn)
+        exact = moved_from(trial.graph, BRIGHTER).intersection(values)
+        return ranges | dict.fromkeys(exact, PIXELS)
 
 
 def _look(trial: Trial, budget_db: float, progress: Callable[[str], None]) -> Survey:
