@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ from coronet_deploy.export.interpret import Walk
 
 _DRAWINGS, _SEED = 2, 0
 _PARTS = 16  # along each axis of a picture
-_HELD = 1 << 26  # bytes of values between two places that are gone back to
+_HELD = 1 << 26  # bytes of values between two places that are gone back to, at least
+_MOST_PLACES = 8
 
 Error = Callable[[Walk, Tensor], Tensor]
 """Of a walk that stands before a value, and the value as the walk makes it: what is added to it."""
@@ -89,17 +91,39 @@ def _back(
 
 def _places(graph: Graph, picture: FloatArray, held: int) -> list[tuple[Walk, int]]:
     """Return walks at places along the graph, each with the nodes to the next one."""
-    walk = Walk(graph, picture, [OUTPUT])
-    places, start, taken = [], walk.fork(), 0
-    for place, node in enumerate(graph.nodes, 1):
-        taken += 4 * math.prod(graph.shapes[node.output])
-        if taken > held or place == len(graph.nodes):
-            places.append((start, place - start.place))
-            if place < len(graph.nodes):
-                for _ in range(place - start.place):
-                    walk.step(walk.compute())
-                start, taken = walk.fork(), 0
+    walk, places = Walk(graph, picture, [OUTPUT]), []
+    cuts = _cuts(graph, held)
+    for start, stop in pairwise([*cuts, len(graph.nodes)]):
+        places.append((walk.fork(), stop - start))
+        if stop < len(graph.nodes):
+            for _ in range(start, stop):
+                walk.step(walk.compute())
     return places
+
+
+def _cuts(graph: Graph, held: int) -> list[int]:
+    """Return by how many nodes each place is from the start, the first by none.
+
+    Of the places that are near enough to `held` bytes behind the one before, it is one at which
+    least is alive: that is kept until it is gone back to.
+    """
+    passed, alive, unread, held_now = [0], [0], graph.readers.copy(), dict[str, int]()
+    for node in graph.nodes:
+        held_now[node.output] = 4 * math.prod(graph.shapes[node.output])
+        passed.append(passed[-1] + held_now[node.output])
+        for name in node.inputs:
+            unread[name] -= 1
+            if not unread[name]:
+                held_now.pop(name, None)
+        alive.append(sum(held_now.values()))
+    held, cuts = max(held, passed[-1] // _MOST_PLACES), [0]
+    while behind := range(cuts[-1] + 1, len(graph.nodes)):
+        bytes_to = {n: passed[n] - passed[cuts[-1]] for n in behind}
+        if passed[-1] - passed[cuts[-1]] <= held + held // 2:
+            break
+        near = [n for n in behind if held // 2 <= bytes_to[n] <= held + held // 2]
+        cuts.append(min(near or behind[:1], key=alive.__getitem__))
+    return cuts
 
 
 def _gradient(
