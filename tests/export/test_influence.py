@@ -88,6 +88,16 @@ def test_places_to_begin_anew_from_change_nothing() -> None:
                 assert told[name] == pytest.approx(error, rel=1e-3)
 
 
+def test_a_caller_without_gradients_gets_the_same() -> None:
+    torch.manual_seed(3)
+    graph = _graph(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 3)))
+    told = _told(graph, held=1)
+    assert all(told.values())
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert _told(graph, held=1) == told
+
+
 class _Rooted(nn.Module):
     """Draws the root of what is often nothing, whose gradient is no number."""
 

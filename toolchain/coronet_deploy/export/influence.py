@@ -52,9 +52,10 @@ def mean_squares_shown(
         for _ in range(_DRAWINGS)
     ]
     places = _places(graph, picture, held)
-    while places:  # a place that was gone back to holds on to nothing
-        sums, gradients = _back(*places.pop(), names, error, gradients)
-        found |= {name: total / _DRAWINGS / size for name, total in sums.items()}
+    with torch.inference_mode(mode=False), torch.enable_grad():  # whatever the caller's mode is
+        while places:  # a place that was gone back to holds on to nothing
+            sums, gradients = _back(*places.pop(), names, error, gradients)
+            found |= {name: total / _DRAWINGS / size for name, total in sums.items()}
     return found
 
 

@@ -95,7 +95,7 @@ class Walk:
         It has gradients with respect to what requires them, if it is `recorded`.
         """
         node, given = self.graph.nodes[self.place], operands or {}
-        with torch.inference_mode(not recorded):
+        with torch.inference_mode(not recorded), torch.set_grad_enabled(recorded):
             arguments = [
                 given[name]
                 if name in given
