@@ -21,7 +21,7 @@ from coronet_deploy.report.lines import Line, lines_of
 from coronet_deploy.report.markup import Markup, definitions, join, tag
 from coronet_deploy.report.model import ArtifactFacts, GroupFacts, ModelFacts, Picture
 from coronet_deploy.report.series import Series, key_of, run_names, series_of
-from coronet_deploy.report.summary import Row, summarize
+from coronet_deploy.report.summary import Row, baselines, summarize
 from coronet_deploy.report.tables import failures
 from coronet_deploy.report.trade_sections import history_section, quality_section, work_section
 from coronet_deploy.report.tradeoffs import (
@@ -58,25 +58,26 @@ def render_report(
 
     `artifacts` are what was just exported; without them the page shows what the run file keeps
     of their manifests. `model` and `pictures` add a section each. `baseline` names the artifact
-    that speed-ups are over. `more` are further runs, each with its own latencies and conditions.
-    `judgements` give the quality to set against latency, `past` the earlier sessions of each row.
-    The same arguments give the same page.
+    that speed-ups are over, in the runs that hold it. `more` are further runs, each with its own
+    latencies and conditions. `judgements` give the quality to set against latency, `past` the
+    earlier sessions of each row. The same arguments give the same page.
 
     Raises:
-        BadInput: the run holds no artifact called `baseline`, or a judgement is of no artifact.
+        BadInput: no run holds an artifact called `baseline`, or a judgement is of no artifact.
         EnvironmentProblem: matplotlib is not installed.
         NothingMeasured: no launch of the run gave a sample.
 
     """
     runs = (run, *more)
+    bases = baselines(runs, baseline)
     # The few figures on top are of one run: others may be of other devices.
-    summaries = (summarize(run, baseline), *map(summarize, more))
+    summaries = map(summarize, runs, bases)
     rows = next((own for own in summaries if any(row.median_ms for row in own)), None)
     if rows is None:
         raise NothingMeasured("no launch gave a sample")
     exported: _Files = {ArtifactFacts.of_artifact(artifact): {} for artifact in artifacts}
     files = exported or _files(runs)
-    parts = {"latency": ("Latency", _latencies(runs, baseline))}
+    parts = {"latency": ("Latency", _latencies(runs, bases))}
     if pictures:
         parts["pictures"] = ("Pictures", sections.pictures_section(pictures))
     parts |= _tradeoffs(runs, judgements, past)
@@ -111,14 +112,13 @@ def render_report(
     return f"<!doctype html>\n{tag('html', _head(heading), tag('body', body), lang='en')}\n"
 
 
-def _latencies(runs: Sequence[Run], baseline: str | None) -> Markup:
-    """Return each run's latencies; with several, the baseline counts where a run has it."""
+def _latencies(runs: Sequence[Run], bases: Sequence[str | None]) -> Markup:
+    """Return each run's latencies, with its speed-ups over its one of `bases`."""
     if len(runs) == 1:
-        return sections.latency_section(runs[0], summarize(runs[0], baseline), baseline)
+        return sections.latency_section(runs[0], summarize(runs[0], bases[0]), bases[0])
     parts = []
     ledes = [_lede(run) for run in runs]
-    for number, (run, lede) in enumerate(zip(runs, ledes, strict=True)):
-        own = baseline if number == 0 or baseline in run.artifacts else None
+    for number, (run, lede, own) in enumerate(zip(runs, ledes, bases, strict=True)):
         rows = summarize(run, own)
         parts.append(tag("h3", lede if ledes.count(lede) == 1 else f"{lede} Run {run.id}."))
         if any(row.median_ms for row in rows):
