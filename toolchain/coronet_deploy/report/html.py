@@ -70,11 +70,12 @@ def render_report(
     """
     runs = (run, *more)
     bases = baselines(runs, baseline)
-    # The few figures on top are of one run: others may be of other devices.
-    summaries = map(summarize, runs, bases)
-    rows = next((own for own in summaries if any(row.median_ms for row in own)), None)
-    if rows is None:
+    # The few figures on top are of one run, named above them: others may be of other devices.
+    summaries = zip(runs, map(summarize, runs, bases), strict=True)
+    shown = next((one for one in summaries if any(row.median_ms for row in one[1])), None)
+    if shown is None:
         raise NothingMeasured("no launch gave a sample")
+    first, rows = shown
     exported: _Files = {ArtifactFacts.of_artifact(artifact): {} for artifact in artifacts}
     files = exported or _files(runs)
     parts = {"latency": ("Latency", _latencies(runs, bases))}
@@ -93,8 +94,8 @@ def render_report(
             tag(
                 "header",
                 tag("h1", heading),
-                tag("p", _lede(run), class_="lede"),
-                _key_figures(rows, _of_run(files, rows[0].run), model),
+                tag("p", _lede(first, len(more)), class_="lede"),
+                _key_figures(rows, _of_run(files, first.id), model),
                 tag("nav", *links, aria_label="Sections"),
             ),
             tag(
@@ -221,12 +222,14 @@ def _head(heading: str) -> Markup:
     )
 
 
-def _lede(run: Run) -> str:
+def _lede(run: Run, more: int = 0) -> str:
+    """Return where and when a run was measured, and how many `more` the page shows."""
     devices = sorted({launch.target.device for launch in run.launches})
     cpu = run.conditions.get("cpu")
     place = f"{', '.join(devices)} ({cpu})" if cpu else ", ".join(devices)
     emulated = "Emulated, not a real device. " if run.emulated else ""
-    return f"{emulated}Measured on {place}, {run.created[:10]}."
+    others = f" {more} more run{'s are' if more > 1 else ' is'} below." if more else ""
+    return f"{emulated}Measured on {place}, {run.created[:10]}.{others}"
 
 
 def _key_figures(
