@@ -41,6 +41,17 @@ def test_two_files_of_one_model_and_type_have_a_column_each(make_run: MakeRun) -
     assert grids_of(Layout.PAPER, alone)[0].heads[2:] == ("m",)
 
 
+def test_rows_are_in_the_order_of_their_threads(make_run: MakeRun) -> None:
+    run = make_run({"m.onnx": 10.0})
+    launches = tuple(
+        replace(one, target=replace(one.target, threads=threads))
+        for one in run.launches
+        for threads in (one.target.threads, 8 * one.target.threads)
+    )
+    latency = grids_of(Layout.PAPER, lines_of(replace(run, launches=launches)))[0]
+    assert [line[2] for line in latency.lines] == ["1", "2", "8", "16"]
+
+
 def test_that_the_newest_of_several_runs_is_shown_is_said(make_run: MakeRun) -> None:
     first = make_run()
     later = replace(first, id="later", created="2026-01-09T00:00:00+00:00")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,6 +132,30 @@ def test_several_runs_stand_one_after_another(cli: Cli, make_run: MakeRun, tmp_p
     assert page.index("it hung") < page.index("<svg") < page.index("other.onnx")
     for name in ("r3", "20260102T030405Z-host-0a0b0c0d", "r2"):
         assert f"<h3>Run {name}</h3>" in page
+
+
+@pytest.mark.parametrize(
+    "form", ["terminal", "markdown", "json", "latex", "html", "terminal --layout full"]
+)
+def test_a_baseline_counts_in_the_runs_that_hold_it(
+    form: str, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = write_run(make_run({"fast.tflite": 26.0}, id="alone"), tmp_path)
+    both = write_run(make_run(), tmp_path)
+    line = ["report", str(alone), str(both), "--format", *form.split()]
+    assert main([*line, "--baseline", "slow.onnx"]) == 0
+    told = capsys.readouterr().out
+    if form == "json":
+        gains = {
+            (row["run"] == "alone", row["speedup"] is None) for row in json.loads(told)["rows"]
+        }
+        assert gains == {(True, True), (False, False)}
+    else:
+        assert re.search(r"\b[34]\.\d\dx", told)
+    assert main([*line, "--baseline", "nobody.onnx"]) == 2
+    error = capsys.readouterr().err
+    assert "none of the runs holds an artifact 'nobody.onnx'" in error
+    assert "fast.tflite, slow.onnx" in error
 
 
 @pytest.mark.parametrize("layout", ["full", "paper"])

@@ -170,6 +170,23 @@ def test_runs_of_one_day_have_headings_of_their_own(pruned: Run) -> None:
     assert headings[1] == "Measured on host (Some CPU), 2026-01-02. Run r3."
 
 
+def test_the_figures_on_top_stand_under_the_run_that_they_are_of(pruned: Run) -> None:
+    other = tuple(
+        replace(one, target=replace(one.target, device="sm8550"), samples_ms=(), error="it hung")
+        for one in pruned.launches
+    )
+    failed = replace(pruned, id="r3", created="2026-01-03T03:04:05+00:00", launches=other)
+
+    def top(page: str) -> str:
+        return page.partition("</header>")[0]
+
+    shown = top(render_report(failed, more=[pruned]))
+    assert "Measured on host (Some CPU), 2026-01-02. 1 more run is below." in shown
+    assert "sm8550" not in shown
+    assert "2 more runs are below." in top(render_report(pruned, more=[failed, again(pruned, 4)]))
+    assert "below" not in top(render_report(pruned))
+
+
 def test_each_run_has_a_history_of_its_own_name(pruned: Run, tmp_path: Path) -> None:
     write_run(again(pruned, 1), tmp_path)
     with open_past(str(tmp_path)) as past:

@@ -169,6 +169,20 @@ def test_without_judgements_parity_is_shown_and_called_so(pruned: Run) -> None:
     assert "It tells what the export lost, not how good the pictures are." in page
 
 
+def test_a_phone_that_draws_this_hosts_very_picture_is_no_nearer_to_torch(pruned: Run) -> None:
+    def shown(on_device: float, run: Run) -> set[float | None]:
+        parity = {"parity": {"psnr_db": on_device, "bound_db": 60.0}}
+        launches = [replace(one, details={**one.details, **parity}) for one in run.launches]
+        lines = lines_of(replace(run, launches=tuple(launches)))
+        assert {one.quality for one in choices(lines, run, [])} <= {one.psnr_db for one in lines}
+        return {one.psnr_db for one in lines}
+
+    assert shown(200.0, pruned) == {108.31}
+    assert shown(65.5, pruned) == {65.5}
+    # What is not known against torch is not told by another comparison.
+    assert shown(65.5, replace(pruned, artifacts={key: {} for key in pruned.artifacts})) == {None}
+
+
 def test_judgements_on_other_grounds_are_refused_by_what_differs(tmp_path: Path) -> None:
     one = judgement(tmp_path, "one.json", "1" * 64)
     other = judgement(tmp_path, "other.json", "2" * 64, generated=50)

@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "against models)",
     )
     parser.add_argument(
-        "--baseline", metavar="ARTIFACT", help="give each row's speed-up over this artifact's"
+        "--baseline",
+        metavar="ARTIFACT",
+        help="give each row's speed-up over this artifact's, in the runs that hold it",
     )
     page = parser.add_argument_group("the page (--format html)")
     page.add_argument(
@@ -187,13 +189,18 @@ def _text(
     from coronet_deploy.report import tables
     from coronet_deploy.report.figures import caveats, printable
     from coronet_deploy.report.lines import json_line, lines_of
-    from coronet_deploy.report.summary import summarize
+    from coronet_deploy.report.summary import baselines, summarize
 
     if layout or form == "latex":
         return _laid_out(form, layout or "full", [one for _, one in runs], baseline, width)
-    summaries = [(path, one, summarize(one, baseline)) for path, one in runs]
+    bases = baselines([one for _, one in runs], baseline)
+    summaries = [
+        (path, one, summarize(one, base)) for (path, one), base in zip(runs, bases, strict=True)
+    ]
     plain = [
-        json_line(line, str(path)) for path, one, _ in summaries for line in lines_of(one, baseline)
+        json_line(line, str(path))
+        for (path, one), base in zip(runs, bases, strict=True)
+        for line in lines_of(one, base)
     ]
     if form == "csv":
         return tables.csv_text(plain)
@@ -243,14 +250,15 @@ def _laid_out(form: str, layout: str, runs: list[Run], baseline: str | None, wid
     from coronet_deploy.report.latex import latex
     from coronet_deploy.report.layouts import Layout, grids_of, legend
     from coronet_deploy.report.lines import lines_of
-    from coronet_deploy.report.summary import summarize
+    from coronet_deploy.report.summary import baselines, summarize
     from coronet_deploy.report.tables import failures
 
-    lines = [line for one in runs for line in lines_of(one, baseline)]
+    bases = baselines(runs, baseline)
+    lines = [line for one, base in zip(runs, bases, strict=True) for line in lines_of(one, base)]
     grids, notes = grids_of(Layout(layout), lines), legend(Layout(layout), lines, baseline)
     said: dict[str, dict[str, None]] = {}
     for one in runs:
-        rows = summarize(one, baseline)
+        rows = summarize(one)
         for text in (*failures(rows), *caveats(one, rows)):
             said.setdefault(text, {})[one.id] = None
     # What is true of all runs is said of none.

@@ -21,7 +21,7 @@ from coronet_deploy.report.lines import Line, lines_of
 from coronet_deploy.report.markup import Markup, definitions, join, tag
 from coronet_deploy.report.model import ArtifactFacts, GroupFacts, ModelFacts, Picture
 from coronet_deploy.report.series import Series, key_of, run_names, series_of
-from coronet_deploy.report.summary import Row, summarize
+from coronet_deploy.report.summary import Row, baselines, summarize
 from coronet_deploy.report.tables import failures
 from coronet_deploy.report.trade_sections import history_section, quality_section, work_section
 from coronet_deploy.report.tradeoffs import (
@@ -58,25 +58,27 @@ def render_report(
 
     `artifacts` are what was just exported; without them the page shows what the run file keeps
     of their manifests. `model` and `pictures` add a section each. `baseline` names the artifact
-    that speed-ups are over. `more` are further runs, each with its own latencies and conditions.
-    `judgements` give the quality to set against latency, `past` the earlier sessions of each row.
-    The same arguments give the same page.
+    that speed-ups are over, in the runs that hold it. `more` are further runs, each with its own
+    latencies and conditions. `judgements` give the quality to set against latency, `past` the
+    earlier sessions of each row. The same arguments give the same page.
 
     Raises:
-        BadInput: the run holds no artifact called `baseline`, or a judgement is of no artifact.
+        BadInput: no run holds an artifact called `baseline`, or a judgement is of no artifact.
         EnvironmentProblem: matplotlib is not installed.
         NothingMeasured: no launch of the run gave a sample.
 
     """
     runs = (run, *more)
-    # The few figures on top are of one run: others may be of other devices.
-    summaries = (summarize(run, baseline), *map(summarize, more))
-    rows = next((own for own in summaries if any(row.median_ms for row in own)), None)
-    if rows is None:
+    bases = baselines(runs, baseline)
+    # The few figures on top are of one run, named above them: others may be of other devices.
+    summaries = zip(runs, map(summarize, runs, bases), strict=True)
+    shown = next((one for one in summaries if any(row.median_ms for row in one[1])), None)
+    if shown is None:
         raise NothingMeasured("no launch gave a sample")
+    first, rows = shown
     exported: _Files = {ArtifactFacts.of_artifact(artifact): {} for artifact in artifacts}
     files = exported or _files(runs)
-    parts = {"latency": ("Latency", _latencies(runs, baseline))}
+    parts = {"latency": ("Latency", _latencies(runs, bases))}
     if pictures:
         parts["pictures"] = ("Pictures", sections.pictures_section(pictures))
     parts |= _tradeoffs(runs, judgements, past)
@@ -92,8 +94,8 @@ def render_report(
             tag(
                 "header",
                 tag("h1", heading),
-                tag("p", _lede(run), class_="lede"),
-                _key_figures(rows, _of_run(files, rows[0].run), model),
+                tag("p", _lede(first, len(more)), class_="lede"),
+                _key_figures(rows, _of_run(files, first.id), model),
                 tag("nav", *links, aria_label="Sections"),
             ),
             tag(
@@ -111,14 +113,13 @@ def render_report(
     return f"<!doctype html>\n{tag('html', _head(heading), tag('body', body), lang='en')}\n"
 
 
-def _latencies(runs: Sequence[Run], baseline: str | None) -> Markup:
-    """Return each run's latencies; with several, the baseline counts where a run has it."""
+def _latencies(runs: Sequence[Run], bases: Sequence[str | None]) -> Markup:
+    """Return each run's latencies, with its speed-ups over its one of `bases`."""
     if len(runs) == 1:
-        return sections.latency_section(runs[0], summarize(runs[0], baseline), baseline)
+        return sections.latency_section(runs[0], summarize(runs[0], bases[0]), bases[0])
     parts = []
     ledes = [_lede(run) for run in runs]
-    for number, (run, lede) in enumerate(zip(runs, ledes, strict=True)):
-        own = baseline if number == 0 or baseline in run.artifacts else None
+    for number, (run, lede, own) in enumerate(zip(runs, ledes, bases, strict=True)):
         rows = summarize(run, own)
         parts.append(tag("h3", lede if ledes.count(lede) == 1 else f"{lede} Run {run.id}."))
         if any(row.median_ms for row in rows):
@@ -221,12 +222,14 @@ def _head(heading: str) -> Markup:
     )
 
 
-def _lede(run: Run) -> str:
+def _lede(run: Run, more: int = 0) -> str:
+    """Return where and when a run was measured, and how many `more` the page shows."""
     devices = sorted({launch.target.device for launch in run.launches})
     cpu = run.conditions.get("cpu")
     place = f"{', '.join(devices)} ({cpu})" if cpu else ", ".join(devices)
     emulated = "Emulated, not a real device. " if run.emulated else ""
-    return f"{emulated}Measured on {place}, {run.created[:10]}."
+    others = f" {more} more run{'s are' if more > 1 else ' is'} below." if more else ""
+    return f"{emulated}Measured on {place}, {run.created[:10]}.{others}"
 
 
 def _key_figures(

@@ -165,7 +165,12 @@ def _paper(lines: Sequence[Line]) -> list[Grid]:
         cells.setdefault(row, {})[model] = own[-1]
     models = list(dict.fromkeys(column(line) for line in lines))
     devices = list(dict.fromkeys(line.device for line in lines))
-    ordered = sorted(cells, key=lambda row: (devices.index(row[0]), _place(row[1]), row[2:]))
+
+    def place(row: tuple[str, ...]) -> tuple[int, tuple[int, str], str, int]:
+        target = next(iter(cells[row].values())).row.target
+        return devices.index(row[0]), _place(row[1]), target.backend, target.threads
+
+    ordered = sorted(cells, key=place)
     body = tuple((*row, *(_cell(cells[row].get(model)) for model in models)) for row in ordered)
     start = shared_start(models)
     heads = ("Chipset", "Type", *(head for head, _ in extra))

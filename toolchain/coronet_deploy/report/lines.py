@@ -25,7 +25,8 @@ class Line:
 
     `twin` names the unpruned twin's artifact, `over_twin` and `over_fp32` are its and the FP32
     file's medians over this one's. `nodes_taken` of `nodes` of the graph ran on the back end.
-    `psnr_db` is what was measured on the device, or else when the artifact was exported.
+    `psnr_db` is export's, against torch, or the device's, against this host's picture, where that
+    is lower.
     """
 
     row: Row
@@ -101,7 +102,6 @@ def _line(run: Run, row: Row, details: Mapping[str, Any]) -> Line:
     plan = _table(_table(manifest, "source"), "plan")
     contract = _table(manifest, "input")
     groups = _table(plan, "groups")
-    on_device = _table(details, "parity").get("psnr_db")
     runtime = manifest.get("runtime") or Path(row.artifact).suffix.removeprefix(".")
     shape = contract.get("shape")
     size = tuple(sorted(shape, key=repr)) if isinstance(shape, list | tuple) else None
@@ -114,7 +114,7 @@ def _line(run: Run, row: Row, details: Mapping[str, Any]) -> Line:
         dtype=None if manifest.get("dtype") is None else str(manifest["dtype"]),
         kind=(str(runtime), plan.get("architecture"), plan.get("norm"), size),
         channels=_channels(groups),
-        psnr_db=float(on_device) if isinstance(on_device, int | float) else row.psnr_db,
+        psnr_db=_parity(row.psnr_db, _table(details, "parity").get("psnr_db")),
         nodes_taken=_count(details.get("nodes_taken")),
         nodes=_count(details.get("nodes")),
     )
@@ -148,6 +148,13 @@ def _is_twin(other: Line, line: Line) -> bool:
         return False
     wider = [other.channels[name] - count for name, count in line.channels.items()]
     return min(wider) >= 0 and max(wider) > 0
+
+
+def _parity(exported_db: float | None, on_device: object) -> float | None:
+    """Return the lower of both: a device that draws this host's very picture does not mend it."""
+    if exported_db is None or not isinstance(on_device, int | float):
+        return exported_db
+    return min(exported_db, float(on_device))
 
 
 def _ratio(base: Line, line: Line) -> float | None:

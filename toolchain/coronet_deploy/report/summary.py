@@ -91,6 +91,21 @@ def summarize(run: Run, baseline: str | None = None) -> tuple[Row, ...]:
     return tuple(replace(row, speedup=_speedup(medians.get(row.target), row)) for row in rows)
 
 
+def baselines(runs: Sequence[Run], baseline: str | None) -> list[str | None]:
+    """Return `baseline` for each of `runs` that holds an artifact of that name, None for others.
+
+    Raises:
+        BadInput: no run does.
+
+    """
+    held = [baseline if baseline in run.artifacts else None for run in runs]
+    if baseline is not None and baseline not in held:
+        known = ", ".join(dict.fromkeys(name for run in runs for name in run.artifacts))
+        which = f"run {runs[0].id} holds no" if len(runs) == 1 else "none of the runs holds an"
+        raise BadInput(f"{which} artifact {baseline!r}", hint=f"there is {known}")
+    return held
+
+
 def median_interval(launch_medians_ms: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the median of `launch_medians_ms` (two or more).
 
