@@ -15,9 +15,10 @@ NEW_ENOUGH := import sys; sys.version_info >= (3, 11) or \
 demo: $(STAMP) ## environment, then: inspect, materialize, export, verify, bench, report
 	$(BIN)/coronet-deploy demo --output out
 
+# Without bytecode every command that a test starts would compile the package anew.
 test: $(STAMP) lint ## environment, then everything CI runs, a process a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-		--no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto \
+		--maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.manifest import Source
+from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.images import Array, from_pixels
 from coronet_deploy.networks.generator import build_generator, full_plan
@@ -92,18 +93,28 @@ def artifacts(dtypes: Iterable[DType]) -> list[tuple[Runtime, DType]]:
     return [(runtime, d) for runtime, d in product(Runtime, dtypes) if d is not others[runtime]]
 
 
-def draw_built(
-    network: nn.Module, runtime: Runtime, dtype: DType, pictures: Pictures, folder: Path
-) -> tuple[float, bool]:
-    """Return how many dB an artifact is from torch at worst, and whether it is one part."""
-    _, height, width, channels = pictures.values[0].shape
-    graph = capture(network, height, width, channels)
-    built = build(graph, runtime, dtype, own_subject(network), pictures)
-    path = folder / f"own{runtime.suffix}"
-    path.write_bytes(built.data)
-    with open_session(path, runtime, 1) as session:
-        apart = [psnr_db(run_torch(network, x), session.run(x)) for x in pictures.values]
-        return min(apart), session.partitions.fully_accelerated
+class Shared:
+    """A network that was captured, studied and drawn by torch once for all of its artifacts."""
+
+    def __init__(self, network: nn.Module, pictures: Pictures) -> None:
+        _, height, width, channels = pictures.values[0].shape
+        self._subject = own_subject(network)
+        self._study = Study(capture(network, height, width, channels), pictures)
+        self._drawn = [run_torch(network, x) for x in pictures.values]
+
+    def draw(self, runtime: Runtime, dtype: DType, folder: Path) -> tuple[float, bool]:
+        """Return how many dB an artifact is from torch at worst, and whether it is one part."""
+        study = self._study
+        built = build(study.graph, runtime, dtype, self._subject, study.pictures, study=study)
+        path = folder / f"own{runtime.suffix}"
+        path.write_bytes(built.data)
+        with open_session(path, runtime, 1) as session:
+            drawn = map(session.run, study.pictures.values)
+            apart = [psnr_db(*both) for both in zip(self._drawn, drawn, strict=True)]
+            return min(apart), session.partitions.fully_accelerated
+
+
+Share = Callable[[Hashable, Callable[[], nn.Module], Pictures], Shared]
 
 
 def small_checkpoint(folder: Path) -> Path:

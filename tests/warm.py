@@ -30,8 +30,13 @@ COMMANDS = {"inspect", "materialize", "export", "verify", "evaluate", "train"}
 
 # None starts a thread, which a fork would not have: ONNX Runtime does.
 _PRELOADED = (
-    "numpy", "PIL.Image", "torch", "torch.export._trace", "safetensors.torch", "onnx",
-    "ai_edge_litert.interpreter", "pydantic", "rich.console", "rich.table",
+    "numpy", "PIL.Image", "PIL.ImageDraw", "PIL.ImageFont", "PIL.JpegImagePlugin",
+    "PIL.PngImagePlugin", "torch", "torch.export._trace", "torch.fx.experimental.validator",
+    "torch._inductor.compiler_bisector", "torch._inductor.sizevars",
+    "torch._subclasses.schema_check_mode", "safetensors.torch", "onnx", "flatbuffers",
+    "ai_edge_litert.interpreter", "ai_edge_litert.schema_py_generated", "pydantic.main",
+    "pydantic.functional_validators", "pydantic.json_schema", "pydantic.types", "rich.console",
+    "rich.table",
 )  # fmt: skip
 # What Python and these libraries read as they start.
 _READ_AT_START = (
@@ -46,13 +51,19 @@ _READ_AT_START = (
     "TORCH",
     "CUDA",
 )
+# But not this, which torch writes itself into the environment of every process that exports.
+_WRITTEN_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"
 _MOST_BYTES = 1 << 17
 
 
 def starts_alike(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Return whether a process starts in both environments as in each other."""
     first, second = (
-        {name: value for name, value in each.items() if name.startswith(_READ_AT_START)}
+        {
+            name: value
+            for name, value in each.items()
+            if name.startswith(_READ_AT_START) and name != _WRITTEN_BY_TORCH
+        }
         for each in (one, other)
     )
     return first == second

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.vocabulary import Architecture
+from lowering import Share, Shared
 
 _CODE = """
 import torch
@@ -189,3 +190,17 @@ def resnet() -> nn.Module:
     """Return a ResNet-6 of width 4, seeded weights."""
     torch.manual_seed(2)
     return build_generator(full_plan(Architecture.RESNET_6, width=4)).eval()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Share:
+    """Return what makes a network when its name is first called, and keeps it for the file."""
+    made: dict[Hashable, Shared] = {}
+
+    def share(name: Hashable, make: Callable[[], nn.Module], pictures: Pictures) -> Shared:
+        if name not in made:
+            torch.manual_seed(0)
+            made[name] = Shared(make().eval(), pictures)
+        return made[name]
+
+    return share

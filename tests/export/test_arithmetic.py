@@ -14,15 +14,12 @@ from torch.nn import functional as F
 
 from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export.build import build
 from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
-from coronet_deploy.verify.parity import psnr_db
-from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import difference, own_subject, run_torch, smooth_picture
+from lowering import Share, difference, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -159,16 +156,12 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
 @pytest.mark.parametrize("name", _WHAT)
 @pytest.mark.parametrize(("runtime", "dtype"), list(product(Runtime, _FLOATS)))
 def test_what_is_written_by_hand_is_one_part_in_float(
-    runtime: Runtime, dtype: DType, name: str, pictures: Pictures, tmp_path: Path
+    runtime: Runtime, dtype: DType, name: str, shared: Share, pictures: Pictures, tmp_path: Path
 ) -> None:
-    network = _Own(_WHAT[name]).eval()
-    built = build(capture(network, 60, 88), runtime, dtype, own_subject(network), pictures)
-    path = tmp_path / f"own{runtime.suffix}"
-    path.write_bytes(built.data)
-    with open_session(path, runtime, 1) as session:
-        assert session.partitions.fully_accelerated
-        for picture in pictures.values:
-            assert psnr_db(run_torch(network, picture), session.run(picture)) >= _FLOATS[dtype]
+    network = shared(name, lambda: _Own(_WHAT[name]), pictures)
+    least, whole = network.draw(runtime, dtype, tmp_path)
+    assert whole
+    assert least >= _FLOATS[dtype]
 
 
 @pytest.mark.parametrize("name", _IN_INTEGERS)
@@ -182,19 +175,12 @@ def test_what_is_written_by_hand_is_one_part_in_float(
     ],
 )
 def test_what_is_written_by_hand_computes_in_integers_or_is_refused(
-    runtime: Runtime, dtype: DType, name: str, pictures: Pictures, tmp_path: Path
+    runtime: Runtime, dtype: DType, name: str, shared: Share, pictures: Pictures, tmp_path: Path
 ) -> None:
-    network = _Own(_WHAT[name]).eval()
-    graph = capture(network, 60, 88)
+    network = shared(name, lambda: _Own(_WHAT[name]), pictures)
     if name in _NO_INTEGERS:
         with pytest.raises(ConversionFailed) as caught:
-            build(graph, runtime, dtype, own_subject(network), pictures)
+            network.draw(runtime, dtype, tmp_path)
         assert _NO_INTEGERS[name] in str(caught.value)
         return
-    built = build(graph, runtime, dtype, own_subject(network), pictures)
-    path = tmp_path / f"own{runtime.suffix}"
-    path.write_bytes(built.data)
-    with open_session(path, runtime, 1) as session:
-        for picture in pictures.values:
-            drawn = session.run(picture)
-            assert psnr_db(run_torch(network, picture), drawn) >= _INTEGERS[dtype]
+    assert network.draw(runtime, dtype, tmp_path)[0] >= _INTEGERS[dtype]

@@ -16,7 +16,7 @@ from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import INTEGER, LEAST_DB, artifacts, difference, draw_built, run_torch, smooth_picture
+from lowering import INTEGER, LEAST_DB, Share, artifacts, difference, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
@@ -99,9 +99,9 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
 
 @pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_bands_and_back_are_one_part_in_every_number_type(
-    runtime: Runtime, dtype: DType, pictures: Pictures, tmp_path: Path
+    runtime: Runtime, dtype: DType, shared: Share, pictures: Pictures, tmp_path: Path
 ) -> None:
-    least, whole = draw_built(_Own(_wavelets).eval(), runtime, dtype, pictures, tmp_path)
+    least, whole = shared("bands", lambda: _Own(_wavelets), pictures).draw(runtime, dtype, tmp_path)
     assert least >= LEAST_DB[dtype]
     assert whole or dtype in INTEGER
 

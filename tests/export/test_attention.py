@@ -21,10 +21,8 @@ from coronet_deploy.export.capture import capture
 from coronet_deploy.export.cost import graph_macs, node_macs
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
-from coronet_deploy.verify.parity import psnr_db
-from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import difference, own_subject, run_torch, smooth_picture
+from lowering import Share, difference, own_subject, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -167,16 +165,12 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
 @pytest.mark.parametrize("name", ["places", "channels", "tokens", "context", "letters"])
 @pytest.mark.parametrize(("runtime", "dtype"), list(product(Runtime, _LEAST_DB)))
 def test_attention_is_one_part_in_float(
-    runtime: Runtime, dtype: DType, name: str, pictures: Pictures, tmp_path: Path
+    runtime: Runtime, dtype: DType, name: str, shared: Share, pictures: Pictures, tmp_path: Path
 ) -> None:
-    network = _Own(_WHAT[name]).eval()
-    built = build(capture(network, 40, 48), runtime, dtype, own_subject(network), pictures)
-    path = tmp_path / f"own{runtime.suffix}"
-    path.write_bytes(built.data)
-    with open_session(path, runtime, 1) as session:
-        assert session.partitions.fully_accelerated
-        for picture in pictures.values:
-            assert psnr_db(run_torch(network, picture), session.run(picture)) >= _LEAST_DB[dtype]
+    network = shared(name, lambda: _Own(_WHAT[name]), pictures)
+    least, whole = network.draw(runtime, dtype, tmp_path)
+    assert whole
+    assert least >= _LEAST_DB[dtype]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import warm
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
@@ -29,6 +32,14 @@ def test_the_graph_draws_what_the_network_draws(architecture: Architecture, norm
     graph = capture(network, 128, 256)
     assert graph.input_shape == graph.output_shape == (1, 128, 256, 3)
     assert np.abs(interpret(graph, picture) - run_torch(network, picture)).max() < 1e-4
+
+
+def test_commands_start_after_a_capture_as_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else no command would be forked any more once a test has captured in its own process."""
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    before = dict(os.environ)
+    capture(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), 4, 4)
+    assert warm.starts_alike(os.environ, before)
 
 
 class _Everything(nn.Module):

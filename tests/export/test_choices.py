@@ -16,7 +16,7 @@ from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import INTEGER, LEAST_DB, artifacts, difference, draw_built, run_torch, smooth_picture
+from lowering import INTEGER, LEAST_DB, Share, artifacts, difference, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
@@ -94,14 +94,14 @@ def test_the_smallest_number_above_another_is_above_it(number: float) -> None:
 @pytest.mark.parametrize("name", ["exponential", "by a mask", "signs", "by tensors", "rectified"])
 @pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_choices_are_one_part_in_every_number_type_or_refused(
-    runtime: Runtime, dtype: DType, name: str, odd_pictures: Pictures, tmp_path: Path
+    runtime: Runtime, dtype: DType, name: str, shared: Share, odd_pictures: Pictures, tmp_path: Path
 ) -> None:
-    network = _Own(_WHAT[name]).eval()
+    network = shared(name, lambda: _Own(_WHAT[name]), odd_pictures)
     if dtype in INTEGER and name not in {"by a mask", "by tensors"}:
         with pytest.raises(ConversionFailed, match=r"computes in no integers.*int8"):
-            draw_built(network, runtime, dtype, odd_pictures, tmp_path)
+            network.draw(runtime, dtype, tmp_path)
         return
-    least, whole = draw_built(network, runtime, dtype, odd_pictures, tmp_path)
+    least, whole = network.draw(runtime, dtype, tmp_path)
     assert least >= LEAST_DB[dtype]
     assert whole or dtype in INTEGER
 

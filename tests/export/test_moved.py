@@ -14,15 +14,12 @@ from torch.nn import functional as F
 
 from coronet_deploy.coronet.zoo import bundled_pictures
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export.build import build
 from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
-from coronet_deploy.verify.parity import psnr_db
-from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import INTEGER, LEAST_DB, difference, own_subject, run_torch, smooth_picture
+from lowering import INTEGER, LEAST_DB, Share, difference, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -147,21 +144,16 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
     ],
 )
 def test_moved_numbers_are_one_part_in_every_number_type(
-    runtime: Runtime, dtype: DType, name: str, pictures: Pictures, tmp_path: Path
+    runtime: Runtime, dtype: DType, name: str, shared: Share, pictures: Pictures, tmp_path: Path
 ) -> None:
-    network = _Own(_WHAT[name]).eval()
-    graph = capture(network, 60, 88)
+    network = shared(name, lambda: _Own(_WHAT[name]), pictures)
     if dtype in INTEGER and name in _NO_INTEGERS:
         with pytest.raises(ConversionFailed, match="computes in no integers"):
-            build(graph, runtime, dtype, own_subject(network), pictures)
+            network.draw(runtime, dtype, tmp_path)
         return
-    built = build(graph, runtime, dtype, own_subject(network), pictures)
-    path = tmp_path / f"own{runtime.suffix}"
-    path.write_bytes(built.data)
-    with open_session(path, runtime, 1) as session:
-        assert dtype in INTEGER or session.partitions.fully_accelerated
-        for picture in pictures.values:
-            assert psnr_db(run_torch(network, picture), session.run(picture)) >= LEAST_DB[dtype]
+    least, whole = network.draw(runtime, dtype, tmp_path)
+    assert dtype in INTEGER or whole
+    assert least >= LEAST_DB[dtype]
 
 
 def test_channels_last_cost_no_transpose() -> None:

@@ -15,7 +15,6 @@ from coronet_deploy.errors import BadInput
 from coronet_deploy.export.build import Built, build, emit
 from coronet_deploy.export.calibrate import Pictures, choose, read_pictures
 from coronet_deploy.export.capture import capture
-from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.schemes import refusal
@@ -59,31 +58,38 @@ def _worst_db(references: tuple[Array, ...], outputs: list[Array]) -> float:
     ],
 )
 def test_the_bundled_generator_keeps_its_picture(
-    bundled: tuple[Subject, Graph, Pictures, Pictures, tuple[Array, ...]],
+    bundled: tuple[Subject, Study, Pictures, tuple[Array, ...]],
+    float_file: int,
     runtime: Runtime,
     dtype: DType,
     least_db: float,
     tmp_path: Path,
 ) -> None:
-    subject, graph, pictures, calibration, references = bundled
-    built = build(graph, runtime, dtype, subject, calibration)
+    subject, study, pictures, references = bundled
+    built = build(study.graph, runtime, dtype, subject, study.pictures, study=study)
     outputs, _, _ = _draw(built, runtime, pictures, tmp_path)
     assert _worst_db(references, outputs) >= least_db
     if dtype is DType.INT8:
         with open_session(tmp_path / f"artifact{runtime.suffix}", runtime, threads=1) as session:
             assert session.partitions.fully_accelerated
     if dtype is not DType.FP16:
-        float_file = len(emit_onnx(lower(graph, Runtime.ONNX)[0], DType.FP32, {}))
         assert len(built.data) <= 0.30 * float_file
 
 
 @pytest.fixture(scope="module")
-def bundled() -> tuple[Subject, Graph, Pictures, Pictures, tuple[Array, ...]]:
+def bundled() -> tuple[Subject, Study, Pictures, tuple[Array, ...]]:
+    """Return the generator, what its artifacts share as in one export, pictures, what it draws."""
     subject = subject_of(load_checkpoint(bundled_checkpoint()))
     pictures = read_pictures(bundled_pictures(), 256, 256)
     calibration = read_pictures(bundled_calibration(), 256, 256)
-    graph = capture(subject.generator, 256, 256)
-    return subject, graph, pictures, calibration, translate(subject.generator, pictures)
+    study = Study(capture(subject.generator, 256, 256), calibration)
+    return subject, study, pictures, translate(subject.generator, pictures)
+
+
+@pytest.fixture(scope="module")
+def float_file(bundled: tuple[Subject, Study, Pictures, tuple[Array, ...]]) -> int:
+    """Return how many bytes the generator's FP32 file has."""
+    return len(emit_onnx(lower(bundled[1].graph, Runtime.ONNX)[0], DType.FP32, {}))
 
 
 # Small generators: 270,000 weights in 450 operators, so that what stands around weights counts.

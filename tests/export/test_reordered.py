@@ -18,7 +18,7 @@ from coronet_deploy.export.cost import node_macs
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import INTEGER, LEAST_DB, artifacts, difference, draw_built, run_torch, smooth_picture
+from lowering import INTEGER, LEAST_DB, Share, artifacts, difference, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
@@ -201,14 +201,14 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
 @pytest.mark.parametrize("name", ["shifted windows", "grids", "patches", "mixed", "turned"])
 @pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_numbers_in_other_orders_are_one_part_in_every_number_type(
-    runtime: Runtime, dtype: DType, name: str, pictures: Pictures, tmp_path: Path
+    runtime: Runtime, dtype: DType, name: str, shared: Share, pictures: Pictures, tmp_path: Path
 ) -> None:
-    network = _Own(_WHAT[name]).eval()
+    network = shared(name, lambda: _Own(_WHAT[name]), pictures)
     if dtype in INTEGER and name not in _IN_INTEGERS:
         with pytest.raises(ConversionFailed, match="computes in no integers"):
-            draw_built(network, runtime, dtype, pictures, tmp_path)
+            network.draw(runtime, dtype, tmp_path)
         return
-    least, whole = draw_built(network, runtime, dtype, pictures, tmp_path)
+    least, whole = network.draw(runtime, dtype, tmp_path)
     assert least >= LEAST_DB[dtype]
     assert whole or dtype in INTEGER
 

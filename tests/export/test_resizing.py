@@ -13,16 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coronet_deploy.coronet.zoo import bundled_pictures
-from coronet_deploy.export.build import build
 from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
-from coronet_deploy.verify.parity import psnr_db
-from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import difference, own_subject, run_torch, smooth_picture
+from lowering import Share, difference, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -168,14 +165,9 @@ _JOINED = {
     ],
 )
 def test_resized_pictures_are_one_part_in_every_number_type(
-    runtime: Runtime, dtype: DType, name: str, pictures: Pictures, tmp_path: Path
+    runtime: Runtime, dtype: DType, name: str, shared: Share, pictures: Pictures, tmp_path: Path
 ) -> None:
-    network = _Joining(*_JOINED[name]).eval()
-    graph = capture(network, 60, 88)
-    built = build(graph, runtime, dtype, own_subject(network), pictures)
-    path = tmp_path / f"own{runtime.suffix}"
-    path.write_bytes(built.data)
-    with open_session(path, runtime, 1) as session:
-        assert dtype in _INTEGER or session.partitions.fully_accelerated
-        for picture in pictures.values:
-            assert psnr_db(run_torch(network, picture), session.run(picture)) >= _LEAST_DB[dtype]
+    network = shared(name, lambda: _Joining(*_JOINED[name]), pictures)
+    least, whole = network.draw(runtime, dtype, tmp_path)
+    assert dtype in _INTEGER or whole
+    assert least >= _LEAST_DB[dtype]
