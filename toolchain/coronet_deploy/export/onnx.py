@@ -17,7 +17,8 @@ import numpy as np
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import onnx_lines
 from coronet_deploy.export.graph import FLOAT16_MAX, INPUT, OUTPUT, Graph, Node
-from coronet_deploy.export.onnx_operators import TRANSLATIONS, nchw
+from coronet_deploy.export.onnx_axes import nchw
+from coronet_deploy.export.onnx_operators import TRANSLATIONS
 from coronet_deploy.export.operators import Activation
 from coronet_deploy.vocabulary import DType
 

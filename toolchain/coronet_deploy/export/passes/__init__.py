@@ -18,6 +18,7 @@ from coronet_deploy.export.passes.depthwise import SplitDepthwise
 from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
 from coronet_deploy.export.passes.permutations import UnrollPermutations
+from coronet_deploy.export.passes.plain_operators import PlainOperators
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
 from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
 from coronet_deploy.export.passes.rewriting import Pass
@@ -66,6 +67,7 @@ def passes_for(
     folding: tuple[Pass, ...] = (
         MergeUpsampling(),
         FoldBatchNorm(),
+        *((PlainOperators(),) if runtime is Runtime.TFLITE or integer or half else ()),
         *(() if integer else (DropDeadBiases(),)),
     )
     rounding: tuple[Pass, ...] = (RoundWeights(),) if half else ()

@@ -1,0 +1,98 @@
+"""What ONNX Runtime alone is quick at, in operators that all runtimes and number types have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from coronet_deploy.export.aten.composed import grouped, lines, replicated
+from coronet_deploy.export.graph import Edit, Node
+from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
+from coronet_deploy.export.operators import Add, Mean, Mul, Reshape, Rsqrt, Sub
+from coronet_deploy.export.passes.rewriting import Rewrite
+from coronet_deploy.export.permuting import Mirror, factors
+from coronet_deploy.export.pooling import MaxPool2d
+
+
+class PlainOperators(Rewrite):
+    """Takes convolutions and norms of groups apart, padding off a pooling, and mirrors by parts."""
+
+    name: ClassVar[str] = "plain_operators"
+
+    def visit(self, edit: Edit, node: Node) -> str | None:
+        """Return what stands for one of those."""
+        x, *learnt = node.inputs
+        op = node.op
+        if isinstance(op, GroupedConv2d):
+            weight, *bias = (edit.constants[name] for name in learnt)
+            return grouped(edit, op.each, x, weight, bias[0] if bias else None, op.groups)
+        if isinstance(op, GroupNorm):
+            return _normed(edit, op, x, learnt)
+        if isinstance(op, MaxPool2d) and op.padding:
+            # What is beyond a border repeats its pixels, which is no larger.
+            return edit.emit(MaxPool2d(op.kernel, op.stride), replicated(edit, x, op.padding))
+        if isinstance(op, Mirror):
+            for axis in op.axes:
+                x = _mirrored(edit, x, axis)
+            return x
+        return None
+
+
+def _mirrored(edit: Edit, value: str, axis: int) -> str:
+    """Return `value` with its lines across `axis`, 1 or 2, in reverse.
+
+    No runtime's fast path reverses; parts of a whole change places, then parts of those.
+    """
+    n, height, width, channels = shape = edit.shapes[value]
+    left, across = shape[axis], (width if axis == 1 else 1) * channels
+    done = 1 if axis == 1 else height
+    for count in factors(left):
+        left //= count
+        value = edit.emit(Reshape((n, done, count * left, across)), value)
+        parts = [lines(edit, value, 2, place * left, left) for place in reversed(range(count))]
+        value = edit.concat(parts, 2)
+        done *= count
+    return edit.emit(Reshape(shape), value)
+
+
+def _normed(edit: Edit, op: GroupNorm, x: str, learnt: Sequence[str]) -> str:
+    """Return d * rsqrt(mean(d * d) + epsilon), where d = x - mean(x), of each group's channels."""
+    channels = edit.shapes[x][3]
+    centred = edit.emit(Sub(), x, _spread(edit, _group_means(edit, x, op.groups), channels))
+    variance = _group_means(edit, edit.emit(Mul(), centred, centred), op.groups)
+    shifted = edit.emit(Add(), variance, edit.constant([op.epsilon], "epsilon"))
+    factor = _spread(edit, edit.emit(Rsqrt(), shifted), channels)
+    if not learnt:
+        return edit.emit(Mul(), centred, factor)
+    scale, shift = learnt
+    y = edit.emit(Mul(), centred, edit.emit(Mul(), factor, scale))
+    return edit.emit(Add(), y, shift)
+
+
+def _group_means(edit: Edit, x: str, groups: int) -> str:
+    """Return the mean of each group of the channels of `x`: (1, groups, 1, 1).
+
+    Both this shape and that of a number a channel are the same numbers in a row in every layout,
+    so that no runtime has to move any. float32 rounds sums of W, then of H numbers less than one
+    of H * W.
+    """
+    channels = edit.shapes[x][3]
+    for axis in (2, 1, 3) if groups == 1 else (2, 1):
+        if edit.shapes[x][axis] > 1:
+            x = edit.emit(Mean((axis,)), x)
+    if groups == 1:
+        return x
+    apart = edit.emit(Reshape((1, groups, channels // groups, 1)), x)
+    return edit.emit(Mean((2,)), apart)
+
+
+def _spread(edit: Edit, of_groups: str, channels: int) -> str:
+    """Return a number a group as one a channel, (1, 1, 1, channels)."""
+    groups = edit.shapes[of_groups][1]
+    if groups == 1:  # which every operator spreads
+        return of_groups
+    ones = edit.constant(np.ones((1, 1, channels // groups, 1)), "ones")
+    each = edit.emit(Mul(), of_groups, ones)
+    return edit.emit(Reshape((1, 1, 1, channels)), each)
