@@ -71,6 +71,7 @@ class Writer:
         self.graph, self.integer, self.half = graph, integer, half
         self._half_io = half and half_io
         self.in_lines = onnx_lines.values_in_lines(graph) if not integer else frozenset[str]()
+        self.makers = {node.output: node for node in graph.nodes}
         self.readers: dict[str, list[Node]] = {}
         for node in graph.nodes:
             for name in node.inputs:
