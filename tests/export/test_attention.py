@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,12 @@ from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.cost import graph_macs, node_macs
 from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.passes import lower
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import difference, own_subject, run_torch, smooth_picture
+from lowering import difference, own_subject, run_onnx, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -237,3 +239,14 @@ def test_what_is_no_attention_of_one_picture_says_why(
         capture(_Own(what), 16, 24)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_onnx_product_reads_a_matrix_either_way() -> None:
+    network, picture = _Own(_WHAT["channels"]).eval(), smooth_picture(32, 40)
+    graph, _ = lower(capture(network, 32, 40), Runtime.ONNX)
+    data = emit_onnx(graph, DType.FP32, {})
+    assert np.abs(run_onnx(data, picture) - run_torch(network, picture)).max() < 3e-6
+    written = {output for node in onnx.load_from_string(data).graph.node for output in node.output}
+    turned = [node.output for node in graph.nodes if node.op.kind == "turn"]
+    assert turned
+    assert not written.intersection(turned)
