@@ -241,8 +241,15 @@ def test_what_is_no_attention_of_one_picture_says_why(
     assert "\n" not in str(caught.value)
 
 
+def _of_one_head(n: _Own, x: Tensor) -> Tensor:
+    flat = n.value(x).flatten(2)
+    shares = (flat @ n.out(x).flatten(2).mT).softmax(-1)
+    drawn: Tensor = x + (shares @ flat).view_as(x)
+    return drawn
+
+
 def test_an_onnx_product_reads_a_matrix_either_way() -> None:
-    network, picture = _Own(_WHAT["channels"]).eval(), smooth_picture(32, 40)
+    network, picture = _Own(_of_one_head).eval(), smooth_picture(32, 40)
     graph, _ = lower(capture(network, 32, 40), Runtime.ONNX)
     data = emit_onnx(graph, DType.FP32, {})
     assert np.abs(run_onnx(data, picture) - run_torch(network, picture)).max() < 3e-6
@@ -250,3 +257,12 @@ def test_an_onnx_product_reads_a_matrix_either_way() -> None:
     turned = [node.output for node in graph.nodes if node.op.kind == "turn"]
     assert turned
     assert not written.intersection(turned)
+
+
+@pytest.mark.parametrize(("name", "products"), [("channels", 2), ("heads", 2), ("tokens", 2)])
+def test_heads_are_computed_at_once_and_places_scaled_before(name: str, products: int) -> None:
+    graph = capture(_Own(_WHAT[name]).eval(), 32, 40)
+    assert graph.count()["matmul"] == products
+    if name != "channels":  # which scales by a number a head
+        (shares,) = (node.inputs[0] for node in graph.nodes if node.op.kind == "softmax")
+        assert [n.op.kind for n in graph.nodes if n.output == shares] == ["matmul"]
