@@ -22,6 +22,8 @@ from coronet_deploy.export.arithmetic import (
     Clamp,
     Div,
     Exp,
+    GeluByTanh,
+    HardSigmoid,
     HardSwish,
     Log,
     Maximum,
@@ -30,7 +32,7 @@ from coronet_deploy.export.arithmetic import (
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
 from coronet_deploy.export.operators import Activation, Operator, Padding
-from coronet_deploy.export.permuting import Mirror, Permute, Transpose
+from coronet_deploy.export.permuting import Mirror, Permute, PickChannels, Transpose
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.products import MatMul, Softmax, Turn
 from coronet_deploy.export.resizing import ResizeBilinear
@@ -222,7 +224,9 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Elu: lambda _, x: F.elu(x),
     ops.Gelu: lambda _, x: F.gelu(x),
     Clamp: lambda op, x: torch.clamp(x, op.low, op.high),
+    HardSigmoid: lambda _, x: F.hardsigmoid(x),
     HardSwish: lambda _, x: F.hardswish(x),
+    GeluByTanh: lambda _, x: F.gelu(x, approximate="tanh"),
     ops.Tanh: lambda _, x: torch.tanh(x),
     ops.Sigmoid: lambda _, x: torch.sigmoid(x),
     ops.Rsqrt: lambda _, x: torch.rsqrt(x),
@@ -232,6 +236,7 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     MatMul: lambda op, a, b: a @ (b.transpose(2, 3) if op.turned else b),
     Turn: lambda _, x: x.transpose(2, 3).contiguous(),
     Permute: _permute,
+    PickChannels: lambda op, x: x[..., list(op.order)],
     Mirror: lambda op, x: x.flip(op.axes),
     Transpose: lambda op, x: x.permute(op.order).contiguous(),
     Softmax: lambda _, x: torch.softmax(x, 3),

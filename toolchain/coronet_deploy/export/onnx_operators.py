@@ -14,6 +14,8 @@ from coronet_deploy.export.arithmetic import (
     Clamp,
     Div,
     Exp,
+    GeluByTanh,
+    HardSigmoid,
     HardSwish,
     Log,
     Maximum,
@@ -23,7 +25,7 @@ from coronet_deploy.export.graph import Node
 from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
 from coronet_deploy.export.onnx_axes import TO_NCHW, nchw
 from coronet_deploy.export.operators import Operator, Padding, Shape
-from coronet_deploy.export.permuting import Mirror
+from coronet_deploy.export.permuting import Mirror, PickChannels
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.products import Softmax, Turn
 from coronet_deploy.export.resizing import ResizeBilinear
@@ -105,6 +107,16 @@ def _leaky_relu(writer: Writer, op: ops.LeakyRelu, node: Node) -> None:
     writer.node("LeakyRelu", list(node.inputs), node, alpha=op.slope)
 
 
+def _hard_sigmoid(writer: Writer, op: HardSigmoid, node: Node) -> None:
+    del op
+    writer.node("HardSigmoid", list(node.inputs), node, alpha=1 / 6, beta=0.5)
+
+
+def _gelu_by_tanh(writer: Writer, op: GeluByTanh, node: Node) -> None:
+    del op
+    writer.node("Gelu", list(node.inputs), node, approximate="tanh")
+
+
 def _clamp(writer: Writer, op: Clamp, node: Node) -> None:
     most = float(np.finfo(np.float16 if writer.half else np.float32).max)
     ends = [
@@ -143,6 +155,10 @@ def _mirror(writer: Writer, op: Mirror, node: Node) -> None:
     before = [-(1 << 31)] * len(op.axes)
     bounds = [writer.integers(numbers) for numbers in (back, before, axes, back)]
     writer.node("Slice", [*node.inputs, *bounds], node)
+
+
+def _pick_channels(writer: Writer, op: PickChannels, node: Node) -> None:
+    writer.node("Gather", [*node.inputs, writer.integers(list(op.order))], node, axis=1)
 
 
 def _softmax(writer: Writer, op: Softmax, node: Node) -> None:
@@ -252,7 +268,9 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.Elu: _plain("Elu"),
     ops.Gelu: _plain("Gelu"),
     Clamp: _clamp,
+    HardSigmoid: _hard_sigmoid,
     HardSwish: _plain("HardSwish"),
+    GeluByTanh: _gelu_by_tanh,
     ops.Tanh: _plain("Tanh"),
     ops.Sigmoid: _plain("Sigmoid"),
     ops.Rsqrt: _rsqrt,
@@ -261,6 +279,7 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.Mul: _plain("Mul"),
     Turn: _turn,
     Mirror: _mirror,
+    PickChannels: _pick_channels,
     Softmax: _softmax,
     Sqrt: _plain("Sqrt"),
     Exp: _plain("Exp"),

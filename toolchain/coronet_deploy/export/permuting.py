@@ -65,6 +65,18 @@ class Mirror(Elementwise):
     axes: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class PickChannels(Operator):
+    """The channels of a value in `order`, left out or several times too."""
+
+    kind: ClassVar[str] = "pick_channels"
+    order: tuple[int, ...]
+
+    def infer(self, *shapes: Shape) -> Shape:
+        """Return the shape with as many channels as are picked."""
+        return *shapes[0][:3], len(self.order)
+
+
 def factors(number: int) -> list[int]:
     """Return numbers whose product `number` is, 4 where it can be and primes."""
     found, factor = [], 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.aten.composed import enlarged, lines
 from coronet_deploy.export.aten.translation import Moved
 from coronet_deploy.export.graph import Builder
-from coronet_deploy.export.permuting import Mirror, factors
+from coronet_deploy.export.permuting import Mirror, PickChannels, factors
 
 _RANK = 4
-_FEW_RUNS = 5  # of channels that are slices rather than a convolution
+_FEW_RUNS = 5  # of lines
 _MOST_PARTS = 16  # that change places at once
 
 
@@ -178,16 +177,10 @@ def _mirroring(count: int) -> int:
 
 
 def reordered(to: Builder, value: str, order: list[int]) -> str:
-    """Return the channels of `value` in `order`: slices of neighbours, if they are few."""
+    """Return the channels of `value` in `order`."""
     shape = to.shapes[value]
     if order == list(range(shape[3])):
         return value
-    runs = [
-        [channel for _, channel in run]
-        for _, run in itertools.groupby(enumerate(order), key=lambda pair: pair[1] - pair[0])
-    ]
-    if len(runs) > _FEW_RUNS:
-        kernel = np.eye(shape[3])[order][:, None, None, :]
-        return to.emit(ops.Conv2d(), value, to.constant(kernel, "picks"))
-    parts = [to.emit(ops.Slice((0, 0, 0, run[0]), (*shape[:3], len(run))), value) for run in runs]
-    return to.concat(parts, 3)
+    if order == list(range(order[0], order[0] + len(order))):
+        return to.emit(ops.Slice((0, 0, 0, order[0]), (*shape[:3], len(order))), value)
+    return to.emit(PickChannels(tuple(order)), value)

@@ -2,42 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import numpy as np
 
-from coronet_deploy.export.aten.composed import grouped, lines, replicated
+from coronet_deploy.export.arithmetic import GeluByTanh, HardSigmoid
+from coronet_deploy.export.aten.composed import gate_of, gelu_by_tanh, grouped, lines, replicated
 from coronet_deploy.export.graph import Edit, Node
 from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
-from coronet_deploy.export.operators import Add, Mean, Mul, Reshape, Rsqrt, Sub
+from coronet_deploy.export.operators import (
+    Add,
+    Conv2d,
+    Mean,
+    Mul,
+    Operator,
+    Reshape,
+    Rsqrt,
+    Slice,
+    Sub,
+)
 from coronet_deploy.export.passes.rewriting import Rewrite
-from coronet_deploy.export.permuting import Mirror, factors
+from coronet_deploy.export.permuting import Mirror, PickChannels, factors
 from coronet_deploy.export.pooling import MaxPool2d
+
+_FEW_RUNS = 5  # of channels that are slices rather than a convolution
 
 
 class PlainOperators(Rewrite):
-    """Takes convolutions and norms of groups apart, padding off a pooling, and mirrors by parts."""
+    """Takes apart what goes over groups, pads, mirrors, and picks, and two curves."""
 
     name: ClassVar[str] = "plain_operators"
 
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return what stands for one of those."""
-        x, *learnt = node.inputs
-        op = node.op
-        if isinstance(op, GroupedConv2d):
-            weight, *bias = (edit.constants[name] for name in learnt)
-            return grouped(edit, op.each, x, weight, bias[0] if bias else None, op.groups)
-        if isinstance(op, GroupNorm):
-            return _normed(edit, op, x, learnt)
-        if isinstance(op, MaxPool2d) and op.padding:
-            # What is beyond a border repeats its pixels, which is no larger.
-            return edit.emit(MaxPool2d(op.kernel, op.stride), replicated(edit, x, op.padding))
-        if isinstance(op, Mirror):
-            for axis in op.axes:
-                x = _mirrored(edit, x, axis)
-            return x
+        form = _FORMS.get(type(node.op))
+        return None if form is None else form(edit, node.op, *node.inputs)
+
+
+def _apart(edit: Edit, op: GroupedConv2d, x: str, *learnt: str) -> str:
+    """Return the convolutions of each group, joined."""
+    weight, *bias = (edit.constants[name] for name in learnt)
+    return grouped(edit, op.each, x, weight, bias[0] if bias else None, op.groups)
+
+
+def _pooled(edit: Edit, op: MaxPool2d, x: str) -> str | None:
+    """Repeat the pixels of the border beyond it, which are no larger."""
+    if not op.padding:
         return None
+    return edit.emit(MaxPool2d(op.kernel, op.stride), replicated(edit, x, op.padding))
+
+
+def _turned(edit: Edit, op: Mirror, x: str) -> str:
+    for axis in op.axes:
+        x = _mirrored(edit, x, axis)
+    return x
+
+
+def _picked(edit: Edit, op: PickChannels, value: str) -> str:
+    """Return slices of neighbours, if they are few, else a convolution of one tap a channel."""
+    shape, order = edit.shapes[value], op.order
+    runs = [
+        [channel for _, channel in run]
+        for _, run in itertools.groupby(enumerate(order), key=lambda pair: pair[1] - pair[0])
+    ]
+    if len(runs) > _FEW_RUNS:
+        kernel = np.eye(shape[3])[list(order)][:, None, None, :]
+        return edit.emit(Conv2d(), value, edit.constant(kernel, "picks"))
+    parts = [edit.emit(Slice((0, 0, 0, run[0]), (*shape[:3], len(run))), value) for run in runs]
+    return edit.concat(parts, 3)
 
 
 def _mirrored(edit: Edit, value: str, axis: int) -> str:
@@ -57,7 +91,7 @@ def _mirrored(edit: Edit, value: str, axis: int) -> str:
     return edit.emit(Reshape(shape), value)
 
 
-def _normed(edit: Edit, op: GroupNorm, x: str, learnt: Sequence[str]) -> str:
+def _normed(edit: Edit, op: GroupNorm, x: str, *learnt: str) -> str:
     """Return d * rsqrt(mean(d * d) + epsilon), where d = x - mean(x), of each group's channels."""
     channels = edit.shapes[x][3]
     centred = edit.emit(Sub(), x, _spread(edit, _group_means(edit, x, op.groups), channels))
@@ -96,3 +130,14 @@ def _spread(edit: Edit, of_groups: str, channels: int) -> str:
     ones = edit.constant(np.ones((1, 1, channels // groups, 1)), "ones")
     each = edit.emit(Mul(), of_groups, ones)
     return edit.emit(Reshape((1, 1, 1, channels)), each)
+
+
+_FORMS: Mapping[type[Operator], Callable[..., str | None]] = {
+    GroupedConv2d: _apart,
+    GroupNorm: _normed,
+    MaxPool2d: _pooled,
+    Mirror: _turned,
+    PickChannels: _picked,
+    HardSigmoid: lambda edit, _, x: gate_of(edit, x),
+    GeluByTanh: lambda edit, _, x: gelu_by_tanh(edit, x),
+}
