@@ -15,9 +15,18 @@ from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.passes.plain_operators import PlainOperators
+from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import difference, run_onnx, run_torch, smooth_picture, trained
+from lowering import (
+    difference,
+    is_one_partition,
+    run_onnx,
+    run_tflite,
+    run_torch,
+    smooth_picture,
+    trained,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
@@ -122,3 +131,26 @@ def test_a_norm_of_groups_survives_numbers_far_from_zero(
     expected = run_torch(network.double(), picture.astype(np.float64))
     # The deviation is a fiftieth of the mean, which InstanceNormalization draws with 94 dB.
     assert psnr_db(expected.astype(np.float32), drawn) > 105
+
+
+@pytest.mark.parametrize(
+    ("layer", "kept"),
+    [
+        (nn.Conv2d(12, 8, 3, padding=1, groups=4), 1),
+        (nn.Conv2d(12, 18, (3, 2), 2, (1, 0), 2, groups=3, bias=False), 1),
+        (nn.Conv2d(12, 18, 4, 2, (2, 1), groups=2), 1),
+        (nn.Conv2d(72, 4, 1, groups=2), 1),
+        (nn.Conv2d(72, 4, 3, groups=2), 0),
+    ],
+    ids=str,
+)
+def test_xnnpack_takes_narrow_groups_whole(layer: nn.Conv2d, kept: int) -> None:
+    network = nn.Sequential(nn.Conv2d(3, layer.in_channels, 1), layer, nn.ReLU()).eval()
+    picture = smooth_picture(20, 14)
+    before = capture(network, 20, 14)
+    graph, _ = lower(before, Runtime.TFLITE, prefer="size")
+    assert graph.count().get("grouped_conv2d", 0) == kept
+    assert difference(before, graph) < 1e-6
+    data = emit_tflite(graph, DType.FP32, {})
+    assert is_one_partition(data)
+    assert np.abs(run_tflite(data, picture) - run_torch(network, picture)).max() < 2e-6

@@ -1,4 +1,4 @@
-"""Operators over groups of channels (see `operators`): ONNX Runtime has them, XNNPACK has not."""
+"""Operators over groups of channels (see `operators`)."""
 
 from __future__ import annotations
 

@@ -63,11 +63,14 @@ def passes_for(
     wide: bool = False,
 ) -> tuple[Pass, ...]:
     """Return the passes that `lower` runs, in order."""
+    single = not (integer or half)
+    plainly = runtime is Runtime.TFLITE or not single
+    apart = (PlainOperators(keep_narrow=single),) if plainly else ()
     # An integer graph comes with biases that keep a norm's channels in the middle of their range.
     folding: tuple[Pass, ...] = (
         MergeUpsampling(),
         FoldBatchNorm(),
-        *((PlainOperators(),) if runtime is Runtime.TFLITE or integer or half else ()),
+        *apart,
         *(() if integer else (DropDeadBiases(),)),
     )
     rounding: tuple[Pass, ...] = (RoundWeights(),) if half else ()

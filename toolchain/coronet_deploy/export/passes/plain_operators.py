@@ -27,6 +27,7 @@ from coronet_deploy.export.passes.rewriting import Rewrite
 from coronet_deploy.export.permuting import Mirror, PickChannels, factors
 from coronet_deploy.export.pooling import MaxPool2d
 
+_WIDE = 32  # channels of a group, for which Winograd's convolutions are faster by themselves
 _FEW_RUNS = 5  # of channels that are slices rather than a convolution
 
 
@@ -35,8 +36,16 @@ class PlainOperators(Rewrite):
 
     name: ClassVar[str] = "plain_operators"
 
+    def __init__(self, *, keep_narrow: bool = False) -> None:
+        """Take all groups apart, or leave narrow ones, which XNNPACK multiplies as fast."""
+        self._keeps_narrow = keep_narrow
+
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return what stands for one of those."""
+        if self._keeps_narrow and isinstance(node.op, GroupedConv2d):
+            _, *taps, each = edit.shapes[node.inputs[1]]
+            if each < _WIDE or taps == [1, 1]:
+                return None
         form = _FORMS.get(type(node.op))
         return None if form is None else form(edit, node.op, *node.inputs)
 
