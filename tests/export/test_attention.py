@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,10 @@ from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.cost import graph_macs, node_macs
 from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import Share, difference, own_subject, run_torch, smooth_picture
+from lowering import Share, difference, own_subject, run_onnx, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -231,3 +233,30 @@ def test_what_is_no_attention_of_one_picture_says_why(
         capture(_Own(what), 16, 24)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def _of_one_head(n: _Own, x: Tensor) -> Tensor:
+    flat = n.value(x).flatten(2)
+    shares = (flat @ n.out(x).flatten(2).mT).softmax(-1)
+    drawn: Tensor = x + (shares @ flat).view_as(x)
+    return drawn
+
+
+def test_an_onnx_product_reads_a_matrix_either_way() -> None:
+    network, picture = _Own(_of_one_head).eval(), smooth_picture(32, 40)
+    graph, _ = lower(capture(network, 32, 40), Runtime.ONNX)
+    data = emit_onnx(graph, DType.FP32, {})
+    assert np.abs(run_onnx(data, picture) - run_torch(network, picture)).max() < 3e-6
+    written = {output for node in onnx.load_from_string(data).graph.node for output in node.output}
+    turned = [node.output for node in graph.nodes if node.op.kind == "turn"]
+    assert turned
+    assert not written.intersection(turned)
+
+
+@pytest.mark.parametrize(("name", "products"), [("channels", 2), ("heads", 2), ("tokens", 2)])
+def test_heads_are_computed_at_once_and_places_scaled_before(name: str, products: int) -> None:
+    graph = capture(_Own(_WHAT[name]).eval(), 32, 40)
+    assert graph.count()["matmul"] == products
+    if name != "channels":  # which scales by a number a head
+        (shares,) = (node.inputs[0] for node in graph.nodes if node.op.kind == "softmax")
+        assert [n.op.kind for n in graph.nodes if n.output == shares] == ["matmul"]

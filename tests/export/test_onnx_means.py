@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -13,6 +14,21 @@ from coronet_deploy.export.passes import lower
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.vocabulary import DType, Runtime
 from lowering import run_onnx, run_torch, smooth_picture
+
+
+class _Weighed(nn.Module):
+    """Normalises each channel by hand, whose numbers lie far from zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x) + 10
+        centred = y - y.mean((2, 3), keepdim=True)
+        square = (centred * centred).mean((2, 3), keepdim=True)
+        normed: Tensor = centred / torch.sqrt(square + 1e-5)
+        return normed
 
 
 class _Normed(nn.Module):
@@ -51,3 +67,19 @@ def test_float16_and_single_pixels_keep_the_sum() -> None:
     assert "MatMul" not in _kinds(emit_onnx(graph, DType.FP16, {}))
     graph, _ = lower(capture(_Normed().eval(), 1, 1), Runtime.ONNX)
     assert "MatMul" not in _kinds(emit_onnx(graph, DType.FP32, {}))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "stages"),
+    [(40, 64, 2), (24, 5, 1), (131, 4, 2), (131, 67, 2), (128, 128, 2)],
+)
+def test_means_of_planes_are_means_of_few_numbers_each(
+    height: int, width: int, stages: int
+) -> None:
+    torch.manual_seed(0)
+    network = _Weighed().eval()
+    graph, _ = lower(capture(network, height, width), Runtime.ONNX)
+    data, picture = emit_onnx(graph, DType.FP32, {}), smooth_picture(height, width)
+    assert _kinds(data).count("ReduceMean") == 2 * stages
+    drawn, expected = run_onnx(data, picture), run_torch(network.double(), picture.astype(float))
+    assert psnr_db(expected.astype(np.float32), drawn) > 110

@@ -53,6 +53,20 @@ class HardSwish(Elementwise):
 
 
 @dataclass(frozen=True)
+class HardSigmoid(Elementwise):
+    """max(min(x / 6 + 1/2, 1), 0)."""
+
+    kind: ClassVar[str] = "hard_sigmoid"
+
+
+@dataclass(frozen=True)
+class GeluByTanh(Elementwise):
+    """x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)) (arXiv 1606.08415)."""
+
+    kind: ClassVar[str] = "gelu_by_tanh"
+
+
+@dataclass(frozen=True)
 class Div(Broadcast):
     """a / b."""
 

@@ -9,6 +9,7 @@ from coronet_deploy.errors import BadInput
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.cost import graph_macs
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
+from coronet_deploy.export.groups import GroupNorm
 from coronet_deploy.export.manifest import (
     Contract,
     Embedded,
@@ -105,7 +106,7 @@ def _like_resnet(graph: Graph, subject: Subject) -> bool:
     """Return whether values reach as far as a ResNet's, which its norms do not keep in bounds."""
     if subject.plan:
         return subject.plan.architecture.is_resnet
-    return any(isinstance(node.op, InstanceNorm | Rsqrt) for node in graph.nodes)
+    return any(isinstance(node.op, InstanceNorm | GroupNorm | Rsqrt) for node in graph.nodes)
 
 
 def _integer(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from coronet_deploy.export.graph import Graph, Node
+from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.operators import Conv2d, ConvTranspose2d, DepthwiseConv2d
 from coronet_deploy.export.products import MatMul
 
@@ -16,7 +17,7 @@ def node_macs(graph: Graph, node: Node, *, published: bool = False) -> int:
     """Return the multiply-adds of one node: those of convolutions and of matrices, else 0."""
     if isinstance(node.op, MatMul):
         return math.prod(graph.shapes[node.inputs[0]]) * graph.shapes[node.output][3]
-    if not isinstance(node.op, Conv2d | ConvTranspose2d | DepthwiseConv2d):
+    if not isinstance(node.op, Conv2d | GroupedConv2d | ConvTranspose2d | DepthwiseConv2d):
         return 0
     weight, output = graph.shapes[node.inputs[1]], graph.shapes[node.output]
     by_input = isinstance(node.op, ConvTranspose2d) and not published

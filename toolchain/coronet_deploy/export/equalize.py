@@ -23,6 +23,7 @@ from coronet_deploy.export.outputs import output_range, spread_of
 from coronet_deploy.export.passes import PassReport, run_passes
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.dead_bias import DropDeadBiases
+from coronet_deploy.export.passes.plain_operators import PlainOperators
 from coronet_deploy.export.ranges import channel_deviations, channel_reach
 from coronet_deploy.ranges import STILL, deviations_of_equal_reach
 
@@ -47,7 +48,7 @@ def equalized(
     Without `between` only those before InstanceNorms are scaled, at no cost in the weights. With
     `reach` channels before a norm are to reach equally far, else to deviate equally.
     """
-    folded, reports = run_passes(graph, (FoldBatchNorm(), DropDeadBiases()))
+    folded, reports = run_passes(graph, (FoldBatchNorm(), PlainOperators(), DropDeadBiases()))
     scaled, drawn = _before_norms(folded, pictures, reach=reach)
     if not _alike(folded, scaled, pictures, drawn):
         scaled = folded

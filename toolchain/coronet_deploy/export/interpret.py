@@ -22,14 +22,17 @@ from coronet_deploy.export.arithmetic import (
     Clamp,
     Div,
     Exp,
+    GeluByTanh,
+    HardSigmoid,
     HardSwish,
     Log,
     Maximum,
     Sqrt,
 )
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
+from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
 from coronet_deploy.export.operators import Activation, Operator, Padding
-from coronet_deploy.export.permuting import Permute, Transpose
+from coronet_deploy.export.permuting import Mirror, Permute, PickChannels, Transpose
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.products import MatMul, Softmax, Turn
 from coronet_deploy.export.resizing import ResizeBilinear
@@ -148,6 +151,13 @@ def _depthwise(
     return _nhwc(F.conv2d(padded, kernels, bias, op.stride, 0, op.dilation, x.shape[3]))
 
 
+def _grouped_conv2d(
+    op: GroupedConv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    each, padded = op.each, _padded(_nchw(x), op.each.padding)
+    return _nhwc(F.conv2d(padded, _nchw(weight), bias, each.stride, 0, each.dilation, op.groups))
+
+
 def _conv_transpose2d(
     op: ops.ConvTranspose2d, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
@@ -174,6 +184,20 @@ def _instance_norm(op: ops.InstanceNorm, x: Tensor, *affine: Tensor) -> Tensor:
     return y.mul_(affine[0]).add_(affine[1]) if affine else y
 
 
+def _group_norm(op: GroupNorm, x: Tensor, *affine: Tensor) -> Tensor:
+    groups = x.reshape(*x.shape[:3], op.groups, -1)
+    centred = groups - groups.mean((1, 2, 4), keepdim=True)
+    variance = (centred * centred).mean((1, 2, 4), keepdim=True)
+    y = centred.div_(torch.sqrt(variance + op.epsilon)).reshape(x.shape)
+    return y * affine[0] + affine[1] if affine else y
+
+
+def _max_pool2d(op: MaxPool2d, x: Tensor) -> Tensor:
+    p = op.padding
+    around = F.pad(_nchw(x), (p.left, p.right, p.top, p.bottom), value=-torch.inf)
+    return _nhwc(F.max_pool2d(around, op.kernel, op.stride))
+
+
 def _slice(op: ops.Slice, x: Tensor) -> Tensor:
     return x[tuple(slice(b, b + n) for b, n in zip(op.begin, op.size, strict=True))]
 
@@ -192,14 +216,16 @@ def _depth_to_space(op: ops.DepthToSpace, x: Tensor) -> Tensor:
 _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Conv2d: _conv2d,
     ops.DepthwiseConv2d: _depthwise,
+    GroupedConv2d: _grouped_conv2d,
     ops.ConvTranspose2d: _conv_transpose2d,
     ops.BatchNorm: _batch_norm,
     ops.InstanceNorm: _instance_norm,
+    GroupNorm: _group_norm,
     ops.ReflectPad: lambda op, x: _nhwc(_padded(_nchw(x), op.padding, "reflect")),
     ops.ZeroPad: lambda op, x: _nhwc(_padded(_nchw(x), op.padding)),
     ops.Relu: lambda _, x: torch.relu(x),
     ops.LeakyRelu: lambda op, x: F.leaky_relu(x, op.slope),
-    MaxPool2d: lambda op, x: _nhwc(F.max_pool2d(_nchw(x), op.kernel, op.stride)),
+    MaxPool2d: _max_pool2d,
     ResizeBilinear: lambda op, x: _nhwc(
         F.interpolate(_nchw(x), op.size, mode="bilinear", align_corners=op.align_corners)
     ),
@@ -207,7 +233,9 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Elu: lambda _, x: F.elu(x),
     ops.Gelu: lambda _, x: F.gelu(x),
     Clamp: lambda op, x: torch.clamp(x, op.low, op.high),
+    HardSigmoid: lambda _, x: F.hardsigmoid(x),
     HardSwish: lambda _, x: F.hardswish(x),
+    GeluByTanh: lambda _, x: F.gelu(x, approximate="tanh"),
     ops.Tanh: lambda _, x: torch.tanh(x),
     ops.Sigmoid: lambda _, x: torch.sigmoid(x),
     ops.Rsqrt: lambda _, x: torch.rsqrt(x),
@@ -217,6 +245,8 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     MatMul: lambda op, a, b: a @ (b.transpose(2, 3) if op.turned else b),
     Turn: lambda _, x: x.transpose(2, 3).contiguous(),
     Permute: _permute,
+    PickChannels: lambda op, x: x[..., list(op.order)],
+    Mirror: lambda op, x: x.flip(op.axes),
     Transpose: lambda op, x: x.permute(op.order).contiguous(),
     Softmax: lambda _, x: torch.softmax(x, 3),
     Sqrt: lambda _, x: torch.sqrt(x),

@@ -17,7 +17,8 @@ import numpy as np
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import onnx_lines
 from coronet_deploy.export.graph import FLOAT16_MAX, INPUT, OUTPUT, Graph, Node
-from coronet_deploy.export.onnx_operators import TRANSLATIONS, nchw
+from coronet_deploy.export.onnx_axes import nchw
+from coronet_deploy.export.onnx_operators import TRANSLATIONS
 from coronet_deploy.export.operators import Activation
 from coronet_deploy.vocabulary import DType
 
@@ -70,6 +71,7 @@ class Writer:
         self.graph, self.integer, self.half = graph, integer, half
         self._half_io = half and half_io
         self.in_lines = onnx_lines.values_in_lines(graph) if not integer else frozenset[str]()
+        self.makers = {node.output: node for node in graph.nodes}
         self.readers: dict[str, list[Node]] = {}
         for node in graph.nodes:
             for name in node.inputs:

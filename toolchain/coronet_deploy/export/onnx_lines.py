@@ -16,7 +16,7 @@ from coronet_deploy.export.arithmetic import Div, Maximum
 from coronet_deploy.export.graph import OUTPUT, Graph, Node
 from coronet_deploy.export.operators import Activation, Operator
 from coronet_deploy.export.permuting import Permute
-from coronet_deploy.export.products import MatMul, Softmax
+from coronet_deploy.export.products import MatMul, Softmax, Turn
 
 if TYPE_CHECKING:
     from coronet_deploy.export.onnx import Writer
@@ -61,12 +61,22 @@ def _keeps(op: Operator) -> bool:
 def write(writer: Writer, node: Node) -> bool:
     """Write a node that takes or makes values with their channels last; False if it is none."""
     made = node.output in writer.in_lines
+    if _is_how_it_is_read(writer, node):
+        return True
     if not made and not isinstance(node.op, _TAKING):
         return False
     _TRANSLATIONS[type(node.op)](writer, node)
     if made and any(not _takes(writer, reader) for reader in writer.readers[node.output]):
         writer.inner("Transpose", [_name(node.output)], node.output, perm=_FIRST)
     return True
+
+
+def _is_how_it_is_read(writer: Writer, node: Node | None) -> bool:
+    """Return whether a node turns a matrix for products alone, which read it the other way."""
+    if node is None or not isinstance(node.op, Turn) or writer.integer:
+        return False
+    behind = writer.readers.get(node.output, [])
+    return bool(behind) and all(isinstance(reader.op, MatMul) for reader in behind)
 
 
 def _takes(writer: Writer, reader: Node) -> bool:
@@ -144,6 +154,9 @@ def _matmul(writer: Writer, node: Node) -> None:
 
 def _matrices(writer: Writer, value: str, name: str, *, turned: bool) -> str:
     """Return matrices in lines, each turned if `turned`, those of one without axes before."""
+    if _is_how_it_is_read(writer, maker := writer.makers.get(value)):
+        assert maker is not None  # noqa: S101 - by what was asked
+        return _matrices(writer, maker.inputs[0], name, turned=not turned)
     n, height, rows, columns = writer.graph.shapes[value]
     in_lines = value in writer.in_lines
     if (n, height) == (1, 1):

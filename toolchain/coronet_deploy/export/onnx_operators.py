@@ -7,19 +7,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coronet_deploy.export import onnx_means
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import (
     Ceil,
     Clamp,
     Div,
     Exp,
+    GeluByTanh,
+    HardSigmoid,
     HardSwish,
     Log,
     Maximum,
     Sqrt,
 )
 from coronet_deploy.export.graph import Node
+from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
+from coronet_deploy.export.onnx_axes import TO_NCHW, nchw
 from coronet_deploy.export.operators import Operator, Padding, Shape
+from coronet_deploy.export.permuting import Mirror, PickChannels
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.products import Softmax, Turn
 from coronet_deploy.export.resizing import ResizeBilinear
@@ -27,20 +33,12 @@ from coronet_deploy.export.resizing import ResizeBilinear
 if TYPE_CHECKING:
     from coronet_deploy.export.onnx import Writer
 
-_TO_NCHW = (0, 2, 3, 1)  # where an NHWC axis is found in NCHW
-_CHANNELS = (3,)
-
-
-def nchw(shape: Shape) -> list[int]:
-    """Return an NHWC shape as NCHW."""
-    return [shape[0], shape[3], shape[1], shape[2]]
-
 
 def _pads(p: Padding) -> list[int]:
     return [p.top, p.left, p.bottom, p.right]
 
 
-def _conv2d(writer: Writer, op: ops.Conv2d, node: Node) -> None:
+def _conv2d(writer: Writer, op: ops.Conv2d, node: Node, **groups: int) -> None:
     x, weight, *bias = node.inputs
     kernel = writer.graph.shapes[weight][1:3]
     inputs = [x, writer.kernel(weight, (0, 3, 1, 2)), *writer.vectors(tuple(bias))]
@@ -52,7 +50,12 @@ def _conv2d(writer: Writer, op: ops.Conv2d, node: Node) -> None:
         strides=op.stride,
         pads=_pads(op.padding),
         dilations=op.dilation,
+        **groups,
     )
+
+
+def _grouped_conv2d(writer: Writer, op: GroupedConv2d, node: Node) -> None:
+    _conv2d(writer, op.each, node, group=op.groups)
 
 
 def _depthwise_conv2d(writer: Writer, op: ops.DepthwiseConv2d, node: Node) -> None:
@@ -85,22 +88,6 @@ def _conv_transpose2d(writer: Writer, op: ops.ConvTranspose2d, node: Node) -> No
     )
 
 
-def _batch_norm(writer: Writer, op: ops.BatchNorm, node: Node) -> None:
-    x, *vectors = node.inputs
-    inputs = [x, *writer.vectors(tuple(vectors))]
-    writer.node("BatchNormalization", inputs, node, epsilon=op.epsilon)
-
-
-def _instance_norm(writer: Writer, op: ops.InstanceNorm, node: Node) -> None:
-    x, *affine = node.inputs
-    channels = writer.graph.shapes[x][3]
-    vectors = writer.vectors(tuple(affine)) or [
-        writer.floats(f"ones/{channels}", np.ones(channels)),
-        writer.floats(f"zeros/{channels}", np.zeros(channels)),
-    ]
-    writer.node("InstanceNormalization", [x, *vectors], node, epsilon=op.epsilon)
-
-
 def _pad(writer: Writer, op: ops.ReflectPad | ops.ZeroPad, node: Node) -> None:
     p = op.padding
     pads = writer.integers([0, 0, p.top, p.left, 0, 0, p.bottom, p.right])
@@ -120,6 +107,16 @@ def _leaky_relu(writer: Writer, op: ops.LeakyRelu, node: Node) -> None:
     writer.node("LeakyRelu", list(node.inputs), node, alpha=op.slope)
 
 
+def _hard_sigmoid(writer: Writer, op: HardSigmoid, node: Node) -> None:
+    del op
+    writer.node("HardSigmoid", list(node.inputs), node, alpha=1 / 6, beta=0.5)
+
+
+def _gelu_by_tanh(writer: Writer, op: GeluByTanh, node: Node) -> None:
+    del op
+    writer.node("Gelu", list(node.inputs), node, approximate="tanh")
+
+
 def _clamp(writer: Writer, op: Clamp, node: Node) -> None:
     most = float(np.finfo(np.float16 if writer.half else np.float32).max)
     ends = [
@@ -130,7 +127,14 @@ def _clamp(writer: Writer, op: Clamp, node: Node) -> None:
 
 
 def _max_pool2d(writer: Writer, op: MaxPool2d, node: Node) -> None:
-    writer.node("MaxPool", list(node.inputs), node, kernel_shape=op.kernel, strides=op.stride)
+    writer.node(
+        "MaxPool",
+        list(node.inputs),
+        node,
+        kernel_shape=op.kernel,
+        strides=op.stride,
+        pads=_pads(op.padding),
+    )
 
 
 def _resize_bilinear(writer: Writer, op: ResizeBilinear, node: Node) -> None:
@@ -143,6 +147,18 @@ def _resize_bilinear(writer: Writer, op: ResizeBilinear, node: Node) -> None:
 def _turn(writer: Writer, op: Turn, node: Node) -> None:
     del op
     writer.node("Transpose", list(node.inputs), node, perm=(0, 3, 2, 1))
+
+
+def _mirror(writer: Writer, op: Mirror, node: Node) -> None:
+    """Slice backwards, from the last line to before the first one."""
+    axes, back = [TO_NCHW[axis] for axis in op.axes], [-1] * len(op.axes)
+    before = [-(1 << 31)] * len(op.axes)
+    bounds = [writer.integers(numbers) for numbers in (back, before, axes, back)]
+    writer.node("Slice", [*node.inputs, *bounds], node)
+
+
+def _pick_channels(writer: Writer, op: PickChannels, node: Node) -> None:
+    writer.node("Gather", [*node.inputs, writer.integers(list(op.order))], node, axis=1)
 
 
 def _softmax(writer: Writer, op: Softmax, node: Node) -> None:
@@ -176,7 +192,7 @@ def _prelu(writer: Writer, op: ops.PRelu, node: Node) -> None:
 
 def _concat(writer: Writer, op: ops.Concat, node: Node) -> None:
     inputs = [writer.value(name) for name in node.inputs]
-    writer.node("Concat", inputs, node, axis=_TO_NCHW[op.axis])
+    writer.node("Concat", inputs, node, axis=TO_NCHW[op.axis])
 
 
 def _slice(writer: Writer, op: ops.Slice, node: Node) -> None:
@@ -190,21 +206,6 @@ def _rsqrt(writer: Writer, op: ops.Rsqrt, node: Node) -> None:
     del op
     root = writer.inner("Sqrt", list(node.inputs), f"{node.output}/root")
     writer.node("Reciprocal", [root], node)
-
-
-def _mean(writer: Writer, op: ops.Mean, node: Node) -> None:
-    """Reduce axes; channels of many pixels as a product, in a fifth of ReduceMean's time."""
-    (x,), name = node.inputs, node.output
-    _, channels, height, width = nchw(writer.graph.shapes[x])
-    if op.axes == _CHANNELS and height * width > 1 and not (writer.integer or writer.half):
-        flat = writer.integers([channels, height * width])
-        shares = writer.floats(f"shares/{channels}", np.full((1, channels), 1 / channels))
-        flat = writer.inner("Reshape", [x, flat], f"{name}/flat")
-        mean = writer.inner("MatMul", [shares, flat], f"{name}/product")
-        writer.node("Reshape", [mean, writer.integers([1, 1, height, width])], node)
-        return
-    axes = writer.integers([_TO_NCHW[axis] for axis in op.axes])
-    writer.node("ReduceMean", [x, axes], node, keepdims=1)
 
 
 def _reshape(writer: Writer, op: ops.Reshape, node: Node) -> None:
@@ -252,9 +253,11 @@ def _depth_to_space(writer: Writer, op: ops.DepthToSpace, node: Node) -> None:
 TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.Conv2d: _conv2d,
     ops.DepthwiseConv2d: _depthwise_conv2d,
+    GroupedConv2d: _grouped_conv2d,
     ops.ConvTranspose2d: _conv_transpose2d,
-    ops.BatchNorm: _batch_norm,
-    ops.InstanceNorm: _instance_norm,
+    ops.BatchNorm: onnx_means.batch_norm,
+    ops.InstanceNorm: onnx_means.instance_norm,
+    GroupNorm: onnx_means.group_norm,
     ops.ReflectPad: _pad,
     ops.ZeroPad: _pad,
     ops.Relu: _plain("Relu"),
@@ -265,7 +268,9 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.Elu: _plain("Elu"),
     ops.Gelu: _plain("Gelu"),
     Clamp: _clamp,
+    HardSigmoid: _hard_sigmoid,
     HardSwish: _plain("HardSwish"),
+    GeluByTanh: _gelu_by_tanh,
     ops.Tanh: _plain("Tanh"),
     ops.Sigmoid: _plain("Sigmoid"),
     ops.Rsqrt: _rsqrt,
@@ -273,6 +278,8 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.Sub: _plain("Sub"),
     ops.Mul: _plain("Mul"),
     Turn: _turn,
+    Mirror: _mirror,
+    PickChannels: _pick_channels,
     Softmax: _softmax,
     Sqrt: _plain("Sqrt"),
     Exp: _plain("Exp"),
@@ -284,7 +291,7 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.Concat: _concat,
     ops.Slice: _slice,
     ops.Reshape: _reshape,
-    ops.Mean: _mean,
+    ops.Mean: onnx_means.mean,
     ops.DepthToSpace: _depth_to_space,
     # The pair of quantise and dequantise that its value gets is all it is.
     ops.Requantize: _plain("Identity"),

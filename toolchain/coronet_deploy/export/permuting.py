@@ -1,4 +1,4 @@
-"""The operator that puts a value's numbers in another order (see `operators`)."""
+"""Operators that put a value's numbers in another order (see `operators`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from coronet_deploy.export.operators import Operator, Shape
+from coronet_deploy.export.operators import Elementwise, Operator, Shape
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,37 @@ class Permute(Operator):
             [math.prod(sizes[part] for part in run) for run in lying],
             [lying.index(run) for run in runs],
         )
+
+
+@dataclass(frozen=True)
+class Mirror(Elementwise):
+    """Lines across `axes`, 1 or 2 or both, in reverse."""
+
+    kind: ClassVar[str] = "mirror"
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PickChannels(Operator):
+    """The channels of a value in `order`, left out or several times too."""
+
+    kind: ClassVar[str] = "pick_channels"
+    order: tuple[int, ...]
+
+    def infer(self, *shapes: Shape) -> Shape:
+        """Return the shape with as many channels as are picked."""
+        return *shapes[0][:3], len(self.order)
+
+
+def factors(number: int) -> list[int]:
+    """Return numbers whose product `number` is, 4 where it can be and primes."""
+    found, factor = [], 4
+    while number > 1:
+        while number % factor == 0:
+            found.append(factor)
+            number //= factor
+        factor = {4: 2, 2: 3}.get(factor, factor + 2)
+    return found
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import FLOAT16_MAX, INPUT, OUTPUT, FloatArray, Graph, Node
+from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.tflite_file import AlignedBuffer, pack
 from coronet_deploy.export.tflite_operators import TRANSLATIONS, WEIGHT
 from coronet_deploy.vocabulary import DType
@@ -28,7 +29,7 @@ except ImportError as error:
 SIGNATURE = "serving_default"
 
 _LAST_OLD_CODE = 127  # operator codes used to be one byte; both fields are written
-_CONVOLUTIONS = ops.Conv2d | ops.DepthwiseConv2d | ops.ConvTranspose2d
+_CONVOLUTIONS = ops.Conv2d | GroupedConv2d | ops.DepthwiseConv2d | ops.ConvTranspose2d
 
 
 def emit_tflite(graph: Graph, dtype: DType, metadata: Mapping[str, str]) -> bytes:

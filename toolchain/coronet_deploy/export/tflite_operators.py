@@ -20,6 +20,7 @@ from coronet_deploy.export.arithmetic import (
     Sqrt,
 )
 from coronet_deploy.export.graph import Node
+from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.passes.clamps import TFLITE_CLAMPS
 from coronet_deploy.export.passes.zero_padding import same_padding
@@ -74,6 +75,11 @@ def _conv2d(writer: Writer, op: ops.Conv2d, node: Node) -> _Translated:
     options.dilationHFactor, options.dilationWFactor = op.dilation
     options.fusedActivationFunction = _activation(op)
     return "CONV_2D", _bias(writer, node), options
+
+
+def _grouped_conv2d(writer: Writer, op: GroupedConv2d, node: Node) -> _Translated:
+    """Let the kernel's inputs, fewer than there are channels, tell how many groups there are."""
+    return _conv2d(writer, op.each, node)
 
 
 def _depthwise_conv2d(writer: Writer, op: ops.DepthwiseConv2d, node: Node) -> _Translated:
@@ -231,6 +237,7 @@ def _depth_to_space(_: Writer, op: ops.DepthToSpace, node: Node) -> _Translated:
 
 TRANSLATIONS: Mapping[type[Operator], Callable[..., _Translated]] = {
     ops.Conv2d: _conv2d,
+    GroupedConv2d: _grouped_conv2d,
     ops.DepthwiseConv2d: _depthwise_conv2d,
     ops.ConvTranspose2d: _conv_transpose2d,
     ops.ReflectPad: _reflect_pad,

@@ -1,8 +1,9 @@
 """Operators of torch that attention is made of: products of matrices, and softmax.
 
 Pixels by channels is how a picture lies, and so are the products of such matrices: which of two
-stands first, and which is turned, is chosen so that as little as may be has to be moved. Heads are
-channels of their own, and are computed one after the other; of windows and their heads all at once.
+stands first, and which is turned, is chosen so that as little as may be has to be moved. Those of
+several heads, and of windows, are computed at once: to put these side by side is less than to join
+what each head gives for every pair of places.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from coronet_deploy.export.products import MatMul, Softmax, Turn
 
 _MATRIX = 2  # axes
 _LOW = -1e4  # whose exponential is 0
-_MOST_HEADS = 16  # that are computed one after the other
 
 
 def softmax(t: Translation, node: fx.Node, *, self: fx.Node, dim: int, **_: Any) -> str | Moved:  # noqa: ANN401 - dtype: all is float32
@@ -95,10 +95,16 @@ def scaled_dot_product_attention(
     to, (q, k, v) = t.builder, (_held(t, x) for x in (query, key, value))
     factor = 1 / math.sqrt(q.index.shape[-1]) if scale is None else scale
     turned = Moved(k.value, k.index.transpose(-1, -2))
+    # Whichever are fewer are scaled: the places, or the pairs of them.
+    pairs = math.prod(q.index.shape[:-1]) * turned.index.shape[-1]
+    before = math.prod(to.shapes[q.value]) < pairs
+    if before:
+        q = Moved(to.emit(ops.Mul(), q.value, to.constant([factor])), q.index)
     scores, index = multiplied(t, q, turned)
     if spanned(t, Moved(scores, index), [-1])[0] != (1,):
         raise Refused("has its scores in no order that a softmax takes")
-    scores = to.emit(ops.Mul(), scores, to.constant([factor]))
+    if not before:
+        scores = to.emit(ops.Mul(), scores, to.constant([factor]))
     if attn_mask is not None:
         mask = t.array(attn_mask)
         more = np.where(mask, 0, _LOW).astype(np.float32) if mask.dtype == bool else mask
@@ -133,18 +139,10 @@ def multiplied(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
     """Return the products of the matrices of `left` and `right`, (..., rows, columns)."""
     if left.index.shape[:-_MATRIX] != right.index.shape[:-_MATRIX]:
         raise Refused("multiplies unlike numbers of matrices")
-    if _are_heads(t, left) and _are_heads(t, right):
+    if left.index.ndim == _MATRIX + 1 and len(left.index) == 1:
         with contextlib.suppress(Refused):
-            return _one_by_one(t, left, right)
+            return _of_one(t, left, right)
     return _at_once(t, left, right)
-
-
-def _are_heads(t: Translation, held: Moved) -> bool:
-    """Return whether matrices are of a few channels each, of all pixels."""
-    if held.index.ndim != _MATRIX + 1 or len(held.index) > _MOST_HEADS:
-        return False
-    pixels = math.prod(nchw(t, held.value)[2:])
-    return not bool(((held.index[:, 0, 0] - held.index[0, 0, 0]) % pixels).any())
 
 
 def _at_once(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
@@ -177,32 +175,21 @@ def _matrices(t: Translation, held: Moved, *, by_rows: bool = False) -> tuple[st
     return found, turned
 
 
-def _one_by_one(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
-    """Return the products of the matrices of heads, (heads, rows, columns)."""
-    to, made = t.builder, []
-    on_pixels = turned = False
-    for one, other in zip(left.index, right.index, strict=True):
-        (a, a_turned), (b, b_turned) = (
-            _matrix(t, m.value, index) for m, index in ((left, one), (right, other))
-        )
-        # (A B)' = B' A', which lies so, or whose columns are fewer: channels, and not pixels.
-        turned = b_turned and (a_turned or one.shape[0] < other.shape[1])
-        if turned:
-            made.append(to.emit(MatMul(not a_turned), b, a))
-            continue
-        on_pixels = a_turned or b_turned
-        a = to.emit(Turn(), a) if a_turned else a
-        made.append(to.emit(MatMul(b_turned), a, b))
-    _, _, rows, columns = to.shapes[made[0]]
-    heads = len(made)
-    # What a softmax goes over are the columns of each head; of channels, all heads are a picture's.
-    if on_pixels:
-        places = torch.arange(columns * heads * rows).reshape(columns, heads, rows)
-        value, index = to.concat(made, 1), places.permute(1, 2, 0)
+def _of_one(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:
+    """Return the product of two matrices, (1, rows, columns)."""
+    to, (one,), (other,) = t.builder, left.index, right.index
+    (a, a_turned), (b, b_turned) = (
+        _matrix(t, m.value, index) for m, index in ((left, one), (right, other))
+    )
+    # (A B)' = B' A', which lies so, or whose columns are fewer: channels, and not pixels.
+    turned = b_turned and (a_turned or one.shape[0] < other.shape[1])
+    if turned:
+        value = to.emit(MatMul(not a_turned), b, a)
     else:
-        places = torch.arange(heads * columns * rows).reshape(heads, columns, rows)
-        value, index = to.concat(made, 3), places.permute(0, 2, 1)
-    return value, index.transpose(1, 2) if turned else index
+        value = to.emit(MatMul(b_turned), to.emit(Turn(), a) if a_turned else a, b)
+    _, _, rows, columns = to.shapes[value]
+    index = torch.arange(columns * rows).reshape(1, columns, rows)
+    return value, index if turned else index.transpose(1, 2)
 
 
 def _matrix(t: Translation, value: str, index: Tensor) -> tuple[str, bool]:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Clamp, HardSwish, Maximum
+from coronet_deploy.export.arithmetic import Clamp, GeluByTanh, HardSigmoid, HardSwish, Maximum
 from coronet_deploy.export.aten.translation import Refused, Translation
 from coronet_deploy.export.graph import Builder, FloatArray
 from coronet_deploy.export.operators import Padding
@@ -137,13 +137,13 @@ def silu(t: Translation, *, self: fx.Node) -> str:
 
 
 def gelu(t: Translation, *, self: fx.Node, approximate: str) -> str:
-    """By the error function, or approximately: x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
+    """By the error function, or approximately, by a tanh."""
+    op = GeluByTanh() if approximate == "tanh" else ops.Gelu()
+    return t.builder.emit(op, t.value(self))
 
-    Hendrycks and Gimpel 2016, arXiv 1606.08415.
-    """
-    if approximate != "tanh":
-        return t.builder.emit(ops.Gelu(), t.value(self))
-    to, x = t.builder, t.value(self)
+
+def gelu_by_tanh(to: Builder, x: str) -> str:
+    """Return x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))."""
     square = to.emit(ops.Mul(), to.emit(ops.Mul(), x, x), to.constant([_GELU_CUBE * _GELU_SLOPE]))
     slope = to.emit(ops.Add(), square, to.constant([_GELU_SLOPE]))
     gate = to.emit(ops.Sigmoid(), to.emit(ops.Mul(), x, slope))
@@ -152,7 +152,7 @@ def gelu(t: Translation, *, self: fx.Node, approximate: str) -> str:
 
 def hardsigmoid(t: Translation, *, self: fx.Node) -> str:
     """max(min(x / 6 + 1/2, 1), 0)."""
-    return gate_of(t.builder, t.value(self))
+    return t.builder.emit(HardSigmoid(), t.value(self))
 
 
 def hardswish(t: Translation, *, self: fx.Node) -> str:

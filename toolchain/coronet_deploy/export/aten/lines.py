@@ -16,12 +16,12 @@ from torch import fx
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.aten import means
-from coronet_deploy.export.aten.composed import grouped
 from coronet_deploy.export.aten.reordering import permuted
 from coronet_deploy.export.aten.spans import as_moved, checked, nchw
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
 from coronet_deploy.export.aten.vectors import reduced
 from coronet_deploy.export.graph import Builder, FloatArray
+from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.operators import Padding
 
 
@@ -68,10 +68,13 @@ def conv1d(
 def _convolved(
     to: Builder, op: ops.Conv2d, x: str, kernel: FloatArray, bias: FloatArray | None, groups: int
 ) -> str:
-    if groups == 1 or kernel.shape[3] > 1:
-        return grouped(to, op, x, kernel, bias, groups)
-    each = ops.DepthwiseConv2d(op.stride, op.padding, len(kernel) // groups, op.dilation)
-    weights = [to.constant(kernel.transpose(3, 1, 2, 0), "weight")]
+    each: ops.Operator = op
+    if groups > 1 and kernel.shape[3] > 1:
+        each = GroupedConv2d(op, groups)
+    elif groups > 1:
+        each = ops.DepthwiseConv2d(op.stride, op.padding, len(kernel) // groups, op.dilation)
+        kernel = kernel.transpose(3, 1, 2, 0)
+    weights = [to.constant(kernel, "weight")]
     weights += [] if bias is None else [to.constant(bias, "bias")]
     return to.emit(each, x, *weights)
 

@@ -13,6 +13,7 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Sqrt
 from coronet_deploy.export.aten.translation import Refused, Translation
 from coronet_deploy.export.graph import Builder
+from coronet_deploy.export.groups import GroupNorm
 
 _NCHW_TO_NHWC = (0, 3, 1, 2)
 _LINES_FIRST = (2, 1, 3)  # float32 rounds sums of W, then of H numbers less than one of H * W
@@ -163,21 +164,13 @@ def group_norm(
     eps: float,
     cudnn_enabled: bool,
 ) -> str:
-    """Return d * rsqrt(mean(d * d) + eps), where d = x - mean(x), of each group's channels."""
+    """Normalise groups of channels by the picture's own statistics."""
     del cudnn_enabled
     to, x = t.builder, t.value(input)
     channels = to.shapes[x][3]
-    if num_groups == channels:
-        return to.emit(ops.InstanceNorm(eps), x, *affine(t, channels, weight, bias))
-    centred = to.emit(ops.Sub(), x, _spread(to, _group_means(to, x, num_groups), channels))
-    variance = _group_means(to, to.emit(ops.Mul(), centred, centred), num_groups)
-    shifted = to.emit(ops.Add(), variance, to.constant([eps], "epsilon"))
-    factor = _spread(to, to.emit(ops.Rsqrt(), shifted), channels)
-    if not (learnt := affine(t, channels, weight, bias)):
-        return to.emit(ops.Mul(), centred, factor)
-    scale, shift = learnt
-    y = to.emit(ops.Mul(), centred, to.emit(ops.Mul(), factor, scale))
-    return to.emit(ops.Add(), y, shift)
+    each = num_groups == channels
+    op = ops.InstanceNorm(eps) if each else GroupNorm(num_groups, eps)
+    return to.emit(op, x, *affine(t, channels, weight, bias))
 
 
 def affine(
@@ -189,27 +182,3 @@ def affine(
     scale = np.ones(channels, np.float32) if weight is None else t.array(weight)
     shift = np.zeros(channels, np.float32) if bias is None else t.array(bias)
     return [*t.constants(scale=scale), *t.constants(shift=shift)]
-
-
-def _group_means(to: Builder, x: str, groups: int) -> str:
-    """Return the mean of each group of the channels of `x`: (1, groups, 1, 1).
-
-    Both this shape and that of a number a channel are the same numbers in a row in every layout,
-    so that no runtime has to move any.
-    """
-    channels = to.shapes[x][3]
-    means = mean_over(to, x, (2, 3) if groups > 1 else (1, 2, 3))
-    if groups == 1:
-        return means
-    apart = to.emit(ops.Reshape((1, groups, channels // groups, 1)), means)
-    return to.emit(ops.Mean((2,)), apart)
-
-
-def _spread(to: Builder, of_groups: str, channels: int) -> str:
-    """Return a number a group as one a channel, (1, 1, 1, channels)."""
-    groups = to.shapes[of_groups][1]
-    if groups == 1:  # which every operator spreads
-        return of_groups
-    ones = to.constant(np.ones((1, 1, channels // groups, 1)), "ones")
-    each = to.emit(ops.Mul(), of_groups, ones)
-    return to.emit(ops.Reshape((1, 1, 1, channels)), each)

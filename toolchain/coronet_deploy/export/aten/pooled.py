@@ -11,7 +11,6 @@ from torch import fx
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Maximum
 from coronet_deploy.export.aten import sums
-from coronet_deploy.export.aten.composed import replicated
 from coronet_deploy.export.aten.means import mean_over
 from coronet_deploy.export.aten.resized import every
 from coronet_deploy.export.aten.translation import Refused, Translation
@@ -36,16 +35,15 @@ def max_pool2d(
     dilation: list[int],
     ceil_mode: bool,
 ) -> str:
-    """Return the maxima; what is beyond a border repeats its pixels, which is no larger."""
+    """Return the maxima."""
     if any(d != 1 for d in dilation):
         raise Refused(f"dilation {dilation} is not supported")
     kernel = _pair(kernel_size)
     to, step, x = t.builder, _pair(stride, kernel), t.value(self)
     around = _around(to.shapes[x], kernel, step, _pair(padding), ceil_mode=ceil_mode)
-    x = replicated(to, x, around)
     apart = any(s > k for s, k in zip(step, kernel, strict=True))
     if max(kernel) > 1:
-        x = to.emit(MaxPool2d(kernel, (1, 1) if apart else step), x)
+        x = to.emit(MaxPool2d(kernel, (1, 1) if apart else step, around), x)
     # XNNPACK skips no pixels while it pools.
     return every(to, x, step) if apart else x
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,10 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.aten.composed import enlarged, lines
 from coronet_deploy.export.aten.translation import Moved
 from coronet_deploy.export.graph import Builder
+from coronet_deploy.export.permuting import Mirror, PickChannels, factors
 
 _RANK = 4
-_FEW_RUNS = 5  # of channels that are slices rather than a convolution
+_FEW_RUNS = 5  # of lines
 _MOST_PARTS = 16  # that change places at once
 
 
@@ -141,8 +141,12 @@ def _in_other_lines(to: Builder, value: str, index: Tensor) -> str | None:
         parts = sum(_mirroring(len(run)) for run in runs if run[-1] < run[0])
         if len(runs) > _FEW_RUNS or parts > _MOST_PARTS:
             return None
+    upwards = {axis: [list(range(to.shapes[value][axis]))] for axis, _ in planned}
+    turned = [a for a, runs in planned if [run[::-1] for run in runs] == upwards[a] != runs]
+    if turned:
+        value = to.emit(Mirror(tuple(turned)), value)
     for axis, runs in planned:
-        if runs != [list(range(to.shapes[value][axis]))]:
+        if axis not in turned and runs != upwards[axis]:
             value = to.concat([_run(to, value, axis, run) for run in runs], axis)
     return reordered(to, value, order[0].tolist())
 
@@ -164,53 +168,19 @@ def _run(to: Builder, value: str, axis: int, run: list[int]) -> str:
     """Return neighbouring lines of `value` across `axis`, upwards or downwards."""
     if len(run) != to.shapes[value][axis]:
         value = lines(to, value, axis, min(run), len(run))
-    return mirrored(to, value, axis) if run[-1] < run[0] else value
-
-
-def mirrored(to: Builder, value: str, axis: int) -> str:
-    """Return `value` with its lines across `axis`, 1 or 2, in reverse.
-
-    No runtime's fast path reverses; parts of a whole change places, then parts of those.
-    """
-    n, height, width, channels = shape = to.shapes[value]
-    left, across = shape[axis], (width if axis == 1 else 1) * channels
-    done = 1 if axis == 1 else height
-    for count in _factors(left):
-        left //= count
-        value = to.emit(ops.Reshape((n, done, count * left, across)), value)
-        parts = [lines(to, value, 2, place * left, left) for place in reversed(range(count))]
-        value = to.concat(parts, 2)
-        done *= count
-    return to.emit(ops.Reshape(shape), value)
+    return to.emit(Mirror((axis,)), value) if run[-1] < run[0] else value
 
 
 def _mirroring(count: int) -> int:
     """Return into how many parts at most a step of mirroring so many lines goes."""
-    return max(_factors(count), default=1)
-
-
-def _factors(number: int) -> list[int]:
-    """Return numbers whose product `number` is, 4 where it can be and primes."""
-    found, factor = [], 4
-    while number > 1:
-        while number % factor == 0:
-            found.append(factor)
-            number //= factor
-        factor = {4: 2, 2: 3}.get(factor, factor + 2)
-    return found
+    return max(factors(count), default=1)
 
 
 def reordered(to: Builder, value: str, order: list[int]) -> str:
-    """Return the channels of `value` in `order`: slices of neighbours, if they are few."""
+    """Return the channels of `value` in `order`."""
     shape = to.shapes[value]
     if order == list(range(shape[3])):
         return value
-    runs = [
-        [channel for _, channel in run]
-        for _, run in itertools.groupby(enumerate(order), key=lambda pair: pair[1] - pair[0])
-    ]
-    if len(runs) > _FEW_RUNS:
-        kernel = np.eye(shape[3])[order][:, None, None, :]
-        return to.emit(ops.Conv2d(), value, to.constant(kernel, "picks"))
-    parts = [to.emit(ops.Slice((0, 0, 0, run[0]), (*shape[:3], len(run))), value) for run in runs]
-    return to.concat(parts, 3)
+    if order == list(range(order[0], order[0] + len(order))):
+        return to.emit(ops.Slice((0, 0, 0, order[0]), (*shape[:3], len(order))), value)
+    return to.emit(PickChannels(tuple(order)), value)

@@ -22,6 +22,7 @@ from coronet_deploy.export.aten import (
     transposed,
 )
 from coronet_deploy.export.aten.translation import Refused, Translation
+from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.operators import Padding
 
 
@@ -53,9 +54,8 @@ def _conv2d(
         weights = t.kernel(weight, (0, 2, 3, 1), bias)
         return t.builder.emit(ops.Conv2d(_pair(stride), pad, rate), t.value(input), *weights)
     if kernels.shape[1] != 1:
-        ohwi, shift = kernels.transpose(0, 2, 3, 1), None if bias is None else t.array(bias)
-        op = ops.Conv2d(_pair(stride), pad, rate)
-        return composed.grouped(t.builder, op, t.value(input), ohwi, shift, groups)
+        each = GroupedConv2d(ops.Conv2d(_pair(stride), pad, rate), groups)
+        return t.builder.emit(each, t.value(input), *t.kernel(weight, (0, 2, 3, 1), bias))
     depthwise = ops.DepthwiseConv2d(_pair(stride), pad, kernels.shape[0] // groups, rate)
     weights = t.kernel(weight, (1, 2, 3, 0), bias)
     return t.builder.emit(depthwise, t.value(input), *weights)

@@ -18,6 +18,7 @@ from coronet_deploy.export.passes.depthwise import SplitDepthwise
 from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
 from coronet_deploy.export.passes.permutations import UnrollPermutations
+from coronet_deploy.export.passes.plain_operators import PlainOperators
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
 from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
 from coronet_deploy.export.passes.rewriting import Pass
@@ -62,10 +63,14 @@ def passes_for(
     wide: bool = False,
 ) -> tuple[Pass, ...]:
     """Return the passes that `lower` runs, in order."""
+    single = not (integer or half)
+    plainly = runtime is Runtime.TFLITE or not single
+    apart = (PlainOperators(keep_narrow=single),) if plainly else ()
     # An integer graph comes with biases that keep a norm's channels in the middle of their range.
     folding: tuple[Pass, ...] = (
         MergeUpsampling(),
         FoldBatchNorm(),
+        *apart,
         *(() if integer else (DropDeadBiases(),)),
     )
     rounding: tuple[Pass, ...] = (RoundWeights(),) if half else ()

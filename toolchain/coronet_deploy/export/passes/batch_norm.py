@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from coronet_deploy.export.graph import Edit, Node
+from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.operators import (
     Add,
     BatchNorm,
@@ -48,7 +49,7 @@ def _folded(
     scale: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
     shift: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
 ) -> str | None:
-    if not isinstance(source.op, Conv2d | ConvTranspose2d | DepthwiseConv2d):
+    if not isinstance(source.op, Conv2d | GroupedConv2d | ConvTranspose2d | DepthwiseConv2d):
         return None
     x, weight, *biases = source.inputs
     # The output channels are the first axis of OHWI, the last of a depthwise 1HWO.

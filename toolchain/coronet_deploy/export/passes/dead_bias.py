@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from coronet_deploy.export.graph import Edit, Node
+from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.operators import (
     Conv2d,
     ConvTranspose2d,
@@ -26,7 +27,7 @@ class DropDeadBiases(Rewrite):
         if (
             not isinstance(node.op, InstanceNorm)
             or source is None
-            or not isinstance(source.op, Conv2d | ConvTranspose2d | DepthwiseConv2d)
+            or not isinstance(source.op, Conv2d | GroupedConv2d | ConvTranspose2d | DepthwiseConv2d)
             or len(source.inputs) < 3  # noqa: PLR2004 - picture, weight, bias
             or not edit.read_once(x)
         ):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from coronet_deploy.export.graph import Edit, Node
+from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.operators import (
     Conv2d,
     DepthwiseConv2d,
@@ -38,11 +39,14 @@ class SplitZeroPadding(Rewrite):
 
     def visit(self, edit: Edit, node: Node) -> str | None:
         """Return the convolution of the padded value."""
-        if not isinstance(node.op, Conv2d | DepthwiseConv2d) or not node.op.padding:
+        op = node.op.each if isinstance(node.op, GroupedConv2d) else node.op
+        if not isinstance(op, Conv2d | DepthwiseConv2d) or not op.padding:
             return None
         x, weight, *rest = node.inputs
-        kernel = reach(edit.shapes[weight], node.op.dilation)
-        if node.op.padding == same_padding(edit.shapes[x], kernel, node.op.stride):
+        kernel = reach(edit.shapes[weight], op.dilation)
+        if op.padding == same_padding(edit.shapes[x], kernel, op.stride):
             return None
-        padded = edit.emit(ZeroPad(node.op.padding), x)
-        return edit.emit(replace(node.op, padding=Padding()), padded, weight, *rest)
+        padded, bare = edit.emit(ZeroPad(op.padding), x), replace(op, padding=Padding())
+        if isinstance(node.op, GroupedConv2d) and isinstance(bare, Conv2d):
+            return edit.emit(replace(node.op, each=bare), padded, weight, *rest)
+        return edit.emit(bare, padded, weight, *rest)
