@@ -11,12 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from coronet_deploy.errors import ConversionFailed
+from coronet_deploy.export.build import emit
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import INTEGER, LEAST_DB, artifacts, difference, draw_built, run_torch, smooth_picture
+from lowering import (
+    INTEGER,
+    LEAST_DB,
+    artifacts,
+    difference,
+    draw_built,
+    run_onnx,
+    run_tflite,
+    run_torch,
+    smooth_picture,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
@@ -89,6 +100,53 @@ class _Bits(nn.Module):
 def test_the_smallest_number_above_another_is_above_it(number: float) -> None:
     picture = np.array([-number, 0, number], np.float32).reshape(1, 1, 3, 1).repeat(3, 3)
     assert interpret(capture(_Bits(), 1, 3), picture)[0, 0, :, 0].tolist() == [12, 10, 3]
+
+
+def _channels(x: Tensor) -> Tensor:
+    return x.relu().amax(1, keepdim=True)
+
+
+_INFINITE: dict[str, Callable[[Tensor], Tensor]] = {
+    "logarithm": lambda x: torch.where(x > 0.1, x.log(), x - 2),
+    "root": lambda x: torch.where(x >= 0, x.sqrt(), x.abs().add(1).rsqrt()),
+    "power": lambda x: torch.where(x <= 0.003, x * 12.92, 1.055 * x ** (1 / 2.4) - 0.055),
+    "quotient": lambda x: torch.where(_channels(x) > 0, x / _channels(x), torch.zeros_like(x)),
+    "of a quotient": lambda x: torch.where(1 / x > 4, 4.0, 1 / x - 1),
+    "exponential": lambda x: torch.where(x * 300 > 20, x * 300, (x * 300).exp().log1p()),
+    "normed": lambda x: torch.where(x > 0, x * (x * x).mean(1, keepdim=True).rsqrt(), -x),
+    "filled": lambda x: (2 / x).masked_fill(x == 0, 0.5),
+    "by a mask": lambda x: torch.where(torch.arange(x.shape[3]) > 7, x, 1 / x.clamp(0.5)),
+}
+
+
+class _Only(nn.Module):
+    def __init__(self, what: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.what(x)
+
+
+@pytest.mark.parametrize("name", _INFINITE)
+def test_what_is_not_chosen_may_be_infinite(name: str) -> None:
+    network, picture = _Only(_INFINITE[name]), smooth_picture(16, 24)
+    picture[:, :4, :4], picture[:, 4:8, :4] = 0, -0.5
+    graph, wanted = capture(network, 16, 24), run_torch(network, picture)
+    assert np.isfinite(wanted).all()
+    for runtime, run in ((Runtime.TFLITE, run_tflite), (Runtime.ONNX, run_onnx)):
+        data = emit(lower(graph, runtime)[0], runtime, DType.FP32, {})
+        np.testing.assert_allclose(run(data, picture), wanted, rtol=2e-5, atol=2e-6)
+
+
+def test_an_epsilon_under_a_norm_is_guard_enough() -> None:
+    def normed(x: Tensor) -> Tensor:
+        y = x * torch.rsqrt((x * x).mean(1, keepdim=True) + 1e-6)
+        return torch.where(x > 0, y, y / 2)
+
+    kinds = capture(_Only(normed), 8, 8).count()
+    assert kinds["rsqrt"] == 1
+    assert kinds["mul"] == 5
 
 
 @pytest.mark.parametrize("name", ["exponential", "by a mask", "signs", "by tensors", "rectified"])

@@ -15,6 +15,7 @@ from torch import fx
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Ceil, Maximum
 from coronet_deploy.export.aten import sums
+from coronet_deploy.export.aten.finite import finite_elsewhere
 from coronet_deploy.export.aten.translation import Refused, Translation
 
 Operand = Any
@@ -107,7 +108,7 @@ def _times(t: Translation, truth: str, operand: Operand) -> str:
     to = t.builder
     value = t.operand(operand)
     if value not in to.constants:
-        return to.emit(ops.Mul(), truth, value)
+        return to.emit(ops.Mul(), truth, finite_elsewhere(to, value, truth))
     numbers = to.constants[value]
     if not np.isfinite(numbers).all():
         raise Refused("chooses numbers that are not finite; -1e4 is as good as -inf for a softmax")
