@@ -78,6 +78,8 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "by tensors": lambda n, x: x.clamp(n.low, n.high) + torch.clamp(x, min=x.mean(1, keepdim=True)),
     "channels last": lambda _, x: _rectified(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
     "in steps": lambda _, x: (x * 8).floor() / 8 + (x - 0.25).ceil() / 9,
+    "remainders": lambda _, x: torch.remainder(x * 5, 1) + (x * 6) % -0.7 + torch.frac(x * 4),
+    "rounded": lambda _, x: torch.round(x * 8) / 8 + torch.trunc(x * 4) + (x * 3 // 0.5) / 9,
     "rectified": lambda _, x: x * (x > 0) + (x != 0).float() * (x == 0),
 }
 
@@ -149,6 +151,25 @@ def test_an_epsilon_under_a_norm_is_guard_enough() -> None:
     assert kinds["mul"] == 5
 
 
+@pytest.mark.parametrize("by", [7, 41, -3, 0.25])
+def test_whole_multiples_leave_nothing(by: float) -> None:
+    picture = np.arange(-128, 128, dtype=np.float32).reshape(1, 8, 32, 1)
+    network = _Only(lambda x: torch.remainder(x, by) + x // by)
+    graph, wanted = capture(network, 8, 32, 1), run_torch(network, picture)
+    for runtime, run in ((Runtime.TFLITE, run_tflite), (Runtime.ONNX, run_onnx)):
+        data = emit(lower(graph, runtime)[0], runtime, DType.FP32, {})
+        np.testing.assert_array_equal(run(data, picture), wanted)
+
+
+def test_halves_are_rounded_to_what_is_even() -> None:
+    picture = (np.arange(-64, 64) / 2).astype(np.float32).reshape(1, 8, 16, 1)
+    network = _Only(torch.round)
+    graph, wanted = capture(network, 8, 16, 1), run_torch(network, picture)
+    for runtime, run in ((Runtime.TFLITE, run_tflite), (Runtime.ONNX, run_onnx)):
+        data = emit(lower(graph, runtime)[0], runtime, DType.FP32, {})
+        np.testing.assert_array_equal(run(data, picture), wanted)
+
+
 @pytest.mark.parametrize("name", ["exponential", "by a mask", "signs", "by tensors", "rectified"])
 @pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_choices_are_one_part_in_every_number_type_or_refused(
@@ -169,7 +190,9 @@ def test_choices_are_one_part_in_every_number_type_or_refused(
     [
         (lambda _, x: x.masked_fill(x > 0, float("-inf")), "-1e4 is as good as -inf"),
         (lambda _, x: x[:, x.mean((0, 2, 3)) > 0], "takes places from a picture"),
-        (lambda _, x: x + x.argmax(1, keepdim=True), "argmax"),
+        (lambda _, x: x + x.argmax(1, keepdim=True), "x == x.amax(dim, keepdim=True) marks"),
+        (lambda _, x: x.round(decimals=2), "scale by 100 before"),
+        (lambda _, x: x // 0, "divides by zero"),
         (lambda _, x: x + torch.fft.rfft2(x).real.mean(), "has a Fourier transform"),
         (
             lambda _, x: nn.functional.grid_sample(x, x[:, :2].permute(0, 2, 3, 1)),
