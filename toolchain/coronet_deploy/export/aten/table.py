@@ -198,6 +198,9 @@ FILLING = frozenset(
 )
 """Operators that take of a tensor its shape alone."""
 
+OF_ANOTHERS_SHAPE = frozenset(f"aten.{name}" for name in ("expand_as", "view_as", "reshape_as"))
+"""Operators that take of their second tensor its shape alone."""
+
 SPREADING = frozenset({"aten.expand", "aten.expand_as"})
 """Operators that repeat what they take along axes of size 1, as arithmetic does by itself."""
 
