@@ -99,11 +99,12 @@ def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:
             return t.weights[source]
         held = _of_picture(t, source) if as_picture else as_moved(t, source)
         value = held.value
-        # As a copy that torch makes of it is; and one that is turned in place is not another's.
-        index = held.index.contiguous()
+        # A view is of numbers that lie in order; and what is turned in place is not another's.
+        index = held.index.contiguous() if views else held.index
         return index.clone() if target._schema.is_mutable else index  # noqa: SLF001 - torch's only way
 
     target: Any = node.target
+    views = "view" in target._schema.name  # noqa: SLF001 - torch's only way
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), places)
     made = target(*args, **kwargs)
     if isinstance(made, Tensor):

@@ -35,7 +35,7 @@ def stack(t: Translation, node: fx.Node, *, tensors: list[fx.Node], dim: int) ->
 def _all_of(t: Translation, learnt: fx.Node, first: Moved) -> str:
     """Return a learnt tensor as a constant of as many numbers as `first` has, in their order."""
     shape = nchw(t, first.value)
-    plane = numbers_by(torch.from_numpy(t.array(learnt)), shape, first.index)
+    plane = numbers_by(t, torch.from_numpy(t.array(learnt)), shape, first.index)
     if plane is None:
         raise Refused("takes a learnt tensor in an order that what it stands beside has not")
     return t.builder.constant(plane.expand(shape).permute(0, 2, 3, 1).numpy(), "beside")
