@@ -98,6 +98,12 @@ def _filtered(n: _Own, x: Tensor) -> Tensor:
     return drawn
 
 
+def _unit(style: Tensor) -> Tensor:
+    """Return numbers of a mean square of 1, less their sum (arXiv 1710.10196 has the former)."""
+    unit = style * torch.rsqrt(style.square().mean(1, keepdim=True) + 1e-4)
+    return unit - style.sum(-1, keepdim=True) + style.var(1, keepdim=True) * style.amax(1)
+
+
 def _with_a_token(n: _Own, x: Tensor) -> Tensor:
     """Have a class token beside the pixels, as vision transformers do (arXiv 2010.11929)."""
     pixels = x.flatten(2).transpose(1, 2)
@@ -126,6 +132,7 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     ).flatten(1, 2),
     "summed with what is learnt": lambda _, x: torch.stack([x, torch.ones_like(x)]).sum(0),
     "with a token": _with_a_token,
+    "of a vector": lambda _, x: x * _unit(x.mean((2, 3)))[..., None, None],
     "efficient": _efficient,
     "of pixels": lambda n, x: (n.deep(x.flatten(2)) + n.halves(x.flatten(2))).view_as(x),
     "every second": lambda n, x: (
