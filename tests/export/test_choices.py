@@ -11,12 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from coronet_deploy.errors import ConversionFailed
+from coronet_deploy.export.build import emit
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import INTEGER, LEAST_DB, Share, artifacts, difference, run_torch, smooth_picture
+from lowering import (
+    INTEGER,
+    LEAST_DB,
+    Share,
+    artifacts,
+    difference,
+    run_onnx,
+    run_tflite,
+    run_torch,
+    smooth_picture,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
@@ -67,6 +78,8 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "by tensors": lambda n, x: x.clamp(n.low, n.high) + torch.clamp(x, min=x.mean(1, keepdim=True)),
     "channels last": lambda _, x: _rectified(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
     "in steps": lambda _, x: (x * 8).floor() / 8 + (x - 0.25).ceil() / 9,
+    "remainders": lambda _, x: torch.remainder(x * 5, 1) + (x * 6) % -0.7 + torch.frac(x * 4),
+    "rounded": lambda _, x: torch.round(x * 8) / 8 + torch.trunc(x * 4) + (x * 3 // 0.5) / 9,
     "rectified": lambda _, x: x * (x > 0) + (x != 0).float() * (x == 0),
 }
 
@@ -91,6 +104,72 @@ def test_the_smallest_number_above_another_is_above_it(number: float) -> None:
     assert interpret(capture(_Bits(), 1, 3), picture)[0, 0, :, 0].tolist() == [12, 10, 3]
 
 
+def _channels(x: Tensor) -> Tensor:
+    return x.relu().amax(1, keepdim=True)
+
+
+_INFINITE: dict[str, Callable[[Tensor], Tensor]] = {
+    "logarithm": lambda x: torch.where(x > 0.1, x.log(), x - 2),
+    "root": lambda x: torch.where(x >= 0, x.sqrt(), x.abs().add(1).rsqrt()),
+    "power": lambda x: torch.where(x <= 0.003, x * 12.92, 1.055 * x ** (1 / 2.4) - 0.055),
+    "quotient": lambda x: torch.where(_channels(x) > 0, x / _channels(x), torch.zeros_like(x)),
+    "of a quotient": lambda x: torch.where(1 / x > 4, 4.0, 1 / x - 1),
+    "exponential": lambda x: torch.where(x * 300 > 20, x * 300, (x * 300).exp().log1p()),
+    "normed": lambda x: torch.where(x > 0, x * (x * x).mean(1, keepdim=True).rsqrt(), -x),
+    "filled": lambda x: (2 / x).masked_fill(x == 0, 0.5),
+    "by a mask": lambda x: torch.where(torch.arange(x.shape[3]) > 7, x, 1 / x.clamp(0.5)),
+}
+
+
+class _Only(nn.Module):
+    def __init__(self, what: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.what(x)
+
+
+@pytest.mark.parametrize("name", _INFINITE)
+def test_what_is_not_chosen_may_be_infinite(name: str) -> None:
+    network, picture = _Only(_INFINITE[name]), smooth_picture(16, 24)
+    picture[:, :4, :4], picture[:, 4:8, :4] = 0, -0.5
+    graph, wanted = capture(network, 16, 24), run_torch(network, picture)
+    assert np.isfinite(wanted).all()
+    for runtime, run in ((Runtime.TFLITE, run_tflite), (Runtime.ONNX, run_onnx)):
+        data = emit(lower(graph, runtime)[0], runtime, DType.FP32, {})
+        np.testing.assert_allclose(run(data, picture), wanted, rtol=2e-5, atol=2e-6)
+
+
+def test_an_epsilon_under_a_norm_is_guard_enough() -> None:
+    def normed(x: Tensor) -> Tensor:
+        y = x * torch.rsqrt((x * x).mean(1, keepdim=True) + 1e-6)
+        return torch.where(x > 0, y, y / 2)
+
+    kinds = capture(_Only(normed), 8, 8).count()
+    assert kinds["rsqrt"] == 1
+    assert kinds["mul"] == 5
+
+
+@pytest.mark.parametrize("by", [7, 41, -3, 0.25])
+def test_whole_multiples_leave_nothing(by: float) -> None:
+    picture = np.arange(-128, 128, dtype=np.float32).reshape(1, 8, 32, 1)
+    network = _Only(lambda x: torch.remainder(x, by) + x // by)
+    graph, wanted = capture(network, 8, 32, 1), run_torch(network, picture)
+    for runtime, run in ((Runtime.TFLITE, run_tflite), (Runtime.ONNX, run_onnx)):
+        data = emit(lower(graph, runtime)[0], runtime, DType.FP32, {})
+        np.testing.assert_array_equal(run(data, picture), wanted)
+
+
+def test_halves_are_rounded_to_what_is_even() -> None:
+    picture = (np.arange(-64, 64) / 2).astype(np.float32).reshape(1, 8, 16, 1)
+    network = _Only(torch.round)
+    graph, wanted = capture(network, 8, 16, 1), run_torch(network, picture)
+    for runtime, run in ((Runtime.TFLITE, run_tflite), (Runtime.ONNX, run_onnx)):
+        data = emit(lower(graph, runtime)[0], runtime, DType.FP32, {})
+        np.testing.assert_array_equal(run(data, picture), wanted)
+
+
 @pytest.mark.parametrize("name", ["exponential", "by a mask", "signs", "by tensors", "rectified"])
 @pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_choices_are_one_part_in_every_number_type_or_refused(
@@ -111,7 +190,9 @@ def test_choices_are_one_part_in_every_number_type_or_refused(
     [
         (lambda _, x: x.masked_fill(x > 0, float("-inf")), "-1e4 is as good as -inf"),
         (lambda _, x: x[:, x.mean((0, 2, 3)) > 0], "takes places from a picture"),
-        (lambda _, x: x + x.argmax(1, keepdim=True), "argmax"),
+        (lambda _, x: x + x.argmax(1, keepdim=True), "x == x.amax(dim, keepdim=True) marks"),
+        (lambda _, x: x.round(decimals=2), "scale by 100 before"),
+        (lambda _, x: x // 0, "divides by zero"),
         (lambda _, x: x + torch.fft.rfft2(x).real.mean(), "has a Fourier transform"),
         (
             lambda _, x: nn.functional.grid_sample(x, x[:, :2].permute(0, 2, 3, 1)),

@@ -28,6 +28,7 @@ class _Own(nn.Module):
     """Does `what` to eight channels of half the picture's size."""
 
     blur: Tensor
+    gain: Tensor
 
     def __init__(self, what: Callable[[_Own, Tensor], Tensor]) -> None:
         super().__init__()
@@ -39,6 +40,7 @@ class _Own(nn.Module):
         self.halves, self.each = nn.Conv1d(8, 8, 5, 1, 4, 2, 2), nn.Conv1d(8, 16, 3, 2, groups=8)
         self.scaled, self.rms = nn.BatchNorm1d(8), nn.RMSNorm(8)
         self.dense = nn.Linear(8, 8)
+        self.register_buffer("gain", torch.linspace(-1, 1, 8).view(1, 8, 1, 1))
         self.register_buffer("blur", torch.outer(*[torch.tensor([1.0, 3, 3, 1])] * 2) / 64)
         self.what = what
         with torch.no_grad():
@@ -96,6 +98,20 @@ def _filtered(n: _Own, x: Tensor) -> Tensor:
     return drawn
 
 
+def _unit(style: Tensor) -> Tensor:
+    """Return numbers of a mean square of 1, less their sum (arXiv 1710.10196 has the former)."""
+    unit = style * torch.rsqrt(style.square().mean(1, keepdim=True) + 1e-4)
+    return unit - style.sum(-1, keepdim=True) + style.var(1, keepdim=True) * style.amax(1)
+
+
+def _with_a_token(n: _Own, x: Tensor) -> Tensor:
+    """Have a class token beside the pixels, as vision transformers do (arXiv 2010.11929)."""
+    pixels = x.flatten(2).transpose(1, 2)
+    joined = n.dense(torch.cat([n.gain.view(1, 1, 8), pixels], 1))
+    joined = torch.cat([joined.softmax(-1), joined], 2)
+    return joined[:, 1:].transpose(1, 2).reshape(1, 16, *x.shape[2:])
+
+
 def _power(_: _Own, x: Tensor) -> Tensor:
     flat = x.view(*x.shape[:2], -1)
     most = flat.max(dim=2, keepdim=True)[0]
@@ -111,6 +127,12 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "minimum": lambda n, x: torch.stack([way(x) for way in n.ways], 2).amin(2),
     "interleaved": lambda _, x: torch.stack(x.chunk(2, 1), 2).flatten(1, 2),
     "lines between": lambda _, x: torch.stack((x, x.relu()), 3).flatten(2, 3),
+    "beside what is learnt": lambda n, x: torch.stack(
+        [n.gain.expand_as(x), x, torch.ones_like(x)], 2
+    ).flatten(1, 2),
+    "summed with what is learnt": lambda _, x: torch.stack([x, torch.ones_like(x)]).sum(0),
+    "with a token": _with_a_token,
+    "of a vector": lambda _, x: x * _unit(x.mean((2, 3)))[..., None, None],
     "efficient": _efficient,
     "of pixels": lambda n, x: (n.deep(x.flatten(2)) + n.halves(x.flatten(2))).view_as(x),
     "every second": lambda n, x: (
@@ -130,7 +152,7 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "logarithms": lambda _, x: x - x.logsumexp(1, keepdim=True) + F.log_softmax(x, 1).exp(),
     "dark": lambda _, x: x - x.min(1, keepdim=True)[0] + x.amin((2, 3), keepdim=True) - x.min(),
 }
-_NO_INTEGERS = {"selected", "power", "filtered"}
+_NO_INTEGERS = {"selected", "power", "filtered", "with a token"}
 
 
 @pytest.mark.parametrize("name", _WHAT)
@@ -146,7 +168,11 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["selected", "fused", "maximum", "efficient", "root mean square", "power", "filtered"]
+    "name",
+    [
+        *("selected", "fused", "maximum", "efficient", "root mean square", "power", "filtered"),
+        *("beside what is learnt", "with a token"),
+    ],
 )
 @pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_stacks_and_lines_are_one_part_in_every_number_type(
@@ -176,7 +202,6 @@ def test_what_is_stacked_to_be_summed_is_not_joined() -> None:
             ),
             "if weights depend on the picture, scale its channels before and after",
         ),
-        (lambda _, x: torch.stack([x, torch.ones_like(x)]).sum(0), "a learnt tensor"),
         (lambda _, x: F.adaptive_avg_pool1d(x.flatten(2), 2)[..., None], "only to one"),
         (lambda n, x: x * n.along(x.mean((2, 3))[:, None, _MIXED]).view(1, 8, 1, 1), "no line"),
     ],

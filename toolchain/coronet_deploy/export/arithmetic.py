@@ -37,6 +37,13 @@ class Ceil(Elementwise):
 
 
 @dataclass(frozen=True)
+class Round(Elementwise):
+    """The whole number that is nearest to x; of two, the even one."""
+
+    kind: ClassVar[str] = "round"
+
+
+@dataclass(frozen=True)
 class Clamp(Elementwise):
     """max(min(x, high), low); an end that is missing is infinite."""
 

@@ -22,6 +22,7 @@ from coronet_deploy.export.aten.table import (
     FILLING,
     FOR_EACH_NUMBER,
     IDENTITIES,
+    OF_ANOTHERS_SHAPE,
     OF_ANY_SHAPE,
     RESHAPING,
     SPREADING,
@@ -169,7 +170,7 @@ class _Program:
             self._inline(node, part)
         elif not hasattr(node.target, "_schema"):
             raise Refused("is not supported")
-        elif not any(map(self._to.is_picture, node.all_input_nodes)) or _operator(node) in FILLING:
+        elif not self._goes_into(node):
             if not _shares(node) or _writes(node):
                 self._assembly.require_whole(node.all_input_nodes)
             self._to.compute(node)
@@ -178,6 +179,13 @@ class _Program:
         else:
             self._assembly.require_whole(node.all_input_nodes)
             self._translate(node)
+
+    def _goes_into(self, node: fx.Node) -> bool:
+        """Return whether the picture goes into what an operator makes, and not its shape alone."""
+        key, sources = _operator(node), node.all_input_nodes
+        if key in OF_ANOTHERS_SHAPE:
+            sources = sources[:1]
+        return key not in FILLING and any(map(self._to.is_picture, sources))
 
     def _pick(self, node: fx.Node) -> None:
         """Take one of several tensors: of the parts of one, or of what a wrapped part gives."""

@@ -27,6 +27,7 @@ from coronet_deploy.export.arithmetic import (
     HardSwish,
     Log,
     Maximum,
+    Round,
     Sqrt,
 )
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
@@ -253,6 +254,7 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     Exp: lambda _, x: torch.exp(x),
     Log: lambda _, x: torch.log(x),
     Ceil: lambda _, x: torch.ceil(x),
+    Round: lambda _, x: torch.round(x),
     Div: lambda _, a, b: a / b,
     Maximum: lambda _, a, b: torch.maximum(a, b),
     ops.Minimum: lambda _, a, b: torch.minimum(a, b),

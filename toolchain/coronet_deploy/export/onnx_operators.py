@@ -19,6 +19,7 @@ from coronet_deploy.export.arithmetic import (
     HardSwish,
     Log,
     Maximum,
+    Round,
     Sqrt,
 )
 from coronet_deploy.export.graph import Node
@@ -285,6 +286,7 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     Exp: _plain("Exp"),
     Log: _plain("Log"),
     Ceil: _plain("Ceil"),
+    Round: _plain("Round"),
     Div: _plain("Div"),
     Maximum: _plain("Max"),
     ops.Minimum: _plain("Min"),

@@ -17,6 +17,7 @@ from coronet_deploy.export.arithmetic import (
     HardSwish,
     Log,
     Maximum,
+    Round,
     Sqrt,
 )
 from coronet_deploy.export.graph import Node
@@ -265,6 +266,7 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., _Translated]] = {
     Exp: _plain("EXP", schema.ExpOptionsT),
     Log: _plain("LOG"),
     Ceil: _plain("CEIL"),
+    Round: _plain("ROUND"),
     Div: _plain("DIV", schema.DivOptionsT),
     Maximum: _plain("MAXIMUM", schema.MaximumMinimumOptionsT),
     ops.Minimum: _plain("MINIMUM", schema.MaximumMinimumOptionsT),

@@ -13,8 +13,9 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Ceil, Maximum
+from coronet_deploy.export.arithmetic import Ceil, Div, Maximum, Round
 from coronet_deploy.export.aten import sums
+from coronet_deploy.export.aten.finite import finite_elsewhere
 from coronet_deploy.export.aten.translation import Refused, Translation
 
 Operand = Any
@@ -72,6 +73,45 @@ def floor(t: Translation, *, self: Operand) -> str:
     return sums.neg(t, self=t.builder.emit(Ceil(), sums.neg(t, self=self)))
 
 
+def truncated(t: Translation, *, self: Operand) -> str:
+    """Return the whole part: floor(x) where x is positive, else ceil(x)."""
+    to, x = t.builder, t.operand(self)
+    down = floor(t, self=to.emit(ops.Relu(), x))
+    return to.emit(ops.Add(), down, to.emit(Ceil(), to.emit(ops.Minimum(), x, to.constant([0.0]))))
+
+
+def fraction(t: Translation, *, self: Operand) -> str:
+    """Return what is left without the whole part."""
+    return t.builder.emit(ops.Sub(), t.operand(self), truncated(t, self=self))
+
+
+def nearest(t: Translation, *, self: Operand, decimals: int = 0) -> str:
+    """Return the nearest whole number, of two the even one."""
+    if decimals:
+        raise Refused(f"rounds to {decimals} decimals; scale by {10.0**decimals:g} before and back")
+    return t.builder.emit(Round(), t.operand(self))
+
+
+def remainder(t: Translation, *, self: Operand, other: Operand) -> str:
+    """Return x - floor(x / y) * y."""
+    whole = quotient(t, self=self, other=other, rounding_mode="floor")
+    taken = sums.binary(ops.Mul())(t, self=whole, other=other)
+    return sums.binary(ops.Sub())(t, self=self, other=taken)
+
+
+def quotient(
+    t: Translation, *, self: Operand, other: Operand, rounding_mode: str | None = None
+) -> str:
+    """Return x / y, rounded down or towards 0 if that is wanted."""
+    if rounding_mode is None:
+        return sums.div(t, self=self, other=other)
+    if _is_zero(other):
+        raise Refused("divides by zero")
+    # Not times a reciprocal, which makes less than 1 of 41 / 41.
+    value = t.builder.emit(Div(), t.operand(self), t.operand(other))
+    return floor(t, self=value) if rounding_mode == "floor" else truncated(t, self=value)
+
+
 def sign(t: Translation, *, self: Operand) -> str:
     """Whether it is above 0, less whether it is below."""
     return t.builder.emit(ops.Sub(), _above(t, self, 0), _above(t, 0, self))
@@ -107,7 +147,7 @@ def _times(t: Translation, truth: str, operand: Operand) -> str:
     to = t.builder
     value = t.operand(operand)
     if value not in to.constants:
-        return to.emit(ops.Mul(), truth, value)
+        return to.emit(ops.Mul(), truth, finite_elsewhere(to, value, truth))
     numbers = to.constants[value]
     if not np.isfinite(numbers).all():
         raise Refused("chooses numbers that are not finite; -1e4 is as good as -inf for a softmax")

@@ -25,6 +25,7 @@ from coronet_deploy.export.aten.spans import as_lies, as_moved, checked
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
 
 _RANK = 4
+_VECTOR = 2  # axes
 
 MOVES = frozenset(
     f"aten.{name}"
@@ -74,7 +75,7 @@ def translate(
     moved = any(isinstance(t.values.get(source), Moved) for source in node.all_input_nodes)
     if key in MOVES and (moved or not otherwise):
         return _moves(t, node, as_picture=key in _LINES)
-    if not moved and key not in BY_THEMSELVES:
+    if not moved and key not in BY_THEMSELVES and not _reduces_a_vector(node, key):
         return None
     if arguments.get("other") is not None:
         key = _OF_TWO.get(key, key)
@@ -85,6 +86,11 @@ def translate(
     if key in vectors.REDUCTIONS:
         return vectors.reduced(t, node.meta["val"], vectors.REDUCTIONS[key], **arguments)
     return _each_number(t, node, each_number[key], arguments) if key in each_number else None
+
+
+def _reduces_a_vector(node: fx.Node, key: str) -> bool:
+    """Return whether an operator goes over axes of (N, C), as a norm of a style's numbers does."""
+    return key in vectors.REDUCTIONS and len(node.all_input_nodes[0].meta["val"].shape) == _VECTOR
 
 
 def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:
@@ -99,11 +105,12 @@ def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:
             return t.weights[source]
         held = _of_picture(t, source) if as_picture else as_moved(t, source)
         value = held.value
-        # As a copy that torch makes of it is; and one that is turned in place is not another's.
-        index = held.index.contiguous()
+        # A view is of numbers that lie in order; and what is turned in place is not another's.
+        index = held.index.contiguous() if views else held.index
         return index.clone() if target._schema.is_mutable else index  # noqa: SLF001 - torch's only way
 
     target: Any = node.target
+    views = "view" in target._schema.name  # noqa: SLF001 - torch's only way
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), places)
     made = target(*args, **kwargs)
     if isinstance(made, Tensor):

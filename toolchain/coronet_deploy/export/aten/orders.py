@@ -23,7 +23,7 @@ def beside(t: Translation, one: Moved, other: Moved) -> str:
     """Return the value of `one` with its numbers where those of `other` are that they stand by."""
     if _stands_as(t, one, other):
         return _on_lines_of(t, one, other)
-    places = numbers_by(one.index, nchw(t, other.value), other.index)
+    places = numbers_by(t, one.index, nchw(t, other.value), other.index)
     if places is not None:
         found = permuted(t.builder, one.value, places)
         if found is None and len(places) == 1:  # channels that stand beside several each

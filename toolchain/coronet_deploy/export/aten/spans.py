@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from coronet_deploy.export.aten.places import filled, grid, once_each, sums_of
 from coronet_deploy.export.aten.reordering import permuted
 from coronet_deploy.export.aten.settled import settled
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation, way_out
@@ -53,23 +54,33 @@ def spanned(t: Translation, held: Moved, dims: list[int]) -> tuple[tuple[int, ..
     shape, rank = nchw(t, held.value), held.index.ndim
     over = sorted(dim % rank for dim in dims)
     rest = [dim for dim in range(rank) if dim not in over]
-    rows = held.index.permute(*rest, *over).reshape(
-        -1, math.prod(held.index.shape[dim] for dim in over)
-    )
-    places = torch.arange(math.prod(shape)).reshape(shape)
-    for count in range(_RANK):
-        for axes in itertools.combinations(range(1, _RANK), count):
-            inside = places[tuple(slice(None) if a in axes else slice(0, 1) for a in range(_RANK))]
-            if inside.numel() != rows.shape[1]:
-                continue
-            begins = places[tuple(slice(0, 1) if a in axes else slice(None) for a in range(_RANK))]
-            whole = torch.isin(rows[:, 0], begins).all()
-            if whole and torch.equal(rows, rows[:, :1] + inside.reshape(1, -1)):
+    found = _apart(t, held.index, over, rest)
+    if found is not None:
+        starts, steps = found
+        for count in range(_RANK):
+            for axes in itertools.combinations(range(1, _RANK), count):
+                inside = grid(shape, axes)
+                if not torch.equal(inside, steps):
+                    continue
+                begins = grid(shape, [axis for axis in range(_RANK) if axis not in axes])
                 # Where each beginning stands among all of them.
-                return axes, torch.searchsorted(
-                    begins.flatten().contiguous(), rows[:, 0].contiguous()
-                )
+                places = torch.searchsorted(begins, starts).clamp(max=len(begins) - 1)
+                if torch.equal(begins[places], starts):
+                    return axes, places
     raise Refused(f"works over axes {tuple(dims)}, which are no whole axes of a picture")
+
+
+def _apart(
+    t: Translation, index: Tensor, over: list[int], rest: list[int]
+) -> tuple[Tensor, Tensor] | None:
+    """Return where rows over some axes begin, and what is added along each, if it is the same."""
+    lines = t.lines_of(index)
+    if lines is not None:
+        return index[(0,) * index.ndim] + sums_of(lines, rest), sums_of(lines, over)
+    rows = index.permute(*rest, *over).reshape(-1, math.prod(index.shape[dim] for dim in over))
+    steps = rows[0] - rows[0, 0]
+    alike = torch.equal(rows, rows[:, :1] + steps)
+    return (rows[:, 0].contiguous(), steps) if alike else None
 
 
 def spanning(
@@ -102,35 +113,61 @@ def spanning(
 def as_lies(t: Translation, array: np.ndarray[Any, Any], beside: Moved) -> str:
     """Return a learnt tensor in the order of the value beside whose numbers torch has it."""
     shape, tensor = nchw(t, beside.value), torch.from_numpy(array)
-    plane = numbers_by(tensor, shape, beside.index)
+    plane = numbers_by(t, tensor, shape, beside.index)
     if plane is None:
         told = f"{list(array.shape)} beside {tuple(beside.index.shape)}"
         raise Refused(f"takes a learnt tensor of shape {told}{way_out(array.ndim)}")
     return t.plane(plane.numpy(), batch=shape[0])
 
 
-def _once_each(places: Tensor) -> bool:
-    seen = torch.zeros(len(places), dtype=torch.bool)
-    seen[places] = True
-    return bool(seen.all())
-
-
-def numbers_by(tensor: Tensor, shape: tuple[int, ...], index: Tensor) -> Tensor | None:
+def numbers_by(
+    t: Translation, tensor: Tensor, shape: tuple[int, ...], index: Tensor
+) -> Tensor | None:
     """Return numbers in the order of a value of `shape`, NCHW, each where `index` has its own.
 
     Along axes over which they are the same they are there once, but for the channels.
     """
+    plane = _along_axes(t, tensor, shape, index)
+    if plane is None:
+        plane = _one_by_one(tensor, shape, index)
+    if plane is None:
+        return None
+    for axis in (0, 2, 3):
+        once = plane.narrow(axis, 0, 1)
+        plane = once if torch.equal(plane, once.expand(plane.shape)) else plane
+    return plane
+
+
+def _along_axes(
+    t: Translation, tensor: Tensor, shape: tuple[int, ...], index: Tensor
+) -> Tensor | None:
+    """Return numbers by the axes of the value that those of the tensor are, if they are whole."""
+    sizes = (1,) * (index.ndim - tensor.ndim) + tuple(tensor.shape)
+    small = tensor.numel() < index.numel() == math.prod(shape)
+    if not small or any(n not in {1, m} for n, m in zip(sizes, index.shape, strict=False)):
+        return None
+    lines = t.lines_of(index) if len(sizes) == index.ndim else None
+    if lines is None or int(index[(0,) * index.ndim]):
+        return None
+    over, rest = ([a for a, n in enumerate(sizes) if (n > 1) is wide] for wide in (True, False))
+    found, others = (filled(sums_of(lines, dims), shape) for dims in (over, rest))
+    if found is None or others is None or set(found[0]) & set(others[0]):
+        return None
+    axes, places = found
+    plane = torch.empty(tensor.numel(), dtype=tensor.dtype)
+    plane[places] = tensor.reshape(-1)
+    plane = plane.reshape([size if axis in axes else 1 for axis, size in enumerate(shape)])
+    return plane if _CHANNELS in axes else plane.expand(-1, shape[_CHANNELS], -1, -1)
+
+
+def _one_by_one(tensor: Tensor, shape: tuple[int, ...], index: Tensor) -> Tensor | None:
     try:
         spread = tensor.expand(index.shape).reshape(-1)
     except RuntimeError:  # of shapes that do not spread to each other's
         return None
     places = index.reshape(-1)
-    if len(places) != math.prod(shape) or not _once_each(places):
+    if len(places) != math.prod(shape) or not once_each(places):
         return None
     plane = torch.empty_like(spread)
     plane[places] = spread
-    plane = plane.reshape(shape)
-    for axis in (0, 2, 3):
-        once = plane.narrow(axis, 0, 1)
-        plane = once if torch.equal(plane, once.expand(plane.shape)) else plane
-    return plane
+    return plane.reshape(shape)

@@ -50,16 +50,8 @@ def neg(t: Translation, *, self: Any) -> str:  # noqa: ANN401 - a node, or a val
     return _combined(t, ops.Mul(), self, -1.0)
 
 
-def div(
-    t: Translation,
-    *,
-    self: Any,  # noqa: ANN401 - a number or a tensor
-    other: Any,  # noqa: ANN401 - the same
-    rounding_mode: str | None = None,
-) -> str:
+def div(t: Translation, *, self: Any, other: Any) -> str:  # noqa: ANN401 - numbers or tensors
     """By a number or a learnt tensor, its reciprocal times x."""
-    if rounding_mode is not None:
-        raise Refused(f"rounding_mode {rounding_mode!r} is not supported")
     if t.is_picture(other):
         return _quotient(t, t.operand(self), t.operand(other))
     divisor = np.asarray(other if isinstance(other, int | float) else t.array(other), np.float64)

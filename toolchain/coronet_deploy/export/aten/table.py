@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,8 +19,10 @@ from coronet_deploy.export.aten import (
     parts,
     pooled,
     resized,
+    running,
     sums,
     transposed,
+    waves,
 )
 from coronet_deploy.export.aten.translation import Refused, Translation
 from coronet_deploy.export.groups import GroupedConv2d
@@ -152,6 +155,11 @@ _WHY_NOT = {
     "grid_sampler": "neither runtime samples at computed places on its fast path",
     "conv3d": "a picture has two dimensions",
     "index_put": "what is written where is not known before; torch.where chooses by a mask",
+    "argmax": "x == x.amax(dim, keepdim=True) marks where the largest is",
+    "argmin": "x == x.amin(dim, keepdim=True) marks where the smallest is",
+    "one_hot": "x == x.amax(dim, keepdim=True) is 1 where the largest is",
+    "fmod": "x - y * torch.trunc(x / y) is the same",
+    "cumprod": "of what is above 0, torch.exp(torch.cumsum(torch.log(x), dim)) is the same",
     "copy": "writes to a part of a tensor; torch.cat or torch.where makes one of parts",
 }
 
@@ -190,6 +198,9 @@ FILLING = frozenset(
 )
 """Operators that take of a tensor its shape alone."""
 
+OF_ANOTHERS_SHAPE = frozenset(f"aten.{name}" for name in ("expand_as", "view_as", "reshape_as"))
+"""Operators that take of their second tensor its shape alone."""
+
 SPREADING = frozenset({"aten.expand", "aten.expand_as"})
 """Operators that repeat what they take along axes of size 1, as arithmetic does by itself."""
 
@@ -224,6 +235,14 @@ FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.log": _unary(Log()),
     "aten.ceil": _unary(Ceil()),
     "aten.floor": choices.floor,
+    "aten.round": choices.nearest,
+    **dict.fromkeys(("aten.trunc", "aten.fix"), choices.truncated),
+    "aten.frac": choices.fraction,
+    "aten.remainder": choices.remainder,
+    "aten.floor_divide": functools.partial(choices.quotient, rounding_mode="floor"),
+    "aten.sin": waves.sine,
+    "aten.cos": waves.cosine,
+    "aten.erf": waves.error_function,
     "aten.log1p": curves.log1p,
     "aten.expm1": curves.expm1,
     "aten.softplus": curves.softplus,
@@ -233,7 +252,7 @@ FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.sub": sums.binary(ops.Sub()),
     "aten.rsub": sums.rsub,
     "aten.mul": sums.binary(ops.Mul()),
-    "aten.div": sums.div,
+    "aten.div": choices.quotient,
     "aten.neg": sums.neg,
     "aten.sqrt": _unary(Sqrt()),
     "aten.reciprocal": sums.reciprocal,
@@ -280,6 +299,7 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.group_norm": means.group_norm,
     "aten.mean": means.mean,
     "aten.sum": means.total,
+    "aten.cumsum": running.cumsum,
     "aten.var": means.variance,
     "aten.std": means.deviation,
     "aten.var_mean": means.variance_and_mean,

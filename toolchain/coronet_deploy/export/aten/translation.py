@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from coronet_deploy.export import operators as ops
+from coronet_deploy.export.aten.places import lines_of
 from coronet_deploy.export.aten.reordering import permuted
 from coronet_deploy.export.graph import Builder, FloatArray
 
@@ -50,7 +52,14 @@ class Translation:
         self.spread: dict[fx.Node, ops.Shape] = {}  # to what arithmetic would spread a value
         self._learnt: set[int] = set()  # where the numbers of the network's own tensors stand
         self._kernels: dict[tuple[Any, ...], str] = {}
+        self._lines: MutableMapping[Tensor, tuple[Tensor, ...] | None] = WeakTensorKeyDictionary()
         self._planes: dict[tuple[ops.Shape, bytes], str] = {}
+
+    def lines_of(self, index: Tensor) -> tuple[Tensor, ...] | None:
+        """Return the lines that places are sums of (see `places.lines_of`), found once."""
+        if index not in self._lines:
+            self._lines[index] = lines_of(index)
+        return self._lines[index]
 
     def own(self, node: fx.Node, tensor: Tensor) -> None:
         """Note that `node` is one of the network's own tensors."""

@@ -15,7 +15,7 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Exp, Log, Maximum
 from coronet_deploy.export.aten import means, pooled
 from coronet_deploy.export.aten.spans import as_lies, as_moved, checked, nchw, spanning
-from coronet_deploy.export.aten.stacked import few_parts, stack
+from coronet_deploy.export.aten.stacked import few_parts, stack, tokens
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
 from coronet_deploy.export.graph import FloatArray
 
@@ -236,6 +236,7 @@ TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "aten.view_as": _viewed,
     "aten.reshape_as": _viewed,
     "aten.stack": stack,
+    "aten.cat": tokens,
     "aten.layer_norm": _layer_norm,
     "aten.linear": _linear,
     "aten.expand": _expanded,

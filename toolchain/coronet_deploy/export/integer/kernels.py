@@ -17,6 +17,7 @@ from coronet_deploy.export.arithmetic import (
     HardSwish,
     Log,
     Maximum,
+    Round,
     Sqrt,
 )
 from coronet_deploy.export.aten.composed import clamped_by_relus, gate_of
@@ -58,7 +59,7 @@ def with_integer_kernels(graph: Graph) -> Graph:
     """
 
     def visit(edit: Edit, node: Node) -> str | None:
-        if isinstance(node.op, Sqrt | Exp | Log | Ceil | Div | MatMul | Softmax):
+        if isinstance(node.op, Sqrt | Exp | Log | Ceil | Round | Div | MatMul | Softmax):
             raise ConversionFailed(
                 f"{node.output} is a {node.op.kind}, which computes in no integers",
                 hint="take int8, which leaves it in float",
