@@ -27,6 +27,14 @@ def test_equal_pictures_have_a_figure_that_json_can_hold(rng: np.random.Generato
     json.dumps(parity.psnr_db, allow_nan=False)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_like_nothing(rng: np.random.Generator, value: float) -> None:
+    picture = rng.uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
+    spoilt = picture.copy()
+    spoilt[0, 3, 4, 1] = value
+    assert psnr_db(picture, spoilt) == -math.inf
+
+
 def test_ssim_is_that_of_the_paper(rng: np.random.Generator) -> None:
     # One window exactly: the formula of Wang et al. written out, weights and all.
     x = rng.uniform(-1, 1, (11, 11, 3)).astype(np.float32)

@@ -6,6 +6,7 @@ is given. Everything here is pure arithmetic on arrays, in float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,9 +31,14 @@ _Float64 = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def psnr_db(reference: Array, other: Array, value_range: ValueRange = PICTURE) -> float:
-    """Return 10 log10(peak-to-peak² / mean squared error) in dB, at most `CAP_DB`."""
+    """Return 10 log10(peak-to-peak² / mean squared error) in dB, at most `CAP_DB`.
+
+    It is minus infinity where a value is not finite.
+    """
     difference = reference.astype(np.float64) - other.astype(np.float64)
     error = float(np.mean(np.square(difference)))
+    if not math.isfinite(error):
+        return -math.inf
     if error == 0:
         return CAP_DB
     return min(CAP_DB, float(10 * np.log10((value_range[1] - value_range[0]) ** 2 / error)))
