@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from coronet_deploy.coronet.checkpoint import Header, Stage, save_checkpoint
 from coronet_deploy.export.build import build
@@ -38,6 +38,17 @@ LEAST_DB = {
 
 INTEGER = {DType.INT8_FULL, DType.INT16X8, DType.A16W8}
 """The number types that are integers throughout."""
+
+
+class Does(nn.Module):
+    """Draws what a function does."""
+
+    def __init__(self, what: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.what(x)
 
 
 def smooth_picture(height: int, width: int, channels: int = 3, seed: int = 0) -> Array:

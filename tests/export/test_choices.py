@@ -20,6 +20,7 @@ from coronet_deploy.vocabulary import DType, Runtime
 from lowering import (
     INTEGER,
     LEAST_DB,
+    Does,
     Share,
     artifacts,
     difference,
@@ -121,18 +122,9 @@ _INFINITE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class _Only(nn.Module):
-    def __init__(self, what: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.what = what
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.what(x)
-
-
 @pytest.mark.parametrize("name", _INFINITE)
 def test_what_is_not_chosen_may_be_infinite(name: str) -> None:
-    network, picture = _Only(_INFINITE[name]), smooth_picture(16, 24)
+    network, picture = Does(_INFINITE[name]), smooth_picture(16, 24)
     picture[:, :4, :4], picture[:, 4:8, :4] = 0, -0.5
     graph, wanted = capture(network, 16, 24), run_torch(network, picture)
     assert np.isfinite(wanted).all()
@@ -146,7 +138,7 @@ def test_an_epsilon_under_a_norm_is_guard_enough() -> None:
         y = x * torch.rsqrt((x * x).mean(1, keepdim=True) + 1e-6)
         return torch.where(x > 0, y, y / 2)
 
-    kinds = capture(_Only(normed), 8, 8).count()
+    kinds = capture(Does(normed), 8, 8).count()
     assert kinds["rsqrt"] == 1
     assert kinds["mul"] == 5
 
@@ -154,7 +146,7 @@ def test_an_epsilon_under_a_norm_is_guard_enough() -> None:
 @pytest.mark.parametrize("by", [7, 41, -3, 0.25])
 def test_whole_multiples_leave_nothing(by: float) -> None:
     picture = np.arange(-128, 128, dtype=np.float32).reshape(1, 8, 32, 1)
-    network = _Only(lambda x: torch.remainder(x, by) + x // by)
+    network = Does(lambda x: torch.remainder(x, by) + x // by)
     graph, wanted = capture(network, 8, 32, 1), run_torch(network, picture)
     for runtime, run in ((Runtime.TFLITE, run_tflite), (Runtime.ONNX, run_onnx)):
         data = emit(lower(graph, runtime)[0], runtime, DType.FP32, {})
@@ -163,7 +155,7 @@ def test_whole_multiples_leave_nothing(by: float) -> None:
 
 def test_halves_are_rounded_to_what_is_even() -> None:
     picture = (np.arange(-64, 64) / 2).astype(np.float32).reshape(1, 8, 16, 1)
-    network = _Only(torch.round)
+    network = Does(torch.round)
     graph, wanted = capture(network, 8, 16, 1), run_torch(network, picture)
     for runtime, run in ((Runtime.TFLITE, run_tflite), (Runtime.ONNX, run_onnx)):
         data = emit(lower(graph, runtime)[0], runtime, DType.FP32, {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import DType, Runtime
 from lowering import (
+    Does,
     difference,
     is_one_partition,
     own_subject,
@@ -43,17 +43,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def _seeded() -> None:
     """Draw the same weights in every run."""
     torch.manual_seed(0)
-
-
-class _Does(nn.Module):
-    """Draws what a function does."""
-
-    def __init__(self, what: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.what = what
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.what(x)
 
 
 def _sloping(*slopes: float) -> nn.Module:
@@ -83,12 +72,12 @@ def _sloping(*slopes: float) -> nn.Module:
         _sloping(0.25),
         _sloping(0.0),
         _sloping(0.3, -0.5, 0.0),
-        _Does(lambda x: x.clamp(-0.5, 0.75)),
-        _Does(lambda x: x.clamp(min=0.5)),
-        _Does(lambda x: x.clamp(max=-0.5)),
-        _Does(lambda x: x.clamp_min(0)),
-        _Does(lambda x: x.clone().clamp_(0, 1)),
-        _Does(lambda x: x.clamp(-torch.inf, 1)),
+        Does(lambda x: x.clamp(-0.5, 0.75)),
+        Does(lambda x: x.clamp(min=0.5)),
+        Does(lambda x: x.clamp(max=-0.5)),
+        Does(lambda x: x.clamp_min(0)),
+        Does(lambda x: x.clone().clamp_(0, 1)),
+        Does(lambda x: x.clamp(-torch.inf, 1)),
         nn.Conv2d(3, 9, 3, padding=1, groups=3),
         nn.PixelShuffle(1),
         nn.ReplicationPad2d((1, 0, 7, 3)),
@@ -112,12 +101,12 @@ def test_the_graph_draws_what_the_layer_draws(layer: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (_Does(lambda x: torch.ops.aten.elu(x, 1.0, 1.0, 2.0)), "an input_scale of 2.0"),
-        (_Does(lambda x: x**9), "to the power of 9; of whole ones only up to 8"),
-        (_Does(lambda x: x ** float("inf")), "to the power of inf, which is no number"),
-        (_Does(lambda x: 2**x), "takes a tensor for its exponent"),
+        (Does(lambda x: torch.ops.aten.elu(x, 1.0, 1.0, 2.0)), "an input_scale of 2.0"),
+        (Does(lambda x: x**9), "to the power of 9; of whole ones only up to 8"),
+        (Does(lambda x: x ** float("inf")), "to the power of inf, which is no number"),
+        (Does(lambda x: 2**x), "takes a tensor for its exponent"),
         (nn.Softplus(threshold=1), "a threshold of 1 is not supported"),
-        (_Does(lambda x: x.clamp(1, 0)), "clamps to [1, 0], which is empty"),
+        (Does(lambda x: x.clamp(1, 0)), "clamps to [1, 0], which is empty"),
     ],
     ids=str,
 )

@@ -19,7 +19,13 @@ from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import Share, difference, run_torch, smooth_picture
+from lowering import (
+    Does,
+    Share,
+    difference,
+    run_torch,
+    smooth_picture,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,19 +52,8 @@ def pictures() -> Pictures:
     return read_pictures(bundled_pictures()[:3], 60, 88)
 
 
-class _Does(nn.Module):
-    """Draws what a function does."""
-
-    def __init__(self, what: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.what = what
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.what(x)
-
-
-def _resized(**how: object) -> _Does:
-    return _Does(lambda x: F.interpolate(x, **how))  # type: ignore[arg-type]
+def _resized(**how: object) -> Does:
+    return Does(lambda x: F.interpolate(x, **how))  # type: ignore[arg-type]
 
 
 _LAYERS: dict[str, nn.Module] = {
@@ -98,8 +93,8 @@ _LAYERS: dict[str, nn.Module] = {
     "unlike windows": nn.AdaptiveAvgPool2d((5, 3)),
     "few windows": nn.AdaptiveAvgPool2d((None, 3)),
     "unshuffled": nn.PixelUnshuffle(2),
-    "every second": _Does(lambda x: x[:, :, ::2, 1::2]),
-    "every fifth": _Does(lambda x: x[:, :, 3:11:5]),
+    "every second": Does(lambda x: x[:, :, ::2, 1::2]),
+    "every fifth": Does(lambda x: x[:, :, 3:11:5]),
 }
 
 

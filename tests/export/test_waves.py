@@ -19,6 +19,7 @@ from coronet_deploy.vocabulary import DType, Runtime
 from lowering import (
     INTEGER,
     LEAST_DB,
+    Does,
     Share,
     artifacts,
     run_onnx,
@@ -29,22 +30,13 @@ from lowering import (
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 
-class _Only(nn.Module):
-    def __init__(self, what: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.what = what
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.what(x)
-
-
 @pytest.mark.parametrize("what", [torch.sin, torch.cos, torch.erf], ids=["sin", "cos", "erf"])
 @pytest.mark.parametrize("reach", [1e-3, 2, 40, 1000])
 def test_curves_are_off_by_no_more_than_float32_is(
     what: Callable[[Tensor], Tensor], reach: float
 ) -> None:
     picture = np.linspace(-reach, reach, 4096, dtype=np.float32).reshape(1, 32, 128, 1)
-    graph = capture(_Only(what), 32, 128, 1)
+    graph = capture(Does(what), 32, 128, 1)
     wanted = what(torch.from_numpy(picture).double()).numpy()
     for runtime, run in ((Runtime.TFLITE, run_tflite), (Runtime.ONNX, run_onnx)):
         data = emit(lower(graph, runtime)[0], runtime, DType.FP32, {})
@@ -106,7 +98,7 @@ def test_they_are_one_part_in_every_number_type_or_refused(
 
 @pytest.mark.parametrize("dim", [1, 2, 3, -1])
 def test_running_sums_are_those_of_torch(dim: int) -> None:
-    network, random = _Only(lambda x: torch.cumsum(x, dim)), np.random.default_rng(3)
+    network, random = Does(lambda x: torch.cumsum(x, dim)), np.random.default_rng(3)
     picture = random.uniform(-1, 1, (1, 21, 37, 5)).astype(np.float32)
     graph, wanted = capture(network, 21, 37, 5), run_torch(network, picture)
     for runtime, run in ((Runtime.TFLITE, run_tflite), (Runtime.ONNX, run_onnx)):
