@@ -60,6 +60,13 @@ def filled(places: Tensor, shape: Sequence[int]) -> tuple[tuple[int, ...], Tenso
     return (axes, among) if once_each(among) else None
 
 
+def sums_filled(
+    lines: Sequence[Tensor], along: Sequence[int], shape: Sequence[int]
+) -> tuple[tuple[int, ...], Tensor] | None:
+    """Return what is `filled` by the sums of some lines."""
+    return filled(sums_of(lines, along), shape)
+
+
 def once_each(places: Tensor) -> bool:
     """Return whether so many places are all from 0 on."""
     seen = torch.zeros(len(places), dtype=torch.bool)

@@ -131,10 +131,11 @@ def _in_other_lines(to: Builder, value: str, index: Tensor) -> str | None:
     An order is a few runs of neighbours, each upwards or downwards.
     """
     _, height, width, _ = to.shapes[value]
-    source, within = index // (height * width), index % (height * width)
-    order = source[:, 0, 0], within[0, :, 0] // width, within[0, 0, :] % width
-    whole = order[0][:, None, None] * height * width + order[1][:, None] * width + order[2]
-    if not torch.equal(index, whole):
+    pixels = height * width
+    order = index[:, 0, 0] // pixels, index[0, :, 0] % pixels // width, index[0, 0, :] % width
+    down, across = order[0][:, None, None] * pixels + order[1][:, None] * width, order[2]
+    last = torch.equal(index[:, -1], down[:, -1] + across)  # at little cost
+    if not last or not torch.equal(index, down + across):
         return None
     planned = [(axis, _runs(order[axis].tolist())) for axis in (1, 2)]
     for _, runs in planned:

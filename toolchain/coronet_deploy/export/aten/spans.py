@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
-from coronet_deploy.export.aten.places import filled, grid, once_each, sums_of
+from coronet_deploy.export.aten.places import grid, once_each, sums_filled, sums_of
 from coronet_deploy.export.aten.reordering import permuted
 from coronet_deploy.export.aten.settled import settled
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation, way_out
@@ -54,29 +55,47 @@ def spanned(t: Translation, held: Moved, dims: list[int]) -> tuple[tuple[int, ..
     shape, rank = nchw(t, held.value), held.index.ndim
     over = sorted(dim % rank for dim in dims)
     rest = [dim for dim in range(rank) if dim not in over]
-    found = _apart(t, held.index, over, rest)
-    if found is not None:
-        starts, steps = found
-        for count in range(_RANK):
-            for axes in itertools.combinations(range(1, _RANK), count):
-                inside = grid(shape, axes)
-                if not torch.equal(inside, steps):
-                    continue
-                begins = grid(shape, [axis for axis in range(_RANK) if axis not in axes])
-                # Where each beginning stands among all of them.
-                places = torch.searchsorted(begins, starts).clamp(max=len(begins) - 1)
-                if torch.equal(begins[places], starts):
-                    return axes, places
-    raise Refused(f"works over axes {tuple(dims)}, which are no whole axes of a picture")
-
-
-def _apart(
-    t: Translation, index: Tensor, over: list[int], rest: list[int]
-) -> tuple[Tensor, Tensor] | None:
-    """Return where rows over some axes begin, and what is added along each, if it is the same."""
-    lines = t.lines_of(index)
+    lines = t.lines_of(held.index)
     if lines is not None:
-        return index[(0,) * index.ndim] + sums_of(lines, rest), sums_of(lines, over)
+        first = int(held.index[(0,) * rank])
+        found = t.known(_by_lines, lines, first, tuple(over), tuple(rest), shape)
+    else:
+        apart = _apart(held.index, over, rest)
+        found = None if apart is None else _whole_axes(*apart, shape)
+    if found is None:
+        raise Refused(f"works over axes {tuple(dims)}, which are no whole axes of a picture")
+    return found
+
+
+def _by_lines(
+    lines: Sequence[Tensor],
+    first: int,
+    over: tuple[int, ...],
+    rest: tuple[int, ...],
+    shape: tuple[int, ...],
+) -> tuple[tuple[int, ...], Tensor] | None:
+    return _whole_axes(first + sums_of(lines, rest), sums_of(lines, over), shape)
+
+
+def _whole_axes(
+    starts: Tensor, steps: Tensor, shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], Tensor] | None:
+    """Return the axes of a value that rows are, and where each row stands among the rest."""
+    for count in range(_RANK):
+        for axes in itertools.combinations(range(1, _RANK), count):
+            inside = grid(shape, axes)
+            if not torch.equal(inside, steps):
+                continue
+            begins = grid(shape, [axis for axis in range(_RANK) if axis not in axes])
+            # Where each beginning stands among all of them.
+            places = torch.searchsorted(begins, starts).clamp(max=len(begins) - 1)
+            if torch.equal(begins[places], starts):
+                return axes, places
+    return None
+
+
+def _apart(index: Tensor, over: list[int], rest: list[int]) -> tuple[Tensor, Tensor] | None:
+    """Return where rows over some axes begin, and what is added along each, if it is the same."""
     rows = index.permute(*rest, *over).reshape(-1, math.prod(index.shape[dim] for dim in over))
     steps = rows[0] - rows[0, 0]
     alike = torch.equal(rows, rows[:, :1] + steps)
@@ -150,7 +169,7 @@ def _along_axes(
     if lines is None or int(index[(0,) * index.ndim]):
         return None
     over, rest = ([a for a, n in enumerate(sizes) if (n > 1) is wide] for wide in (True, False))
-    found, others = (filled(sums_of(lines, dims), shape) for dims in (over, rest))
+    found, others = (t.known(sums_filled, lines, tuple(dims), shape) for dims in (over, rest))
     if found is None or others is None or set(found[0]) & set(others[0]):
         return None
     axes, places = found

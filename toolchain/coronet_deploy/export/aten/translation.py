@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from coronet_deploy.export.aten.reordering import permuted
 from coronet_deploy.export.graph import Builder, FloatArray
 
 _RANK = 4
+_Found = TypeVar("_Found")
 
 
 def way_out(rank: int) -> str:
@@ -54,12 +55,26 @@ class Translation:
         self._kernels: dict[tuple[Any, ...], str] = {}
         self._lines: MutableMapping[Tensor, tuple[Tensor, ...] | None] = WeakTensorKeyDictionary()
         self._planes: dict[tuple[ops.Shape, bytes], str] = {}
+        self._known: dict[Hashable, Any] = {}
 
     def lines_of(self, index: Tensor) -> tuple[Tensor, ...] | None:
         """Return the lines that places are sums of (see `places.lines_of`), found once."""
         if index not in self._lines:
             self._lines[index] = lines_of(index)
         return self._lines[index]
+
+    def known(
+        self, what: Callable[..., _Found], lines: Sequence[Tensor], *arguments: Hashable
+    ) -> _Found:
+        """Return what a function of lines and `arguments` gives, computed once for equal ones.
+
+        Layers that follow one another have the same. What is given is not to be written to.
+        """
+        key = what, tuple(line.numpy().tobytes() for line in lines), arguments
+        if key not in self._known:
+            self._known[key] = what(lines, *arguments)
+        found: _Found = self._known[key]
+        return found
 
     def own(self, node: fx.Node, tensor: Tensor) -> None:
         """Note that `node` is one of the network's own tensors."""
