@@ -63,6 +63,8 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if args.seed < 0:
+        parser.error(f"argument --seed: {args.seed} is below 0")
     kinds: dict[str, Callable[[np.random.Generator, int], Array]] = {
         "normal": _normal,
         "heavy tails": _heavy,

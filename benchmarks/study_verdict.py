@@ -277,6 +277,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=duration, default=1.0, help="of a launch, with --real")
     parser.add_argument("--deals", type=positive, default=4000, help="of the pool (default: 4000)")
     args = parser.parse_args()
+    if args.seed < 0:
+        parser.error(f"argument --seed: {args.seed} is below 0")
     if args.real and not args.pool:
         parser.error("--real needs --pool, a folder for its sessions")
     try:

@@ -195,7 +195,7 @@ def test_an_equal_candidate_passes(
     base, candidate = sides(1.0)
     job = run_action(tmp_path, base=base, candidate=candidate, install="false")
     assert (job.failed, job.outputs) == (None, {"status": "0", "verdict": "fine"}), job.printed
-    assert job.summary.startswith("### Latency: fine")
+    assert job.summary.startswith("### Latency: fine\n")
 
 
 @pytest.mark.parametrize(
@@ -239,6 +239,8 @@ def test_a_short_history_is_inconclusive_and_the_caller_says_what_that_means(
     )  # fmt: skip
     assert job.failed == failed, job.printed
     assert job.outputs["verdict"] == ("inconclusive" if failed else "fine")
+    heading = "inconclusive" if failed else "fine, but for what is inconclusive"
+    assert job.summary.startswith(f"### Latency: {heading}\n")
     assert "1 earlier session, 10 are needed" in job.summary
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from coronet_deploy.cli import main
 from coronet_deploy.coronet.checkpoint import load_checkpoint
+from coronet_deploy.coronet.foreign import read_tensors
 from coronet_deploy.errors import BadInput
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.vocabulary import Architecture
@@ -107,6 +108,14 @@ def test_a_bad_torch_file_gets_one_line(
     assert said in err
     assert "could run code" not in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"hi\n", b"hello, hello\n"])
+def test_a_byte_that_no_pickle_has_is_not_all_that_is_told(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "notes.pth"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"notes\.pth is not a whole torch file: its bytes make no"):
+        read_tensors(path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -70,6 +70,7 @@ def test_what_cannot_be_or_does_nothing_is_named(value: str, said: str, recipe: 
     with pytest.raises(BadInput) as caught:
         read_recipe(recipe, changes)
     assert str(caught.value).startswith(f"recipe {recipe}: {said}")
+    assert str(caught.value).endswith(f" (set by --set {value})")
     assert "\n" not in str(caught.value)
 
 
@@ -84,6 +85,16 @@ def test_a_misspelt_key_is_named_and_not_the_one_that_it_leaves_missing(recipe: 
         with pytest.raises(BadInput) as caught:
             read_recipe(recipe)
         assert str(caught.value) == f"recipe {recipe}: {said}"
+
+
+def test_what_the_file_says_is_not_blamed_on_a_flag(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("target = 0.5", "target = -0.5"))
+    for lines in ([], ["search.steps=3"], ["seed=2"]):
+        with pytest.raises(BadInput) as caught:
+            read_recipe(recipe, lines)
+        assert "--set" not in str(caught.value)
+    with pytest.raises(BadInput, match=r"\(set by --set search\.target=-2\)$"):
+        read_recipe(recipe, ["search.target=-1", "search.target=-2", "seed=2"])
 
 
 def test_a_number_may_begin_with_its_point(recipe: Path) -> None:

@@ -78,6 +78,17 @@ def test_a_study_of_nothing_is_refused_in_one_line(
     assert f"error: argument {flag}: {given!r} is not a" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("study", [study_verdict, study_history])
+def test_a_seed_that_no_generator_takes_is_refused_in_one_line(
+    study: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [f"{study.__name__}.py", "--seed=-1"])
+    with pytest.raises(SystemExit) as ended:
+        study.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith("error: argument --seed: -1 is below 0\n")
+
+
 def test_five_percent_in_run_files_is_slower_and_nothing_is_the_same(
     cli: Cli, make_run: MakeRun, tmp_path: Path
 ) -> None:

@@ -192,6 +192,19 @@ def test_judgements_on_other_grounds_are_refused_by_what_differs(tmp_path: Path)
         read_judgements([one, other])
 
 
+def test_judgements_of_other_pictures_are_refused_where_both_tell_theirs(tmp_path: Path) -> None:
+    one = judgement(tmp_path, "one.json", "1" * 64, data="facades", data_sha256="a" * 64)
+    same = judgement(tmp_path, "same.json", "2" * 64, data="moved", data_sha256="a" * 64)
+    old = judgement(tmp_path, "old.json", "3" * 64, data="facades")
+    other = judgement(tmp_path, "other.json", "4" * 64, data="maps", data_sha256="b" * 64)
+    assert len(read_judgements([old, one, same])) == 3
+    with pytest.raises(
+        BadInput,
+        match=r"one\.json and .*other\.json were judged on .*: those in facades and in maps",
+    ):
+        read_judgements([old, one, same, other])
+
+
 def test_a_judgement_of_nothing_here_is_told(pruned: Run, tmp_path: Path) -> None:
     path = judgement(tmp_path, "stranger.json", "9" * 64)
     assert unmatched(read_judgements([path]), [pruned]) == [str(path)]

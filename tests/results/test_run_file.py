@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -87,6 +89,17 @@ def test_every_run_comes_back_as_it_was(run: Run) -> None:
     again = run_from_json(data, "x.json")
     assert again == run
     assert run_to_json(again) == data
+
+
+def test_a_result_store_is_not_called_a_run_file_that_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "results.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE run (id TEXT)")
+    with pytest.raises(
+        BadInput, match=r"results\.sqlite is an SQLite file.* results show"
+    ) as caught:
+        read_run(path)
+    assert "cut short" not in str(caught.value)
 
 
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.99])

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from coronet_deploy.storage import sha256_of
+from coronet_deploy.verify.examples import find_examples
 from quality_data import write_pairs, write_picture, write_squeezenet
 from support import fill
 
@@ -57,6 +58,7 @@ def test_checkpoint_and_artifacts_are_judged_alike(
         assert done.returncode == 0, done.stderr
         said.append(json.loads(done.stdout))
     assert [row["kind"] for row in said] == ["checkpoint", "onnx", "tflite"]
+    assert {row["data_sha256"] for row in said} == {find_examples(data, "AtoB").digest()}
     for model, row in zip(models, said, strict=True):
         assert row["sha256"] == sha256_of(model)
         assert (row["generated"], row["true"], row["paired"]) == (6, 6, True)
@@ -134,6 +136,33 @@ def test_folders_of_the_same_names_are_pairs_if_that_is_said(
     said = json.loads(done.stdout)
     assert (said["paired"], said["generated"], said["true"]) == (True, 3, 3)
     assert set(said["likeness"]) == {"psnr_db", "ssim", "l1"}
+
+
+def test_the_judged_files_have_a_digest_that_moves_with_them(tmp_path: Path) -> None:
+    for i in range(3):
+        for place, name in enumerate(("testA", "testB")):
+            write_picture(tmp_path / "data" / name / f"{i}.png", 10 * place + i, 32, 48)
+    pairs = write_pairs(tmp_path / "pairs", 4)
+
+    def digest(folder: Path, count: int | None = None, *, matched: bool = False) -> str:
+        return find_examples(folder, "AtoB", count, matched=matched).digest()
+
+    folder = tmp_path / "data"
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    for name in ("testA", "testB"):
+        (moved / name / "0.png").rename(moved / name / "9.png")
+    for matched in (False, True):
+        assert digest(folder, matched=matched) == digest(moved, matched=matched)
+    found = [digest(pairs), digest(pairs, 2), digest(folder), digest(folder, matched=True)]
+    # The same files, of which others belong together.
+    (moved / "testB" / "9.png").rename(moved / "testB" / "t.png")
+    (moved / "testB" / "1.png").rename(moved / "testB" / "9.png")
+    (moved / "testB" / "t.png").rename(moved / "testB" / "1.png")
+    assert digest(moved) == digest(folder)
+    found.append(digest(moved, matched=True))
+    write_picture(moved / "testB" / "1.png", 50, 32, 48)
+    found.append(digest(moved))
+    assert len(set(found)) == len(found)
 
 
 def test_an_artifact_has_the_size_it_has(cli: Cli, exported: Exported, data: Path) -> None:

@@ -115,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     with _opened(args.model, args.size) as model:
         examples = _examples(args, model)
         networks = _networks(args)
+        digest = examples.digest()
         from coronet_deploy.verify.quality import judge
 
         quality = judge(
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         )
     # Before the grid: its disk may be full by now, and the figures took hours.
     if args.json:
-        print(json.dumps(_fields(model, examples, quality), allow_nan=False), flush=True)
+        print(json.dumps(_fields(model, examples, digest, quality), allow_nan=False), flush=True)
     else:
         _show(model, examples, quality)
     if args.grid:
@@ -277,13 +278,14 @@ def _right(table: Any) -> None:  # noqa: ANN401 - rich is imported where it is u
         column.no_wrap = True
 
 
-def _fields(model: _Model, examples: Examples, quality: Quality) -> dict[str, Any]:
+def _fields(model: _Model, examples: Examples, digest: str, quality: Quality) -> dict[str, Any]:
     likeness = quality.likeness
     return {
         "model": str(model.path),
         "kind": model.kind,
         "sha256": model.sha256,
         "data": str(examples.folder),
+        "data_sha256": digest,
         "paired": examples.paired,
         "direction": examples.direction,
         "size": list(model.size),

@@ -129,7 +129,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             hint=_ALONE,
         ) from error
     except _BROKEN as error:
-        reason = str(error) or type(error).__name__
+        # Of a byte that it does not know, the unpickler tells the number alone.
+        unknown = isinstance(error, KeyError)
+        reason = "its bytes make no pickle" if unknown else str(error) or type(error).__name__
         raise BadInput(f"{path} is not a whole torch file: {reason}") from error
     if not isinstance(tensors, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()

@@ -22,7 +22,7 @@ def override(table: dict[str, Any], line: str, recipe: type[BaseModel]) -> None:
 
     """
     key, equals, text = line.partition("=")
-    keys, text = [one.strip() for one in key.split(".")], text.strip()
+    keys, text = _keys(key), text.strip()
     if not equals or not all(keys):
         raise BadInput(f"--set {line}: not KEY=VALUE")
     *tables, last = keys
@@ -32,6 +32,22 @@ def override(table: dict[str, Any], line: str, recipe: type[BaseModel]) -> None:
             raise BadInput(f"--set {line}: {name!r} is not a table")
     value = _value(text)
     table[last] = text if _is_text(keys, recipe) and not isinstance(value, str) else value
+
+
+def set_by(told: str, lines: Sequence[str]) -> str | None:
+    """Return which of `lines` set a key that the complaint `told` names; else None.
+
+    The recipe's file may hold another value there, and nothing to mend.
+    """
+    for line in reversed(lines):  # the last one counts
+        key = re.escape(".".join(_keys(line.partition("=")[0])))
+        if re.search(rf"(?<![\w.]){key}(?!\w)", told):
+            return f"set by --set {line}"
+    return None
+
+
+def _keys(key: str) -> list[str]:
+    return [one.strip() for one in key.split(".")]
 
 
 def _value(text: str) -> object:

@@ -24,7 +24,7 @@ from coronet_deploy.coronet.data import Direction
 from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
 from coronet_deploy.coronet.latents import MIN_CHANNELS, THRESHOLD
 from coronet_deploy.coronet.losses import GANLoss
-from coronet_deploy.coronet.overriding import override
+from coronet_deploy.coronet.overriding import override, set_by
 from coronet_deploy.errors import BadInput
 from coronet_deploy.networks.cost import Measure
 from coronet_deploy.networks.generator import full_plan, size_multiple
@@ -332,7 +332,8 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Return the recipe in `path`, with `overrides` like "search.target=0.25" on top.
 
     Raises:
-        BadInput: it is no TOML, or a key is missing, misspelt or out of range; names file and key.
+        BadInput: it is no TOML, or a key is missing, misspelt or out of range; names file and key,
+            and the override that is to blame.
 
     """
     try:
@@ -345,10 +346,13 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(table)
     except ValidationError as error:
-        raise BadInput(f"recipe {path}: {_complaint(error)}") from error
+        told = _complaint(error)
+        raise BadInput(f"recipe {path}: {told}", hint=set_by(told, overrides or [])) from error
     for name, key, why in _idle(recipe):
         if key in table.get(name, {}):
-            raise BadInput(f"recipe {path}: {name}.{key} has no effect: {why}", hint="leave it out")
+            told = f"{name}.{key} has no effect: {why}"
+            hint = set_by(told, overrides or []) or "leave it out"
+            raise BadInput(f"recipe {path}: {told}", hint=hint)
     return recipe
 
 

@@ -22,6 +22,7 @@ from coronet_deploy.vocabulary import Run
 _PARITY = "PSNR against torch, dB"
 _LIKENESS = (("psnr_db", "PSNR, dB"), ("ssim", "SSIM"), ("l1", "L1"))
 _LOWER_IS_BETTER = {"L1"}
+_ALIKE = "evaluate both on the same pictures with the same features"
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,18 @@ class Metric:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What `evaluate --json` told of one file: figures by metric, and what they depend on."""
+    """What `evaluate --json` told of one file: figures by metric, and what they depend on.
+
+    `pictures` is a digest of those that were judged, of the folder `data`; earlier versions
+    told none.
+    """
 
     source: str
     sha256: str
     figures: Mapping[Metric, float]
     basis: Mapping[str, object]
+    data: str
+    pictures: str | None
 
 
 @dataclass(frozen=True)
@@ -123,9 +130,22 @@ def read_judgements(paths: Sequence[Path]) -> list[Judgement]:
                 raise BadInput(
                     f"{first.source} and {other.source} differ in {key}: {value} and "
                     f"{other.basis.get(key)}",
-                    hint="evaluate both on the same pictures with the same features",
+                    hint=_ALIKE,
                 )
+    _require_same_pictures(judgements)
     return judgements
+
+
+def _require_same_pictures(judgements: Sequence[Judgement]) -> None:
+    """Refuse figures of different pictures; what earlier versions wrote does not tell its own."""
+    known = [one for one in judgements if one.pictures]
+    for other in known[1:]:
+        if other.pictures != known[0].pictures:
+            raise BadInput(
+                f"{known[0].source} and {other.source} were judged on different files: those in "
+                f"{known[0].data} and in {other.data} as they were then",
+                hint=_ALIKE,
+            )
 
 
 def metric_of(judgements: Sequence[Judgement]) -> Metric:
@@ -179,9 +199,9 @@ def unmatched(judgements: Sequence[Judgement], runs: Sequence[Run]) -> list[str]
 
 
 def _judgement(path: Path) -> Judgement:
-    data = existing_file(path, "--quality").read_bytes()
+    written = existing_file(path, "--quality").read_bytes()
     try:
-        plain: Any = json.loads(data)
+        plain: Any = json.loads(written)
         figures = {}
         for key, name in _LIKENESS:
             if plain["likeness"]:
@@ -191,7 +211,8 @@ def _judgement(path: Path) -> Judgement:
             figures[Metric(str(one["name"]), higher_is_better=False)] = float(one["value"])
         basis = {key: plain[key] for key in ("generated", "true", "direction", "size")}
         basis["features"] = sorted({one["features_sha256"] for one in plain["distances"]})
-        return Judgement(str(path), str(plain["sha256"]), figures, basis)
+        data, pictures = str(plain.get("data")), plain.get("data_sha256")
+        return Judgement(str(path), str(plain["sha256"]), figures, basis, data, pictures)
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"--quality {path} is not what `evaluate --json` writes: {type(error).__name__} {error}"

@@ -33,6 +33,8 @@ SCHEMA_VERSION = 1
 # Its schema has versions of its own, which would pass for newer ones of runs.
 _OF_A_MANIFEST = {"runtime", "dtype", "parity"}
 
+_SQLITE = b"SQLite format 3\0"  # how such a file begins
+
 # What no clock tells of an inference, and what no figure, plot or ratio is made for.
 _MS_LEAST = 1e-9
 _MS_MOST = 24 * 3_600_000.0
@@ -170,16 +172,7 @@ def run_from_json(data: bytes, source: str) -> Run:
     except RecursionError as error:
         raise BadInput(f"{source} is not a run file: its tables are nested too deep") from error
     except ValueError as error:
-        from coronet_deploy.results.journal import SUFFIX, recovery  # which reads runs itself
-
-        if (path := Path(source)).suffix == SUFFIX:
-            raise BadInput(
-                f"{source} is the journal of a bench that was cut off, and no run file",
-                hint=f"`{recovery(path)}` makes a run file of it",
-            ) from error
-        raise BadInput(
-            f"{source} is not a run file: not whole JSON: {error}", hint="was it cut short?"
-        ) from error
+        raise _no_json(data, source, error) from error
     if not isinstance(plain, dict) or "schema_version" not in plain:
         raise BadInput(f"{source} is not a run file: key 'schema_version' is missing")
     if plain.keys() >= _OF_A_MANIFEST and "launches" not in plain:
@@ -208,6 +201,25 @@ def run_from_json(data: bytes, source: str) -> Run:
         artifacts=record.artifacts,
         launches=tuple(_launch_from_record(launch) for launch in record.launches),
         emulated=record.emulated,
+    )
+
+
+def _no_json(data: bytes, source: str, error: ValueError) -> BadInput:
+    """Return what to say of a file that is no JSON, by what it is instead."""
+    from coronet_deploy.results.journal import SUFFIX, recovery  # which reads runs itself
+
+    if (path := Path(source)).suffix == SUFFIX:
+        return BadInput(
+            f"{source} is the journal of a bench that was cut off, and no run file",
+            hint=f"`{recovery(path)}` makes a run file of it",
+        )
+    if data.startswith(_SQLITE):
+        return BadInput(
+            f"{source} is an SQLite file, such as a result store, and no run file",
+            hint="`coronet-deploy results show RUN` tells where a run's file is",
+        )
+    return BadInput(
+        f"{source} is not a run file: not whole JSON: {error}", hint="was it cut short?"
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from coronet_deploy.images import (
     require_pair,
     require_whole,
 )
-from coronet_deploy.storage import is_folder, readable
+from coronet_deploy.storage import is_folder, readable, sha256_of
 from coronet_deploy.verify.distances import MIN_PICTURES
 
 _SEED = 0
@@ -60,6 +62,20 @@ class Examples:
         """How many true pictures there are."""
         return len(self.pairs or self.targets)
 
+    def digest(self) -> str:
+        """Return a SHA-256 of the files' bytes and of which belong together, whatever their names.
+
+        Raises:
+            BadInput: a file cannot be read; names it.
+
+        """
+        roles = [self.pairs, self.inputs, self.targets]
+        if self.matched:
+            roles = [*zip(self.inputs, self.targets, strict=True)]
+        digests = [[_sha256(path) for path in role] for role in roles]
+        told = sorted(digests) if self.matched else [sorted(role) for role in digests]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
     def require_whole(self) -> None:
         """Let pictures through that begin and end as such, before hours are spent on the first.
 
@@ -85,6 +101,11 @@ class Examples:
         if self.matched:
             for given, truth in zip(self.inputs, self.targets, strict=True):
                 yield read_single(given, height, width), read_single(truth, height, width)
+
+
+def _sha256(path: Path) -> str:
+    with readable(f"picture {path}"):
+        return sha256_of(path)
 
 
 def read_single(path: Path, height: int, width: int) -> Pixels:
