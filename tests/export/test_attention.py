@@ -158,6 +158,7 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "tokens": _of_tokens,
     "cosines": _of_cosines(1),
     "cosines of heads": _of_cosines(3),
+    "signs": _of_cosines(12),  # which norms of one number leave
     "context": _of_context,
     "letters": _in_letters,
     "biased": _biased,
