@@ -106,6 +106,19 @@ def _of_tokens(n: _Own, x: Tensor) -> Tensor:
     return y.transpose(1, 2).reshape(b, c, h, w)
 
 
+def _of_cosines(heads: int) -> Callable[[_Own, Tensor], Tensor]:
+    def seen(n: _Own, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        lines = n.lines(x.flatten(2).transpose(1, 2)).reshape(b, h * w, 3, heads, c // heads)
+        q, k, v = lines.permute(2, 0, 3, 1, 4)
+        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
+        y = (scores * 4).softmax(-1) @ v
+        drawn: Tensor = x + y.transpose(1, 2).reshape(b, h * w, c).transpose(1, 2).view_as(x)
+        return drawn
+
+    return seen
+
+
 def _of_context(n: _Own, x: Tensor) -> Tensor:
     b, c, h, w = x.shape
     shares = F.softmax(n.one(x).view(b, 1, h * w), dim=2).unsqueeze(-1)
@@ -143,6 +156,9 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "channels": _of_channels,
     "heads": _of_heads,
     "tokens": _of_tokens,
+    "cosines": _of_cosines(1),
+    "cosines of heads": _of_cosines(3),
+    "signs": _of_cosines(12),  # which norms of one number leave
     "context": _of_context,
     "letters": _in_letters,
     "biased": _biased,

@@ -10,7 +10,8 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from coronet_deploy.cli._explain import explanations, show
 from coronet_deploy.export.build import emit
@@ -63,6 +64,23 @@ def test_figures_of_a_convolution_are_those_on_paper(runtime: Runtime) -> None:
         padded = 10 * 12 * 3
         extra = picture + 8 + padded + (padded - picture)
         assert (figures.operators, figures.moved_bytes) == (3, 4 * (moved + extra))
+
+
+class _Heads(nn.Module):
+    """Attention of two heads, whose numbers are permuted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = x.view(1, 2, -1, x[0, 0].numel()).transpose(2, 3)
+        return F.scaled_dot_product_attention(q, q, q).transpose(2, 3).reshape(x.shape)
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_steps_of_heads_have_figures(runtime: Runtime) -> None:
+    graph = capture(nn.Sequential(nn.Conv2d(3, 8, 4, 4), _Heads(), nn.Hardswish()), 16, 24)
+    assert "permute" in graph.count()
+    for step in explain(graph, runtime, DType.FP32, "speed", None):
+        assert not step.reason
+        assert step.figures.macs >= graph_macs(graph)
 
 
 def test_half_a_weight_is_half_the_bytes_and_unpacking_it_is_no_operator() -> None:

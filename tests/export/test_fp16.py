@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from coronet_deploy.coronet.checkpoint import load_checkpoint
 from coronet_deploy.coronet.zoo import bundled_checkpoint, bundled_pictures
@@ -28,7 +29,7 @@ from coronet_deploy.images import Array
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.vocabulary import Architecture, DType, Kind, Runtime
-from lowering import run_tflite, run_torch, smooth_picture
+from lowering import LEAST_DB, own_subject, run_onnx, run_tflite, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HEIGHT, WIDTH = 32, 48
@@ -240,3 +241,28 @@ def test_float16_files_of_a_generator_hold_rounded_weights(runtime: Runtime) -> 
     ]
     held = [bool((stem.astype(np.float16) == stem).all()) for stem in stems]
     assert held == [True, False]
+
+
+class _Quotient(nn.Module):
+    """Divides by norms that are nothing where the network sees nothing."""
+
+    def __init__(self, epsilon: float) -> None:
+        super().__init__()
+        self.first, self.epsilon = nn.Conv2d(3, 4, 3, 1, 1), epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).sub(0.3).relu()
+        root = torch.rsqrt(x.square().sum(1, keepdim=True) + self.epsilon)
+        y: Tensor = x * root + F.normalize(x, dim=1) + x / (x.sum(1, keepdim=True) + self.epsilon)
+        return y[:, :3] / 3
+
+
+def test_an_epsilon_that_half_precision_has_no_number_for_still_keeps_zeros_apart() -> None:
+    torch.manual_seed(0)
+    network, picture = _Quotient(1e-8).eval(), smooth_picture(24, 32)
+    seen = network.first(torch.from_numpy(picture.transpose(0, 3, 1, 2))).sub(0.3).relu()
+    assert (seen.amax(1) == 0).any()
+    graph, pictures = capture(network, 24, 32), Pictures(("a",), (picture,))
+    built = build(graph, Runtime.ONNX, DType.FP16, own_subject(network), pictures)
+    drawn = run_onnx(built.data, picture)
+    assert psnr_db(run_torch(network, picture), drawn) > LEAST_DB[DType.FP16]

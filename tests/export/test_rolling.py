@@ -11,13 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import INTEGER, LEAST_DB, Share, artifacts, difference, run_torch, smooth_picture
+from lowering import (
+    INTEGER,
+    LEAST_DB,
+    Share,
+    Shared,
+    artifacts,
+    difference,
+    run_torch,
+    smooth_picture,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
@@ -83,6 +91,12 @@ def test_what_goes_on_at_the_other_side_is_one_part_in_every_number_type(
     assert whole or dtype in INTEGER
 
 
-def test_lines_of_a_prime_that_is_too_large_are_not_mirrored() -> None:
-    with pytest.raises(ConversionFailed, match="in an order that no picture has"):
-        capture(_Own(lambda n, x: n.inner(x.flip(3))), 24, 58)
+def test_lines_of_a_large_prime_are_mirrored_in_every_format(tmp_path: Path) -> None:
+    network = _Own(lambda n, x: n.inner(x.flip(3)) + n.inner(x.flip((2, 3)))).eval()
+    # Half as many lines: 17 and 29, and 31 times 2.
+    for height, width in ((34, 58), (24, 124)):
+        pictures = Pictures(("a",), (smooth_picture(height, width),))
+        for runtime, dtype in artifacts([DType.FP32, DType.INT8_FULL]):
+            least, whole = Shared(network, pictures).draw(runtime, dtype, tmp_path)
+            assert least >= LEAST_DB[dtype]
+            assert whole or dtype in INTEGER

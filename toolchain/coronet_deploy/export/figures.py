@@ -73,6 +73,8 @@ def _of_tflite(data: bytes) -> Figures:
             # A transposed convolution's inputs are its size, its weights, its picture.
             picture = shapes[inputs[2] if name == "TRANSPOSE_CONV" else outputs[0]]
             macs += math.prod(picture[1:3]) * math.prod(shapes[inputs[1]])
+        elif name == "BATCH_MATMUL":
+            macs += math.prod(shapes[inputs[0]]) * shapes[outputs[0]][-1]
     return Figures(operators, macs, moved, len(data))
 
 
@@ -115,4 +117,6 @@ def _of_onnx(data: bytes) -> Figures:
         if node.op_type in {"Conv", "ConvTranspose"}:
             source = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
             macs += math.prod(shapes[source][2:]) * math.prod(shapes[node.input[1]])
+        elif node.op_type == "MatMul":
+            macs += math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
     return Figures(operators, macs, moved, len(data))

@@ -131,7 +131,7 @@ class Writer:
             if self.half:
                 if array.size and not np.abs(array).max() <= FLOAT16_MAX:
                     raise ConversionFailed(f"ONNX: {name} has weights beyond float16's range")
-                array = array.astype(np.float16)
+                array = _narrowed(array)
             kind = TensorProto.FLOAT16 if self.half else TensorProto.FLOAT
             self._store(name, kind, array)
         return name
@@ -169,6 +169,17 @@ class Writer:
     def vectors(self, names: tuple[str, ...]) -> list[str]:
         """Return the initializers of constants of one axis."""
         return [self.floats(name, self.graph.constants[name]) for name in names]
+
+
+def _narrowed(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return float16 numbers; one by itself, as an epsilon under a root, stays above zero.
+
+    An epsilon that is rounded to zero leaves a quotient of zeros, which is no number.
+    """
+    half = array.astype(np.float16)
+    if array.size == 1 and array.any() and not half.any():
+        half = np.copysign(np.finfo(np.float16).smallest_subnormal, array).astype(np.float16)
+    return half
 
 
 def _rename(names: Any, old: str, new: str) -> None:  # noqa: ANN401 - a protobuf list

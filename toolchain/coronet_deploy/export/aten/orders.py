@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.aten.reordering import permuted
-from coronet_deploy.export.aten.settled import picked
+from coronet_deploy.export.aten.settled import picked, reordered
 from coronet_deploy.export.aten.spans import nchw, numbers_by
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
 
@@ -27,10 +28,19 @@ def beside(t: Translation, one: Moved, other: Moved) -> str:
     if places is not None:
         found = permuted(t.builder, one.value, places)
         if found is None and len(places) == 1:  # channels that stand beside several each
-            found = picked(t.builder, one.value, places[0])
+            found = picked(t.builder, one.value, places[0]) or _repeated(t, one.value, places[0])
         if found is not None:
             return found
     raise Refused("takes numbers in unlike orders")
+
+
+def _repeated(t: Translation, value: str, places: Tensor) -> str | None:
+    """Return numbers that several channels (C, H, W) of another value stand beside, as of heads."""
+    once, order = torch.unique(places, dim=0, return_inverse=True)
+    found = permuted(t.builder, value, once[None])
+    if found is None or len(once) == 1:  # which every operator spreads
+        return found
+    return reordered(t.builder, found, order.tolist())
 
 
 def _on_lines_of(t: Translation, one: Moved, other: Moved) -> str:

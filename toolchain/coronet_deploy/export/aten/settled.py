@@ -12,11 +12,10 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.aten.composed import enlarged, lines
 from coronet_deploy.export.aten.translation import Moved
 from coronet_deploy.export.graph import Builder
-from coronet_deploy.export.permuting import Mirror, PickChannels, factors
+from coronet_deploy.export.permuting import Mirror, PickChannels
 
 _RANK = 4
 _FEW_RUNS = 5  # of lines
-_MOST_PARTS = 16  # that change places at once
 
 
 def settled(to: Builder, value: str, index: Tensor) -> str | Moved:
@@ -138,10 +137,8 @@ def _in_other_lines(to: Builder, value: str, index: Tensor) -> str | None:
     if not last or not torch.equal(index, down + across):
         return None
     planned = [(axis, _runs(order[axis].tolist())) for axis in (1, 2)]
-    for _, runs in planned:
-        parts = sum(_mirroring(len(run)) for run in runs if run[-1] < run[0])
-        if len(runs) > _FEW_RUNS or parts > _MOST_PARTS:
-            return None
+    if any(len(runs) > _FEW_RUNS for _, runs in planned):
+        return None
     upwards = {axis: [list(range(to.shapes[value][axis]))] for axis, _ in planned}
     turned = [a for a, runs in planned if [run[::-1] for run in runs] == upwards[a] != runs]
     if turned:
@@ -170,11 +167,6 @@ def _run(to: Builder, value: str, axis: int, run: list[int]) -> str:
     if len(run) != to.shapes[value][axis]:
         value = lines(to, value, axis, min(run), len(run))
     return to.emit(Mirror((axis,)), value) if run[-1] < run[0] else value
-
-
-def _mirroring(count: int) -> int:
-    """Return into how many parts at most a step of mirroring so many lines goes."""
-    return max(factors(count), default=1)
 
 
 def reordered(to: Builder, value: str, order: list[int]) -> str:

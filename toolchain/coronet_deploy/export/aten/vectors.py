@@ -35,6 +35,7 @@ _OF_PARTS: Mapping[Callable[..., str], ops.Operator] = {
     pooled.amax: Maximum(),
     pooled.amin: ops.Minimum(),
 }
+_BATCH = (0,)  # which holds one picture, and no reduction goes over
 
 
 def reduced(
@@ -56,9 +57,8 @@ def reduced(
             value = to.emit(ops.Mul(), value, to.constant([1 / len(values)]))
         return checked(t, made, value, index)
     held, axes, rest = spanning(t, held, dim or list(range(held.index.ndim)))
-    value = held.value
-    if axes:
-        value = reduction(t, self=held.value, dim=list(axes), **arguments)
+    # Of one number each, a norm or a deviation is another one still.
+    value = reduction(t, self=held.value, dim=list(axes or _BATCH), **arguments)
     return checked(t, made, value, rest)
 
 

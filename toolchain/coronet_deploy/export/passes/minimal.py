@@ -13,6 +13,7 @@ from coronet_deploy.export.operators import ConvTranspose2d, Padding, Slice, Zer
 from coronet_deploy.export.passes.batch_norm import FoldBatchNorm
 from coronet_deploy.export.passes.clamps import SplitClamp
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
+from coronet_deploy.export.passes.permutations import UnrollPermutations
 from coronet_deploy.export.passes.plain_operators import PlainOperators
 from coronet_deploy.export.passes.rewriting import Pass, Rewrite
 from coronet_deploy.export.passes.zero_padding import SplitZeroPadding
@@ -45,5 +46,6 @@ MINIMAL: tuple[Pass, ...] = (
     PlainOperators(),
     DecomposeInstanceNorm(),
     CropTransposedConvolution(),
+    UnrollPermutations(),
     SplitZeroPadding(),
 )

@@ -29,6 +29,7 @@ from coronet_deploy.export.pooling import MaxPool2d
 
 _WIDE = 32  # channels of a group, for which Winograd's convolutions are faster by themselves
 _FEW_RUNS = 5  # of channels that are slices rather than a convolution
+_MOST_PARTS = 16  # of a mirror image that change places at once
 
 
 class PlainOperators(Rewrite):
@@ -93,9 +94,14 @@ def _mirrored(edit: Edit, value: str, axis: int) -> str:
     done = 1 if axis == 1 else height
     for count in factors(left):
         left //= count
-        value = edit.emit(Reshape((n, done, count * left, across)), value)
-        parts = [lines(edit, value, 2, place * left, left) for place in reversed(range(count))]
-        value = edit.concat(parts, 2)
+        if count > _MOST_PARTS:  # a prime: the last part, and the others in reverse
+            value = edit.emit(Reshape((n, done, count, left * across)), value)
+            others = _mirrored(edit, lines(edit, value, 2, 0, count - 1), 2)
+            value = edit.concat([lines(edit, value, 2, count - 1, 1), others], 2)
+        else:
+            value = edit.emit(Reshape((n, done, count * left, across)), value)
+            parts = [lines(edit, value, 2, place * left, left) for place in reversed(range(count))]
+            value = edit.concat(parts, 2)
         done *= count
     return edit.emit(Reshape(shape), value)
 
