@@ -118,11 +118,11 @@ def _cuts(graph: Graph, held: int) -> list[int]:
                 held_now.pop(name, None)
         alive.append(sum(held_now.values()))
     held, cuts = max(held, passed[-1] // _MOST_PLACES), [0]
-    while behind := range(cuts[-1] + 1, len(graph.nodes)):
-        bytes_to = {n: passed[n] - passed[cuts[-1]] for n in behind}
-        if passed[-1] - passed[cuts[-1]] <= held + held // 2:
-            break
-        near = [n for n in behind if held // 2 <= bytes_to[n] <= held + held // 2]
+    least, most = held // 2, held + held // 2
+    while passed[-1] - passed[cuts[-1]] > most and (
+        behind := range(cuts[-1] + 1, len(graph.nodes))
+    ):
+        near = [n for n in behind if least <= passed[n] - passed[cuts[-1]] <= most]
         cuts.append(min(near or behind[:1], key=alive.__getitem__))
     return cuts
 
@@ -136,7 +136,8 @@ def _gradient(
     (a root of zero has not).
     """
     recorded = {name for name, value in walk.values.items() if value.requires_grad}
-    ends = recorded.intersection(gradient)
+    # In an order that is the same in every process, for sums are rounded by theirs.
+    ends = [name for name in gradient if name in recorded]
     if not ends:
         return {}
     found = torch.autograd.grad(
