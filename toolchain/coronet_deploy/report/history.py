@@ -24,8 +24,8 @@ from pathlib import Path
 
 from coronet_deploy.errors import BadInput, CoronetError, EnvironmentProblem
 from coronet_deploy.report.pairs import checkpoint_of, row_problems
-from coronet_deploy.report.regression import LAUNCHES_LEAST
-from coronet_deploy.report.sessions import SESSIONS_MOST, change_points
+from coronet_deploy.report.regression import LAUNCHES_LEAST, Bounds
+from coronet_deploy.report.sessions import SESSIONS_MOST, change_points, least_change
 from coronet_deploy.results.entries import (
     HistoryPoint,
     RowEntry,
@@ -103,10 +103,12 @@ class Past:
         max_load: float | None = None,
         *,
         again: Sequence[Run] = (),
+        margin: float = Bounds.margin,
     ) -> Line:
         """Return the earlier sessions of a row of `run`; see `Line`.
 
         `again` are re-runs of `run`: sessions of the same candidate, and no part of its past.
+        `margin` is what the row is judged with (see `sessions.least_change`).
 
         Raises:
             BadInput: `run` has no such row.
@@ -138,7 +140,7 @@ class Past:
         told = sorted(set(others), key=lambda phrase: (-others.count(phrase), phrase))
         gone = sum(self._run(point) is None for point in points)
         return Line(
-            artifact, target, tuple(points), _changes(points), tuple(told), spoilt, gone,
+            artifact, target, tuple(points), _changes(points, margin), tuple(told), spoilt, gone,
             later=len(history_of(later, row.key)),
         )  # fmt: skip
 
@@ -297,19 +299,24 @@ def _differing(entries: Sequence[RunEntry], row: RowEntry) -> list[str]:
     ]
 
 
-def _changes(points: Sequence[HistoryPoint]) -> tuple[int, ...] | None:
+def _changes(points: Sequence[HistoryPoint], margin: float) -> tuple[int, ...] | None:
     try:
-        return tuple(change_points([point.median_ms for point in points]))
+        return tuple(change_points([point.median_ms for point in points], margin))
     except EnvironmentProblem:
         return None
 
 
-def changes_note(lines: Sequence[Line]) -> str:
-    """Return, in a sentence, whether change points were looked for, and by what."""
+def changes_note(lines: Sequence[Line], margin: float = Bounds.margin) -> str:
+    """Return, in a sentence, whether change points were looked for, and by what.
+
+    `margin` is the one that `lines` were made with.
+    """
     if any(line.changes is None for line in lines):
         missing: CoronetError = _missing()
         return f"Change points were not looked for: {missing}."
-    return "Sessions since the last change point count (PELT, ruptures)."
+    least = least_change(margin)
+    small = f"; a change below {100 * least:.3g} % is none" if least else ""
+    return f"Sessions since the last change point count (PELT, ruptures{small})."
 
 
 def _missing() -> CoronetError:

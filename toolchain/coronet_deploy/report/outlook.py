@@ -58,14 +58,14 @@ def judge_by_history(
     """
     runs = in_order(runs)
     _check_candidate(runs)
-    cases = [_case(runs, past, *row, max_load) for row in _rows(runs[0])]
+    cases = [_case(runs, past, *row, bounds.margin, max_load) for row in _rows(runs[0])]
     known, absent = _with_history(runs, past, cases)
     return Comparison(
         rows=_judged(known, bounds),
         bounds=bounds,
         method=Method.HISTORY,
         no_base=tuple(case.pair.name for case in absent),
-        notes=_notes(known, absent),
+        notes=_notes(known, absent, bounds.margin),
     )
 
 
@@ -101,7 +101,7 @@ def _with_history(
     )
 
 
-def _notes(known: Sequence[_Case], absent: Sequence[_Case]) -> tuple[str, ...]:
+def _notes(known: Sequence[_Case], absent: Sequence[_Case], margin: float) -> tuple[str, ...]:
     """Return what a reader must know of the history, in sentences."""
     # What the verdict takes as usual may itself be a regression that nobody has looked at.
     changed = [
@@ -118,7 +118,7 @@ def _notes(known: Sequence[_Case], absent: Sequence[_Case]) -> tuple[str, ...]:
         if (told := _spoilt(case.line))
     ]
     gone = [f"{case.pair.name}: {_gone(case.line.gone)}." for case in known if case.line.gone]
-    first = changes_note([case.line for case in known])
+    first = changes_note([case.line for case in known], margin)
     return (first, *changed, *differing, *spoilt, *gone)
 
 
@@ -220,7 +220,12 @@ def _sessions_to_decide(shift: Shift, bounds: Bounds) -> int | None:
 
 
 def _case(
-    runs: Sequence[Run], past: Past, artifact: str, target: Target, max_load: float | None
+    runs: Sequence[Run],
+    past: Past,
+    artifact: str,
+    target: Target,
+    margin: float,
+    max_load: float | None,
 ) -> _Case:
     """Return a row of the candidate with its history.
 
@@ -228,7 +233,7 @@ def _case(
         BadInput: a session has too few launches.
 
     """
-    line = past.line_of(runs[0], artifact, target, max_load, again=runs[1:])
+    line = past.line_of(runs[0], artifact, target, max_load, again=runs[1:], margin=margin)
     medians = [
         [
             one.median_ms
