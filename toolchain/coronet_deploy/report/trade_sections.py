@@ -126,7 +126,7 @@ def history_section(
             )
         caption = (
             "Sessions of the same machine, software and settings, the newest apart. Usual is the "
-            "median of the sessions since the last change."
+            "median of the sessions since the last change. Dates are UTC."
         )
         if any(point.emulated for line, _ in rows for point in line.points):
             caption += " Emulated: not a real device's."
