@@ -82,7 +82,9 @@ def sentences(comparison: Comparison) -> list[str]:
     }
     told += [f"{name}: the base is {base}." for name, base in renamed.items()]
     told += [f"{name}: no baseline, not compared." for name in comparison.no_base]
-    told += [f"{name}: only the base has it, not compared." for name in comparison.no_candidate]
+    told += [
+        f"{name}: only {comparison.base} has it, not compared." for name in comparison.no_candidate
+    ]
     targets = [row.pair.target for row in rows if row.pair.target.device != "host"]
     if places := dict.fromkeys(f"{target.device} {target.backend}" for target in targets):
         label = " (emulated)" if comparison.emulated else ""

@@ -144,6 +144,12 @@ class Past:
             later=len(history_of(later, row.key)),
         )  # fmt: skip
 
+    def rows_of(self, point: HistoryPoint) -> list[tuple[str, Target]]:
+        """Return what the run of an earlier session measured; nothing where its file is gone."""
+        run = self._run(point)
+        launches = [one for one in run.launches if one.median_ms is not None] if run else []
+        return list(dict.fromkeys((one.artifact, one.target) for one in launches))
+
     def holds(self, run: Run) -> bool:
         """Return whether `run` itself is here."""
         rows = dict.fromkeys((one.artifact, one.target) for one in run.launches)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from coronet_deploy.errors import BadInput, NothingMeasured
 from coronet_deploy.report.history import Line, Past, changes_note, in_order, resumed_of
-from coronet_deploy.report.pairs import Pair, check_setups, row_problems
+from coronet_deploy.report.pairs import Pair, check_setups, row_name, row_problems
 from coronet_deploy.report.regression import (
     LAUNCHES_LEAST,
     Bounds,
@@ -65,6 +65,7 @@ def judge_by_history(
         bounds=bounds,
         method=Method.HISTORY,
         no_base=tuple(case.pair.name for case in absent),
+        no_candidate=_gone_rows(runs[0], past, known),
         notes=_notes(known, absent, bounds.margin),
     )
 
@@ -101,6 +102,16 @@ def _with_history(
     )
 
 
+def _gone_rows(run: Run, past: Past, known: Sequence[_Case]) -> tuple[str, ...]:
+    """Return the rows that the session before `run` has and it has not: an export that failed."""
+    points = [case.line.points[-1] for case in known if case.line.points]
+    if not points:
+        return ()
+    before = max(points, key=lambda point: (point.created, point.run_id))
+    own = set(_rows(run))
+    return tuple(row_name(*row) for row in past.rows_of(before) if row not in own)
+
+
 def _notes(known: Sequence[_Case], absent: Sequence[_Case], margin: float) -> tuple[str, ...]:
     """Return what a reader must know of the history, in sentences."""
     # What the verdict takes as usual may itself be a regression that nobody has looked at.
@@ -118,8 +129,14 @@ def _notes(known: Sequence[_Case], absent: Sequence[_Case], margin: float) -> tu
         if (told := _spoilt(case.line))
     ]
     gone = [f"{case.pair.name}: {_gone(case.line.gone)}." for case in known if case.line.gone]
+    # Of rows that cannot be judged, the reason tells it.
+    later = [
+        f"{case.pair.name}: {told[2:]}, and {'does' if case.line.later == 1 else 'do'} not count."
+        for case in known
+        if len(case.line.current) >= SESSIONS_LEAST and (told := _later(case.line))
+    ]
     first = changes_note([case.line for case in known], margin)
-    return (first, *changed, *differing, *spoilt, *gone)
+    return (first, *changed, *differing, *spoilt, *gone, *later)
 
 
 def _gone(count: int) -> str:
@@ -314,7 +331,12 @@ def _differ(line: Line) -> str:
         more = len(line.others) - _OTHERS_TOLD
         told = f"; others differ in {'; '.join(line.others[:_OTHERS_TOLD])}"
         told += f" and {more} more ways" if more > 0 else ""
-    if line.later:
-        are = "session is" if line.later == 1 else "sessions are"
-        told += f"; {line.later} {are} dated no earlier than it"
-    return told
+    return told + _later(line)
+
+
+def _later(line: Line) -> str:
+    """Return how many sessions the candidate's date leaves out, as the end of a sentence."""
+    if not line.later:
+        return ""
+    are = "session is" if line.later == 1 else "sessions are"
+    return f"; {line.later} {are} dated no earlier than it"

@@ -1,0 +1,78 @@
+"""What a verdict by history leaves out is told: rows that are gone, and sessions of later dates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from coronet_deploy.report.ci import junit_xml
+from coronet_deploy.report.comparison import sentences
+from coronet_deploy.report.history import open_past
+from coronet_deploy.report.outlook import judge_by_history
+from coronet_deploy.report.regression import Bounds
+from coronet_deploy.report.verdict import Comparison, exit_status
+from coronet_deploy.results.files import write_run
+from coronet_deploy.results.ingest import import_runs
+from coronet_deploy.results.store import open_store
+from coronet_deploy.vocabulary import Run
+
+Night = Callable[..., Run]
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def night(make_run: Callable[..., Run]) -> Night:
+    """Return a function that makes the session of a day, of artifacts with these medians."""
+
+    def make(day: int, medians: Mapping[str, float]) -> Run:
+        created = (FIRST + timedelta(days=day)).isoformat(timespec="seconds")
+        return make_run(medians, id=f"day{day:02}", created=created)
+
+    return make
+
+
+def judged(place: Path, run: Run) -> Comparison:
+    with open_past(str(place)) as past:
+        return judge_by_history([run], past, Bounds())
+
+
+def test_rows_that_the_session_before_has_are_told(night: Night, tmp_path: Path) -> None:
+    for day in range(12):
+        write_run(night(day, {"a.onnx": 10.0, "b.onnx": 20.0}), tmp_path / "runs")
+    # Of other models in the same folder nothing is said.
+    write_run(night(13, {"other.onnx": 5.0}), tmp_path / "runs")
+    with open_store(tmp_path / "s.sqlite", make=True) as store:
+        import_runs(store, [tmp_path / "runs"])
+    tonight = night(20, {"a.onnx": 10.0})
+    for place in (tmp_path / "runs", tmp_path / "s.sqlite"):
+        comparison = judged(place, tonight)
+        assert exit_status(comparison) == 0
+        assert comparison.no_candidate == (
+            "b.onnx on host cpu, 1 thread",
+            "b.onnx on host cpu, 2 threads",
+        )
+        told = "b.onnx on host cpu, 1 thread: only the session before has it, not compared."
+        assert told in sentences(comparison)
+        assert 'message="only the session before has it"' in junit_xml(comparison)
+    # Once it is gone for good it is no news.
+    write_run(tonight, tmp_path / "runs")
+    assert judged(tmp_path / "runs", night(21, {"a.onnx": 10.0})).no_candidate == ()
+    assert judged(tmp_path / "runs", night(21, {"a.onnx": 10.0, "b.onnx": 20.0})).no_base == ()
+
+
+def test_sessions_of_later_dates_are_told_where_others_decide(night: Night, tmp_path: Path) -> None:
+    for day in range(26):
+        write_run(night(day, {"a.onnx": 10.0 if day < 12 else 8.0}), tmp_path)
+    # A clock that was set back: tonight is no longer behind the sessions that it should be
+    # judged by.
+    late = night(12, {"a.onnx": 10.0})
+    comparison = judged(tmp_path, late)
+    assert comparison.rows[0].sessions == (12, 1)
+    told = (
+        "a.onnx on host cpu, 1 thread: 13 sessions are dated no earlier than it, and do not count."
+    )
+    assert told in comparison.notes
+    assert not any("dated" in note for note in judged(tmp_path, night(30, {"a.onnx": 8.0})).notes)
