@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,8 +14,8 @@ from coronet_deploy.report.ci import junit_xml
 from coronet_deploy.report.comparison import sentences
 from coronet_deploy.report.history import open_past
 from coronet_deploy.report.outlook import judge_by_history
-from coronet_deploy.report.regression import Bounds
-from coronet_deploy.report.verdict import Comparison, exit_status
+from coronet_deploy.report.regression import Bounds, Verdict
+from coronet_deploy.report.verdict import Comparison, Judged, exit_status
 from coronet_deploy.results.files import write_run
 from coronet_deploy.results.ingest import import_runs
 from coronet_deploy.results.store import open_store
@@ -76,3 +78,26 @@ def test_sessions_of_later_dates_are_told_where_others_decide(night: Night, tmp_
     )
     assert told in comparison.notes
     assert not any("dated" in note for note in judged(tmp_path, night(30, {"a.onnx": 8.0})).notes)
+
+
+def test_so_many_sessions_as_are_said_decide_one_of_many_rows(night: Night, tmp_path: Path) -> None:
+    names = [f"{number:02}.onnx" for number in range(12)]
+    for day in range(12):
+        level = 10 * math.exp(0.028 * (-1) ** day)
+        write_run(night(day, dict.fromkeys(names, level)), tmp_path)
+
+    def verdicts(sessions: int) -> tuple[Judged, ...]:
+        runs = [
+            night(20 + one, {**dict.fromkeys(names, 10.0), "03.onnx": 10.6})
+            for one in range(sessions)
+        ]
+        with open_past(str(tmp_path)) as past:
+            rows = judge_by_history(runs, past, Bounds()).rows
+        return tuple(row for row in rows if row.pair.artifact == "03.onnx")
+
+    (row, _) = verdicts(1)
+    assert row.verdict is Verdict.INCONCLUSIVE
+    told = re.match(r"about (\d) sessions of the candidate would decide", row.reason)
+    assert told
+    assert {row.verdict for row in verdicts(int(told[1]))} == {Verdict.SLOWER}
+    assert {row.verdict for row in verdicts(int(told[1]) - 1)} == {Verdict.INCONCLUSIVE}

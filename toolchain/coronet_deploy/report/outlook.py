@@ -156,7 +156,9 @@ def _judged(cases: Sequence[_Case], bounds: Bounds) -> tuple[Judged, ...]:
     adjusted = holm([look.shift.p_slower for look in looks])
     verdicts = decide(looks, bounds)
     judged = {
-        id(case): _explained(case, Judged(case.pair, verdict, look.shift, p), look, bounds)
+        id(case): _explained(
+            case, Judged(case.pair, verdict, look.shift, p), look, len(sound), bounds
+        )
         for case, look, verdict, p in zip(sound, looks, verdicts, adjusted, strict=True)
     }
     return tuple(
@@ -190,12 +192,12 @@ def _unjudged(case: _Case) -> Judged:
     )
 
 
-def _explained(case: _Case, row: Judged, look: Look, bounds: Bounds) -> Judged:
+def _explained(case: _Case, row: Judged, look: Look, rows: int, bounds: Bounds) -> Judged:
     """Return `row` with its reason: what would confirm or decide it."""
     reason = rerun_reason(row.verdict, look, bounds)
     if reason or row.verdict is not Verdict.INCONCLUSIVE:
         return replace(row, reason=reason)
-    needed = _sessions_to_decide(look.shift, bounds)
+    needed = _sessions_to_decide(look.shift, rows, bounds)
     if needed is None:
         varied = statistics.stdev(map(math.log, case.current_ms))
         return replace(
@@ -222,16 +224,18 @@ def _odd(line: Line) -> str:
     return f", most of it by run {odd.run_id} ({odd.median_ms / usual:.2f} times their median)"
 
 
-def _sessions_to_decide(shift: Shift, bounds: Bounds) -> int | None:
-    """Return how many candidate sessions would decide, if the ratio stays what it is."""
+def _sessions_to_decide(shift: Shift, rows: int, bounds: Bounds) -> int | None:
+    """Return how many candidate sessions would decide a row, if the ratio stays what it is."""
     change = abs(math.log(shift.ratio))
     quantile = student_quantile(0.95, shift.base - 1)
+    # One of several rows takes more to be called slower than to be called the same (Holm).
+    sharper = student_quantile(1 - bounds.alpha / rows, shift.base - 1)
     spread = math.log(shift.high / shift.ratio) / quantile
     spread /= math.sqrt(1 / shift.base + 1 / shift.candidate)
     for count in range(shift.candidate + 1, _SESSIONS_WORTHWHILE + 1):
-        half = quantile * spread * math.sqrt(1 / shift.base + 1 / count)
-        same = change + half < math.log1p(bounds.resolution)
-        if same or (change > math.log1p(bounds.margin) and change > half):
+        error = spread * math.sqrt(1 / shift.base + 1 / count)
+        same = change + quantile * error < math.log1p(bounds.resolution)
+        if same or (change > math.log1p(bounds.margin) and change > sharper * error):
             return count
     return None
 
