@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from coronet_deploy.report.ci import junit_xml
 from coronet_deploy.report.comparison import sentences
 from coronet_deploy.report.history import open_past
+from coronet_deploy.report.html import render_report
 from coronet_deploy.report.outlook import judge_by_history
 from coronet_deploy.report.regression import Bounds, Verdict
 from coronet_deploy.report.verdict import Comparison, Judged, exit_status
@@ -73,11 +75,25 @@ def test_sessions_of_later_dates_are_told_where_others_decide(night: Night, tmp_
     late = night(12, {"a.onnx": 10.0})
     comparison = judged(tmp_path, late)
     assert comparison.rows[0].sessions == (12, 1)
-    told = (
-        "a.onnx on host cpu, 1 thread: 13 sessions are dated no earlier than it, and do not count."
-    )
-    assert told in comparison.notes
+    told = "13 sessions are dated no earlier than this run and do not count."
+    assert f"a.onnx on host cpu, 1 thread: {told}" in comparison.notes
     assert not any("dated" in note for note in judged(tmp_path, night(30, {"a.onnx": 8.0})).notes)
+
+
+def test_the_page_says_why_sessions_that_are_there_do_not_count(
+    night: Night, tmp_path: Path
+) -> None:
+    for day in range(3):
+        busy = night(day, {"a.onnx": 10.0})
+        write_run(replace(busy, conditions={**busy.conditions, "throttled": True}), tmp_path)
+    write_run(night(25, {"a.onnx": 10.0}), tmp_path)
+    with open_past(str(tmp_path)) as past:
+        page = render_report(night(20, {"a.onnx": 10.0}), past=past)
+    rows = "a.onnx (1 thread), a.onnx (2 threads)"
+    assert f"No earlier session counts for {rows}." in page
+    assert f"<li>3 earlier sessions were spoilt and do not count: {rows}</li>" in page
+    told = "1 session is dated no earlier than this run and does not count"
+    assert f"<li>{told}: {rows}</li>" in page
 
 
 def test_so_many_sessions_as_are_said_decide_one_of_many_rows(night: Night, tmp_path: Path) -> None:

@@ -85,6 +85,40 @@ class Line:
             for place, (before, after) in zip(edges[1:-1], itertools.pairwise(spans), strict=True)
         )
 
+    @property
+    def spoilt_told(self) -> str:
+        """How many earlier sessions something spoilt, in a clause, or nothing."""
+        if not self.spoilt:
+            return ""
+        return f"{self.spoilt} earlier session{' was' if self.spoilt == 1 else 's were'} spoilt"
+
+    @property
+    def later_told(self) -> str:
+        """How many sessions the row's date leaves out, in a clause, or nothing."""
+        if not self.later:
+            return ""
+        are = "session is" if self.later == 1 else "sessions are"
+        return f"{self.later} {are} dated no earlier than this run"
+
+    @property
+    def gone_told(self) -> str:
+        """How many sessions are known from a store alone, in a clause, or nothing."""
+        if not self.gone:
+            return ""
+        whose, them = ("session's", "it") if self.gone == 1 else ("sessions'", "them")
+        files = "file is" if self.gone == 1 else "files are"
+        return f"{self.gone} {whose} run {files} gone: whether something spoilt {them} is not known"
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What was measured of the row and does not count, or may have to, each in a sentence."""
+        told = [
+            f"{clause} and {'does' if count == 1 else 'do'} not count"
+            for count, clause in ((self.spoilt, self.spoilt_told), (self.later, self.later_told))
+            if count
+        ]
+        return (*told, self.gone_told) if self.gone else tuple(told)
+
 
 class Past:
     """What was measured before; `across_models` lets sessions of other checkpoints count."""

@@ -97,7 +97,7 @@ def _with_history(
     which = "session of it that counts" if first.line.spoilt else "session of it"
     raise BadInput(
         f"{first.pair.name}: the history holds no earlier {which}"
-        f"{_spoilt(first.line)}{_differ(first.line)}",
+        f"{_behind(first.line.spoilt_told)}{_differ(first.line)}{_behind(first.line.later_told)}",
         hint=f"at least {SESSIONS_LEAST} are needed; {_IN_TURN}",
     )
 
@@ -123,26 +123,11 @@ def _notes(known: Sequence[_Case], absent: Sequence[_Case], margin: float) -> tu
     differing = [
         f"{case.pair.name}: {told[2:]}." for case in absent if (told := _differ(case.line))
     ]
-    spoilt = [
-        f"{case.pair.name}: {told[2:]} and {'does' if case.line.spoilt == 1 else 'do'} not count."
-        for case in (*known, *absent)
-        if (told := _spoilt(case.line))
-    ]
-    gone = [f"{case.pair.name}: {_gone(case.line.gone)}." for case in known if case.line.gone]
-    # Of rows that cannot be judged, the reason tells it.
-    later = [
-        f"{case.pair.name}: {told[2:]}, and {'does' if case.line.later == 1 else 'do'} not count."
-        for case in known
-        if len(case.line.current) >= SESSIONS_LEAST and (told := _later(case.line))
+    left_out = [
+        f"{case.pair.name}: {told}." for case in (*known, *absent) for told in case.line.left_out
     ]
     first = changes_note([case.line for case in known], margin)
-    return (first, *changed, *differing, *spoilt, *gone, *later)
-
-
-def _gone(count: int) -> str:
-    if count == 1:
-        return "1 session's run file is gone: whether something spoilt it is not known"
-    return f"{count} sessions' run files are gone: whether something spoilt them is not known"
+    return (first, *changed, *differing, *left_out)
 
 
 def _judged(cases: Sequence[_Case], bounds: Bounds) -> tuple[Judged, ...]:
@@ -188,7 +173,7 @@ def _unjudged(case: _Case) -> Judged:
         case.pair,
         Verdict.INCONCLUSIVE,
         reason=f"{count} earlier session{plural}{since}, {SESSIONS_LEAST} are needed"
-        f"{_differ(case.line)}; {_IN_TURN}",
+        f"{_differ(case.line)}{_behind(case.line.later_told)}; {_IN_TURN}",
     )
 
 
@@ -321,11 +306,9 @@ def _check_apart(runs: Sequence[Run]) -> None:
             )
 
 
-def _spoilt(line: Line) -> str:
-    """Return how many earlier sessions something spoilt, as the end of a sentence."""
-    if not line.spoilt:
-        return ""
-    return f"; {line.spoilt} earlier session{' was' if line.spoilt == 1 else 's were'} spoilt"
+def _behind(clause: str) -> str:
+    """Return a clause as the end of a sentence; nothing of none."""
+    return f"; {clause}" if clause else ""
 
 
 def _differ(line: Line) -> str:
@@ -335,12 +318,4 @@ def _differ(line: Line) -> str:
         more = len(line.others) - _OTHERS_TOLD
         told = f"; others differ in {'; '.join(line.others[:_OTHERS_TOLD])}"
         told += f" and {more} more ways" if more > 0 else ""
-    return told + _later(line)
-
-
-def _later(line: Line) -> str:
-    """Return how many sessions the candidate's date leaves out, as the end of a sentence."""
-    if not line.later:
-        return ""
-    are = "session is" if line.later == 1 else "sessions are"
-    return f"; {line.later} {are} dated no earlier than it"
+    return told
