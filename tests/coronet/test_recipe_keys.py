@@ -140,6 +140,14 @@ def test_keys_that_nothing_looks_at_are_named(recipe: Path) -> None:
             read_recipe(recipe, [value])
 
 
+def test_an_embedding_is_refused_where_there_is_none(recipe: Path) -> None:
+    assert read_recipe(recipe, ["search.embedding=4"]).search.embedding == 4
+    read_recipe(recipe, ["search.form=collapsed"])
+    told = r"search\.embedding has no effect: it is of the form published, and .*collapsed"
+    with pytest.raises(BadInput, match=told):
+        read_recipe(recipe, ["search.form=collapsed", "search.embedding=4"])
+
+
 def test_a_task_has_the_defaults_of_its_paper(recipe: Path) -> None:
     paired = read_recipe(recipe)
     assert (paired.model.dropout, paired.loss.gan) == (0.5, GANLoss.VANILLA)

@@ -23,6 +23,7 @@ from coronet_deploy.report.comparison import (
     comparison_json,
     comparison_markdown,
     print_comparison,
+    sentences,
 )
 from coronet_deploy.report.pairs import filed_pairs, subjects_of
 from coronet_deploy.report.regression import Bounds, Verdict
@@ -60,6 +61,18 @@ def test_junit_parses_back_with_a_failure_an_error_and_a_skip(comparison: Compar
     assert (cases[0].get("name") or "").startswith("<b>\"'&%|`x` [red]")
     assert "1.2" in (cases[0][0].get("message") or "")
     assert (cases[1][0].get("message") or "").startswith("invalid; 1 of 10 launches")
+
+
+def test_the_test_is_called_exact_where_it_is(make_run: MakeRun) -> None:
+    for rounds, told in (
+        (10, "exact rank test on medians"),
+        (201, "; rank test, normal where launches are many, on medians"),
+    ):
+        base, now = (make_run({"a.onnx": 10.0}, rounds=rounds, id=one) for one in ("base", "now"))
+        rows = judge(
+            filed_pairs(base, now, match(subjects_of(base), subjects_of(now)).pairs), Bounds()
+        )
+        assert told in " ".join(sentences(Comparison(rows, Bounds())))
 
 
 def test_inconclusive_is_an_error_unless_it_is_accepted(comparison: Comparison) -> None:

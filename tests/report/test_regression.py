@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from coronet_deploy.report.regression import (
     compare_launches,
     decide,
     holm,
+    is_counted,
     launches_to_decide,
     settled,
 )
@@ -56,14 +58,34 @@ def test_the_smallest_p_of_k_launches_is_one_in_their_splits() -> None:
         assert far.p_faster == pytest.approx(1)
 
 
-def test_many_launches_are_as_good_as_counted() -> None:
+@pytest.mark.parametrize(("base", "candidate"), [(60, 4), (4, 60), (120, 200)])
+def test_far_more_launches_are_counted_too(base: int, candidate: int) -> None:
+    quiet = [1 + 1e-6 * place for place in range(base)]
+    far = compare_launches(quiet, [2 + 1e-6 * place for place in range(candidate)])
+    assert far.p_slower == pytest.approx(1 / math.comb(base + candidate, base))
+    assert far.p_faster == pytest.approx(1)
+
+
+def test_p_of_sixty_launches_is_that_of_splits_drawn_at_random() -> None:
     random = np.random.default_rng(4)
-    base, candidate = launches(random, 10, 60), launches(random, 10.1, 60)
-    many = compare_launches(base, candidate)
-    counted = compare_launches(base[:50], candidate[:50])
-    assert 0 < many.p_slower < 1
-    assert many.low < many.ratio < many.high
-    assert many.high / many.low < counted.high / counted.low
+    base, candidate = launches(random, 10, 60), launches(random, 10.05, 60)
+    shift = compare_launches(base, candidate)
+    ranks = np.argsort(np.argsort(base + candidate))
+    observed = ranks[60:].sum()
+    drawn = np.array([random.permutation(ranks)[60:].sum() for _ in range(20_000)])
+    assert 0.001 < shift.p_slower < 0.999
+    assert shift.p_slower == pytest.approx(np.mean(drawn >= observed), abs=0.01)
+    assert shift.low < shift.ratio < shift.high
+
+
+def test_where_they_are_counted_no_more_the_test_is_nearly_the_same() -> None:
+    random = np.random.default_rng(9)
+    base, candidate = launches(random, 10, 201), launches(random, 10.05, 201)
+    assert is_counted(200, 200)
+    assert not is_counted(201, 201)
+    many, fewer = compare_launches(base, candidate), compare_launches(base[:-1], candidate[:-1])
+    assert many.p_slower == pytest.approx(fewer.p_slower, abs=0.01)
+    assert many.low == pytest.approx(fewer.low, abs=1e-3)
 
 
 def test_ties_never_make_a_difference() -> None:

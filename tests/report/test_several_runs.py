@@ -12,6 +12,7 @@ from coronet_deploy.report.history import open_past
 from coronet_deploy.report.html import render_report
 from coronet_deploy.report.lines import lines_of
 from coronet_deploy.report.scatter import quality_svg, work_svg
+from coronet_deploy.report.series import run_names
 from coronet_deploy.report.tradeoffs import Choice, choices, metric_of, read_judgements, works
 from coronet_deploy.results.files import write_run
 from coronet_deploy.vocabulary import Run
@@ -168,6 +169,14 @@ def test_runs_of_one_day_have_headings_of_their_own(pruned: Run) -> None:
     headings = re.findall("<h3>(Measured.*?)</h3>", render_report(pruned, more=[twin]))
     assert len(set(headings)) == 2
     assert headings[1] == "Measured on host (Some CPU), 2026-01-02. Run r3."
+
+
+def test_runs_of_one_day_are_called_by_their_minute_and_its_zone(pruned: Run) -> None:
+    name = run_names([("a", pruned.created), ("b", "2026-01-02T23:30:00+09:00")])
+    assert name == {"a": "2026-01-02 03:04Z", "b": "2026-01-02 14:30Z"}
+    # A day is that of UTC too, and what is no date is what it is.
+    name = run_names([("a", pruned.created), ("b", "2026-01-02T23:30:00-05:00"), ("c", "soon")])
+    assert name == {"a": "2026-01-02", "b": "2026-01-03", "c": "soon"}
 
 
 def test_the_figures_on_top_stand_under_the_run_that_they_are_of(pruned: Run) -> None:

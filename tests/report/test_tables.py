@@ -12,13 +12,16 @@ import struct
 import termios
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from coronet_deploy.cli.export import _show_artifacts
+from coronet_deploy.export.manifest import ParityFigures
 from coronet_deploy.report import tables
 from coronet_deploy.report.grid import Grid, grid_csv, width_of
 from coronet_deploy.report.summary import summarize
-from coronet_deploy.vocabulary import Run, Target
+from coronet_deploy.vocabulary import Artifact, DType, Parity, Run, Runtime, Target
 
 MakeRun = Callable[..., Run]
 LONG = "a-model-whose-name-tells-everything_256x256_fp32.tflite"
@@ -88,6 +91,19 @@ def test_it_is_as_wide_as_its_terminal() -> None:
         with os.fdopen(main, "rb"), os.fdopen(other, "w") as file:
             assert width_of(file) == width
     assert width_of(io.StringIO()) == 80
+
+
+def test_a_psnr_reads_in_a_report_as_it_did_when_it_was_exported(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    parity = Parity(psnr_db=137.149, max_abs=1e-5, ssim=1.0, pictures=8, bound_db=100.0)
+    artifact = Artifact(tmp_path / "a.onnx", Runtime.ONNX, DType.FP32, 9, "ab" * 32, 0.1, parity)
+    _show_artifacts([artifact], tmp_path)
+    exported = capsys.readouterr().out
+    kept = {"parity": ParityFigures.of(parity).model_dump()}
+    run = make_run({"a.onnx": 10.0})
+    told = terminal(replace(run, artifacts={"a.onnx": {**run.artifacts["a.onnx"], **kept}}))
+    assert re.findall(r"\b137\.\d+", exported) == re.findall(r"\b137\.\d+", told) == ["137.2"]
 
 
 def test_hostile_names_drive_neither_terminal_nor_markdown(hostile_run: Run) -> None:

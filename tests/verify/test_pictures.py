@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from coronet_deploy.errors import BadInput
-from coronet_deploy.images import open_rgb
+from coronet_deploy.images import open_rgb, size_of
 
 _TURNED = (0x0112, 3, 1, b"\x06\0\0\0")  # orientation 6: the left in the file belongs on top
 
@@ -68,6 +68,7 @@ def test_a_picture_is_turned_as_pillow_turns_it(orientation: int, tmp_path: Path
     with Image.open(path) as again:
         expected = np.asarray(exif_transpose(again))
     assert np.array_equal(np.asarray(open_rgb(path)), expected)
+    assert size_of(path) == expected.shape[1::-1]
 
 
 def test_a_picture_whose_pixels_end_early_is_still_refused(tmp_path: Path) -> None:

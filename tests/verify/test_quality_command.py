@@ -138,6 +138,23 @@ def test_folders_of_the_same_names_are_pairs_if_that_is_said(
     assert set(said["likeness"]) == {"psnr_db", "ssim", "l1"}
 
 
+def test_pairs_of_unlike_shapes_are_told(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    line = ("evaluate", checkpoint, "--data", tmp_path, "--direction", "AtoB", *SIZE, "--paired")
+    for i in range(3):
+        write_picture(tmp_path / "testA" / f"{i}.png", i, 32, 48)
+        # Half or double the size, to the pixel, is the same shape.
+        write_picture(tmp_path / "testB" / f"{i}.png", 10 + i, 21 * (i + 1), 32 * (i + 1))
+    done = cli(*line)
+    assert (done.returncode, "unlike" in done.stderr) == (0, False), done.stderr
+    write_picture(tmp_path / "testB" / "1.png", 11, 32, 32)
+    done = cli(*line, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["paired"]
+    told = next(text for text in done.stderr.splitlines() if "unlike" in text)
+    both = f"{tmp_path / 'testA' / '1.png'} is 48x32 and {tmp_path / 'testB' / '1.png'} 32x32"
+    assert told.startswith(f"1 of 3 pairs are of unlike shapes, such as {both}: each picture is")
+
+
 def test_the_judged_files_have_a_digest_that_moves_with_them(tmp_path: Path) -> None:
     for i in range(3):
         for place, name in enumerate(("testA", "testB")):

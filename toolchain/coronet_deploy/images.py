@@ -23,6 +23,7 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 # What sets a picture of each EXIF orientation upright, as Pillow's `Transpose` numbers it.
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+_QUARTERS = {2, 4, 5, 6}  # of these turns: height becomes width
 _ENDINGS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _TAIL = 16  # bytes that hold an ending
 SUFFIXES = frozenset(
@@ -114,18 +115,37 @@ def _ends_well(path: Path, kind: str | None) -> bool:
     return kind == "BMP" and length >= int.from_bytes(head[2:6], "little")
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """Return (width, height) of the picture at `path`, upright; it is not decoded.
+
+    Raises:
+        BadInput: see `open_rgb`.
+
+    """
+    with _opened(path) as picture:
+        width, height = picture.size
+        lies = _turn_of(picture) in _QUARTERS
+    return (height, width) if lies else (width, height)
+
+
 def _upright(picture: Image) -> Image:
     """Return a picture turned as its camera was held; as it is, where that cannot be read."""
-    from PIL.ExifTags import Base
     from PIL.Image import Transpose
+
+    turn = _turn_of(picture)
+    return picture if turn is None else picture.transpose(Transpose(turn))
+
+
+def _turn_of(picture: Image) -> int | None:
+    """Return how a picture must be turned to stand upright, if its camera noted that."""
+    from PIL.ExifTags import Base
 
     try:
         # Not `exif_transpose`, which writes all other notes again and fails where one is odd.
         orientation: object = picture.getexif().get(Base.Orientation)
     except Exception:  # noqa: BLE001 - whatever Pillow raises over a broken note
-        return picture
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return picture if turn is None else picture.transpose(Transpose(turn))
+        return None
+    return _TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _as_rgb(picture: Image) -> Image:

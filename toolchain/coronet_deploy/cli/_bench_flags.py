@@ -38,10 +38,7 @@ class _Noted(argparse.Action):
     ) -> None:
         given = getattr(namespace, "given", ())
         if self.dest in given and isinstance(values, tuple):  # "1,2" may be 1 and 2
-            values = (*getattr(namespace, self.dest), *values)
-            if len(set(values)) < len(values):
-                told = f"{','.join(map(str, values))} in all names one twice"
-                raise argparse.ArgumentError(self, told)
+            values = tuple(dict.fromkeys((*getattr(namespace, self.dest), *values)))
         setattr(namespace, self.dest, values)
         if option_string:
             namespace.given = (*given, self.dest)

@@ -114,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
     check_grid(args, [args.model] if args.model else [])
     with _opened(args.model, args.size) as model:
         examples = _examples(args, model)
+        _tell_unlike(examples)
         networks = _networks(args)
         digest = examples.digest()
         from coronet_deploy.verify.quality import judge
@@ -205,6 +206,16 @@ def _examples(args: argparse.Namespace, model: _Model) -> Examples:
             hint="say it with --direction",
         )
     return find_examples(args.data, direction, args.count, matched=args.paired)
+
+
+def _tell_unlike(examples: Examples) -> None:
+    """Say of pairs whose shapes differ that each picture is resized by itself."""
+    if unlike := examples.unlike():
+        count = f"{len(unlike)} of {examples.input_count} pairs are"
+        _tell(
+            f"{count} of unlike shapes, such as {unlike[0]}: each picture is resized by itself, "
+            "and what does not lie in the same place then counts as a difference"
+        )
 
 
 def _networks(args: argparse.Namespace) -> list[FeatureNetwork]:

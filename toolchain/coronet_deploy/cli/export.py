@@ -309,6 +309,8 @@ def _show_artifacts(artifacts: list[Artifact], folder: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from coronet_deploy.report.figures import decibels
+
     console = table_console()
     table = Table("artifact", "MB", "PSNR dB", "max |diff|", "s", box=None, pad_edge=False)
     for column in table.columns[1:]:
@@ -319,7 +321,7 @@ def _show_artifacts(artifacts: list[Artifact], folder: Path) -> None:
         table.add_row(
             escape(artifact.path.name),
             f"{artifact.bytes / 1e6:.2f}",
-            f"{artifact.parity.psnr_db:.1f}",
+            decibels(artifact.parity.psnr_db),
             f"{artifact.parity.max_abs:.2g}",
             f"{artifact.seconds:.1f}",
         )

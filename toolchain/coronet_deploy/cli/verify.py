@@ -187,6 +187,8 @@ def _show(
     from rich.markup import escape
     from rich.table import Table
 
+    from coronet_deploy.report.figures import decibels
+
     console = table_console()
     titles = ("artifact", "PSNR dB", "bound", "SSIM", "max |diff|", "")
     table = Table(*titles, box=None, pad_edge=False)
@@ -197,7 +199,7 @@ def _show(
     for path, parity in found.items():
         table.add_row(
             escape(path.name),
-            f"{parity.psnr_db:.1f}" if parity else "-",
+            decibels(parity.psnr_db) if parity else "-",
             f"{bounds[path]:g}",
             f"{parity.ssim:.4f}" if parity else "-",
             f"{parity.max_abs:.2g}" if parity else "-",

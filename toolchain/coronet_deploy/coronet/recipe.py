@@ -377,4 +377,7 @@ def _idle(recipe: Recipe) -> list[tuple[str, str, str]]:
         idle.append(("finetune", "freeze_norm_from", why))
     else:
         idle.append(("qat", "tails", "it is for InstanceNorm, and model.norm is batch"))
+    if recipe.search.form is Form.COLLAPSED:
+        why = "it is of the form published, and search.form is collapsed"
+        idle.append(("search", "embedding", why))
     return idle

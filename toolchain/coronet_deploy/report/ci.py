@@ -35,7 +35,7 @@ def junit_xml(comparison: Comparison, *, inconclusive_ok: bool = False) -> str:
     unjudged = {Verdict.INVALID} | (set() if inconclusive_ok else {Verdict.INCONCLUSIVE})
     verdicts = [row.verdict for row in comparison.rows]
     alone = [(name, "no baseline") for name in comparison.no_base]
-    alone += [(name, "only the base has it") for name in comparison.no_candidate]
+    alone += [(name, f"only {comparison.base} has it") for name in comparison.no_candidate]
     suite = ET.Element(
         "testsuite",
         name=_SUITE,

@@ -8,14 +8,15 @@ from typing import IO, Any
 
 from coronet_deploy.report import figures
 from coronet_deploy.report.grid import console_of, escaped, print_table, print_text
+from coronet_deploy.report.regression import is_counted
 from coronet_deploy.report.tables import shared_start
 from coronet_deploy.report.verdict import Comparison, Judged, Method
 
 _FIGURES = ("Threads", "Base ms", "Now ms", "Ratio", "90 % interval")
 
 _METHODS = {
-    Method.IN_TURN: "Method: both sides in turn; exact rank test on medians of launches.",
-    Method.TWO_RUNS: "Method: two runs of one day; exact rank test on medians of launches.",
+    Method.IN_TURN: "Method: both sides in turn; {test} on medians of launches.",
+    Method.TWO_RUNS: "Method: two runs of one day; {test} on medians of launches.",
     Method.HISTORY: "Method: history; the prediction interval of one more session, from the "
     "spread of earlier sessions' medians.",
 }
@@ -81,17 +82,26 @@ def sentences(comparison: Comparison) -> list[str]:
     }
     told += [f"{name}: the base is {base}." for name, base in renamed.items()]
     told += [f"{name}: no baseline, not compared." for name in comparison.no_base]
-    told += [f"{name}: only the base has it, not compared." for name in comparison.no_candidate]
+    told += [
+        f"{name}: only {comparison.base} has it, not compared." for name in comparison.no_candidate
+    ]
     targets = [row.pair.target for row in rows if row.pair.target.device != "host"]
     if places := dict.fromkeys(f"{target.device} {target.backend}" for target in targets):
         label = " (emulated)" if comparison.emulated else ""
         told.append(f"Measured on {', '.join(f'{place}{label}' for place in places)}.")
-    told.append(_METHODS[comparison.method])
+    told.append(_METHODS[comparison.method].format(test=_test(rows)))
     told.append(
         f"A change below {100 * bounds.margin:g} % is not reported; same excludes one of "
         f"{100 * bounds.resolution:g} %."
     )
     return told + list(comparison.notes)
+
+
+def _test(rows: Sequence[Judged]) -> str:
+    """Return what the test on launches is called: with very many of them it is no longer exact."""
+    shifts = [row.shift for row in rows if row.shift is not None]
+    counted = all(is_counted(shift.base, shift.candidate) for shift in shifts)
+    return "exact rank test" if counted else "rank test, normal where launches are many,"
 
 
 def _varying(comparison: Comparison) -> list[str]:

@@ -49,8 +49,12 @@ def megabytes(value: int | None) -> str:
 
 
 def decibels(value: float | None) -> str:
-    """Return a PSNR with one digit, and no unit."""
-    return DASH if value is None else f"{value:.1f}"
+    """Return a PSNR with one digit, and no unit.
+
+    It is that of the two digits that a manifest keeps: what was just measured reads as it will
+    later.
+    """
+    return DASH if value is None else f"{round(value, 2):.1f}"
 
 
 def count(value: int | None) -> str:

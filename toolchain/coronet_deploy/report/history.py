@@ -24,8 +24,8 @@ from pathlib import Path
 
 from coronet_deploy.errors import BadInput, CoronetError, EnvironmentProblem
 from coronet_deploy.report.pairs import checkpoint_of, row_problems
-from coronet_deploy.report.regression import LAUNCHES_LEAST
-from coronet_deploy.report.sessions import SESSIONS_MOST, change_points
+from coronet_deploy.report.regression import LAUNCHES_LEAST, Bounds
+from coronet_deploy.report.sessions import SESSIONS_MOST, change_points, least_change
 from coronet_deploy.results.entries import (
     HistoryPoint,
     RowEntry,
@@ -85,6 +85,40 @@ class Line:
             for place, (before, after) in zip(edges[1:-1], itertools.pairwise(spans), strict=True)
         )
 
+    @property
+    def spoilt_told(self) -> str:
+        """How many earlier sessions something spoilt, in a clause, or nothing."""
+        if not self.spoilt:
+            return ""
+        return f"{self.spoilt} earlier session{' was' if self.spoilt == 1 else 's were'} spoilt"
+
+    @property
+    def later_told(self) -> str:
+        """How many sessions the row's date leaves out, in a clause, or nothing."""
+        if not self.later:
+            return ""
+        are = "session is" if self.later == 1 else "sessions are"
+        return f"{self.later} {are} dated no earlier than this run"
+
+    @property
+    def gone_told(self) -> str:
+        """How many sessions are known from a store alone, in a clause, or nothing."""
+        if not self.gone:
+            return ""
+        whose, them = ("session's", "it") if self.gone == 1 else ("sessions'", "them")
+        files = "file is" if self.gone == 1 else "files are"
+        return f"{self.gone} {whose} run {files} gone: whether something spoilt {them} is not known"
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What was measured of the row and does not count, or may have to, each in a sentence."""
+        told = [
+            f"{clause} and {'does' if count == 1 else 'do'} not count"
+            for count, clause in ((self.spoilt, self.spoilt_told), (self.later, self.later_told))
+            if count
+        ]
+        return (*told, self.gone_told) if self.gone else tuple(told)
+
 
 class Past:
     """What was measured before; `across_models` lets sessions of other checkpoints count."""
@@ -103,10 +137,12 @@ class Past:
         max_load: float | None = None,
         *,
         again: Sequence[Run] = (),
+        margin: float = Bounds.margin,
     ) -> Line:
         """Return the earlier sessions of a row of `run`; see `Line`.
 
         `again` are re-runs of `run`: sessions of the same candidate, and no part of its past.
+        `margin` is what the row is judged with (see `sessions.least_change`).
 
         Raises:
             BadInput: `run` has no such row.
@@ -138,9 +174,15 @@ class Past:
         told = sorted(set(others), key=lambda phrase: (-others.count(phrase), phrase))
         gone = sum(self._run(point) is None for point in points)
         return Line(
-            artifact, target, tuple(points), _changes(points), tuple(told), spoilt, gone,
+            artifact, target, tuple(points), _changes(points, margin), tuple(told), spoilt, gone,
             later=len(history_of(later, row.key)),
         )  # fmt: skip
+
+    def rows_of(self, point: HistoryPoint) -> list[tuple[str, Target]]:
+        """Return what the run of an earlier session measured; nothing where its file is gone."""
+        run = self._run(point)
+        launches = [one for one in run.launches if one.median_ms is not None] if run else []
+        return list(dict.fromkeys((one.artifact, one.target) for one in launches))
 
     def holds(self, run: Run) -> bool:
         """Return whether `run` itself is here."""
@@ -297,19 +339,24 @@ def _differing(entries: Sequence[RunEntry], row: RowEntry) -> list[str]:
     ]
 
 
-def _changes(points: Sequence[HistoryPoint]) -> tuple[int, ...] | None:
+def _changes(points: Sequence[HistoryPoint], margin: float) -> tuple[int, ...] | None:
     try:
-        return tuple(change_points([point.median_ms for point in points]))
+        return tuple(change_points([point.median_ms for point in points], margin))
     except EnvironmentProblem:
         return None
 
 
-def changes_note(lines: Sequence[Line]) -> str:
-    """Return, in a sentence, whether change points were looked for, and by what."""
+def changes_note(lines: Sequence[Line], margin: float = Bounds.margin) -> str:
+    """Return, in a sentence, whether change points were looked for, and by what.
+
+    `margin` is the one that `lines` were made with.
+    """
     if any(line.changes is None for line in lines):
         missing: CoronetError = _missing()
         return f"Change points were not looked for: {missing}."
-    return "Sessions since the last change point count (PELT, ruptures)."
+    least = least_change(margin)
+    small = f"; a change below {100 * least:.3g} % is none" if least else ""
+    return f"Sessions since the last change point count (PELT, ruptures{small})."
 
 
 def _missing() -> CoronetError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from coronet_deploy.errors import BadInput, NothingMeasured
 from coronet_deploy.report.history import Line, Past, changes_note, in_order, resumed_of
-from coronet_deploy.report.pairs import Pair, check_setups, row_problems
+from coronet_deploy.report.pairs import Pair, check_setups, row_name, row_problems
 from coronet_deploy.report.regression import (
     LAUNCHES_LEAST,
     Bounds,
@@ -58,14 +58,15 @@ def judge_by_history(
     """
     runs = in_order(runs)
     _check_candidate(runs)
-    cases = [_case(runs, past, *row, max_load) for row in _rows(runs[0])]
+    cases = [_case(runs, past, *row, bounds.margin, max_load) for row in _rows(runs[0])]
     known, absent = _with_history(runs, past, cases)
     return Comparison(
         rows=_judged(known, bounds),
         bounds=bounds,
         method=Method.HISTORY,
         no_base=tuple(case.pair.name for case in absent),
-        notes=_notes(known, absent),
+        no_candidate=_gone_rows(runs[0], past, known),
+        notes=_notes(known, absent, bounds.margin),
     )
 
 
@@ -96,12 +97,22 @@ def _with_history(
     which = "session of it that counts" if first.line.spoilt else "session of it"
     raise BadInput(
         f"{first.pair.name}: the history holds no earlier {which}"
-        f"{_spoilt(first.line)}{_differ(first.line)}",
+        f"{_behind(first.line.spoilt_told)}{_differ(first.line)}{_behind(first.line.later_told)}",
         hint=f"at least {SESSIONS_LEAST} are needed; {_IN_TURN}",
     )
 
 
-def _notes(known: Sequence[_Case], absent: Sequence[_Case]) -> tuple[str, ...]:
+def _gone_rows(run: Run, past: Past, known: Sequence[_Case]) -> tuple[str, ...]:
+    """Return the rows that the session before `run` has and it has not: an export that failed."""
+    points = [case.line.points[-1] for case in known if case.line.points]
+    if not points:
+        return ()
+    before = max(points, key=lambda point: (point.created, point.run_id))
+    own = set(_rows(run))
+    return tuple(row_name(*row) for row in past.rows_of(before) if row not in own)
+
+
+def _notes(known: Sequence[_Case], absent: Sequence[_Case], margin: float) -> tuple[str, ...]:
     """Return what a reader must know of the history, in sentences."""
     # What the verdict takes as usual may itself be a regression that nobody has looked at.
     changed = [
@@ -112,20 +123,11 @@ def _notes(known: Sequence[_Case], absent: Sequence[_Case]) -> tuple[str, ...]:
     differing = [
         f"{case.pair.name}: {told[2:]}." for case in absent if (told := _differ(case.line))
     ]
-    spoilt = [
-        f"{case.pair.name}: {told[2:]} and {'does' if case.line.spoilt == 1 else 'do'} not count."
-        for case in (*known, *absent)
-        if (told := _spoilt(case.line))
+    left_out = [
+        f"{case.pair.name}: {told}." for case in (*known, *absent) for told in case.line.left_out
     ]
-    gone = [f"{case.pair.name}: {_gone(case.line.gone)}." for case in known if case.line.gone]
-    first = changes_note([case.line for case in known])
-    return (first, *changed, *differing, *spoilt, *gone)
-
-
-def _gone(count: int) -> str:
-    if count == 1:
-        return "1 session's run file is gone: whether something spoilt it is not known"
-    return f"{count} sessions' run files are gone: whether something spoilt them is not known"
+    first = changes_note([case.line for case in known], margin)
+    return (first, *changed, *differing, *left_out)
 
 
 def _judged(cases: Sequence[_Case], bounds: Bounds) -> tuple[Judged, ...]:
@@ -139,7 +141,9 @@ def _judged(cases: Sequence[_Case], bounds: Bounds) -> tuple[Judged, ...]:
     adjusted = holm([look.shift.p_slower for look in looks])
     verdicts = decide(looks, bounds)
     judged = {
-        id(case): _explained(case, Judged(case.pair, verdict, look.shift, p), look, bounds)
+        id(case): _explained(
+            case, Judged(case.pair, verdict, look.shift, p), look, len(sound), bounds
+        )
         for case, look, verdict, p in zip(sound, looks, verdicts, adjusted, strict=True)
     }
     return tuple(
@@ -169,16 +173,16 @@ def _unjudged(case: _Case) -> Judged:
         case.pair,
         Verdict.INCONCLUSIVE,
         reason=f"{count} earlier session{plural}{since}, {SESSIONS_LEAST} are needed"
-        f"{_differ(case.line)}; {_IN_TURN}",
+        f"{_differ(case.line)}{_behind(case.line.later_told)}; {_IN_TURN}",
     )
 
 
-def _explained(case: _Case, row: Judged, look: Look, bounds: Bounds) -> Judged:
+def _explained(case: _Case, row: Judged, look: Look, rows: int, bounds: Bounds) -> Judged:
     """Return `row` with its reason: what would confirm or decide it."""
     reason = rerun_reason(row.verdict, look, bounds)
     if reason or row.verdict is not Verdict.INCONCLUSIVE:
         return replace(row, reason=reason)
-    needed = _sessions_to_decide(look.shift, bounds)
+    needed = _sessions_to_decide(look.shift, rows, bounds)
     if needed is None:
         varied = statistics.stdev(map(math.log, case.current_ms))
         return replace(
@@ -205,22 +209,29 @@ def _odd(line: Line) -> str:
     return f", most of it by run {odd.run_id} ({odd.median_ms / usual:.2f} times their median)"
 
 
-def _sessions_to_decide(shift: Shift, bounds: Bounds) -> int | None:
-    """Return how many candidate sessions would decide, if the ratio stays what it is."""
+def _sessions_to_decide(shift: Shift, rows: int, bounds: Bounds) -> int | None:
+    """Return how many candidate sessions would decide a row, if the ratio stays what it is."""
     change = abs(math.log(shift.ratio))
     quantile = student_quantile(0.95, shift.base - 1)
+    # One of several rows takes more to be called slower than to be called the same (Holm).
+    sharper = student_quantile(1 - bounds.alpha / rows, shift.base - 1)
     spread = math.log(shift.high / shift.ratio) / quantile
     spread /= math.sqrt(1 / shift.base + 1 / shift.candidate)
     for count in range(shift.candidate + 1, _SESSIONS_WORTHWHILE + 1):
-        half = quantile * spread * math.sqrt(1 / shift.base + 1 / count)
-        same = change + half < math.log1p(bounds.resolution)
-        if same or (change > math.log1p(bounds.margin) and change > half):
+        error = spread * math.sqrt(1 / shift.base + 1 / count)
+        same = change + quantile * error < math.log1p(bounds.resolution)
+        if same or (change > math.log1p(bounds.margin) and change > sharper * error):
             return count
     return None
 
 
 def _case(
-    runs: Sequence[Run], past: Past, artifact: str, target: Target, max_load: float | None
+    runs: Sequence[Run],
+    past: Past,
+    artifact: str,
+    target: Target,
+    margin: float,
+    max_load: float | None,
 ) -> _Case:
     """Return a row of the candidate with its history.
 
@@ -228,7 +239,7 @@ def _case(
         BadInput: a session has too few launches.
 
     """
-    line = past.line_of(runs[0], artifact, target, max_load, again=runs[1:])
+    line = past.line_of(runs[0], artifact, target, max_load, again=runs[1:], margin=margin)
     medians = [
         [
             one.median_ms
@@ -295,11 +306,9 @@ def _check_apart(runs: Sequence[Run]) -> None:
             )
 
 
-def _spoilt(line: Line) -> str:
-    """Return how many earlier sessions something spoilt, as the end of a sentence."""
-    if not line.spoilt:
-        return ""
-    return f"; {line.spoilt} earlier session{' was' if line.spoilt == 1 else 's were'} spoilt"
+def _behind(clause: str) -> str:
+    """Return a clause as the end of a sentence; nothing of none."""
+    return f"; {clause}" if clause else ""
 
 
 def _differ(line: Line) -> str:
@@ -309,7 +318,4 @@ def _differ(line: Line) -> str:
         more = len(line.others) - _OTHERS_TOLD
         told = f"; others differ in {'; '.join(line.others[:_OTHERS_TOLD])}"
         told += f" and {more} more ways" if more > 0 else ""
-    if line.later:
-        are = "session is" if line.later == 1 else "sessions are"
-        told += f"; {line.later} {are} dated no earlier than it"
     return told

@@ -9,22 +9,26 @@ sessions' medians, with the spread between sessions as the noise. It needs at le
 Sessions from before a change (another exporter, another governor) would widen that spread, so
 only those after the last change point count. Change points are looked for by PELT (Killick,
 Fearnhead and Eckley, 2012) with an absolute-error cost, which one odd session does not mislead,
-in the package `ruptures`. On simulated unchanged histories of 20 to 40 sessions, normal or with
-heavy tails, it sees a change in 1 to 7 % of them, and finds a step of twice the spread, with ten
-sessions after it, in eight to ten of ten. What is called slower and is not: about one in twenty,
-and up to one in eight where days remember each other (`benchmarks/study_history.py`); hence the
-re-run.
+in the package `ruptures`. Where sessions are quiet it finds changes that nobody would report. One
+below half the margin ends no history: left in, it moves the base by less than that. One of nearly
+the whole margin would move it so far that an unchanged candidate is called slower.
+
+On simulated unchanged histories of 20 to 40 sessions, normal or with heavy tails, a change is seen
+in 1 to 7 % of them, and a step of twice the spread, with ten sessions after it, is found in eight
+to ten of ten. What is called slower and is not: about one in twenty, and up to one in eight where
+days remember each other (`benchmarks/study_history.py`); hence the re-run.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from coronet_deploy.errors import BadInput, missing_package
-from coronet_deploy.report.regression import Shift
+from coronet_deploy.report.regression import Bounds, Shift
 
 SESSIONS_LEAST = 10
 """The fewest sessions that can serve as the scale of noise."""
@@ -33,14 +37,22 @@ SESSIONS_MOST = 100
 
 _APART_LEAST = 5  # sessions between two change points
 _PENALTY = 1.5  # of one more change point, in spreads and logarithms of the sessions
+_LEAST_OF_MARGIN = 0.5  # a smaller change is none
 _CONFIDENCE = 0.90
 _EARLY_CONFIDENCE = 0.98
 # A normal spread from the median of absolute differences between neighbours.
 _FROM_NEIGHBOURS = 1.4826 / math.sqrt(2)
 
 
-def change_points(medians_ms: Sequence[float]) -> list[int]:
+def least_change(margin: float) -> float:
+    """Return the least change, a share, that ends a history which is judged with `margin`."""
+    return _LEAST_OF_MARGIN * margin
+
+
+def change_points(medians_ms: Sequence[float], margin: float = Bounds.margin) -> list[int]:
     """Return where sessions' medians change: the place of each first session after a change.
+
+    A change below `least_change(margin)` is none.
 
     Raises:
         EnvironmentProblem: ruptures is not installed.
@@ -60,7 +72,25 @@ def change_points(medians_ms: Sequence[float]) -> list[int]:
         spread = float(np.finfo(np.float64).eps)
     search = ruptures.Pelt(model="l1", min_size=_APART_LEAST, jump=1)
     ends = search.fit((values / spread)[:, None]).predict(pen=_PENALTY * math.log(values.size))
-    return [int(end) for end in ends[:-1]]
+    return _without_small(values, [int(end) for end in ends[:-1]], least_change(margin))
+
+
+def _without_small(
+    values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], changes: list[int], least: float
+) -> list[int]:
+    """Return `changes` of logarithms without those below `least`, the smallest taken out first.
+
+    Many small ones in a row may be a large one: what lies between is then joined until it is.
+    """
+    changes = list(changes)
+    while changes:
+        spans = itertools.pairwise([0, *changes, values.size])
+        levels = [float(np.median(values[start:end])) for start, end in spans]
+        sizes = [abs(after - before) for before, after in itertools.pairwise(levels)]
+        if min(sizes) >= math.log1p(least):
+            break
+        del changes[sizes.index(min(sizes))]
+    return changes
 
 
 def compare_sessions(earlier_ms: Sequence[float], candidate_ms: Sequence[float]) -> Shift:

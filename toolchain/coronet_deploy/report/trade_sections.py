@@ -126,7 +126,7 @@ def history_section(
             )
         caption = (
             "Sessions of the same machine, software and settings, the newest apart. Usual is the "
-            "median of the sessions since the last change."
+            "median of the sessions since the last change. Dates are UTC."
         )
         if any(point.emulated for line, _ in rows for point in line.points):
             caption += " Emulated: not a real device's."
@@ -143,6 +143,13 @@ def history_section(
     if without:
         names = (f"{line.artifact} ({targets[line.target]})" for line in without)
         parts.append(tag("p", f"No earlier session counts for {', '.join(names)}."))
+    left_out: dict[str, list[str]] = {}
+    for line in (*without, *(one for one, _ in rows)):
+        for told in line.left_out:
+            left_out.setdefault(told, []).append(f"{line.artifact} ({targets[line.target]})")
+    if left_out:
+        told_of = (f"{told}: {', '.join(names)}" for told, names in left_out.items())
+        parts.append(tag("ul", *(tag("li", text) for text in told_of), class_="notes"))
     others = list(
         dict.fromkeys(
             text for line in (*without, *(one for one, _ in rows)) for text in line.others

@@ -81,6 +81,11 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     @property
+    def base(self) -> str:
+        """What the base is called."""
+        return "the session before" if self.method is Method.HISTORY else "the base"
+
+    @property
     def emulated(self) -> bool:
         """Whether its timings are no real device's, as its notes say."""
         return EMULATED in self.notes
