@@ -130,7 +130,7 @@ class _Two(nn.Module):
         (build_generator(full_plan(Architecture.UNET_128, width=1)), "at 40x40"),
         (nn.Conv2d(4, 4, 1), "4 channels"),
         (nn.Conv2d(3, 4, 1).double(), "double"),
-        (nn.ConstantPad2d(1, 0.5), "0.5"),
+        (nn.ConstantPad2d(1, float("inf")), "inf"),
         (nn.Identity(), "unchanged"),
         (_Branching(), "data-dependent"),
         (_Two(), "return one"),

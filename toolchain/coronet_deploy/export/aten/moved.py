@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from coronet_deploy.export.aten import lines, resampled, vectors
+from coronet_deploy.export.aten import lines, padded, resampled, vectors
 from coronet_deploy.export.aten.orders import beside, leads
 from coronet_deploy.export.aten.reordering import cut, permuted
 from coronet_deploy.export.aten.settled import settled
@@ -43,6 +43,7 @@ _BY_LAYOUT: Mapping[str, Callable[..., Any]] = {
     **vectors.TRANSLATIONS,
     **lines.TRANSLATIONS,
     **resampled.TRANSLATIONS,
+    **padded.TRANSLATIONS,
 }
 BY_THEMSELVES = frozenset(
     f"aten.{name}"
@@ -50,7 +51,7 @@ BY_THEMSELVES = frozenset(
         *("layer_norm", "rms_norm", "linear", "stack", "view_as", "reshape_as"),
         *("conv1d", "adaptive_avg_pool1d", "im2col", "logsumexp", "log_softmax"),
     )
-) | frozenset(resampled.TRANSLATIONS)
+) | frozenset([*resampled.TRANSLATIONS, *padded.TRANSLATIONS])
 """Operators that take numbers as they lie by what they do to moved ones."""
 _OF_TWO = {"aten.max": "aten.maximum", "aten.min": "aten.minimum"}
 
