@@ -14,15 +14,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-from coronet_deploy.export.aten import lines, padded, resampled, vectors
+from coronet_deploy.export.aten import lines, padded, resampled, turned, vectors
 from coronet_deploy.export.aten.orders import beside, leads
-from coronet_deploy.export.aten.reordering import cut, permuted
+from coronet_deploy.export.aten.reordering import cut
 from coronet_deploy.export.aten.settled import settled
 from coronet_deploy.export.aten.spans import as_lies, as_moved, checked
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
+from coronet_deploy.export.aten.turned import of_picture
 
 _RANK = 4
 _VECTOR = 2  # axes
@@ -33,23 +33,24 @@ MOVES = frozenset(
         *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "mT"),
         *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view"),
         *("slice", "select", "unbind", "chunk", "split", "split_with_sizes", "index"),
-        *("narrow", "index_select", "tensor_split", "flip", "fliplr", "flipud", "rot90", "roll"),
+        *("narrow", "index_select", "tensor_split", "flip", "fliplr", "flipud", "roll"),
         *("channel_shuffle", "repeat_interleave", "repeat", "tile"),
         *("pixel_shuffle", "pixel_unshuffle"),
     )
 )
-_LINES = frozenset(f"aten.{name}" for name in ("flip", "fliplr", "flipud", "rot90", "roll"))
+_LINES = frozenset(f"aten.{name}" for name in ("flip", "fliplr", "flipud", "roll"))
 _BY_LAYOUT: Mapping[str, Callable[..., Any]] = {
     **vectors.TRANSLATIONS,
     **lines.TRANSLATIONS,
     **resampled.TRANSLATIONS,
     **padded.TRANSLATIONS,
+    **turned.TRANSLATIONS,
 }
 BY_THEMSELVES = frozenset(
     f"aten.{name}"
     for name in (
         *("layer_norm", "rms_norm", "linear", "stack", "view_as", "reshape_as"),
-        *("conv1d", "adaptive_avg_pool1d", "im2col", "logsumexp", "log_softmax"),
+        *("conv1d", "adaptive_avg_pool1d", "im2col", "logsumexp", "log_softmax", "rot90"),
     )
 ) | frozenset([*resampled.TRANSLATIONS, *padded.TRANSLATIONS])
 """Operators that take numbers as they lie by what they do to moved ones."""
@@ -104,7 +105,7 @@ def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:
         nonlocal value
         if source in t.weights:
             return t.weights[source]
-        held = _of_picture(t, source) if as_picture else as_moved(t, source)
+        held = of_picture(t, source) if as_picture else as_moved(t, source)
         value = held.value
         # A view is of numbers that lie in order; and what is turned in place is not another's.
         index = held.index.contiguous() if views else held.index
@@ -117,20 +118,6 @@ def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:
     if isinstance(made, Tensor):
         return settled(t.builder, value, made)
     return [settled(t.builder, value, part) for part in made]
-
-
-def _of_picture(t: Translation, source: fx.Node) -> Moved:
-    """Return what `source` holds of a picture, whose channels may come last in torch's tensor."""
-    held, last = as_moved(t, source), t.has_channels_last(source)
-    index = held.index
-    if index.ndim != _RANK or len(index) != 1:
-        return held
-    planes = index.permute(0, 3, 1, 2) if last else index
-    value = permuted(t.builder, held.value, planes)
-    if value is None:
-        return held
-    places = torch.arange(planes.numel()).reshape(planes.shape)
-    return Moved(value, places.permute(0, 2, 3, 1) if last else places)
 
 
 def _each_number(
