@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Exp, Log, Maximum
 from coronet_deploy.export.aten import means, pooled
+from coronet_deploy.export.aten.reordering import cut
 from coronet_deploy.export.aten.spans import as_lies, as_moved, checked, nchw, spanning
 from coronet_deploy.export.aten.stacked import few_parts, stack, tokens
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
@@ -150,12 +151,38 @@ def _batch_norm(
     running_mean: fx.Node | None,
     **learnt: Any,  # noqa: ANN401 - whatever torch passes
 ) -> str | Moved:
-    """Normalise channels, of a tensor of any shape, by what was learnt of them."""
+    """Normalise channels, of a tensor of any shape."""
     if running_mean is None or learnt.get("training"):
-        raise Refused("of what is no picture takes its statistics from the network only")
-    held = spanning(t, as_moved(t, input), [1], channels=True)[0]
+        held = _by_channels(t, input)
+    else:
+        held = spanning(t, as_moved(t, input), [1], channels=True)[0]
     value = means.batch_norm(t, input=held.value, running_mean=running_mean, **learnt)
     return checked(t, node.meta["val"], value, held.index)
+
+
+def _statistical_norm(norm: Callable[..., str]) -> Callable[..., str | Moved]:
+    """Return the translation of a norm by a tensor's own statistics, of any shape."""
+
+    def translate(
+        t: Translation,
+        node: fx.Node,
+        *,
+        input: fx.Node,  # noqa: A002 - the schema's name
+        **how: Any,  # noqa: ANN401 - whatever torch passes
+    ) -> str | Moved:
+        held = _by_channels(t, input)
+        return checked(t, node.meta["val"], norm(t, input=held.value, **how), held.index)
+
+    return translate
+
+
+def _by_channels(t: Translation, source: fx.Node) -> Moved:
+    """Return all numbers of one value whose channels are those of a tensor (1, C, ...)."""
+    held = as_moved(t, source)
+    found = cut(t.builder, held.value, held.index)
+    if found is None or len(held.index) != 1:
+        raise Refused(f"takes {tuple(held.index.shape)}, which is no picture by its statistics")
+    return spanning(t, Moved(*found), [1], channels=True)[0]
 
 
 def _farthest(reduction: Callable[..., str]) -> Callable[..., Any]:
@@ -231,6 +258,8 @@ TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "aten.logsumexp": _log_of_sum,
     "aten.log_softmax": _log_of_shares,
     "aten.batch_norm": _batch_norm,
+    "aten.instance_norm": _statistical_norm(means.instance_norm),
+    "aten.group_norm": _statistical_norm(means.group_norm),
     "aten.max": _farthest(pooled.amax),
     "aten.min": _farthest(pooled.amin),
     "aten.view_as": _viewed,
