@@ -214,7 +214,7 @@ def test_what_is_stacked_to_be_summed_is_not_joined() -> None:
             lambda n, x: F.conv2d(
                 x, (n.ways[1].weight[None] * x.mean((2, 3))[:, None, :, None, None])[0]
             ),
-            "if weights depend on the picture, scale its channels before and after",
+            "takes weights that the picture goes into; scale its channels before and after instead",
         ),
         (lambda _, x: F.adaptive_avg_pool1d(x.flatten(2), 2)[..., None], "only to one"),
         (lambda n, x: x * n.along(x.mean((2, 3))[:, None, _MIXED]).view(1, 8, 1, 1), "no line"),

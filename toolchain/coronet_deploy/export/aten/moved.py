@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from coronet_deploy.export.aten import lines, padded, resampled, turned, vectors
-from coronet_deploy.export.aten.orders import beside, leads
+from coronet_deploy.export.aten.orders import beside, leads, spread
 from coronet_deploy.export.aten.reordering import cut
 from coronet_deploy.export.aten.settled import settled
 from coronet_deploy.export.aten.spans import as_lies, as_moved, checked
@@ -75,6 +75,8 @@ def translate(
     whether this one takes pictures by itself.
     """
     moved = any(isinstance(t.values.get(source), Moved) for source in node.all_input_nodes)
+    if key in each_number or key == "aten.cat":
+        moved = moved or _is_a_vector_beside_others(t, node)
     if key in MOVES and (moved or not otherwise):
         return _moves(t, node, as_picture=key in _LINES)
     if not moved and key not in BY_THEMSELVES and not _reduces_a_vector(node, key):
@@ -88,6 +90,18 @@ def translate(
     if key in vectors.REDUCTIONS:
         return vectors.reduced(t, node.meta["val"], vectors.REDUCTIONS[key], **arguments)
     return _each_number(t, node, each_number[key], arguments) if key in each_number else None
+
+
+def _is_a_vector_beside_others(t: Translation, node: fx.Node) -> bool:
+    """Return whether a number a channel, as (1, C), stands by learnt ones or by another shape."""
+    shapes = {s: tuple(s.meta["val"].shape) for s in node.all_input_nodes}
+    shapes = {source: shape for source, shape in shapes.items() if math.prod(shape) > 1}
+    learnt = any(source in t.weights for source in shapes)
+    return (learnt or len(set(shapes.values())) > 1) and any(
+        not t.is_whole(shape, str(t.values[source]))
+        for source, shape in shapes.items()
+        if isinstance(t.values.get(source), str)
+    )
 
 
 def _reduces_a_vector(node: fx.Node, key: str) -> bool:
@@ -132,17 +146,18 @@ def _each_number(
         found = cut(t.builder, held.value, held.index) if several else None
         return held if found is None else Moved(*found)
 
-    held = [lying(source) for source in sources if source in t.values]
-    first = max(held, key=lambda m: leads(t, m))
+    held = {source: lying(source) for source in sources if source in t.values}
+    lead = max(held.values(), key=lambda m: leads(t, m))
+    first, shape = spread(t, lead, tuple(node.meta["val"].shape))
 
     def as_it_lies(operand: Any) -> Any:  # noqa: ANN401 - whatever torch passes
         if not isinstance(operand, fx.Node):
             return operand
         count = math.prod(operand.meta["val"].shape)
         if operand in t.values and count > 1:
-            return beside(t, lying(operand), first)
+            return lead.value if held[operand] is lead else beside(t, held[operand], first, shape)
         if operand in t.weights and count > 1:
-            return as_lies(t, t.array(operand), first)
+            return as_lies(t, t.array(operand), first, shape)
         return operand
 
     value = translation(t, **{name: as_it_lies(a) for name, a in arguments.items()})
