@@ -138,6 +138,14 @@ _EXCITED: dict[str, Callable[[_Weighed, Tensor], Tensor]] = {
         - x.mean() * x.sum((-1, 2), keepdim=True) * 0.01
         + x.mean(2, keepdim=True)
     ),
+    "styled by itself": lambda n, x: (
+        F.batch_norm(
+            F.instance_norm(x, weight=n.lines(x.mean((2, 3)))[0], bias=n.shift),
+            *(None, None, x.mean((2, 3)).view(-1), n.lines(x.amax((2, 3))).view(-1)),
+            training=True,
+        )
+        + F.group_norm(x, 4, n.gain, x.mean((2, 3))[0])
+    ),
     "by learnt ones": lambda n, x: (
         x * torch.lerp(n.gain, x.mean((2, 3)) * n.gain + n.shift, 0.8)[..., None, None]
     ),

@@ -54,6 +54,10 @@ BY_THEMSELVES = frozenset(
     )
 ) | frozenset([*resampled.TRANSLATIONS, *padded.TRANSLATIONS])
 """Operators that take numbers as they lie by what they do to moved ones."""
+_OF_VECTORS = frozenset(
+    f"aten.{name}" for name in ("cat", "batch_norm", "instance_norm", "group_norm")
+)
+"""Others that take a number a channel beside other numbers."""
 _OF_TWO = {"aten.max": "aten.maximum", "aten.min": "aten.minimum"}
 
 
@@ -75,7 +79,7 @@ def translate(
     whether this one takes pictures by itself.
     """
     moved = any(isinstance(t.values.get(source), Moved) for source in node.all_input_nodes)
-    if key in each_number or key == "aten.cat":
+    if key in each_number or key in _OF_VECTORS:
         moved = moved or _is_a_vector_beside_others(t, node)
     if key in MOVES and (moved or not otherwise):
         return _moves(t, node, as_picture=key in _LINES)
