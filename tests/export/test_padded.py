@@ -29,6 +29,7 @@ class _Own(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(3, 8, 3, 2, 1)
         self.inner = nn.Conv2d(8, 8, 3, padding=1)
+        self.along = nn.Conv1d(8, 8, 3)
         self.last = nn.LazyConvTranspose2d(3, 4, 2, 1)
         self.blur: Tensor
         line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
@@ -85,6 +86,8 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "more channels": lambda n, x: F.relu(F.pad(n.inner(x), [0, 0, 0, 0, 2, 3])),
     "more channels, convolved": lambda n, x: n.inner(F.pad(x[:, 1:4], [0, 0, 0, 0, 1, 4])),
     "channels last": lambda _, x: F.pad(x.permute(0, 2, 3, 1), [2, 0, 1, 2]).permute(0, 3, 1, 2),
+    "a line": lambda n, x: n.along(F.pad(x.flatten(2), [2, 0])).view_as(x),
+    "tokens": lambda _, x: F.pad(x.flatten(2).mT, [0, 0, 1, 2])[:, 1:-2].mT.reshape(x.shape) + x,
     "a border": lambda _, x: F.pad(x, [1, 0, 2, 3], value=0.5),
     "cropped": lambda n, x: n.inner(F.pad(x, [-2, -1, 0, -3])),
     "moved": lambda n, x: n.inner(F.pad(x, [-2, 2, 1, -1], value=-1.0)),

@@ -120,6 +120,10 @@ def _extended(t: Translation, held: Moved, axis: int, before: int, after: int) -
         return Moved(value, torch.cat(places, axis))
     held = _laid_out(t, held)
     held, axes, _ = spanning(t, held, [axis])
+    if axes == (2, 3):  # all pixels, which are one line as well
+        n, height, width, channels = to.shapes[held.value]
+        line = to.emit(ops.Reshape((n, 1, height * width, channels)), held.value)
+        held, axes = Moved(line, held.index), (3,)
     if len(axes) != 1:
         raise Refused(f"puts zeros along axis {axis}, which is no whole axis of a picture")
     (along,) = axes
