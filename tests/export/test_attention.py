@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -56,6 +57,7 @@ class _Own(nn.Module):
             nn.Conv2d(12, 1, 1),
         )
         self.lines, self.norm = nn.Linear(12, 36), nn.LayerNorm(12)
+        self.deep, self.groups = nn.Conv1d(12, 36, 1), nn.GroupNorm(4, 12)
         self.gamma, self.heat = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(2, 1, 1))
         self.what = what
 
@@ -135,6 +137,22 @@ def _in_letters(n: _Own, x: Tensor) -> Tensor:
     return n.gamma * drawn + torch.einsum("bchw,oc->bohw", x, n.lines.weight[:12])
 
 
+def _guided(n: _Own, x: Tensor, *, heads_first: bool = True) -> Tensor:
+    """As guided diffusion has it (Dhariwal and Nichol 2021, arXiv 2105.05233), in both orders."""
+    b, c, h, w = x.shape
+    heads, each = 2, c // 2
+    qkv = n.deep(n.groups(x.reshape(b, c, -1)))
+    if heads_first:
+        q, k, v = qkv.reshape(b * heads, 3 * each, h * w).split(each, 1)
+    else:
+        q, k, v = (part.reshape(b * heads, each, h * w) for part in qkv.chunk(3, 1))
+    scale = each**-0.25
+    shares = torch.einsum("bct,bcs->bts", q * scale, k * scale).float().softmax(-1)
+    seen = torch.einsum("bts,bcs->bct", shares.type(v.dtype), v).reshape(b, c, -1)
+    drawn: Tensor = x.reshape(b, c, -1) + seen
+    return drawn.reshape(b, c, h, w)
+
+
 def _biased(n: _Own, x: Tensor) -> Tensor:
     b, c, h, w = x.shape
     q, k, v = (t.reshape(b, 3, c // 3, h * w).mT for t in n.all(x).chunk(3, 1))
@@ -161,6 +179,8 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "signs": _of_cosines(12),  # which norms of one number leave
     "context": _of_context,
     "letters": _in_letters,
+    "guided": _guided,
+    "guided, heads last": functools.partial(_guided, heads_first=False),
     "biased": _biased,
     "by learnt": _by_learnt,
     "outer": lambda _, x: torch.einsum("bch,bcw->bchw", x.mean(3), x.mean(2)),
@@ -180,7 +200,7 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
             assert difference(graph, lower(graph, runtime)[0]) < 3e-6
 
 
-@pytest.mark.parametrize("name", ["places", "channels", "tokens", "context", "letters"])
+@pytest.mark.parametrize("name", ["places", "channels", "tokens", "context", "letters", "guided"])
 @pytest.mark.parametrize(("runtime", "dtype"), list(product(Runtime, _LEAST_DB)))
 def test_attention_is_one_part_in_float(
     runtime: Runtime, dtype: DType, name: str, shared: Share, pictures: Pictures, tmp_path: Path

@@ -114,6 +114,7 @@ class _Weighed(nn.Module):
         self.convolved = nn.Sequential(
             *(nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1), nn.Hardsigmoid())
         )
+        self.gain, self.shift = nn.Parameter(torch.randn(8)), nn.Parameter(torch.rand(8))
         self.excited = excited
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,6 +138,31 @@ _EXCITED: dict[str, Callable[[_Weighed, Tensor], Tensor]] = {
         - x.mean() * x.sum((-1, 2), keepdim=True) * 0.01
         + x.mean(2, keepdim=True)
     ),
+    "styled by itself": lambda n, x: (
+        F.batch_norm(
+            F.instance_norm(x, weight=n.lines(x.mean((2, 3)))[0], bias=n.shift),
+            *(None, None, x.mean((2, 3)).view(-1), n.lines(x.amax((2, 3))).view(-1)),
+            training=True,
+        )
+        + F.group_norm(x, 4, n.gain, x.mean((2, 3))[0])
+    ),
+    "by learnt ones": lambda n, x: (
+        x * torch.lerp(n.gain, x.mean((2, 3)) * n.gain + n.shift, 0.8)[..., None, None]
+    ),
+    "beside a token": lambda n, x: (
+        x
+        * torch.cat([x.mean((2, 3))[:, None] - n.gain, n.shift[None, None]], 1).sum(1)[
+            ..., None, None
+        ]
+    ),
+    "by each learnt one": lambda n, x: (
+        x * (n.shift[:, None] + x.mean((2, 3)) * n.gain).relu().sum(1)[:, None, None]
+    ),
+    "by each other": lambda _, x: (
+        x * (x.mean((2, 3))[0, :, None] - x.mean((2, 3))).relu().sum(1)[:, None, None]
+    ),
+    # As many columns as channels: what it weighs is these.
+    "columns": lambda _, x: x[..., :1].expand(1, 8, x.shape[2], 8) * x.mean((2, 3)),
     "normed": lambda _, x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-8),
 }
 
@@ -163,11 +189,9 @@ def test_channels_weighed_by_their_means_stand_eight_bits(
     ("excited", "reason"),
     [
         (lambda _, x: x * F.adaptive_max_pool2d(x, 2).mean(), "pools 8x7 pixels to 2x2, in unlike"),
-        # As many lines as channels: what it weighs is columns.
-        (lambda _, x: x[..., :1].expand(1, 8, 8, 8) * x.mean((2, 3)), "both four dimensions"),
         (lambda _, x: x.mean((2, 3)).view(1, 1, 1, 8) * x[..., :1], "in unlike orders"),
     ],
-    ids=["pooled", "ranks", "turned"],
+    ids=["pooled", "turned"],
 )
 def test_what_is_no_number_a_channel_is_refused(
     excited: Callable[[_Weighed, Tensor], Tensor], reason: str

@@ -64,6 +64,11 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "rolled beyond": lambda n, x: n.inner(x.roll(5, 3).roll(-99, 2)),
     "mirror images": _mirror_images,
     "both ways": lambda n, x: n.inner(torch.rot90(x, 2, (2, 3))).flip(1),
+    "a quarter": lambda n, x: torch.rot90(n.inner(torch.rot90(x, 1, (2, 3))), -1, (2, 3)),
+    "backwards": lambda n, x: n.inner(torch.rot90(x, -1, (3, 2)).relu()).rot90(3, (2, 3)),
+    "channels last": lambda n, x: n.inner(
+        x.permute(0, 2, 3, 1).rot90(1, (1, 2)).permute(0, 3, 1, 2)
+    ),
     "up and aside": lambda n, x: n.inner(x.flipud().fliplr().roll(3, 2)),
     "there and back": lambda n, x: x.flip(3).relu().flip(3) + n.inner(x),
 }
@@ -80,7 +85,7 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
             assert difference(graph, lower(graph, runtime)[0]) < 3e-6
 
 
-@pytest.mark.parametrize("name", ["tiled", "shifted and back", "mirror images"])
+@pytest.mark.parametrize("name", ["tiled", "shifted and back", "mirror images", "a quarter"])
 @pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_what_goes_on_at_the_other_side_is_one_part_in_every_number_type(
     runtime: Runtime, dtype: DType, name: str, shared: Share, odd_pictures: Pictures, tmp_path: Path

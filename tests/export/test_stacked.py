@@ -150,9 +150,23 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
         1, 8, x.shape[2], x.shape[3]
     ),
     "logarithms": lambda _, x: x - x.logsumexp(1, keepdim=True) + F.log_softmax(x, 1).exp(),
+    "neighbours": lambda _, x: F.local_response_norm(x * 4, 5, 0.5, 0.75, 2.0),
+    "few neighbours": lambda _, x: nn.LocalResponseNorm(2, k=0.7)(x),
+    "normed lines": lambda _, x: (
+        F.group_norm(x.flatten(2), 2) + F.instance_norm(x.flatten(2))
+    ).view_as(x),
+    "normed in turn": lambda _, x: F.group_norm(x.permute(0, 3, 1, 2), 1).permute(0, 2, 3, 1),
+    "of some": lambda _, x: x + F.group_norm(x.flatten(2)[:, 1:7], 3).mean((1, 2)),
+    "averaged lines": lambda _, x: (
+        F.avg_pool1d(x.flatten(2), 3, 1, 1)
+        - F.avg_pool1d(x.flatten(2), 5, 1, 2, ceil_mode=True, count_include_pad=False)
+    ).view_as(x),
+    "averaged every way": lambda _, x: (
+        F.avg_pool3d(x, (3, 1, 3), (1, 1, 1), (1, 0, 1)) - F.avg_pool3d(x[None], 1, 1)[0]
+    ),
     "dark": lambda _, x: x - x.min(1, keepdim=True)[0] + x.amin((2, 3), keepdim=True) - x.min(),
 }
-_NO_INTEGERS = {"selected", "power", "filtered", "with a token"}
+_NO_INTEGERS = {"selected", "power", "filtered", "with a token", "neighbours"}
 
 
 @pytest.mark.parametrize("name", _WHAT)
@@ -171,7 +185,7 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
     "name",
     [
         *("selected", "fused", "maximum", "efficient", "root mean square", "power", "filtered"),
-        *("beside what is learnt", "with a token"),
+        *("beside what is learnt", "with a token", "neighbours", "normed lines"),
     ],
 )
 @pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
@@ -200,7 +214,7 @@ def test_what_is_stacked_to_be_summed_is_not_joined() -> None:
             lambda n, x: F.conv2d(
                 x, (n.ways[1].weight[None] * x.mean((2, 3))[:, None, :, None, None])[0]
             ),
-            "if weights depend on the picture, scale its channels before and after",
+            "takes weights that the picture goes into; scale its channels before and after instead",
         ),
         (lambda _, x: F.adaptive_avg_pool1d(x.flatten(2), 2)[..., None], "only to one"),
         (lambda n, x: x * n.along(x.mean((2, 3))[:, None, _MIXED]).view(1, 8, 1, 1), "no line"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -155,9 +156,16 @@ def test_an_operator_that_is_not_supported_ends_the_command_in_one_line(
 ) -> None:
     done = cli("export", "sketches:Softened", "--size", "16x16", "--output", "out", cwd=theirs)
     assert done.returncode == 4
-    last = done.stderr.splitlines()[-1]
-    for word in ("softshrink", "'soft'", "supported: ", "instance_norm"):
+    *before, last = done.stderr.splitlines()
+    for word in ("error: operator aten.softshrink", "'soft'", "is not supported"):
         assert word in last
+    # All that is supported stands above, where it buries nothing.
+    assert len(last) < 200
+    listed = before[before.index("Operators that are supported:") + 1 :]
+    assert all(line.startswith("  ") and len(line) <= 100 for line in listed)
+    assert {"instance_norm", "conv2d", "upsample_nearest2d"} < set(
+        re.split(r"[,\s]+", " ".join(listed))
+    )
     assert "Traceback" not in done.stderr
     assert not (theirs / "out").exists()
     done = cli("export", "--weights", "mine.safetensors", cwd=theirs)
@@ -180,6 +188,7 @@ def test_failures_are_counted_once_each_and_what_is_said_of_all_is_said_once(
     last = done.stderr.splitlines()[-1]
     assert "error: operator aten.softshrink" in last
     assert last.count("softshrink") == 1
+    assert done.stderr.count("Operators that are supported:") == 1
 
 
 def test_too_little_memory_is_told_in_one_line(cli: Cli, theirs: Path) -> None:

@@ -8,11 +8,13 @@
     └── NothingMeasured        5  no sample, or no verdict
 
 A defect of ours gives 70, interrupting 130. Each error says what happened, where, and what a person
-can do next; the command line prints that as one line and shows a traceback with `--debug` only.
+can do next; the command line prints that as one line, the last, and shows a traceback with
+`--debug` only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 INTERRUPTED = 130
@@ -21,16 +23,18 @@ INTERRUPTED = 130
 class CoronetError(Exception):
     """An expected failure.
 
-    `what` says what happened and where; `hint` the next step a person can take. `parts` are the
-    errors that it stands for, if it stands for several.
+    `what` says what happened and where; `hint` the next step a person can take. `listing` are
+    lines that are shown before it, such as a list that would bury it. `parts` are the errors that
+    it stands for, if it stands for several.
     """
 
     exit_status: ClassVar[int] = 1
 
-    def __init__(self, what: str, *, hint: str | None = None) -> None:
+    def __init__(self, what: str, *, hint: str | None = None, listing: Sequence[str] = ()) -> None:
         super().__init__(what)
         self.what = what
         self.hint = hint
+        self.listing = tuple(listing)
         self.parts: tuple[CoronetError, ...] = ()
 
     def __str__(self) -> str:

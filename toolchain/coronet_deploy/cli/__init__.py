@@ -12,6 +12,7 @@ import contextlib
 import errno
 import importlib.util
 import io
+import itertools
 import os
 import sys
 import traceback
@@ -183,6 +184,10 @@ def _failed(error: CoronetError, *, debug: bool) -> int:
     """Say what went wrong, and return the exit status that it has with `--debug` too."""
     if debug:
         traceback.print_exc()
+    lists = dict.fromkeys(one.listing for one in (error, *error.parts))
+    with contextlib.suppress(_Unwritten):
+        for line in itertools.chain.from_iterable(lists):
+            print(line, file=sys.stderr)
     _tell(f"error: {error}")
     return error.exit_status
 

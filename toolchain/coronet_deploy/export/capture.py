@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import math
 import operator
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -152,12 +154,8 @@ class _Program:
             try:
                 self._take(node)
             except (Refused, ValueError) as error:
-                known = {*TRANSLATIONS, *_PRODUCTS, *moved.MOVES, *moved.BY_THEMSELVES}
-                names = {key.removeprefix("aten.") for key in known if "__" not in key}
-                raise ConversionFailed(
-                    f"operator {_name(node)} in layer {where or 'the network itself'!r}: {error}",
-                    hint=f"supported: {', '.join(sorted(names))}",
-                ) from error
+                what = f"operator {_name(node)} in layer {where or 'the network itself'!r}: {error}"
+                raise _refusal(what, _operator(node)) from error
             for source in node.all_input_nodes:  # places of numbers take as much as these
                 if not self._read_after(source, node):
                     self._to.values.pop(source, None)
@@ -300,6 +298,19 @@ class _Program:
             self._to.spread[node] = tuple(more)
             return value
         raise Refused(f"gives {made}, not NHWC {have}")
+
+
+def _refusal(what: str, key: str) -> ConversionFailed:
+    """Return the error for an operator, with those that are supported if it is none of them."""
+    known = {*TRANSLATIONS, *_PRODUCTS, *moved.MOVES, *moved.BY_THEMSELVES}
+    if key in known:
+        return ConversionFailed(what)
+    names = sorted({k.removeprefix("aten.").strip("_") for k in known if "__" not in k})
+    near = difflib.get_close_matches(key.removeprefix("aten."), names, cutoff=0.7)
+    hint = f"supported ones of like names: {', '.join(near)}" if near else None
+    wrapped = textwrap.wrap(", ".join(names), 96, break_on_hyphens=False)
+    listing = ("Operators that are supported:", *(f"  {line}" for line in wrapped))
+    return ConversionFailed(what, hint=hint, listing=listing)
 
 
 def _without_ones(shape: Shape) -> Shape:

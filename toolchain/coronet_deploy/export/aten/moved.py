@@ -14,15 +14,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-from coronet_deploy.export.aten import lines, resampled, vectors
-from coronet_deploy.export.aten.orders import beside, leads
-from coronet_deploy.export.aten.reordering import cut, permuted
+from coronet_deploy.export.aten import lines, padded, resampled, turned, vectors
+from coronet_deploy.export.aten.orders import beside, leads, spread
+from coronet_deploy.export.aten.reordering import cut
 from coronet_deploy.export.aten.settled import settled
 from coronet_deploy.export.aten.spans import as_lies, as_moved, checked
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
+from coronet_deploy.export.aten.turned import of_picture
 
 _RANK = 4
 _VECTOR = 2  # axes
@@ -33,25 +33,31 @@ MOVES = frozenset(
         *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "mT"),
         *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view"),
         *("slice", "select", "unbind", "chunk", "split", "split_with_sizes", "index"),
-        *("narrow", "index_select", "tensor_split", "flip", "fliplr", "flipud", "rot90", "roll"),
+        *("narrow", "index_select", "tensor_split", "flip", "fliplr", "flipud", "roll"),
         *("channel_shuffle", "repeat_interleave", "repeat", "tile"),
         *("pixel_shuffle", "pixel_unshuffle"),
     )
 )
-_LINES = frozenset(f"aten.{name}" for name in ("flip", "fliplr", "flipud", "rot90", "roll"))
+_LINES = frozenset(f"aten.{name}" for name in ("flip", "fliplr", "flipud", "roll"))
 _BY_LAYOUT: Mapping[str, Callable[..., Any]] = {
     **vectors.TRANSLATIONS,
     **lines.TRANSLATIONS,
     **resampled.TRANSLATIONS,
+    **padded.TRANSLATIONS,
+    **turned.TRANSLATIONS,
 }
 BY_THEMSELVES = frozenset(
     f"aten.{name}"
     for name in (
         *("layer_norm", "rms_norm", "linear", "stack", "view_as", "reshape_as"),
-        *("conv1d", "adaptive_avg_pool1d", "im2col", "logsumexp", "log_softmax"),
+        *("conv1d", "adaptive_avg_pool1d", "im2col", "logsumexp", "log_softmax", "rot90"),
     )
-) | frozenset(resampled.TRANSLATIONS)
+) | frozenset([*resampled.TRANSLATIONS, *padded.TRANSLATIONS])
 """Operators that take numbers as they lie by what they do to moved ones."""
+_OF_VECTORS = frozenset(
+    f"aten.{name}" for name in ("cat", "batch_norm", "instance_norm", "group_norm")
+)
+"""Others that take a number a channel beside other numbers."""
 _OF_TWO = {"aten.max": "aten.maximum", "aten.min": "aten.minimum"}
 
 
@@ -73,6 +79,8 @@ def translate(
     whether this one takes pictures by itself.
     """
     moved = any(isinstance(t.values.get(source), Moved) for source in node.all_input_nodes)
+    if key in each_number or key in _OF_VECTORS:
+        moved = moved or _is_a_vector_beside_others(t, node)
     if key in MOVES and (moved or not otherwise):
         return _moves(t, node, as_picture=key in _LINES)
     if not moved and key not in BY_THEMSELVES and not _reduces_a_vector(node, key):
@@ -86,6 +94,18 @@ def translate(
     if key in vectors.REDUCTIONS:
         return vectors.reduced(t, node.meta["val"], vectors.REDUCTIONS[key], **arguments)
     return _each_number(t, node, each_number[key], arguments) if key in each_number else None
+
+
+def _is_a_vector_beside_others(t: Translation, node: fx.Node) -> bool:
+    """Return whether a number a channel, as (1, C), stands by learnt ones or by another shape."""
+    shapes = {s: tuple(s.meta["val"].shape) for s in node.all_input_nodes}
+    shapes = {source: shape for source, shape in shapes.items() if math.prod(shape) > 1}
+    learnt = any(source in t.weights for source in shapes)
+    return (learnt or len(set(shapes.values())) > 1) and any(
+        not t.is_whole(shape, str(t.values[source]))
+        for source, shape in shapes.items()
+        if isinstance(t.values.get(source), str)
+    )
 
 
 def _reduces_a_vector(node: fx.Node, key: str) -> bool:
@@ -103,7 +123,7 @@ def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:
         nonlocal value
         if source in t.weights:
             return t.weights[source]
-        held = _of_picture(t, source) if as_picture else as_moved(t, source)
+        held = of_picture(t, source) if as_picture else as_moved(t, source)
         value = held.value
         # A view is of numbers that lie in order; and what is turned in place is not another's.
         index = held.index.contiguous() if views else held.index
@@ -118,20 +138,6 @@ def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:
     return [settled(t.builder, value, part) for part in made]
 
 
-def _of_picture(t: Translation, source: fx.Node) -> Moved:
-    """Return what `source` holds of a picture, whose channels may come last in torch's tensor."""
-    held, last = as_moved(t, source), t.has_channels_last(source)
-    index = held.index
-    if index.ndim != _RANK or len(index) != 1:
-        return held
-    planes = index.permute(0, 3, 1, 2) if last else index
-    value = permuted(t.builder, held.value, planes)
-    if value is None:
-        return held
-    places = torch.arange(planes.numel()).reshape(planes.shape)
-    return Moved(value, places.permute(0, 2, 3, 1) if last else places)
-
-
 def _each_number(
     t: Translation, node: fx.Node, translation: Callable[..., str], arguments: dict[str, Any]
 ) -> str | Moved:
@@ -144,17 +150,18 @@ def _each_number(
         found = cut(t.builder, held.value, held.index) if several else None
         return held if found is None else Moved(*found)
 
-    held = [lying(source) for source in sources if source in t.values]
-    first = max(held, key=lambda m: leads(t, m))
+    held = {source: lying(source) for source in sources if source in t.values}
+    lead = max(held.values(), key=lambda m: leads(t, m))
+    first, shape = spread(t, lead, tuple(node.meta["val"].shape))
 
     def as_it_lies(operand: Any) -> Any:  # noqa: ANN401 - whatever torch passes
         if not isinstance(operand, fx.Node):
             return operand
         count = math.prod(operand.meta["val"].shape)
         if operand in t.values and count > 1:
-            return beside(t, lying(operand), first)
+            return lead.value if held[operand] is lead else beside(t, held[operand], first, shape)
         if operand in t.weights and count > 1:
-            return as_lies(t, t.array(operand), first)
+            return as_lies(t, t.array(operand), first, shape)
         return operand
 
     value = translation(t, **{name: as_it_lies(a) for name, a in arguments.items()})

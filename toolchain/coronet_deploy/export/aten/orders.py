@@ -20,11 +20,30 @@ def leads(t: Translation, held: Moved) -> tuple[int, bool]:
     return math.prod(shape), n == 1 and height > 1
 
 
-def beside(t: Translation, one: Moved, other: Moved) -> str:
-    """Return the value of `one` with its numbers where those of `other` are that they stand by."""
+def spread(t: Translation, held: Moved, made: ops.Shape) -> tuple[Moved, ops.Shape]:
+    """Return what is made of numbers by others beside each of them, and its shape, NCHW.
+
+    Of a number a channel, and so many times as many others, each channel is a line.
+    """
+    shape, index = nchw(t, held.value), held.index
+    times = math.prod(made) // index.numel()
+    if times == 1 or shape != (1, index.numel(), 1, 1):
+        return held, shape
+    sizes = (1,) * (len(made) - index.ndim) + tuple(index.shape)
+    others = torch.arange(times).reshape(
+        [n if size == 1 else 1 for n, size in zip(made, sizes, strict=True)]
+    )
+    return Moved(held.value, index.reshape(sizes) * times + others), (*shape[:3], times)
+
+
+def beside(t: Translation, one: Moved, other: Moved, shape: ops.Shape | None = None) -> str:
+    """Return the value of `one` with its numbers where those of `other` are that they stand by.
+
+    `shape`, NCHW, is what is made of both, if other than the value's of `other`.
+    """
     if _stands_as(t, one, other):
         return _on_lines_of(t, one, other)
-    places = numbers_by(t, one.index, nchw(t, other.value), other.index)
+    places = numbers_by(t, one.index, shape or nchw(t, other.value), other.index)
     if places is not None:
         found = permuted(t.builder, one.value, places)
         if found is None and len(places) == 1:  # channels that stand beside several each

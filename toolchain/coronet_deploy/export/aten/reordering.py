@@ -14,7 +14,7 @@ from torch import Tensor
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.graph import Builder
-from coronet_deploy.export.permuting import Permute
+from coronet_deploy.export.permuting import Permute, PickChannels
 
 _RANK = 4
 _NHWC = (0, 2, 3, 1)  # where an axis of NHWC is found in NCHW
@@ -24,9 +24,9 @@ _Digit = tuple[int, int]  # its step, and how many there are
 def permuted(to: Builder, value: str, index: Tensor) -> str | None:
     """Return the value that has the numbers of `value` at `index`, (N, C, H, W), if one has.
 
-    It may have a part of them: some channels, lines and columns next to each other.
+    It may have a part of them: channels, lines and columns next to each other, or any channels.
     """
-    found = cut(to, value, index)
+    found = cut(to, value, index) or _some_channels(to, value, index)
     if found is None:
         return None
     value, index = found
@@ -67,6 +67,20 @@ def cut(to: Builder, value: str, index: Tensor) -> tuple[str, Tensor] | None:
     for place, start, count in zip(places, starts, size, strict=True):
         inside = inside * count + (place - start)
     return _block(to, value, begin, block), inside
+
+
+def _some_channels(to: Builder, value: str, index: Tensor) -> tuple[str, Tensor] | None:
+    """Return those channels of `value` of which `index` has all, and where its numbers stand there.
+
+    As parts of each of several heads are.
+    """
+    n, height, width, _ = to.shapes[value]
+    of, within = (index // (height * width)).contiguous(), index % (height * width)
+    channels = torch.unique(of)
+    if n > 1 or len(channels) * height * width != index.numel():
+        return None
+    some = to.emit(PickChannels(tuple(channels.tolist())), value)
+    return some, torch.searchsorted(channels, of) * (height * width) + within
 
 
 def _block(to: Builder, value: str, begin: ops.Shape, size: ops.Shape) -> str:

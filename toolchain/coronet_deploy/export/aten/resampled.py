@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional as F
 
 from coronet_deploy.export.aten import pooled, resized
-from coronet_deploy.export.aten.spans import nchw
+from coronet_deploy.export.aten.spans import as_moved, checked, nchw
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
 from coronet_deploy.export.aten.vectors import combined
 
@@ -22,16 +23,21 @@ from coronet_deploy.export.aten.vectors import combined
 def resampled(t: Translation, x: str, weights: Mapping[int, Tensor]) -> str:
     """Return a picture whose lines across axes, NCHW, are sums of those of `x` by `weights`."""
     held = Moved(x, torch.arange(math.prod(nchw(t, x))).reshape(nchw(t, x)))
+    found = t.as_picture(_summed(t, held, weights))
+    if found is None:
+        raise Refused("gives no picture")
+    return found
+
+
+def _summed(t: Translation, held: Moved, weights: Mapping[int, Tensor]) -> Moved:
+    """Return numbers that along axes are sums of those of `held` by `weights`."""
     for axis, matrix in weights.items():
         if torch.equal(matrix, torch.eye(matrix.shape[1])):
             continue
         rest = [size for place, size in enumerate(held.index.shape) if place != axis]
         value, index = combined(t, held, [axis], matrix.numpy())
         held = Moved(value, index.reshape(*rest, len(matrix)).movedim(-1, axis))
-    found = t.as_picture(held)
-    if found is None:
-        raise Refused("gives no picture")
-    return found
+    return held
 
 
 def _drawn(form: Callable[..., str | None] | None = None) -> Callable[..., str]:
@@ -85,7 +91,41 @@ def _pooled(t: Translation, node: fx.Node, *, self: fx.Node, output_size: list[i
     return resampled(t, x, lines)
 
 
-TRANSLATIONS: Mapping[str, Callable[..., str]] = {
+def _means_of_windows(axes: int) -> Callable[..., str | Moved]:
+    """Return the translation of pooling by the mean over the last `axes`, of any tensor."""
+
+    def translate(
+        t: Translation,
+        node: fx.Node,
+        *,
+        self: fx.Node,
+        kernel_size: list[int],
+        stride: list[int],
+        padding: list[int],
+        ceil_mode: bool,
+        count_include_pad: bool,
+        divisor_override: int | None = None,
+    ) -> str | Moved:
+        if divisor_override is not None:
+            raise Refused(f"divides by {divisor_override}; only by how many numbers there are")
+        held = as_moved(t, self)
+        kernels, pads = (each * (axes // len(each)) for each in (kernel_size, padding))
+        steps = stride * (axes // len(stride)) if stride else kernels
+        lines = {}
+        for place, window in enumerate(zip(kernels, steps, pads, strict=True)):
+            axis = held.index.ndim - axes + place
+            square = torch.eye(held.index.shape[axis])
+            means = F.avg_pool1d(square, *window, ceil_mode, count_include_pad)
+            lines[axis] = means.T
+        held = _summed(t, held, lines)
+        return checked(t, node.meta["val"], held.value, held.index)
+
+    return translate
+
+
+TRANSLATIONS: Mapping[str, Callable[..., str | Moved]] = {
+    "aten.avg_pool1d": _means_of_windows(1),
+    "aten.avg_pool3d": _means_of_windows(3),
     "aten.upsample_nearest2d": _drawn(resized.nearest),
     "aten._upsample_nearest_exact2d": _drawn(resized.nearest_exact),
     "aten.upsample_bilinear2d": _drawn(resized.bilinear),

@@ -129,9 +129,17 @@ def spanning(
     return laid, *spanned(t, laid, dims)
 
 
-def as_lies(t: Translation, array: np.ndarray[Any, Any], beside: Moved) -> str:
-    """Return a learnt tensor in the order of the value beside whose numbers torch has it."""
-    shape, tensor = nchw(t, beside.value), torch.from_numpy(array)
+def as_lies(
+    t: Translation,
+    array: np.ndarray[Any, Any],
+    beside: Moved,
+    shape: tuple[int, ...] | None = None,
+) -> str:
+    """Return a learnt tensor in the order of the value beside whose numbers torch has it.
+
+    `shape`, NCHW, is what is made of both, if other than the value's.
+    """
+    shape, tensor = shape or nchw(t, beside.value), torch.from_numpy(array)
     plane = numbers_by(t, tensor, shape, beside.index)
     if plane is None:
         told = f"{list(array.shape)} beside {tuple(beside.index.shape)}"

@@ -16,6 +16,7 @@ from coronet_deploy.export.aten import (
     composed,
     curves,
     means,
+    padded,
     parts,
     pooled,
     resized,
@@ -91,40 +92,6 @@ def _conv_transpose2d(
         return composed.grouped(t.builder, op, t.value(input), kernels, shift, groups)
     weights = t.kernel(weight, (1, 2, 3, 0), bias)
     return t.builder.emit(op, t.value(input), *weights)
-
-
-def _pad(
-    t: Translation,
-    *,
-    pad: list[int],
-    mode: str = "constant",
-    value: float | None = None,
-    **picture: fx.Node,
-) -> str:
-    (x,) = picture.values()  # `self` or `input`, by the operator
-    if len(pad) > 4 and any(pad[4:]):  # noqa: PLR2004 - left, right, top, bottom
-        raise Refused(f"padding {pad} goes beyond height and width")
-    left, right, top, bottom = [*pad, 0, 0, 0, 0][:4]
-    padding = Padding(top, bottom, left, right)
-    if min(pad) < 0:
-        raise Refused(f"negative padding {pad} is not supported")
-    if mode == "reflect":
-        return t.builder.emit(ops.ReflectPad(padding), t.value(x))
-    if mode == "replicate":
-        return composed.replicated(t.builder, t.value(x), padding)
-    if mode == "circular":
-        return composed.continued(t.builder, t.value(x), padding)
-    if mode != "constant" or value:
-        raise Refused(f"padding mode {mode!r} with value {value} is not supported")
-    return t.builder.emit(ops.ZeroPad(padding), t.value(x))
-
-
-def _reflection_pad2d(t: Translation, *, self: fx.Node, padding: list[int]) -> str:
-    return _pad(t, pad=padding, mode="reflect", x=self)
-
-
-def _replication_pad2d(t: Translation, *, self: fx.Node, padding: list[int]) -> str:
-    return _pad(t, pad=padding, mode="replicate", x=self)
 
 
 def _leaky_relu(t: Translation, *, self: fx.Node, negative_slope: float) -> str:
@@ -313,10 +280,8 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.adaptive_max_pool2d": pooled.adaptive_max_pool2d,
     "aten.avg_pool2d": pooled.avg_pool2d,
     "aten.max_pool2d": pooled.max_pool2d,
-    "aten.pad": _pad,
-    "aten.constant_pad_nd": _pad,
-    "aten.reflection_pad2d": _reflection_pad2d,
-    "aten.replication_pad2d": _replication_pad2d,
+    "aten.reflection_pad2d": padded.reflection_pad2d,
+    "aten.replication_pad2d": padded.replication_pad2d,
     "aten.prelu": composed.prelu,
     "aten.pixel_shuffle": resized.pixel_shuffle,
     "aten.pixel_unshuffle": resized.pixel_unshuffle,

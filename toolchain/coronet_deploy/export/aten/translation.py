@@ -188,7 +188,10 @@ class Translation:
         """Return a learnt tensor as an array of its own; training on does not reach the graph."""
         tensor = self.weights.get(argument)
         if not isinstance(tensor, Tensor):
-            raise Refused("takes weights that the picture goes into")
+            raise Refused(
+                "takes weights that the picture goes into; scale its channels before and after "
+                "instead"
+            )
         return tensor.detach().cpu().numpy().copy()
 
     def constants(self, **tensors: FloatArray | None) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Exp, Log, Maximum
 from coronet_deploy.export.aten import means, pooled
+from coronet_deploy.export.aten.reordering import cut, permuted
 from coronet_deploy.export.aten.spans import as_lies, as_moved, checked, nchw, spanning
 from coronet_deploy.export.aten.stacked import few_parts, stack, tokens
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
@@ -148,14 +149,70 @@ def _batch_norm(
     *,
     input: fx.Node,  # noqa: A002 - the schema's name
     running_mean: fx.Node | None,
-    **learnt: Any,  # noqa: ANN401 - whatever torch passes
+    **how: Any,  # noqa: ANN401 - whatever torch passes
 ) -> str | Moved:
-    """Normalise channels, of a tensor of any shape, by what was learnt of them."""
-    if running_mean is None or learnt.get("training"):
-        raise Refused("of what is no picture takes its statistics from the network only")
-    held = spanning(t, as_moved(t, input), [1], channels=True)[0]
-    value = means.batch_norm(t, input=held.value, running_mean=running_mean, **learnt)
+    """Normalise channels, of a tensor of any shape."""
+    if running_mean is None or how.get("training"):
+        held = _by_channels(t, input)
+    else:
+        held = spanning(t, as_moved(t, input), [1], channels=True)[0]
+    value = _scaled(t, means.batch_norm, held.value, running_mean=running_mean, **how)
     return checked(t, node.meta["val"], value, held.index)
+
+
+def _statistical_norm(norm: Callable[..., str]) -> Callable[..., str | Moved]:
+    """Return the translation of a norm by a tensor's own statistics, of any shape."""
+
+    def translate(
+        t: Translation,
+        node: fx.Node,
+        *,
+        input: fx.Node,  # noqa: A002 - the schema's name
+        **how: Any,  # noqa: ANN401 - whatever torch passes
+    ) -> str | Moved:
+        held = _by_channels(t, input)
+        return checked(t, node.meta["val"], _scaled(t, norm, held.value, **how), held.index)
+
+    return translate
+
+
+def _scaled(
+    t: Translation,
+    norm: Callable[..., str],
+    x: str,
+    *,
+    weight: fx.Node | None,
+    bias: fx.Node | None,
+    **how: Any,  # noqa: ANN401 - whatever torch passes
+) -> str:
+    """Return a norm of `x`, whose scale and shift may come from the picture, as styles do."""
+    if not (t.is_picture(weight) or t.is_picture(bias)):
+        return norm(t, input=x, weight=weight, bias=bias, **how)
+    y = norm(t, input=x, weight=None, bias=None, **how)
+    for op, by in ((ops.Mul(), weight), (ops.Add(), bias)):
+        if by is not None:
+            y = t.builder.emit(op, y, _number_a_channel(t, by))
+    return y
+
+
+def _number_a_channel(t: Translation, source: fx.Node) -> str:
+    """Return a vector, of the picture's or learnt, as what stands by channels."""
+    if not t.is_picture(source):
+        return t.builder.constant(t.array(source))
+    held = as_moved(t, source)
+    found = permuted(t.builder, held.value, held.index.reshape(1, -1, 1, 1))
+    if found is None:
+        raise Refused(f"takes {tuple(held.index.shape)} in an order that no channels have")
+    return found
+
+
+def _by_channels(t: Translation, source: fx.Node) -> Moved:
+    """Return all numbers of one value whose channels are those of a tensor (1, C, ...)."""
+    held = as_moved(t, source)
+    found = cut(t.builder, held.value, held.index)
+    if found is None or len(held.index) != 1:
+        raise Refused(f"takes {tuple(held.index.shape)}, which is no picture by its statistics")
+    return spanning(t, Moved(*found), [1], channels=True)[0]
 
 
 def _farthest(reduction: Callable[..., str]) -> Callable[..., Any]:
@@ -231,6 +288,8 @@ TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "aten.logsumexp": _log_of_sum,
     "aten.log_softmax": _log_of_shares,
     "aten.batch_norm": _batch_norm,
+    "aten.instance_norm": _statistical_norm(means.instance_norm),
+    "aten.group_norm": _statistical_norm(means.group_norm),
     "aten.max": _farthest(pooled.amax),
     "aten.min": _farthest(pooled.amin),
     "aten.view_as": _viewed,

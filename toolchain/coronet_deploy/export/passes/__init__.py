@@ -17,12 +17,14 @@ from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.export.passes.depthwise import SplitDepthwise
 from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
+from coronet_deploy.export.passes.known_zeros import SkipZeros
 from coronet_deploy.export.passes.permutations import UnrollPermutations
 from coronet_deploy.export.passes.plain_operators import PlainOperators
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
 from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
 from coronet_deploy.export.passes.rewriting import Pass
 from coronet_deploy.export.passes.stem import PairInputs
+from coronet_deploy.export.passes.strides import StrideConvolutions
 from coronet_deploy.export.passes.subexpressions import ShareSubexpressions
 from coronet_deploy.export.passes.subpixel import SubpixelConvolution
 from coronet_deploy.export.passes.tail import PairPixels, QuadPixels
@@ -68,6 +70,8 @@ def passes_for(
     apart = (PlainOperators(keep_narrow=single),) if plainly else ()
     # An integer graph comes with biases that keep a norm's channels in the middle of their range.
     folding: tuple[Pass, ...] = (
+        SkipZeros(),
+        StrideConvolutions(),
         MergeUpsampling(),
         FoldBatchNorm(),
         *apart,
