@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.aten import composed
+from coronet_deploy.export import several
 from coronet_deploy.export.aten.settled import settled
 from coronet_deploy.export.aten.spans import as_moved, checked, nchw, spanning
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
@@ -74,9 +74,9 @@ def _around(t: Translation, x: str, pad: Sequence[int], mode: str, value: float 
     if mode == "reflect":
         return to.emit(ops.ReflectPad(padding), x)
     if mode == "replicate":
-        return composed.replicated(to, x, padding)
+        return several.replicated(to, x, padding)
     if mode == "circular":
-        return composed.continued(to, x, padding)
+        return several.continued(to, x, padding)
     if mode != "constant" or not math.isfinite(value or 0):
         raise Refused(f"padding mode {mode!r} with value {value} is not supported")
     if not padding:

@@ -14,12 +14,12 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.aten.composed import enlarged, replicated
 from coronet_deploy.export.aten.settled import reordered
 from coronet_deploy.export.aten.translation import Translation
 from coronet_deploy.export.graph import Builder
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.resizing import ResizeBilinear
+from coronet_deploy.export.several import enlarged, replicated
 
 _Pair = tuple[int, int]
 

@@ -8,9 +8,9 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.aten.composed import lines
 from coronet_deploy.export.aten.translation import Refused, Translation
 from coronet_deploy.export.operators import Padding
+from coronet_deploy.export.several import lines
 
 _NCHW_TO_NHWC = (0, 3, 1, 2)
 _ROWS, _CHANNEL = 1, 3

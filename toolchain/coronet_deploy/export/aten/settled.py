@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.aten.composed import enlarged, lines
 from coronet_deploy.export.aten.translation import Moved
 from coronet_deploy.export.graph import Builder
 from coronet_deploy.export.permuting import Mirror, PickChannels
+from coronet_deploy.export.several import enlarged, lines
 
 _RANK = 4
 _FEW_RUNS = 5  # of lines

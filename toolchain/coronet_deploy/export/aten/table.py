@@ -22,12 +22,13 @@ from coronet_deploy.export.aten import (
     resized,
     running,
     sums,
-    transposed,
     waves,
 )
 from coronet_deploy.export.aten.translation import Refused, Translation
 from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.operators import Padding
+from coronet_deploy.export.several import dilated, grouped
+from coronet_deploy.export.transposed import depthwise_transposed
 
 
 def _pair(value: list[int]) -> tuple[int, int]:
@@ -81,15 +82,15 @@ def _conv_transpose2d(
     if groups == t.builder.shapes[t.value(input)][3] > 1 and op.stride[0] == op.stride[1]:
         each = t.array(weight)  # (C, M, H, W)
         merged = each.reshape(1, -1, *each.shape[2:]).transpose(0, 2, 3, 1)
-        kernels = composed.dilated(merged, _pair(dilation))
+        kernels = dilated(merged, _pair(dilation))
         shifts = t.constants(bias=None if bias is None else t.array(bias))
-        return transposed.depthwise_transposed(t.builder, op, t.value(input), kernels, shifts)
+        return depthwise_transposed(t.builder, op, t.value(input), kernels, shifts)
     if groups > 1 or any(d != 1 for d in dilation):
         # torch has the channels that come in first, those of a group together.
         parts = [part.transpose(1, 2, 3, 0) for part in np.split(t.array(weight), groups)]
-        kernels = composed.dilated(np.concatenate(parts), _pair(dilation))
+        kernels = dilated(np.concatenate(parts), _pair(dilation))
         shift = None if bias is None else t.array(bias)
-        return composed.grouped(t.builder, op, t.value(input), kernels, shift, groups)
+        return grouped(t.builder, op, t.value(input), kernels, shift, groups)
     weights = t.kernel(weight, (1, 2, 3, 0), bias)
     return t.builder.emit(op, t.value(input), *weights)
 

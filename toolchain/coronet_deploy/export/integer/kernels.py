@@ -20,10 +20,10 @@ from coronet_deploy.export.arithmetic import (
     Round,
     Sqrt,
 )
-from coronet_deploy.export.aten.composed import clamped_by_relus, gate_of
 from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
 from coronet_deploy.export.integer.formats import Format
 from coronet_deploy.export.products import MatMul, Softmax
+from coronet_deploy.export.several import clamped_by_relus, gate_of
 from coronet_deploy.ranges import Seen
 
 _MOST_16 = (1 << 15) - 1

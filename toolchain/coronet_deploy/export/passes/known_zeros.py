@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from coronet_deploy.export.aten.transposed import depthwise_transposed
 from coronet_deploy.export.graph import Edit, Node
 from coronet_deploy.export.operators import (
     Activation,
@@ -25,6 +24,7 @@ from coronet_deploy.export.operators import (
     ZeroPad,
 )
 from coronet_deploy.export.passes.rewriting import Rewrite
+from coronet_deploy.export.transposed import depthwise_transposed
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 
 from coronet_deploy.export.arithmetic import GeluByTanh, HardSigmoid
-from coronet_deploy.export.aten.composed import gate_of, gelu_by_tanh, grouped, lines, replicated
 from coronet_deploy.export.graph import Edit, Node
 from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
 from coronet_deploy.export.operators import (
@@ -26,6 +25,7 @@ from coronet_deploy.export.operators import (
 from coronet_deploy.export.passes.rewriting import Rewrite
 from coronet_deploy.export.permuting import Mirror, PickChannels, factors
 from coronet_deploy.export.pooling import MaxPool2d
+from coronet_deploy.export.several import gate_of, gelu_by_tanh, grouped, lines, replicated
 
 _WIDE = 32  # channels of a group, for which Winograd's convolutions are faster by themselves
 _FEW_RUNS = 5  # of channels that are slices rather than a convolution

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from coronet_deploy.export.aten.composed import line
 from coronet_deploy.export.graph import Edit, Node
 from coronet_deploy.export.operators import Concat, ReflectPad
 from coronet_deploy.export.passes.rewriting import Rewrite
+from coronet_deploy.export.several import line
 
 
 class UnrollReflectPad(Rewrite):

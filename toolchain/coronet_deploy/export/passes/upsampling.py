@@ -14,7 +14,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from coronet_deploy.export.aten.composed import enlarged, replicated
 from coronet_deploy.export.graph import Edit, FloatArray, Node
 from coronet_deploy.export.operators import (
     Concat,
@@ -25,6 +24,7 @@ from coronet_deploy.export.operators import (
     ReflectPad,
 )
 from coronet_deploy.export.passes.rewriting import Rewrite
+from coronet_deploy.export.several import enlarged, replicated
 
 
 class MergeUpsampling(Rewrite):
