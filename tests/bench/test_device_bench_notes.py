@@ -75,6 +75,25 @@ def test_a_phone_that_cannot_time_the_canary_is_measured_and_the_run_says_so(
     assert note in run.conditions["notes"]
 
 
+def test_what_came_while_the_bench_went_on_is_told(bench: Bench) -> None:
+    bench.mode("slow")
+    try:
+        with started(bench) as process:
+            wait_for(process, "launch 2 of 2")
+            bench.phone.fake("settings/global.low_power", "1")
+            bench.phone.fake("settings/global.airplane_mode_on", "0")
+            _, told = process.communicate(timeout=120)
+    finally:
+        bench.phone.fake("settings/global.low_power", "0")
+        bench.phone.fake("settings/global.airplane_mode_on", "1")
+    assert process.returncode == 0, told
+    notes = bench.run_file().conditions["notes"]
+    assert [one for one in notes if one.startswith("After the last launch")] == [
+        "After the last launch: Battery saver was on: it lowers the clocks.",
+        "After the last launch: Airplane mode was off: the radios share heat and CPUs.",
+    ]
+
+
 def test_a_phone_that_is_never_cool_is_not_said_to_time_no_canary(bench: Bench) -> None:
     kept = (bench.phone.root / "fake" / "dumpsys" / "thermalservice").read_text()
     bench.phone.fake("dumpsys/thermalservice", thermal(2, 44.0))

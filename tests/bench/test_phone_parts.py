@@ -21,6 +21,7 @@ from coronet_deploy.bench.phone_files import ROOT, PhoneFiles
 from coronet_deploy.bench.phone_launch import Failed, execute, outcome
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_placement import check_cpus, crowded
+from coronet_deploy.bench.phone_state import read_state
 from coronet_deploy.bench.runner import RunnerResult
 from coronet_deploy.bench.thermals import StillHot, Thermals
 from coronet_deploy.bench.vendor_result import Tool
@@ -209,11 +210,12 @@ def test_a_phone_that_goes_away_after_the_last_launch_loses_nothing(
     device: Device, phone: VirtualPhone
 ) -> None:
     notes: list[str] = []
-    after = state_after(device, notes)
+    before = read_state(device)
+    after = state_after(device, before, notes)
     assert (after or {})["battery_percent"] == 87
     assert notes == []
     assert phone.serial != "127.0.0.1:1"
-    assert state_after(Device("127.0.0.1:1"), notes) is None
+    assert state_after(Device("127.0.0.1:1"), before, notes) is None
     assert "went away after the last launch" in notes[0]
 
 

@@ -188,7 +188,7 @@ class _Bench:
                 self._settle()
             self._time(setup, models)
             self.notes += self.thermals.notes
-            self.conditions["after"] = state_after(self.device, self.notes)
+            self.conditions["after"] = state_after(self.device, before, self.notes)
 
     def run(self, *, interrupted: bool = False, lost: str | None = None) -> Run:
         """Return the run as it stands; what ended before the first launch holds none."""
