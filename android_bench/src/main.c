@@ -236,18 +236,21 @@ static void *read_whole(const char *path, size_t bytes) {
   return data;
 }
 
+/* A file gets its name whole. A device or a pipe stays what it is, and is given the bytes. */
 static void write_whole(const char *path, const void *data, size_t bytes) {
   char temporary[PATH_MAX];
+  struct stat status;
+  int is_file = stat(path, &status) || S_ISREG(status.st_mode);
   if (snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid()) >=
       (int)sizeof temporary)
     fail(STATUS_USAGE, "output", "%s is too long a path", path);
-  FILE *file = fopen(temporary, "wb");
+  FILE *file = fopen(is_file ? temporary : path, "wb");
   if (file == NULL) fail(STATUS_USAGE, "output", "cannot write %s: %s", path, strerror(errno));
   int written = fwrite(data, 1, bytes, file) == bytes;
   written = fclose(file) == 0 && written;
-  if (!written || rename(temporary, path)) {
+  if (!written || (is_file && rename(temporary, path))) {
     int reason = errno;
-    unlink(temporary);
+    if (is_file) unlink(temporary);
     fail(STATUS_USAGE, "output", "cannot write %s: %s", path, strerror(reason));
   }
 }

@@ -120,6 +120,12 @@ def test_a_misspelt_chipset_gets_the_nearest() -> None:
         choose("sm8551", attached(R5CT30="device"))
 
 
+@pytest.mark.parametrize(("name", "serial"), [("sm8150", "OLD"), ("sm-s918b", "R5CT31")])
+def test_what_a_phone_says_of_itself_gets_its_serial(name: str, serial: str) -> None:
+    with pytest.raises(BadInput, match=rf"'{name}'.*\(--serial {serial} alone takes the phone"):
+        choose(name, attached(R5CT31="device", OLD="device"))
+
+
 @pytest.mark.parametrize("name", ["cpu", "GPU", "localhost"])
 def test_what_elsewhere_is_called_a_device_is_told_from_a_phone(name: str) -> None:
     with pytest.raises(BadInput, match=rf"'{name}'.*\(this host is --device host; what of a phone"):

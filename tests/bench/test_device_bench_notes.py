@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -74,6 +75,25 @@ def test_a_phone_that_cannot_time_the_canary_is_measured_and_the_run_says_so(
     assert note in run.conditions["notes"]
 
 
+def test_what_came_while_the_bench_went_on_is_told(bench: Bench) -> None:
+    bench.mode("slow")
+    try:
+        with started(bench) as process:
+            wait_for(process, "launch 2 of 2")
+            bench.phone.fake("settings/global.low_power", "1")
+            bench.phone.fake("settings/global.airplane_mode_on", "0")
+            _, told = process.communicate(timeout=120)
+    finally:
+        bench.phone.fake("settings/global.low_power", "0")
+        bench.phone.fake("settings/global.airplane_mode_on", "1")
+    assert process.returncode == 0, told
+    notes = bench.run_file().conditions["notes"]
+    assert [one for one in notes if one.startswith("After the last launch")] == [
+        "After the last launch: Battery saver was on: it lowers the clocks.",
+        "After the last launch: Airplane mode was off: the radios share heat and CPUs.",
+    ]
+
+
 def test_a_phone_that_is_never_cool_is_not_said_to_time_no_canary(bench: Bench) -> None:
     kept = (bench.phone.root / "fake" / "dumpsys" / "thermalservice").read_text()
     bench.phone.fake("dumpsys/thermalservice", thermal(2, 44.0))
@@ -102,6 +122,25 @@ def test_a_phone_that_does_not_cool_is_not_waited_for_before_each_row(bench: Ben
     assert len(told) == 4
     assert done.stderr.count("not cool in 0.6 s in all: not waited for any more") == 1
     assert any("--cool-down-total" in note for note in run.conditions["notes"])
+
+
+def test_a_row_that_began_on_a_hot_phone_is_measured_once_the_phone_is_cool(bench: Bench) -> None:
+    kept = (bench.phone.root / "fake" / "dumpsys" / "thermalservice").read_text()
+    bench.phone.fake("dumpsys/thermalservice", thermal(2, 44.0))
+    try:
+        with started(bench, "--rounds", "3", "--cool-down", "2", "--json") as process:
+            wait_for(process, "launch 2 of 3")
+            bench.phone.fake("dumpsys/thermalservice", kept)
+            out, told = process.communicate(timeout=120)
+    finally:
+        bench.phone.fake("dumpsys/thermalservice", kept)
+    assert process.returncode == 1
+    assert "1 of 3 launches failed" in told
+    row = json.loads(out)["rows"][0]
+    assert (row["launches"], row["failed"]) == (2, 1)
+    first, *later = bench.run_file().launches
+    assert (first.error or "").startswith("throttled: not cool after 2 s")
+    assert [len(one.samples_ms) for one in later] == [5, 5]
 
 
 def test_a_phone_that_is_never_cooler_than_its_room_can_be_measured(bench: Bench) -> None:

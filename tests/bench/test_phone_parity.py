@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from coronet_deploy.bench.host import OnDisk
 from coronet_deploy.bench.phone_parity import make_reference
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.passes import lower
+from coronet_deploy.export.tflite import emit_tflite
+from coronet_deploy.vocabulary import DType, Runtime
 from lowering import smooth_picture
 
 
@@ -38,3 +43,19 @@ def test_an_error_is_measured_against_what_the_network_draws(
         assert peak < 1.9
     parity = reference.judge(drawn, 40.0)
     assert parity.psnr_db == pytest.approx(20 * np.log10(peak / error), abs=0.01)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_a_network_of_other_channels_is_held_against_the_host_too(
+    channels: int, tmp_path: Path
+) -> None:
+    graph = capture(nn.Conv2d(channels, 1, 3, padding=1), 32, 32, channels)
+    path = tmp_path / "other.tflite"
+    path.write_bytes(emit_tflite(lower(graph, Runtime.TFLITE)[0], DType.FP32, {}))
+    reference = make_reference(
+        OnDisk("other", path, "0" * 64, {}),
+        lambda height, width: [smooth_picture(height, width)[0]],
+    )
+    assert len(reference.inputs[0]) == channels * 32 * 32 * 4
+    assert np.ptp(np.frombuffer(reference.inputs[0], np.float32)) > 0.5
+    assert reference.judge([reference.outputs[0].tobytes()], 100.0).passed

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from coronet_deploy.bench import phone_launch, phone_vendor
-from coronet_deploy.bench.adb import AdbError, AdbFlood, Device, ShellResult
+from coronet_deploy.bench import adb, phone_launch, phone_vendor
+from coronet_deploy.bench.adb import AdbError, AdbFlood, Device, DeviceLost, ShellResult
 from coronet_deploy.bench.canary import LIMIT, Canary
 from coronet_deploy.bench.conditions import State
 from coronet_deploy.bench.launch import Failure
@@ -21,6 +21,7 @@ from coronet_deploy.bench.phone_files import ROOT, PhoneFiles
 from coronet_deploy.bench.phone_launch import Failed, execute, outcome
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_placement import check_cpus, crowded
+from coronet_deploy.bench.phone_state import fixed_performance, read_state
 from coronet_deploy.bench.runner import RunnerResult
 from coronet_deploy.bench.thermals import StillHot, Thermals
 from coronet_deploy.bench.vendor_result import Tool
@@ -112,6 +113,37 @@ def test_a_full_disk_is_told_and_nothing_half_stays(
         with pytest.raises(AdbError, match=r"No space left.*make room"), files.session():
             files.put(tmp_path / "big")
         assert listing(device) == []
+
+
+def test_a_phone_that_gave_no_sign_of_life_is_not_waited_for_again_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program, hung, calls = tmp_path / "adb", tmp_path / "hung", tmp_path / "calls"
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >> {calls}\n'
+        "case $* in devices) printf 'S\\tdevice\\n'; exit;; esac\n"
+        f"[ -e {hung} ] && exec sleep 60\n"
+        "echo '@coronet-deploy 0' >&2\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(adb, "_GRACE_S", 0.1)
+    monkeypatch.setattr(adb, "_ANSWER_S", 3.0)
+    device = Device("S")
+    with PhoneFiles(device).session(), fixed_performance(device):
+        hung.touch()
+        with pytest.raises(DeviceLost, match="does not answer"):
+            device.shell(["true"], seconds=0.1)
+        asked = calls.read_text()
+    assert calls.read_text() == asked
+    hung.unlink()
+    with PhoneFiles(device).session(), fixed_performance(device):
+        hung.touch()
+        with pytest.raises(DeviceLost, match="does not answer"):
+            device.shell(["true"], seconds=0.1)
+        hung.unlink()
+        device.shell(["true"], seconds=20)
+    assert "rm -rf" in calls.read_text().splitlines()[-1]
 
 
 def test_left_over_processes_are_ended(device: Device, phone: VirtualPhone, tmp_path: Path) -> None:
@@ -209,11 +241,12 @@ def test_a_phone_that_goes_away_after_the_last_launch_loses_nothing(
     device: Device, phone: VirtualPhone
 ) -> None:
     notes: list[str] = []
-    after = state_after(device, notes)
+    before = read_state(device)
+    after = state_after(device, before, notes)
     assert (after or {})["battery_percent"] == 87
     assert notes == []
     assert phone.serial != "127.0.0.1:1"
-    assert state_after(Device("127.0.0.1:1"), notes) is None
+    assert state_after(Device("127.0.0.1:1"), before, notes) is None
     assert "went away after the last launch" in notes[0]
 
 

@@ -306,6 +306,21 @@ def test_a_run_on_this_host_gives_samples_or_a_named_error(
         run_runner([str(tmp_path / "coronet-runner")], 60)
 
 
+def test_a_pipe_for_the_output_is_given_it_and_stays_a_pipe(
+    runner: Path, tiny: Path, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        done = run(runner, tiny / "tiny.tflite", "--runs", 1, "--output", pipe)
+        assert done.returncode == 0, done.stderr
+        assert pipe.is_fifo()
+        assert len(os.read(reader, 1 << 20)) == 3 * 32 * 32 * 4
+    finally:
+        os.close(reader)
+
+
 def test_lines_that_nobody_takes_are_told(runner: Path, tiny: Path) -> None:
     line = host_command(runner, tiny / "tiny.onnx", "--runs", 2)
     with Path("/dev/full").open("w") as full:

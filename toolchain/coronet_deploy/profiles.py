@@ -374,5 +374,11 @@ def _first(error: ValidationError) -> str:
     kinds = {"extra_forbidden": "unknown key", "missing": "missing key"}
     if problem["type"] in kinds:
         return f"{kinds[problem['type']]} {where!r}"
-    told = problem["msg"].removeprefix("Value error, ")
+    # A file's writer knows no tuples, and need not know patterns.
+    said = {
+        "tuple_type": 'not a list ["...", "..."]',
+        "too_short": "an empty list",
+        "string_pattern_mismatch": "not of small letters, digits, '.', '_' and '-' alone",
+    }
+    told = said.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     return f"{where}: {told}" if where else told

@@ -191,6 +191,8 @@ class Device:
         self._limiter: tuple[str, ...] = ()
         self.unsure = False
         """Whether the latest call was not answered, or not waited for (Ctrl-C)."""
+        self.silent = False
+        """Whether the phone was asked for a sign of life and gave none, nor any since."""
 
     @property
     def state(self) -> str:
@@ -294,6 +296,7 @@ class Device:
         self.unsure = True
         ended = _start([self._adb, "-s", self.serial, *arguments], seconds, self._limit)
         self.unsure = ended.status is None
+        self.silent = self.silent and self.unsure
         return ended
 
     def _transfer(self, arguments: Sequence[str], what: str, seconds: float) -> None:
@@ -327,6 +330,7 @@ class Device:
         ended = self._call(["shell", "true" + _TELL_STATUS], _ANSWER_S)
         if _STATUS_TOLD.search(ended.stderr) is None:
             self._require_here(what, ended)
+            self.silent = True
             told = "was cut short: the phone does not answer"
             hint = advice_for(DEVICE, self.serial)
             raise self._failure(DeviceLost, told, what, ended, hint)

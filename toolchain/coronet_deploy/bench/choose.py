@@ -184,10 +184,14 @@ def _chipset(
                 f"--device {name}: no such phone is attached; {_listed(attached)}",
                 hint=f"adb connect {name}",
             ) from unknown
-        own = "this host is --device host; what of a phone computes, --backend says"
+        hint = unknown.hint
+        if name.casefold() in _NO_PHONES:
+            hint = "this host is --device host; what of a phone computes, --backend says"
+        for one in attached:
+            if name.casefold() in {(told or "").casefold() for told in (one.chipset, one.model)}:
+                hint = f"--serial {one.attached.serial} alone takes the phone that says so"
         raise BadInput(
-            f"{unknown.what}, and no attached phone has that serial; {_listed(attached)}",
-            hint=own if name.casefold() in _NO_PHONES else unknown.hint,
+            f"{unknown.what}, and no attached phone has that serial; {_listed(attached)}", hint=hint
         ) from unknown
 
 

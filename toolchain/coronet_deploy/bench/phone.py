@@ -42,7 +42,7 @@ from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_parity import Reference, bound_db, make_reference
 from coronet_deploy.bench.phone_placement import crowded, narrowed, placed
 from coronet_deploy.bench.phone_state import fixed_performance, read_facts, read_state
-from coronet_deploy.bench.phone_timing import PhoneTimer
+from coronet_deploy.bench.phone_timing import PhoneTimer, may_pass
 from coronet_deploy.bench.phone_trial import Trial, Trials
 from coronet_deploy.bench.phone_vendor import VendorTools, put_tools
 from coronet_deploy.bench.plan import Plan, PlannedLaunch, Subject
@@ -188,7 +188,7 @@ class _Bench:
                 self._settle()
             self._time(setup, models)
             self.notes += self.thermals.notes
-            self.conditions["after"] = state_after(self.device, self.notes)
+            self.conditions["after"] = state_after(self.device, before, self.notes)
 
     def run(self, *, interrupted: bool = False, lost: str | None = None) -> Run:
         """Return the run as it stands; what ended before the first launch holds none."""
@@ -259,11 +259,7 @@ class _Bench:
         self, setup: Setup, models: Mapping[str, str], references: Mapping[str, Reference]
     ) -> None:
         trials = Trials(
-            self.device,
-            self.files,
-            setup,
-            self.settings.deadline_s,
-            self.settings.allow_fallback,
+            self.device, self.files, setup, self.settings.deadline_s, self.settings.allow_fallback
         )
         pairs = combinations(self.subjects.values(), self.settings.backends)
         for done, (subject, backend) in enumerate(pairs):
@@ -315,7 +311,10 @@ class _Bench:
             self.finished.append(launch)
             if self.keeper:
                 self.keeper.add(launch)
-            (failed_ones if launch.error else measured_ones).add(key)
+            if launch.error is None:
+                measured_ones.add(key)
+            elif not may_pass(launch, self.thermals):
+                failed_ones.add(key)
         self.progress(len(sequence), len(sequence), "done")
 
     def _plan(self) -> tuple[PlannedLaunch, ...]:

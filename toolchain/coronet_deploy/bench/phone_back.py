@@ -8,6 +8,7 @@ from typing import Any
 
 from coronet_deploy.bench.adb import AdbError, AdbTimeout, Device, DeviceLost, call_adb
 from coronet_deploy.bench.attached import ABSENT, DEVICE, advice_for, is_address
+from coronet_deploy.bench.conditions import State, cautions
 from coronet_deploy.bench.phone_state import read_state, set_fixed_performance
 from coronet_deploy.vocabulary import Run
 
@@ -107,10 +108,13 @@ def fix_again(device: Device, conditions: dict[str, Any]) -> list[str]:
     return [f"Without fixed-performance mode since the phone came back: {refused}."]
 
 
-def state_after(device: Device, notes: list[str]) -> dict[str, Any] | None:
-    """Return the phone's conditions after the last launch; one that is gone by then is noted."""
+def state_after(device: Device, before: State, notes: list[str]) -> dict[str, Any] | None:
+    """Return the phone's conditions after the last launch; notes what came meanwhile, or a loss."""
     try:
-        return read_state(device).as_json()
+        after = read_state(device)
     except DeviceLost:
         notes.append("The phone went away after the last launch: its state then is not known.")
         return None
+    told = cautions(before)
+    notes += [f"After the last launch: {one}" for one in cautions(after) if one not in told]
+    return after.as_json()

@@ -49,8 +49,10 @@ class PhoneFiles:
         try:
             yield
         finally:
-            with contextlib.suppress(AdbError):  # a phone that is gone is as clean as it gets
-                self.end()
+            # A phone that is gone is as clean as it gets; who ended the bench does not wait for it.
+            if not self._device.silent:
+                with contextlib.suppress(AdbError):
+                    self.end()
 
     def begin(self) -> None:
         """End what an earlier bench left running, and start with an empty work folder."""

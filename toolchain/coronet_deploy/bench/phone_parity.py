@@ -16,6 +16,7 @@ import numpy as np
 from coronet_deploy.bench.host import OnDisk
 from coronet_deploy.export.outputs import PICTURE, ValueRange, spread_of
 from coronet_deploy.images import Array
+from coronet_deploy.verify.channels import of_channels
 from coronet_deploy.verify.parity import DEFAULT_BOUNDS_DB, compare
 from coronet_deploy.verify.runtimes import open_session, runtime_of
 from coronet_deploy.verify.stored import to_real, to_stored
@@ -61,14 +62,15 @@ class Reference:
 def make_reference(subject: OnDisk, pictures: Callable[[int, int], list[Array]]) -> Reference:
     """Return what this host's runtime makes of `pictures(height, width)` with the artifact.
 
-    Pictures are (H, W, 3) float32 real values in [-1, 1].
+    Pictures are (H, W, 3) float32 real values in [-1, 1], given as many channels as it takes.
 
     Raises:
         CoronetError: the runtime is not installed, or does not load the artifact.
 
     """
     with open_session(subject.path, runtime_of(subject.path), 1) as session:
-        batch = [one[np.newaxis] for one in pictures(*session.input_shape[1:3])]
+        _, height, width, channels = session.input_shape
+        batch = [of_channels(one[np.newaxis], channels) for one in pictures(height, width)]
         inputs = tuple(to_stored(one, session.input).tobytes() for one in batch)
         outputs = tuple(session.run(one).copy() for one in batch)
         told = _told_range(subject.manifest)

@@ -124,7 +124,7 @@ def fixed_performance(device: Device) -> Iterator[str | None]:
     try:
         yield refused
     finally:
-        if refused is None:
+        if refused is None and not device.silent:
             with contextlib.suppress(AdbError):  # a phone that restarted has forgotten it
                 device.shell([*_FIX, "false"], seconds=_QUICK_S)
                 device.shell(["rm", "-f", UNDO], seconds=_QUICK_S)

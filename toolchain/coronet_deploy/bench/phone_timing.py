@@ -77,5 +77,13 @@ class PhoneTimer:
         }
 
 
+def may_pass(launch: Launch, thermals: Thermals) -> bool:
+    """Tell whether a launch failed for heat alone: that says nothing of the row's later ones.
+
+    Of a phone that is not waited for any more it is not believed that it cools.
+    """
+    return launch.details.get("failure") == Failure.THROTTLED and not thermals.gave_up
+
+
 def _kept(throttled: list[dict[str, Any]]) -> dict[str, Any]:
     return {"throttled_launches": throttled} if throttled else {}

@@ -14,17 +14,18 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 def with_channels(pictures: Pictures, channels: int) -> Pictures:
-    """Return (1, H, W, 3) pictures as (1, H, W, channels): as they are, grey, or repeated.
+    """Return (1, H, W, 3) pictures as (1, H, W, channels), each as `of_channels` does."""
+    if channels == _COLOURS:
+        return pictures
+    return replace(pictures, values=tuple(of_channels(v, channels) for v in pictures.values))
+
+
+def of_channels(values: Array, channels: int) -> Array:
+    """Return a (1, H, W, 3) picture as (1, H, W, channels): as it is, grey, or repeated.
 
     One channel is the luma. Of more than three, each further set of three is the picture turned
     by one more half: what real pictures look like, and no channel a copy of another.
     """
-    if channels == _COLOURS:
-        return pictures
-    return replace(pictures, values=tuple(_with(v, channels) for v in pictures.values))
-
-
-def _with(values: Array, channels: int) -> Array:
     if channels == 1:
         grey: Array = (values @ _LUMA)[..., None].astype(np.float32)
         return grey
