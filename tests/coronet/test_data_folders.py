@@ -9,6 +9,7 @@ from PIL import Image
 
 from coronet_deploy.coronet.data import Direction, open_training
 from coronet_deploy.errors import BadInput
+from support import Cli
 
 SIDE = 12
 
@@ -61,3 +62,42 @@ def test_a_folder_of_another_layout_is_told_the_one_that_is_wanted(
     with pytest.raises(BadInput) as caught:
         open_training(tmp_path, Direction.A_TO_B, SIDE, 8, paired=paired)
     assert str(caught.value).startswith(f"{tmp_path} {told}")
+
+
+RECIPE = """
+[model]
+id = "tiny"
+title = "Tiny"
+architecture = "resnet_6blocks"
+norm = "batch"
+width = 4
+[data]
+load = 26
+crop = 24
+[search]
+steps = 1
+target = 0.6
+[finetune]
+steps = 1
+[discriminator]
+width = 4
+"""
+
+
+def test_pairs_of_unlike_shapes_are_told(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    for folder, place in (("trainA", 0), ("trainB", 1)):
+        for i in range(2):
+            path = tmp_path / "data" / folder / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (48 if place * i else 32, 32)).save(path)
+
+    line = ("train", tmp_path / "recipe.toml", "--data", tmp_path / "data")
+    done = cli(*line, "--output", tmp_path / "out")
+
+    assert done.returncode == 0, done.stderr
+    both = " and ".join(
+        f"{tmp_path / 'data' / folder / '1.png'} {size}"
+        for folder, size in (("trainA", "is 32x32"), ("trainB", "48x32"))
+    )
+    assert f"1 of 2 pairs are of unlike shapes, such as {both}: each picture is" in done.stderr

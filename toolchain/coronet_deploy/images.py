@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -266,6 +266,29 @@ def matched_pictures(a: Path, b: Path) -> list[tuple[Path, Path]]:
             hint=f"{len(lefts)} and {len(rights)} pictures must be pairs",
         )
     return [(path, rights[stem]) for stem, path in lefts.items()]
+
+
+def unlike_pairs(pairs: Sequence[tuple[Path, Path]]) -> str | None:
+    """Return in a clause how many pairs are not of one shape, with an example; None if all are.
+
+    Scaled to one height they differ by more than a pixel: each is resized by itself, and what they
+    show may no longer lie in the same place.
+
+    Raises:
+        BadInput: a file is no picture; names it.
+
+    """
+    unlike = []
+    for one, other in pairs:
+        (width, height), (wide, high) = size_of(one), size_of(other)
+        if abs(width * high - wide * height) > max(width, height, wide, high):
+            unlike.append(f"{one} is {width}x{height} and {other} {wide}x{high}")
+    if not unlike:
+        return None
+    return (
+        f"{len(unlike)} of {len(pairs)} pairs are of unlike shapes, such as {unlike[0]}: each "
+        "picture is resized by itself"
+    )
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

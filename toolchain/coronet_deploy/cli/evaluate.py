@@ -211,11 +211,7 @@ def _examples(args: argparse.Namespace, model: _Model) -> Examples:
 def _tell_unlike(examples: Examples) -> None:
     """Say of pairs whose shapes differ that each picture is resized by itself."""
     if unlike := examples.unlike():
-        count = f"{len(unlike)} of {examples.input_count} pairs are"
-        _tell(
-            f"{count} of unlike shapes, such as {unlike[0]}: each picture is resized by itself, "
-            "and what does not lie in the same place then counts as a difference"
-        )
+        _tell(f"{unlike}, and what does not lie in the same place then counts as a difference")
 
 
 def _networks(args: argparse.Namespace) -> list[FeatureNetwork]:

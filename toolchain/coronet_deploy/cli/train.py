@@ -137,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
 def _train(recipe: Recipe, output: Path, device: str, team: Team, args: argparse.Namespace) -> None:
     """Take a training from where it is to its end, and draw its curve."""
     from coronet_deploy.coronet.data import untold
+    from coronet_deploy.coronet.recipe import Task
     from coronet_deploy.coronet.train import Trainer, results_of
 
     results = results_of(recipe, output)
@@ -148,9 +149,22 @@ def _train(recipe: Recipe, output: Path, device: str, team: Team, args: argparse
     with team.together():
         told = Reading() if team.leader else untold
         trainer = Trainer(recipe, args.data, output, device, team, told)
+    if team.leader and recipe.model.task is Task.PIX2PIX:
+        _tell_unlike(args.data)
     _go(trainer, args, lambda: _heading(trainer, args.save_every), resume=args.resume)
     if team.leader:
         _plot(trainer)
+
+
+def _tell_unlike(data: Path) -> None:
+    """Say of pairs in two folders whose shapes differ that each picture is resized by itself."""
+    from coronet_deploy.images import matched_pictures, unlike_pairs
+
+    folders = data / "trainA", data / "trainB"
+    if all(folder.is_dir() for folder in folders) and (
+        unlike := unlike_pairs(matched_pictures(*folders))
+    ):
+        print(f"{unlike}, and what does not lie in the same place is learnt so", file=sys.stderr)
 
 
 def _check_output(output: Path) -> None:

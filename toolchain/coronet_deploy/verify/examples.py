@@ -21,7 +21,7 @@ from coronet_deploy.images import (
     open_rgb,
     require_pair,
     require_whole,
-    size_of,
+    unlike_pairs,
 )
 from coronet_deploy.storage import is_folder, readable, sha256_of
 from coronet_deploy.verify.distances import MIN_PICTURES
@@ -89,22 +89,15 @@ class Examples:
         for path in (*self.inputs, *self.targets):
             require_whole(path)
 
-    def unlike(self) -> list[str]:
-        """Return, in a phrase, each pair of two files whose shapes are not the same.
-
-        Scaled to one height they differ by more than a pixel: `read_pairs` resizes each by itself,
-        and what they show may no longer lie in the same place.
+    def unlike(self) -> str | None:
+        """Say that pairs of two files are of unlike shapes, if some are (see `unlike_pairs`).
 
         Raises:
             BadInput: a file is no picture; names it.
 
         """
-        told = []
-        for given, truth in zip(self.inputs, self.targets, strict=True) if self.matched else ():
-            (width, height), (wide, high) = size_of(given), size_of(truth)
-            if abs(width * high - wide * height) > max(width, height, wide, high):
-                told.append(f"{given} is {width}x{height} and {truth} {wide}x{high}")
-        return told
+        pairs = zip(self.inputs, self.targets, strict=True) if self.matched else ()
+        return unlike_pairs(list(pairs))
 
     def read_pairs(self, height: int, width: int) -> Iterator[tuple[Pixels, Pixels]]:
         """Yield input and truth of each pair, (height, width, 3) pixels each.
