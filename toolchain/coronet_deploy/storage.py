@@ -19,7 +19,7 @@ from pathlib import Path
 from coronet_deploy.errors import BadInput, EnvironmentProblem
 
 _CHUNK = 1 << 20
-_TEMPORARY_BYTES = 1 << 16
+_TEMPORARY_BYTES = 1 << 14  # of what a launch answers
 _NAME_KEPT = 40  # characters, of at most four bytes: a name may have 255
 _TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)  # as `_temporary_name` makes them
 
