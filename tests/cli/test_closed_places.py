@@ -12,6 +12,7 @@ import pytest
 
 from coronet_deploy.results.files import read_run
 from coronet_deploy.results.journal import Journal
+from lowering import small_checkpoint
 from support import COMMAND, Cli
 
 LONG = "x" * 300
@@ -212,3 +213,45 @@ def test_a_journal_that_cannot_be_removed_is_recovered_all_the_same(
     assert f"{journal.path} stays, it cannot be removed: Permission denied" in done.stderr
     (path,) = output.iterdir()
     assert read_run(path).launches == run.launches
+
+
+_ALL_BUT_ONE_FILE = """
+import os, pathlib, resource, sys
+from coronet_deploy.coronet.checkpoint import load_checkpoint
+from coronet_deploy.errors import BadInput
+from coronet_deploy.export.own import _read
+from coronet_deploy.verify.features import read_tensors
+path = pathlib.Path(sys.argv[1])
+readers = load_checkpoint, _read, read_tensors
+for read in readers:
+    read(path)  # what is imported on the way
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+held = []
+try:
+    while True:
+        held.append(os.dup(0))
+except OSError:
+    os.close(held.pop())
+for read in readers:
+    try:
+        read(path)
+    except BadInput as error:
+        print(error)
+"""
+
+
+def test_weights_that_the_system_does_not_map_are_said_to_be_unread(tmp_path: Path) -> None:
+    path = small_checkpoint(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", _ALL_BUT_ONE_FILE, path],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.stderr == ""
+    for line in done.stdout.splitlines():
+        assert line.startswith(f"{path} cannot be read: ")
+        assert "Too many open files" in line
+    assert len(done.stdout.splitlines()) == 3

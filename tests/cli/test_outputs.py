@@ -11,7 +11,7 @@ import pytest
 
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.storage import write_bytes, write_text
-from support import Cli
+from support import Cli, fill
 
 RUN = Path(__file__).parents[1] / "results/fixtures/run-v1.json"
 NULL = os.makedev(1, 3)
@@ -93,3 +93,30 @@ def test_a_name_may_be_as_long_as_the_system_allows(tmp_path: Path) -> None:
     path = tmp_path / ("é" * 120 + "x" * 15)
     write_text(path, "new")
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("export",),
+        ("demo",),
+        ("bench", "net.tflite"),
+        ("compare", "net.tflite", "other.tflite"),
+        ("runner", "build", "--preset", "host"),
+    ],
+    ids=lambda line: line[0],
+)
+def test_no_room_for_temporary_files_is_told_before_the_work(
+    line: tuple[str, ...], disk: Path, cold_cli: Cli, tmp_path: Path
+) -> None:
+    for name in ("net.tflite", "other.tflite"):
+        (tmp_path / name).write_bytes(name.encode())
+    os.truncate(path := fill(disk), path.stat().st_size - 8192)  # so that Python still takes it
+    done = cold_cli(*line, cwd=tmp_path, env={**os.environ, "TMPDIR": str(disk)})
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == (
+        "coronet-deploy: error: temporary files cannot be written: No space left on device "
+        "(make room, or name another folder by TMPDIR)"
+    )
+    assert "Traceback" not in done.stderr
+    assert "launch 1" not in done.stderr

@@ -259,6 +259,35 @@ def test_the_metrics_agree_with_the_state_wherever_it_was_killed(
     assert [int(row["step"]) for row in csv.DictReader(path.open())] == list(range(6))
 
 
+def test_metrics_that_were_changed_are_named_and_not_the_state(data: Path, tmp_path: Path) -> None:
+    recipe, path = tiny(), tmp_path / "metrics.csv"
+    trainer = Trainer(recipe, data, tmp_path)
+
+    def halt(row: StepReport) -> None:
+        if row.step == 4:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        trainer.run(halt, save_every=2)
+    whole = path.read_bytes()
+    head, first, *others = whole.splitlines(keepends=True)
+    for changed in (
+        whole.replace(b"\n", b"\r\n"),  # as spreadsheets save it
+        whole.replace(b"\n", b"\r"),
+        whole.replace(b",", b";"),
+        whole.replace(b"search", b"s\xe9arch"),
+        bytes(len(whole)),  # as a power cut can leave it
+        b"".join((head, *others, first)),
+    ):
+        path.write_bytes(changed)
+        with pytest.raises(BadInput, match=r"metrics\.csv is not the one that was written beside"):
+            Trainer(recipe, data, tmp_path).resume()
+    path.write_bytes(whole)
+    resumed = Trainer(recipe, data, tmp_path)
+    resumed.resume()
+    assert resumed.rows == trainer.rows[:4]
+
+
 def test_what_a_killed_run_left_half_written_does_not_stay(
     cli: Cli, data: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,38 @@ def test_a_torch_file_cut_anywhere_is_refused(zipped: bool, tmp_path: Path) -> N
         path.write_bytes(whole[:size])
         with pytest.raises(BadInput, match=r"net\.pth is not a (whole )?torch file"):
             load_checkpoint(path)
+
+
+def test_a_number_that_changed_on_the_way_is_found(tmp_path: Path) -> None:
+    path, tensors = tmp_path / "net.pth", theirs()
+    torch.save(tensors, path)
+    numbers = tensors["model.7.weight"].numpy().tobytes()
+    whole = path.read_bytes()
+    assert whole.count(numbers) == 1
+    place = whole.index(numbers) + 3
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
+    with pytest.raises(BadInput, match=r"net\.pth is not a whole torch file: its net/data/\d+ is"):
+        load_checkpoint(path)
+    torch.serialization.set_crc32_options(compute_crc32=False)
+    try:
+        torch.save(tensors, path)
+    finally:
+        torch.serialization.set_crc32_options(compute_crc32=True)
+    assert load_checkpoint(path).id == "net"
+
+
+def test_a_small_file_of_large_parts_is_not_unpacked(tmp_path: Path) -> None:
+    path, packed = tmp_path / "net.pth", tmp_path / "packed.pth"
+    torch.save(theirs() | {"large": torch.zeros(1 << 20)}, path)
+    with zipfile.ZipFile(path) as plain:
+        for name, method in ((path, zipfile.ZIP_STORED), (packed, zipfile.ZIP_DEFLATED)):
+            with zipfile.ZipFile(name.with_suffix(".new"), "w", method) as archive:
+                for one in plain.namelist():
+                    archive.writestr(one, plain.read(one))
+            name.with_suffix(".new").replace(name)
+    with pytest.raises(BadInput, match=r"its parts say to be 10 times as large as it"):
+        read_tensors(packed)
+    assert read_tensors(path)["large"].numel() == 1 << 20
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -49,16 +49,13 @@ def test_a_disk_that_fills_up_keeps_what_was_there_and_adds_nothing(disk: Path) 
     assert {path.name for path in out.iterdir()} == set(before)
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_export_leaves_nothing_behind(
-    checkpoint: Path, tmp_path: Path, end: signal.Signals
-) -> None:
-    out = tmp_path / "out"
+def _ended(checkpoint: Path, out: Path, end: signal.Signals) -> tuple[int, str]:
+    """Return the status of an export that got a signal at work, and what it then said."""
     line = [str(COMMAND), "export", str(checkpoint), "--size", "512x512"]
     line += ["--dtype", "int8", "--output", str(out)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # Whatever these tests were started under.
-    line = ["env", f"--default-signal={end.name.removeprefix('SIG')}", *line]
+    if end is not signal.SIGKILL:  # whatever these tests were started under
+        line = ["env", f"--default-signal={end.name.removeprefix('SIG')}", *line]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=env) as process:
         assert process.stderr is not None
         deadline = time.monotonic() + 240
@@ -67,9 +64,39 @@ def test_an_interrupted_export_leaves_nothing_behind(
                 break
         process.send_signal(end)
         told = process.stderr.read()
-    assert process.returncode == 130, told
+    return process.returncode, told
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_export_leaves_nothing_behind(
+    checkpoint: Path, tmp_path: Path, end: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    status, told = _ended(checkpoint, out, end)
+    assert status == 130, told
     assert told.splitlines()[-1] == "coronet-deploy: interrupted"
     assert not out.exists()
+
+
+def test_what_a_killed_export_left_is_removed_and_what_is_at_work_stays(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    status, told = _ended(checkpoint, out, signal.SIGKILL)
+    assert status == -signal.SIGKILL, told
+    (left,) = (one for one in out.iterdir() if one.is_dir())
+    assert left.name.startswith(".export-")
+    beside: list[Path] = []
+
+    def meanwhile(_: str) -> None:
+        if not beside:
+            beside.extend(one for one in out.iterdir() if one.is_dir())
+            release(_order(out, width=2))
+
+    assert len(release(_order(out), meanwhile)) == 2
+    assert len(beside) == 1
+    assert left not in beside
+    assert not [path for path in out.iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize("end", ["", ".json", ".png", ".rejected"])

@@ -120,3 +120,10 @@ def test_of_many_pictures_some_are_compared_and_that_is_said(
     assert [one["pictures"] for one in json.loads(done.stdout)["artifacts"]] == [3]
     assert said in done.stderr
     assert cli("verify", path, *pictures, "0").returncode == 2
+
+
+def test_artifacts_of_another_checkpoint_ask_for_theirs(cli: Cli, exported: Exported) -> None:
+    done = cli("verify", exported[0])
+    assert done.returncode == 2
+    assert "was not made of the bundled checkpoint: its manifest names a checkpoint" in done.stderr
+    assert "(give that one with --checkpoint)" in done.stderr

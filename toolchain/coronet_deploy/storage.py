@@ -19,6 +19,7 @@ from pathlib import Path
 from coronet_deploy.errors import BadInput, EnvironmentProblem
 
 _CHUNK = 1 << 20
+_TEMPORARY_BYTES = 1 << 14  # of what a launch answers
 _NAME_KEPT = 40  # characters, of at most four bytes: a name may have 255
 _TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)  # as `_temporary_name` makes them
 
@@ -171,6 +172,24 @@ def require_writable(path: Path) -> None:
     except OSError as error:
         raise EnvironmentProblem(
             f"cannot write {path}: {error.strerror}", hint="choose another place"
+        ) from error
+
+
+def require_temporary() -> None:
+    """Let a system through that takes temporary files, before a library or a launch needs them.
+
+    Raises:
+        EnvironmentProblem: it takes none, or not one of some size.
+
+    """
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(_TEMPORARY_BYTES))
+            file.flush()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"temporary files cannot be written: {error.strerror}",
+            hint="make room, or name another folder by TMPDIR",
         ) from error
 
 

@@ -18,6 +18,7 @@ from coronet_deploy.cli._bench_flags import (
 from coronet_deploy.cli._bench_phone import measure_phone
 from coronet_deploy.cli.bench import bench_progress, journal_in
 from coronet_deploy.errors import BadInput, EnvironmentProblem
+from coronet_deploy.storage import require_temporary
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.bench.compare import Matching
@@ -47,6 +48,7 @@ def measure(args: argparse.Namespace, bounds: Bounds) -> tuple[Matching, list[Ru
     base, candidate = args.sides
     matching = match(find_subjects(base, "BASE"), find_subjects(candidate, "CANDIDATE"))
     check_writable(args.output)
+    require_temporary()
     if args.device == "host":
         _require_quiet(args.max_load)
     first, path = _bench(args, matching, args.rounds)

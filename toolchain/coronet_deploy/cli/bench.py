@@ -33,7 +33,7 @@ from coronet_deploy.errors import (
     GateFailed,
     NothingMeasured,
 )
-from coronet_deploy.storage import files_in
+from coronet_deploy.storage import files_in, require_temporary
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.bench.host import Progress
@@ -141,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
         return dry_run(args, artifacts)
     check_reports(args, ["--markdown"], artifacts)
     check_writable(args.output)
+    require_temporary()
     on_phone = args.device != "host"
     with (
         journal_in(args.output, on_phone=on_phone) as journal,

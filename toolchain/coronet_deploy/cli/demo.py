@@ -15,7 +15,7 @@ from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._installed import require_modules, require_writers
 from coronet_deploy.cli._shared import read_checkpoint
 from coronet_deploy.cli.bench import bench_progress, journal_in, judge, positive
-from coronet_deploy.storage import existing_file, require_utf8
+from coronet_deploy.storage import existing_file, require_temporary, require_utf8
 
 if TYPE_CHECKING:  # heavy, and --help needs none of them
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     require_utf8(str(args.output), "no runtime can open files in it")
     check_folder(args.output, "--output")
+    require_temporary()
     _require_installed(args.checkpoint)
     checkpoint = read_checkpoint(args.checkpoint)
     from coronet_deploy.coronet.zoo import DEFAULT_MODEL

@@ -26,7 +26,7 @@ from coronet_deploy.cli._installed import require_writers
 from coronet_deploy.cli._pictures import add_pictures, check_pictures, chosen, count, read_pictures
 from coronet_deploy.cli._shared import read_subject, require_given, table_console
 from coronet_deploy.errors import ConversionFailed, CoronetError, GateFailed
-from coronet_deploy.storage import require_utf8
+from coronet_deploy.storage import require_temporary, require_utf8
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.export.calibrate import Pictures
@@ -188,6 +188,7 @@ def run(args: argparse.Namespace) -> int:
 
     require_utf8(str(args.output), "no runtime can open files in it")
     check_folder(args.output, "--output")
+    require_temporary()
     requests = [(one, runtimes_of(one)) for one in requests_of(args)]
     check_pictures(args)
     if args.calibration is not None:

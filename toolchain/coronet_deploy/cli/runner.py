@@ -39,11 +39,12 @@ def run(args: argparse.Namespace) -> int:
 
     """
     from coronet_deploy.bench.runner import NAME, Preset, build
-    from coronet_deploy.storage import require_writable
+    from coronet_deploy.storage import require_temporary, require_writable
 
     default = "phone/arm64-v8a" if args.preset == "android" else args.preset
     output = args.output or Path("out") / default
     require_writable(output / NAME)
+    require_temporary()
     path = build(Preset(args.preset), output)
     print(json.dumps({"runner": str(path)}) if args.json else path)
     return 0

@@ -96,7 +96,7 @@ def _source(manifests: dict[Path, Manifest], args: argparse.Namespace) -> Subjec
         if manifest.source.sha256 != subject.source.sha256:
             module = manifest.source.module
             hint = "give that one with --checkpoint" + (" and --weights" if module else "")
-            if module == args.checkpoint and args.weights is None:
+            if module and module == args.checkpoint and args.weights is None:
                 hint = "give the --weights that it had; without, its numbers are others each time"
             raise BadInput(
                 f"{path} was not made of {args.checkpoint or 'the bundled checkpoint'}: its "

@@ -326,7 +326,9 @@ def _read_safetensors(path: Path) -> tuple[Header, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    except (SafetensorError, OSError, ValueError) as error:
+    except (OSError, RuntimeError) as error:  # the system's, by the reader's libraries
+        raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    except (SafetensorError, ValueError) as error:
         raise BadInput(f"{path} is not a whole safetensors file: {error}") from error
     if METADATA_KEY not in metadata:
         raise BadInput(f"{path} is a safetensors file, but not a checkpoint of coronet-deploy")

@@ -135,7 +135,7 @@ class Course(ABC):
         state = read_state(path, self.recipe, circumstances(self.pictures, self.team.size))
         try:
             self.step = state["step"]
-            self.metrics.load(state["rows"], self.steps)
+            self.metrics.load(state["rows"], self.step, self.steps)
             self._restore(state["game"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise broken(path) from error

@@ -12,6 +12,7 @@ import re
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,8 @@ _BARE = b"\x80"
 _PICKLED = (b"PK", _BARE)  # how a torch file begins: a zip archive, or a bare pickle
 # A zip archive, or torch's old magic number; the length that safetensors begin with is never that.
 _TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\n")
+_MOST_PACKED = 10  # parts by the bytes of their archive
+_CHUNK = 1 << 20
 _PICKLES = 5  # of an old torch file: what it is, three times, the objects, and where they are
 # What torch's readers let through when bytes are cut off or changed, beside their own errors.
 _BROKEN = (
@@ -114,6 +117,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         head = file.read(2)
     if not head:
         raise BadInput(f"{path} is not a torch file: it is empty")
+    if zipfile.is_zipfile(path):
+        _require_undamaged(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # of kinds of tensors refused below
             tensors = torch.load(path, map_location="cpu", weights_only=True)
@@ -142,6 +147,29 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if fault := _not_plain(tensor):
             raise BadInput(f"{path}: tensor {name!r} {fault}")
     return tensors
+
+
+def _require_undamaged(path: Path) -> None:
+    """Let an archive through whose parts are those that were saved: torch asks no checksum.
+
+    Raises:
+        BadInput: one is not; or the parts, which torch does not compress, are far larger than it.
+
+    """
+    broken, part = f"{path} is not a whole torch file", "directory"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            if sum(one.file_size for one in parts) > _MOST_PACKED * path.stat().st_size:
+                raise BadInput(f"{broken}: its parts say to be {_MOST_PACKED} times as large as it")
+            for one in parts:
+                part = one.filename
+                if one.CRC:  # `set_crc32_options(False)` saves files without
+                    with archive.open(one) as file:
+                        while file.read(_CHUNK):
+                            pass
+    except (zipfile.BadZipFile, zlib.error, *_BROKEN) as error:
+        raise BadInput(f"{broken}: its {part} is damaged") from error
 
 
 def _refuse_state(path: Path, held: object) -> None:

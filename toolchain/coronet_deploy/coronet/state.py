@@ -7,6 +7,7 @@ so that the two agree wherever a run was killed.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -82,8 +83,8 @@ class Metrics:
         self._size += len(text.encode())
         self._saved = len(self.rows)
 
-    def load(self, held: Any, steps: int) -> None:  # noqa: ANN401 - what a state holds
-        """Have the rows that `pending` told of; `steps` is how many the run has.
+    def load(self, held: Any, step: int, steps: int) -> None:  # noqa: ANN401 - what a state holds
+        """Have the rows that `pending` told of, `step` of the `steps` that the run has.
 
         Raises:
             BadInput: the file is not the one that was written beside the state.
@@ -94,33 +95,37 @@ class Metrics:
             return
         before = b""
         if held["size"]:
-            try:
-                with self.path.open("rb") as file:
-                    before = file.read(held["size"])
-            except OSError:
-                before = b""
-            if len(before) < held["size"]:
-                raise BadInput(
-                    f"{self.path} is not the one that was written beside the state",
-                    hint="put it back, or train anew with another --output",
-                )
-        lines = csv.reader(io.StringIO(before.decode() + held["text"]))
-        next(lines, None)  # the header
-        for step, phase, ratio, shrinkage, lr, *losses, pictures, seconds in lines:
-            values = map(float, losses)
-            self.rows.append(
-                StepReport(
-                    int(step),
-                    steps,
-                    phase,
-                    float(ratio),
-                    float(shrinkage),
-                    float(lr),
-                    dict(zip(self._losses, values, strict=True)),
-                    int(pictures),
-                    float(seconds),
-                )
+            with contextlib.suppress(OSError), self.path.open("rb") as file:
+                before = file.read(held["size"])
+        try:
+            if len(before) == held["size"]:
+                self.rows = self._rows(before.decode() + held["text"], steps)
+        except (csv.Error, ValueError):
+            self.rows = []
+        if [row.step for row in self.rows] != list(range(step)):
+            raise BadInput(
+                f"{self.path} is not the one that was written beside the state",
+                hint="put it back, or train anew with another --output",
             )
+
+    def _rows(self, text: str, steps: int) -> list[StepReport]:
+        """Return the rows of a whole file."""
+        lines = csv.reader(io.StringIO(text))
+        next(lines, None)  # the header
+        return [
+            StepReport(
+                int(step),
+                steps,
+                phase,
+                float(ratio),
+                float(shrinkage),
+                float(lr),
+                dict(zip(self._losses, map(float, losses), strict=True)),
+                int(pictures),
+                float(seconds),
+            )
+            for step, phase, ratio, shrinkage, lr, *losses, pictures, seconds in lines
+        ]
 
     def _text(self) -> str:
         """Return what the file lacks, from its header on if it has to be written anew."""

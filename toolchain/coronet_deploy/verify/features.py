@@ -142,7 +142,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     existing_file(path, "feature network")
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (OSError, RuntimeError) as error:  # the system's, by the reader's libraries
+        raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    except (SafetensorError, ValueError) as error:
         raise BadInput(f"{path} is not a whole safetensors file: {error}") from error
 
 

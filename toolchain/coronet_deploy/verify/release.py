@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +51,9 @@ from coronet_deploy.vocabulary import Artifact, DType, Runtime
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
     from coronet_deploy.export.passes import Preference
+
+_ROOM = f".export-{platform.node()}-"
+"""How the hidden folders of this host's exports begin."""
 
 
 class Converter(StrEnum):
@@ -317,19 +322,24 @@ def _picture_of(artifact: Path) -> Path:
 def _workshop(output_dir: Path) -> Iterator[Path]:
     """Yield a hidden folder inside `output_dir`, which is made; it is removed at the end.
 
-    So is an output folder that was made and got nothing.
+    So is an output folder that was made and got nothing, and what a killed export left in it.
     """
     made = False
     try:
-        made = not output_dir.exists()
-        output_dir.mkdir(parents=True, exist_ok=True)
-        room = tempfile.TemporaryDirectory(prefix=".export-", dir=output_dir)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"cannot write into {output_dir}: {error.strerror}", hint="choose another folder"
-        ) from error
-    try:
-        with room as name:
+        with contextlib.ExitStack() as stack:
+            try:
+                made = not output_dir.exists()
+                output_dir.mkdir(parents=True, exist_ok=True)
+                with _locked(output_dir):
+                    _remove_abandoned(output_dir)
+                    room = tempfile.TemporaryDirectory(prefix=_ROOM, dir=output_dir)
+                    name = stack.enter_context(room)
+                    stack.enter_context(_locked(Path(name)))
+            except OSError as error:
+                raise EnvironmentProblem(
+                    f"cannot write into {output_dir}: {error.strerror}",
+                    hint="choose another folder",
+                ) from error
             try:
                 yield Path(name)
             except EnvironmentProblem as error:
@@ -343,12 +353,28 @@ def _workshop(output_dir: Path) -> Iterator[Path]:
                 output_dir.rmdir()  # which the system refuses if anything is in it
 
 
+def _remove_abandoned(output_dir: Path) -> None:
+    """Remove the hidden folders of this host's exports that were killed: nobody holds them.
+
+    A lock does not tell of other hosts, so theirs stay.
+    """
+    for room in output_dir.iterdir():
+        if room.name.startswith(_ROOM):
+            with contextlib.suppress(OSError), _locked(room, fcntl.LOCK_NB):
+                shutil.rmtree(room)
+
+
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` alone among the processes that publish into it."""
+def _locked(folder: Path, how: int = 0) -> Iterator[None]:
+    """Hold `folder` alone among the processes that publish into it, or work in it.
+
+    Raises:
+        OSError: it cannot be opened; or somebody holds it, and `how` is not to wait.
+
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX | how)
         yield
     finally:
         os.close(handle)
