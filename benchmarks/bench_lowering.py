@@ -1,6 +1,6 @@
 """Measures what the lowering buys: latency of one inference, in Markdown tables.
 
-    python benchmarks/bench_lowering.py                    five networks, one and two threads
+    python benchmarks/bench_lowering.py                    six networks, one and two threads
     python benchmarks/bench_lowering.py --ablation         the same lowering with one pass left out
     python benchmarks/bench_lowering.py --network resnet --threads 1 --rounds 3 --samples 3
 
@@ -13,7 +13,8 @@ The files of a network: "onnx, as captured" and "onnx, lowered" on ONNX Runtime;
 the least that TFLite can express (mirror padding, transposed convolutions cropped); "tflite, size"
 and "tflite, speed", lowered. Weights are random: they do not change the work. The network
 "enlarging" is the pruned ResNet-9 with enlarged pictures and convolutions of them for its
-transposed convolutions, as many have against checkerboards; its GMACs are those of the other.
+transposed convolutions, as many have against checkerboards; "blurred" blurs a picture before it
+leaves pixels out, and when it puts zeros between them. Their GMACs are those of the other.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from typing import cast
 import numpy as np
 import torch
 from peers.launch import serve
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from turns import play
 
 from coronet_deploy.bench.system import host_facts
@@ -47,8 +49,6 @@ from coronet_deploy.vocabulary import Architecture, ChannelPlan, DType, Runtime
 
 _SIZE = 256
 _KEPT = 0.28  # of the channels, in the pruned networks
-_SUFFIX = ", enlarging"
-_ENLARGING = f"resnet_9blocks pruned{_SUFFIX}"
 
 
 def networks() -> dict[str, ChannelPlan]:
@@ -77,6 +77,49 @@ def enlarging(generator: nn.Module) -> nn.Module:
         enlarged = nn.Sequential(nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), convolution)
         generator.set_submodule(name, enlarged)
     return generator
+
+
+class Blur(nn.Module):
+    """Puts zeros between pixels, blurs, and keeps every so many-th pixel of (1, C, H, W)."""
+
+    kernel: Tensor
+
+    def __init__(self, channels: int, up: int = 1, down: int = 1) -> None:
+        super().__init__()
+        line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        kernel = torch.outer(line, line) * up**2
+        self.register_buffer("kernel", kernel.expand(channels, 1, 4, 4).contiguous())
+        self.up, self.down = up, down
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the picture, `up` times as large and then a `down`-th of that."""
+        _, channels, height, width = x.shape
+        apart = F.pad(
+            x.view(1, channels, height, 1, width, 1), [0, self.up - 1, 0, 0, 0, self.up - 1]
+        )
+        x = F.pad(apart.view(1, channels, height * self.up, width * self.up), [2, 1, 2, 1])
+        return F.conv2d(x, self.kernel, groups=channels)[:, :, :: self.down, :: self.down]
+
+
+def blurred(generator: nn.Module) -> nn.Module:
+    """Return a ResNet that blurs where it changes size, as networks against aliasing do."""
+    for name in ("down", "enter"):
+        layer = cast("nn.Conv2d", generator.get_submodule(name))
+        convolution = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1)
+        halved = nn.Sequential(convolution, Blur(layer.out_channels, down=2))
+        generator.set_submodule(name, halved)
+    for name in ("up1", "up2"):
+        transposed = cast("nn.ConvTranspose2d", generator.get_submodule(name))
+        inputs, outputs = transposed.in_channels, transposed.out_channels
+        doubled = nn.Sequential(Blur(inputs, up=2), nn.Conv2d(inputs, outputs, 3, padding=1))
+        generator.set_submodule(name, doubled)
+    return generator
+
+
+_CHANGED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "resnet_9blocks pruned, enlarging": enlarging,
+    "resnet_9blocks pruned, blurred": blurred,
+}
 
 
 def forms(graph: Graph) -> Iterator[tuple[str, str, bytes]]:
@@ -175,17 +218,15 @@ def main() -> None:
         return
     print(f"FP32, {_SIZE}x{_SIZE}, {host_facts()['cpu']}")
     plans = networks()
-    names = [*plans, _ENLARGING]
+    names = [*plans, *_CHANGED]
     for name in (name for name in names if args.network in name):
-        plan = plans[name.removesuffix(_SUFFIX)]
+        plan = plans[name.partition(",")[0]]
         torch.manual_seed(0)
         generator = build_generator(plan)
         print(f"\n### {name}, {macs(plan, _SIZE, _SIZE) / 1e9:.2f} GMACs\n")
-        table(
-            enlarging(generator) if name == _ENLARGING else generator,
-            ablations if args.ablation else forms,
-            args,
-        )
+        if name in _CHANGED:
+            generator = _CHANGED[name](generator)
+        table(generator, ablations if args.ablation else forms, args)
 
 
 if __name__ == "__main__":
