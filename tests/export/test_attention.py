@@ -191,8 +191,9 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", _WHAT)
 def test_the_graph_draws_what_the_network_draws(name: str) -> None:
     network = _Own(_WHAT[name]).eval()
-    # As many places as channels too, where rows pass for columns.
-    for height, width in ((24, 32), (16, 16), (8, 24)):
+    # As many places as channels too, where rows pass for columns; and one place.
+    sizes = [(24, 32), (16, 16), (8, 24), *([] if name == "pooled places" else [(4, 4)])]
+    for height, width in sizes:
         picture = smooth_picture(height, width)
         graph = capture(network, height, width)
         assert np.abs(interpret(graph, picture) - run_torch(network, picture)).max() < 3e-6

@@ -22,7 +22,7 @@ from coronet_deploy.export.passes import lower
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import DType, Runtime
-from lowering import own_subject, run_torch, smooth_picture
+from lowering import Does, difference, own_subject, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -175,6 +175,27 @@ def test_channels_weighed_by_their_means_are_drawn_as_torch_draws_them(
     network = _Weighed(_EXCITED[name]).eval()
     for dtype in (DType.FP32, DType.FP16):
         _draws(network, runtime, dtype, pictures, tmp_path)
+
+
+_OF_ALL: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean and deviation": lambda x: (x - x.view(-1).mean()) / (x.view(-1).std() + 1e-5),
+    "both": lambda x: x - torch.var_mean(x.flatten(1), 1)[1],
+    "largest": lambda x: x - x.view(-1).max() + x[0].min(0)[0],
+    "sums": lambda x: x + x[0].sum(0) * x[0].mean((1, 2)).view(1, -1, 1, 1),
+    "groups": lambda x: F.group_norm(x.flatten(2), 2).view_as(x) * F.group_norm(x, 1),
+}
+
+
+@pytest.mark.parametrize("name", _OF_ALL)
+@pytest.mark.parametrize("side", [8, 32])
+def test_lines_of_one_pixel_or_of_more_are_reduced_as_torch_does(side: int, name: str) -> None:
+    down, up = nn.Conv2d(3, 8, 8, 8), nn.ConvTranspose2d(8, 3, 8, 8)
+    network = nn.Sequential(down, Does(_OF_ALL[name]), up).eval()
+    picture = smooth_picture(side, side)
+    graph = capture(network, side, side)
+    assert np.abs(interpret(graph, picture) - run_torch(network, picture)).max() < 3e-6
+    for runtime in Runtime:
+        assert difference(graph, lower(graph, runtime)[0]) < 3e-6
 
 
 @pytest.mark.parametrize("dtype", [DType.INT8, DType.INT8_FULL])

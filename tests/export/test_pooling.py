@@ -70,6 +70,24 @@ def test_windows_are_those_of_torch(
         assert runtime is Runtime.ONNX or is_one_partition(data)
 
 
+@pytest.mark.parametrize("layer", [nn.MaxPool2d(3, 2), nn.MaxPool2d(3, 1, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [DType.FP32, DType.FP16])
+def test_zeros_around_a_picture_count_among_what_the_largest_is_of(
+    layer: nn.Module, dtype: DType
+) -> None:
+    torch.manual_seed(0)
+    zeros = nn.ZeroPad2d((1, 2, 0, 1))
+    # All of the picture is below 0.
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardtanh(-4, -1), zeros, layer)
+    picture = smooth_picture(15, 18)
+    expected = run_torch(network, picture)
+    assert expected.max() == 0
+    for runtime, run in ((Runtime.TFLITE, run_tflite), (Runtime.ONNX, run_onnx)):
+        graph, _ = lower(capture(network, 15, 18), runtime, half=dtype is DType.FP16)
+        drawn = run(emit(graph, runtime, dtype, {}), picture)
+        assert np.abs(drawn - expected).max() < 2e-3
+
+
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [

@@ -90,10 +90,14 @@ def _conv_transpose2d(writer: Writer, op: ops.ConvTranspose2d, node: Node) -> No
 
 
 def _pad(writer: Writer, op: ops.ReflectPad | ops.ZeroPad, node: Node) -> None:
-    p = op.padding
-    pads = writer.integers([0, 0, p.top, p.left, 0, 0, p.bottom, p.right])
     mode = "reflect" if isinstance(op, ops.ReflectPad) else "constant"
-    writer.node("Pad", [node.inputs[0], pads], node, mode=mode)
+    if any(isinstance(reader.op, MaxPool2d) for reader in writer.readers.get(node.output, [])):
+        # Without axes ONNX Runtime makes it padding of the MaxPool, which no maximum is of.
+        lines = [writer.integers(_pads(op.padding)), "", writer.integers([2, 3])]
+    else:
+        p = op.padding
+        lines = [writer.integers([0, 0, p.top, p.left, 0, 0, p.bottom, p.right])]
+    writer.node("Pad", [node.inputs[0], *lines], node, mode=mode)
 
 
 def _plain(kind: str) -> Callable[..., None]:

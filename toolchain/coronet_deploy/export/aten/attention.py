@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.aten.reordering import permuted
 from coronet_deploy.export.aten.settled import picked
-from coronet_deploy.export.aten.spans import as_lies, as_moved, checked, nchw, spanned, spanning
+from coronet_deploy.export.aten.spans import as_lies, as_moved, checked, nchw, spanning
 from coronet_deploy.export.aten.stacked import few_parts, joined
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
 from coronet_deploy.export.aten.vectors import combined
@@ -100,9 +100,8 @@ def scaled_dot_product_attention(
     before = math.prod(to.shapes[q.value]) < pairs
     if before:
         q = Moved(to.emit(ops.Mul(), q.value, to.constant([factor])), q.index)
-    scores, index = multiplied(t, q, turned)
-    if spanned(t, Moved(scores, index), [-1])[0] != (1,):
-        raise Refused("has its scores in no order that a softmax takes")
+    held = spanning(t, Moved(*multiplied(t, q, turned)), [-1], channels=True)[0]
+    scores, index = held.value, held.index
     if not before:
         scores = to.emit(ops.Mul(), scores, to.constant([factor]))
     if attn_mask is not None:

@@ -25,7 +25,6 @@ from coronet_deploy.export.aten.translation import Moved, Refused, Translation
 from coronet_deploy.export.aten.turned import of_picture
 
 _RANK = 4
-_VECTOR = 2  # axes
 
 MOVES = frozenset(
     f"aten.{name}"
@@ -58,6 +57,9 @@ _OF_VECTORS = frozenset(
     f"aten.{name}" for name in ("cat", "batch_norm", "instance_norm", "group_norm")
 )
 """Others that take a number a channel beside other numbers."""
+_OVER_AXES = frozenset(
+    [*vectors.REDUCTIONS, *vectors.REDUCTIONS_TO_TWO, "aten.max", "aten.min", "aten.group_norm"]
+)
 _OF_TWO = {"aten.max": "aten.maximum", "aten.min": "aten.minimum"}
 
 
@@ -83,7 +85,7 @@ def translate(
         moved = moved or _is_a_vector_beside_others(t, node)
     if key in MOVES and (moved or not otherwise):
         return _moves(t, node, as_picture=key in _LINES)
-    if not moved and key not in BY_THEMSELVES and not _reduces_a_vector(node, key):
+    if not moved and key not in BY_THEMSELVES and not _is_of_no_picture(node, key):
         return None
     if arguments.get("other") is not None:
         key = _OF_TWO.get(key, key)
@@ -108,9 +110,9 @@ def _is_a_vector_beside_others(t: Translation, node: fx.Node) -> bool:
     )
 
 
-def _reduces_a_vector(node: fx.Node, key: str) -> bool:
-    """Return whether an operator goes over axes of (N, C), as a norm of a style's numbers does."""
-    return key in vectors.REDUCTIONS and len(node.all_input_nodes[0].meta["val"].shape) == _VECTOR
+def _is_of_no_picture(node: fx.Node, key: str) -> bool:
+    """Return whether an operator goes over axes of what has not four, as the numbers of a style."""
+    return key in _OVER_AXES and len(node.all_input_nodes[0].meta["val"].shape) != _RANK
 
 
 def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:

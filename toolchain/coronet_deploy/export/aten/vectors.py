@@ -30,6 +30,10 @@ REDUCTIONS: Mapping[str, Callable[..., str]] = {
     "aten.amax": pooled.amax,
     "aten.amin": pooled.amin,
 }
+REDUCTIONS_TO_TWO: Mapping[str, tuple[Callable[..., str], Callable[..., str]]] = {
+    "aten.var_mean": (means.variance, means.mean),
+    "aten.std_mean": (means.deviation, means.mean),
+}
 _OF_PARTS: Mapping[Callable[..., str], ops.Operator] = {
     means.mean: ops.Add(),
     means.total: ops.Add(),
@@ -277,6 +281,16 @@ def _viewed(t: Translation, node: fx.Node, *, self: fx.Node, other: fx.Node) -> 
     return checked(t, node.meta["val"], held.value, held.index)
 
 
+def _reduced_to(two: tuple[Callable[..., str], ...]) -> Callable[..., Any]:
+    """Return the translation of what gives two reductions of the same axes."""
+
+    def translate(t: Translation, node: fx.Node, **how: Any) -> list[str | Moved]:  # noqa: ANN401 - whatever torch passes
+        both = zip(node.meta["val"], two, strict=True)
+        return [reduced(t, made, reduction, **how) for made, reduction in both]
+
+    return translate
+
+
 def _expanded(t: Translation, node: fx.Node, *, self: fx.Node, **_: Any) -> Moved:  # noqa: ANN401 - the shape, which torch says
     """Return the numbers at as many places as torch has."""
     held = as_moved(t, self)
@@ -284,6 +298,7 @@ def _expanded(t: Translation, node: fx.Node, *, self: fx.Node, **_: Any) -> Move
 
 
 TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
+    **{key: _reduced_to(two) for key, two in REDUCTIONS_TO_TWO.items()},
     "aten.rms_norm": _rms_norm,
     "aten.logsumexp": _log_of_sum,
     "aten.log_softmax": _log_of_shares,
