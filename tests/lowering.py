@@ -18,6 +18,7 @@ from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.manifest import Source
+from coronet_deploy.export.passes import lower
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject
 from coronet_deploy.images import Array, from_pixels
@@ -68,6 +69,14 @@ def difference(before: Graph, after: Graph, seed: int = 0) -> float:
     picture = smooth_picture(height, width, channels, seed)
     drawn = (interpret(graph, picture, np.float64) for graph in (before, after))
     return float(np.abs(next(drawn) - next(drawn)).max())
+
+
+def furthest(network: nn.Module, height: int, width: int) -> float:
+    """Return how far, at most, the captured graph is from torch, or one lowered from it."""
+    picture = smooth_picture(height, width)
+    graph = capture(network, height, width)
+    captured = float(np.abs(interpret(graph, picture) - run_torch(network, picture)).max())
+    return max(captured, *(difference(graph, lower(graph, runtime)[0]) for runtime in Runtime))
 
 
 def trained(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coronet_deploy.export.calibrate import Pictures
-from coronet_deploy.export.capture import capture
-from coronet_deploy.export.interpret import interpret
-from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
 from lowering import (
     INTEGER,
@@ -22,8 +18,7 @@ from lowering import (
     Share,
     Shared,
     artifacts,
-    difference,
-    run_torch,
+    furthest,
     smooth_picture,
 )
 
@@ -78,11 +73,7 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
 def test_the_graph_draws_what_the_network_draws(name: str) -> None:
     network = _Own(_WHAT[name]).eval()
     for height, width in ((24, 28), (32, 32), (30, 26)):
-        picture = smooth_picture(height, width)
-        graph = capture(network, height, width)
-        assert np.abs(interpret(graph, picture) - run_torch(network, picture)).max() < 3e-6
-        for runtime in Runtime:
-            assert difference(graph, lower(graph, runtime)[0]) < 3e-6
+        assert furthest(network, height, width) < 3e-6
 
 
 @pytest.mark.parametrize("name", ["tiled", "shifted and back", "mirror images", "a quarter"])
