@@ -70,6 +70,16 @@ def continued(to: Builder, x: str, padding: Padding) -> str:
     return x
 
 
+def together(one: Padding, other: Padding) -> Padding:
+    """Return the padding that both are, one around the other."""
+    return Padding(
+        one.top + other.top,
+        one.bottom + other.bottom,
+        one.left + other.left,
+        one.right + other.right,
+    )
+
+
 def line(to: Builder, x: str, axis: int, index: int) -> str:
     """Return one line of `x` across `axis`, the `index`-th."""
     return lines(to, x, axis, index, 1)

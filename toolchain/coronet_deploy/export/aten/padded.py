@@ -170,11 +170,7 @@ def _zero_padded(to: Builder, x: str, more: Padding) -> str:
     maker = to.producer(x)
     if maker is None or not isinstance(maker.op, ops.ZeroPad):
         return to.emit(ops.ZeroPad(more), x)
-    p = maker.op.padding
-    whole = Padding(
-        p.top + more.top, p.bottom + more.bottom, p.left + more.left, p.right + more.right
-    )
-    return to.emit(ops.ZeroPad(whole), *maker.inputs)
+    return to.emit(ops.ZeroPad(several.together(maker.op.padding, more)), *maker.inputs)
 
 
 TRANSLATIONS: Mapping[str, Callable[..., Any]] = {

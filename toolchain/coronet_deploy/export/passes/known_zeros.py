@@ -24,6 +24,7 @@ from coronet_deploy.export.operators import (
     ZeroPad,
 )
 from coronet_deploy.export.passes.rewriting import Rewrite
+from coronet_deploy.export.several import together
 from coronet_deploy.export.transposed import depthwise_transposed
 
 
@@ -51,7 +52,7 @@ class SkipZeros(Rewrite):
             return _of_some_channels(edit, op, *node.inputs)
         around = op.padding
         if maker is not None and isinstance(maker.op, ZeroPad):
-            around = _together(around, maker.op.padding)
+            around = together(around, maker.op.padding)
             maker = edit.producer(maker.inputs[0])
         if maker is None or not isinstance(maker.op, DepthToSpace):
             return None
@@ -109,15 +110,6 @@ def _is_nothing(edit: Edit, value: str) -> bool:
     if maker is None or not isinstance(maker.op, DepthwiseConv2d):
         return False
     return not any(edit.constants[name].any() for name in maker.inputs[1:])
-
-
-def _together(one: Padding, other: Padding) -> Padding:
-    return Padding(
-        one.top + other.top,
-        one.bottom + other.bottom,
-        one.left + other.left,
-        one.right + other.right,
-    )
 
 
 def _transposed(
