@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from coronet_deploy.coronet.latents import LatentVectors
 from coronet_deploy.coronet.making import Dead, Geometry, MadeConvolution, made_kernel
+from coronet_deploy.networks.layers import InstanceNorm
 from coronet_deploy.vocabulary import Norm
 
 EMBEDDING = 8
@@ -150,7 +151,7 @@ class GroupBatchNorm(nn.BatchNorm2d):
         return {name: {0: (self.group,)} for name in names}
 
 
-class GroupInstanceNorm(nn.InstanceNorm2d):
+class GroupInstanceNorm(InstanceNorm):
     """InstanceNorm without affine over the channels of one group: nothing to cut but the count."""
 
     def __init__(self, group: str, channels: int) -> None:

@@ -10,11 +10,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from coronet_deploy.vocabulary import ChannelPlan, Norm
 
 INPUT, OUTPUT = "input", "output"
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """InstanceNorm without affine, which leaves channels last where they are.
+
+    Torch's own lays every picture out anew, channels first. The statistics of a picture alone are
+    those of its batch, which BatchNorm takes as the numbers lie.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each channel of each picture over its pixels, (N, C, H, W)."""
+        if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+            return super().forward(x)
+        alone = [F.batch_norm(y, None, None, training=True, eps=self.eps) for y in x.split(1)]
+        return torch.cat(alone) if len(alone) > 1 else alone[0]
+
+
+def mirrored(x: Tensor, border: int) -> Tensor:
+    """Return `x` (N, C, H, W) with `border` pixels mirrored on all sides.
+
+    Autocast on a CPU would compute that in float32, though no number changes.
+    """
+    sides = (border, border, border, border)
+    if not torch.is_autocast_enabled(x.device.type):
+        return F.pad(x, sides, "reflect")
+    with torch.autocast(x.device.type, enabled=False):
+        return F.pad(x, sides, "reflect")
 
 
 class Layers(Protocol):
@@ -91,8 +120,8 @@ class DenseLayers:
         return nn.ConvTranspose2d(*channels, kernel, 2, padding, output_padding, bias=bias)
 
     def norm(self, group: str) -> nn.Module:
-        """Return an `nn.InstanceNorm2d` without affine, or an `nn.BatchNorm2d` with it."""
+        """Return an `InstanceNorm`, or an `nn.BatchNorm2d` with scale and shift."""
         channels = self._widths[group]
         if self._plan.norm is Norm.INSTANCE:
-            return nn.InstanceNorm2d(channels)
+            return InstanceNorm(channels)
         return nn.BatchNorm2d(channels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from coronet_deploy.networks.layers import InstanceNorm
 from coronet_deploy.vocabulary import Norm
 
 
@@ -25,7 +26,7 @@ class PatchGAN(nn.Module):
             stride = 2 if i < strided else 1
             layers += [
                 nn.Conv2d(channels[i - 1], channels[i], 4, stride, 1, bias=bias),
-                nn.InstanceNorm2d(channels[i])
+                InstanceNorm(channels[i])
                 if norm is Norm.INSTANCE
                 else nn.BatchNorm2d(channels[i]),
                 nn.LeakyReLU(0.2),

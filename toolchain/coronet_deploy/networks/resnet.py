@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coronet_deploy.networks.layers import INPUT, OUTPUT, Layers
+from coronet_deploy.networks.layers import INPUT, OUTPUT, Layers, mirrored
 from coronet_deploy.vocabulary import ChannelPlan, Norm
 
 
@@ -27,10 +27,10 @@ class ResNetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` plus the block's residual, (N, C, H, W)."""
-        y: Tensor = F.relu(self.norm1(self.conv1(F.pad(x, (1, 1, 1, 1), "reflect"))))
+        y: Tensor = F.relu(self.norm1(self.conv1(mirrored(x, 1))))
         if self.training and self.dropout:
             y = F.dropout(y, self.dropout)
-        y = self.norm2(self.conv2(F.pad(y, (1, 1, 1, 1), "reflect")))
+        y = self.norm2(self.conv2(mirrored(y, 1)))
         return x + y
 
 
@@ -58,14 +58,14 @@ class ResNetGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Translate pictures: (N, 3, H, W) in [-1, 1] to the same."""
-        x = F.relu(self.stem_norm(self.stem(F.pad(x, (3, 3, 3, 3), "reflect"))))
+        x = F.relu(self.stem_norm(self.stem(mirrored(x, 3))))
         x = F.relu(self.down_norm(self.down(x)))
         x = F.relu(self.enter_norm(self.enter(x)))
         for block in self.blocks:
             x = block(x)
         x = F.relu(self.up1_norm(self.up1(x)))
         x = F.relu(self.up2_norm(self.up2(x)))
-        return F.tanh(self.tail(F.pad(x, (3, 3, 3, 3), "reflect")))
+        return F.tanh(self.tail(mirrored(x, 3)))
 
 
 def resnet_groups(blocks: int, width: int) -> dict[str, int]:
