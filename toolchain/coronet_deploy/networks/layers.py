@@ -20,15 +20,16 @@ INPUT, OUTPUT = "input", "output"
 
 
 class InstanceNorm(nn.InstanceNorm2d):
-    """InstanceNorm without affine, which leaves channels last where they are.
+    """InstanceNorm without affine, which in training leaves channels last where they are.
 
     Torch's own lays every picture out anew, channels first. The statistics of a picture alone are
-    those of its batch, which BatchNorm takes as the numbers lie.
+    those of its batch, which BatchNorm takes as the numbers lie; converters know the other.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel of each picture over its pixels, (N, C, H, W)."""
-        if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        if not (self.training and last):
             return super().forward(x)
         alone = [F.batch_norm(y, None, None, training=True, eps=self.eps) for y in x.split(1)]
         return torch.cat(alone) if len(alone) > 1 else alone[0]
