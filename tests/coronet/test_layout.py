@@ -13,20 +13,28 @@ from coronet_deploy.coronet.hypernetwork import Form
 from coronet_deploy.coronet.recipe import Recipe
 from coronet_deploy.coronet.state import StepReport
 from coronet_deploy.coronet.train import Trainer
+from coronet_deploy.vocabulary import Norm
 
 
-def recipe(*, channels_last: bool, form: Form = Form.COLLAPSED, precision: str = "fp32") -> Recipe:
+def recipe(
+    *,
+    channels_last: bool,
+    form: Form = Form.COLLAPSED,
+    precision: str = "fp32",
+    norm: Norm = Norm.BATCH,
+    batch: int = 1,
+) -> Recipe:
     return Recipe.model_validate(
         {
             "model": {
                 "id": "tiny",
                 "title": "Tiny",
                 "architecture": "resnet_6blocks",
-                "norm": "batch",
+                "norm": norm,
                 "width": 8,
                 "dropout": 0.0,  # drawn in the order of memory
             },
-            "data": {"load": 36, "crop": 32},
+            "data": {"load": 36, "crop": 32, "batch": batch},
             "search": {"steps": 3, "target": 0.4, "form": form, "slice_every": 2},
             "finetune": {"steps": 3},
             "discriminator": {"width": 8},
@@ -75,11 +83,18 @@ def test_a_resumed_run_is_exact(stop: int, data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", Form)
-def test_what_is_learned_is_the_same(form: Form, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("norm", "batch"), [(Norm.BATCH, 1), (Norm.INSTANCE, 1), (Norm.INSTANCE, 2)]
+)
+def test_what_is_learned_is_the_same(
+    norm: Norm, batch: int, form: Form, data: Path, tmp_path: Path
+) -> None:
     losses = []
     for channels_last in (False, True):
         rows: list[StepReport] = []
-        tiny = recipe(channels_last=channels_last, form=form, precision="fp64")
-        Trainer(tiny, data, tmp_path / str(channels_last)).run(rows.append)
+        learner = recipe(
+            channels_last=channels_last, form=form, precision="fp64", norm=norm, batch=batch
+        )
+        Trainer(learner, data, tmp_path / str(channels_last)).run(rows.append)
         losses.append([list(row.losses.values()) for row in rows])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,13 @@ from lowering import LEAST_DB, own_subject, run_onnx, run_tflite, run_torch, smo
 pytestmark = pytest.mark.usefixtures("one_thread")
 HEIGHT, WIDTH = 32, 48
 _FORCE_FP16 = 4  # XNNPACK's flag: compute in float16 what is written in float32
+
+
+def _sums_in_float16() -> bool:
+    """Return whether XNNPACK has float16 arithmetic here, and not float32's on what is rounded."""
+    told = Path("/proc/cpuinfo")
+    words = set(told.read_text().split()) if told.exists() else set()
+    return bool(words & {"avx512_fp16", "asimdhp"})
 
 
 def _forced(data: bytes, picture: Array) -> Array:
@@ -70,7 +79,7 @@ def test_the_bundled_generator_in_float16_arithmetic() -> None:
         assert psnr_db(reference, run_tflite(data, picture)) >= 80
         forced = _forced(data, picture)
         assert np.isfinite(forced).all()
-        assert psnr_db(reference, forced) >= 70
+        assert psnr_db(reference, forced) >= (55 if _sums_in_float16() else 70)
 
 
 @pytest.mark.parametrize("runtime", list(Runtime))

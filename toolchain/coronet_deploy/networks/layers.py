@@ -22,14 +22,15 @@ INPUT, OUTPUT = "input", "output"
 class InstanceNorm(nn.InstanceNorm2d):
     """InstanceNorm without affine, which in training leaves channels last where they are.
 
-    Torch's own lays every picture out anew, channels first. The statistics of a picture alone are
+    Torch's own lays every picture out anew, channels first, and of a lone one the gradient is wrong
+    on CPUs if what comes back has its channels last (2.13). The statistics of a picture alone are
     those of its batch, which BatchNorm takes as the numbers lie; converters know the other.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel of each picture over its pixels, (N, C, H, W)."""
         last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        if not (self.training and last):
+        if not (self.training and (last or len(x) == 1)):
             return super().forward(x)
         alone = [F.batch_norm(y, None, None, training=True, eps=self.eps) for y in x.split(1)]
         return torch.cat(alone) if len(alone) > 1 else alone[0]
