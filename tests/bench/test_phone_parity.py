@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from coronet_deploy.bench.host import OnDisk
-from coronet_deploy.bench.phone_parity import make_reference
+from coronet_deploy.bench.phone_parity import bound_db, make_reference
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.tflite import emit_tflite
@@ -59,3 +59,22 @@ def test_a_network_of_other_channels_is_held_against_the_host_too(
     assert len(reference.inputs[0]) == channels * 32 * 32 * 4
     assert np.ptp(np.frombuffer(reference.inputs[0], np.float32)) > 0.5
     assert reference.judge([reference.outputs[0].tobytes()], 100.0).passed
+
+
+@pytest.mark.parametrize(
+    ("dtype", "backend", "bound"),
+    [
+        ("fp32", "cpu", 100.0),
+        ("fp16", "cpu", 60.0),
+        ("int8", "cpu", 30.0),
+        (None, "cpu", 60.0),
+        ("fp32", "gpu", 50.0),
+        ("fp16", "gpu", 50.0),
+        (None, "npu", 50.0),
+        ("int8", "npu", 30.0),
+    ],
+)
+def test_other_arithmetic_is_held_to_what_half_precision_draws(
+    dtype: str | None, backend: str, bound: float
+) -> None:
+    assert bound_db({} if dtype is None else {"dtype": dtype}, backend) == bound

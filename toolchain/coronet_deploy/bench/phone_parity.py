@@ -1,8 +1,10 @@
 """Whether a phone draws the picture: its output beside this host's, for real pictures.
 
 The reference is the artifact itself, run here by its reference runtime; that one was held against
-torch when it was exported. A back end with arithmetic of its own (a GPU, an NPU) is held to the
-bound of half precision, since that is what it computes in, whatever the file's number type.
+torch when it was exported. A back end with arithmetic of its own (a GPU, an NPU) is held to what
+half precision draws, since that is what it computes in, whatever the file's number type. There
+every sum is rounded as it grows: with XNNPACK's kernels of that kind (AVX512-FP16) the bundled
+generators drew at 54 to 81 dB, where sums in float32 would leave 68 dB and more.
 """
 
 from __future__ import annotations
@@ -59,6 +61,9 @@ class Reference:
         return int(np.prod(self.output.shape)) * np.dtype(self.output.dtype).itemsize
 
 
+_HALF_THROUGHOUT_DB = 50.0
+
+
 def make_reference(subject: OnDisk, pictures: Callable[[int, int], list[Array]]) -> Reference:
     """Return what this host's runtime makes of `pictures(height, width)` with the artifact.
 
@@ -86,11 +91,11 @@ def _told_range(manifest: Mapping[str, Any]) -> ValueRange | None:
 def bound_db(manifest: Mapping[str, Any], backend: str) -> float:
     """Return the PSNR that the phone's pictures must reach, by number type and back end.
 
-    An artifact of no known number type is held to half precision's.
+    An artifact of no known number type is held to FP16's.
     """
     dtype = manifest.get("dtype")
     own = DEFAULT_BOUNDS_DB[DType(dtype) if dtype in set(DType) else DType.FP16]
-    return own if backend == "cpu" else min(own, DEFAULT_BOUNDS_DB[DType.FP16])
+    return own if backend == "cpu" else min(own, _HALF_THROUGHOUT_DB)
 
 
 def parity_json(parity: Parity) -> dict[str, Any]:

@@ -57,7 +57,8 @@ class Overflow:
 def draw_in_half(graph: Graph, picture: FloatArray) -> FloatArray:
     """Return what the lowered `graph` draws with all weights and values rounded to float16.
 
-    Sums inside an operator are in float32, as matrix units add them.
+    Sums inside an operator are in float32, as matrix units add them. Kernels that add in float16
+    (XNNPACK's, told to compute so on ARM and AVX512-FP16) draw up to 20 dB less.
     """
     constants = {
         name: array.astype(np.float16).astype(np.float32) for name, array in graph.constants.items()

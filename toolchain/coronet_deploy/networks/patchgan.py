@@ -26,9 +26,7 @@ class PatchGAN(nn.Module):
             stride = 2 if i < strided else 1
             layers += [
                 nn.Conv2d(channels[i - 1], channels[i], 4, stride, 1, bias=bias),
-                InstanceNorm(channels[i])
-                if norm is Norm.INSTANCE
-                else nn.BatchNorm2d(channels[i]),
+                InstanceNorm(channels[i]) if norm is Norm.INSTANCE else nn.BatchNorm2d(channels[i]),
                 nn.LeakyReLU(0.2),
             ]
         self.model = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4, 1, 1))
