@@ -7,6 +7,7 @@ peak memory is each one's own, in a process of its own, over what the process he
 network was built, counted from when the network stands, sliced or not.
 
     python benchmarks/bench_training.py [--size 256] [--rounds 5] [--threads 1] [--clock cpu]
+    python benchmarks/bench_training.py --variants dense 'dense, bf16, channels last'
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from torch.nn import functional as F
 from coronet_deploy.bench.system import host_facts
 from coronet_deploy.coronet.allocator import keep_freed_memory
 from coronet_deploy.coronet.pupil import Pupil
-from coronet_deploy.coronet.recipe import Recipe
+from coronet_deploy.coronet.recipe import Precision, Recipe
 from coronet_deploy.vocabulary import Architecture, Norm
 
 ARCHITECTURES = {
@@ -47,6 +48,13 @@ VARIANTS: dict[str, tuple[str | None, float]] = {
     "sliced to 0.5": ("collapsed", 0.5),
     "sliced to 0.25": ("collapsed", 0.25),
     "sliced to 0.1": ("collapsed", 0.1),
+}
+# what follows a variant's name: the recipe's table `machine`
+MACHINES: dict[str, dict[str, str | bool]] = {
+    "": {},
+    ", channels last": {"channels_last": True},
+    ", bf16": {"precision": "bf16"},
+    ", bf16, channels last": {"precision": "bf16", "channels_last": True},
 }
 
 _FALLS_TO = 0.8  # share of what is left that the path ends at
@@ -65,8 +73,9 @@ def main() -> None:
         help="cpu: this process's own time, for a machine that does other work meanwhile",
     )
     parser.add_argument("--architecture", choices=[*ARCHITECTURES], type=Architecture)
-    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
-    parser.add_argument("--memory-of", choices=[*VARIANTS], help=argparse.SUPPRESS)
+    every = [name + machine for machine in MACHINES for name in VARIANTS]
+    parser.add_argument("--variants", nargs="+", choices=every, default=[*VARIANTS])
+    parser.add_argument("--memory-of", choices=every, help=argparse.SUPPRESS)
     args = parser.parse_args()
     keep_freed_memory()  # as the command does
     torch.set_num_threads(args.threads)
@@ -106,7 +115,8 @@ def print_table(architecture: Architecture, args: argparse.Namespace) -> None:
 
 def make_step(architecture: Architecture, name: str, size: int) -> tuple[Callable[[], None], float]:
     """Return a function that takes one training step, and the ratio of MACs that is left."""
-    form, ratio = VARIANTS[name]
+    variant = next(one for one in VARIANTS if name.startswith(one))
+    (form, ratio), machine = VARIANTS[variant], MACHINES[name.removeprefix(variant)]
     # Below what is left, so that the path has somewhere to fall to.
     target = 1.0 if form is None else ratio * _FALLS_TO
     recipe = Recipe.model_validate(
@@ -120,6 +130,7 @@ def make_step(architecture: Architecture, name: str, size: int) -> tuple[Callabl
             },
             "search": {"steps": 1000, "target": target, "form": form or "collapsed"},
             "finetune": {"steps": 0},
+            "machine": machine,
         }
     )
     torch.manual_seed(0)
@@ -133,9 +144,14 @@ def make_step(architecture: Architecture, name: str, size: int) -> tuple[Callabl
     falling = (n for n in range(controller.reach + 1) if controller.path(n) < left)
     numbers = itertools.count(next(falling) if form else 0)
     x, truth = torch.rand(2, 1, 3, size, size) * 2 - 1
+    if recipe.machine.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    bf16 = recipe.machine.precision is Precision.BF16
 
     def step() -> None:
-        loss: Tensor = F.l1_loss(pupil.network(x), truth)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            drawn = pupil.network(x)
+        loss: Tensor = F.l1_loss(drawn.float(), truth)
         pupil.optimizer.zero_grad()
         torch.autograd.backward(loss)
         pupil.optimizer.step()
