@@ -15,6 +15,7 @@ from coronet_deploy.vocabulary import Runtime
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from coronet_deploy.coronet.checkpoint import Checkpoint
     from coronet_deploy.export.subject import Subject
@@ -37,6 +38,27 @@ def table_console() -> Console:
     made = Console(highlight=False)
     made.width = max(_LEAST_COLUMNS, min(made.width, _MOST_COLUMNS))
     return made
+
+
+def artifact_table(console: Console, names: Sequence[str], *titles: str) -> tuple[Table, list[str]]:
+    """Return an empty table of artifacts and what stands in its first column for each of `names`.
+
+    What names that are too long for a line share at their start is printed above the table.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from coronet_deploy.report.tables import shared_start
+
+    table = Table("artifact", *titles, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.no_wrap = True
+    table.columns[0].overflow = "fold"
+    start = shared_start(names, console.width - 9 * len(titles))
+    if start:
+        console.print(f"Names start with {escape(start)}", soft_wrap=True)
+    return table, [escape(name.removeprefix(start)) for name in names]
 
 
 def files_of(artifacts: Sequence[Path]) -> list[Path]:

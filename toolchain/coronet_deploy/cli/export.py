@@ -24,7 +24,12 @@ from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._explain import explanations, show
 from coronet_deploy.cli._installed import require_writers
 from coronet_deploy.cli._pictures import add_pictures, check_pictures, chosen, count, read_pictures
-from coronet_deploy.cli._shared import read_subject, require_given, table_console
+from coronet_deploy.cli._shared import (
+    artifact_table,
+    read_subject,
+    require_given,
+    table_console,
+)
 from coronet_deploy.errors import ConversionFailed, CoronetError, GateFailed
 from coronet_deploy.storage import require_temporary, require_utf8
 
@@ -308,19 +313,15 @@ def _show(artifacts: list[Artifact], told: list[dict[str, Any]], args: argparse.
 
 def _show_artifacts(artifacts: list[Artifact], folder: Path) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from coronet_deploy.report.figures import decibels
 
     console = table_console()
-    table = Table("artifact", "MB", "PSNR dB", "max |diff|", "s", box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-        column.no_wrap = True
-    table.columns[0].overflow = "fold"
-    for artifact in artifacts:
+    names = [artifact.path.name for artifact in artifacts]
+    table, names = artifact_table(console, names, "MB", "PSNR dB", "max |diff|", "s")
+    for name, artifact in zip(names, artifacts, strict=True):
         table.add_row(
-            escape(artifact.path.name),
+            name,
             f"{artifact.bytes / 1e6:.2f}",
             decibels(artifact.parity.psnr_db),
             f"{artifact.parity.max_abs:.2g}",

@@ -18,7 +18,13 @@ from coronet_deploy.cli._pictures import (
     read_pictures,
     write_grid,
 )
-from coronet_deploy.cli._shared import ARTIFACTS, files_of, read_subject, table_console
+from coronet_deploy.cli._shared import (
+    ARTIFACTS,
+    artifact_table,
+    files_of,
+    read_subject,
+    table_console,
+)
 from coronet_deploy.cli.export import add_generator, decibels
 from coronet_deploy.errors import BadInput, GateFailed
 
@@ -184,21 +190,14 @@ def _show(
         ]
         print(json.dumps({"artifacts": rows}))
         return
-    from rich.markup import escape
-    from rich.table import Table
-
     from coronet_deploy.report.figures import decibels
 
     console = table_console()
-    titles = ("artifact", "PSNR dB", "bound", "SSIM", "max |diff|", "")
-    table = Table(*titles, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-        column.no_wrap = True
-    table.columns[0].overflow = "fold"
-    for path, parity in found.items():
+    names = [path.name for path in found]
+    table, names = artifact_table(console, names, "PSNR dB", "bound", "SSIM", "max |diff|", "")
+    for name, (path, parity) in zip(names, found.items(), strict=True):
         table.add_row(
-            escape(path.name),
+            name,
             decibels(parity.psnr_db) if parity else "-",
             f"{bounds[path]:g}",
             f"{parity.ssim:.4f}" if parity else "-",

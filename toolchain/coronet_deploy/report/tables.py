@@ -150,9 +150,9 @@ def _over(rows: Sequence[Row]) -> list[str]:
     return [f"Speed-up is over {bases[0]}, on the same target."] if len(bases) == 1 else []
 
 
-def shared_start(names: Sequence[str]) -> str:
-    """Return what all names start with, up to a separator, if they are too long to stand whole."""
-    if len(set(names)) == 1 or max(map(len, names), default=0) <= _NAME_WIDTH:
+def shared_start(names: Sequence[str], width: int = _NAME_WIDTH) -> str:
+    """Return what all names start with, up to a separator, if `width` has no room for one."""
+    if len(set(names)) == 1 or max(map(len, names), default=0) <= width:
         return ""
     start = os.path.commonprefix(list(names))  # noqa: RUF071 - these are names, not paths
     return start[: max(start.rfind("_"), start.rfind("-"), start.rfind("/")) + 1]
