@@ -1,4 +1,4 @@
-"""`machine.channels_last` changes how fast a step is on a GPU, and nothing that is learned."""
+"""`machine.channels_last` changes how fast a step is, and nothing that is learned."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ class DiscriminatorTable(_Table):
 
 
 class MachineTable(_Table):
-    """How a step is computed; bf16 and channels_last pay on GPUs."""
+    """How a step is computed; bf16 and channels_last pay on GPUs and CPUs with matrix units."""
 
     precision: Precision = Precision.FP32
     channels_last: bool = False
