@@ -21,10 +21,11 @@ from coronet_deploy.export.schemes import refusal
 from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject, subject_of
 from coronet_deploy.images import Array
+from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.verify.gate import translate
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.verify.runtimes import open_session
-from coronet_deploy.vocabulary import DType, Runtime, TensorContract
+from coronet_deploy.vocabulary import Architecture, DType, Runtime, TensorContract
 from lowering import own_subject
 from support import Cli
 
@@ -108,6 +109,16 @@ def test_int8_files_of_a_pruned_resnet_are_three_tenths(name: str, tmp_path: Pat
         assert len(built.data) <= 0.30 * len(emit(plain, runtime, DType.FP32, {}))
         outputs, _, _ = _draw(built, runtime, pictures, tmp_path)
         assert _worst_db(references, outputs) >= 38
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    """Return a ResNet-6 whose pictures in eight bits are 1.5 dB and more from the bounds here.
+
+    Ranges differ by a CPU's sums: in networks of such a size that moves a picture by half a dB.
+    """
+    torch.manual_seed(3)
+    return build_generator(full_plan(Architecture.RESNET_6, width=4)).eval()
 
 
 @pytest.mark.parametrize(
