@@ -36,6 +36,7 @@ _LONGEST = (
 def pytest_configure() -> None:
     """Let Ctrl-C reach what tests start; a run in the background would have it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("ANDROID_SERIAL", None)  # a developer's phone, and none of the tests'
     if os.environ.get("CI"):  # the same examples in every run; elsewhere always new ones
         settings.register_profile("seeded", derandomize=True)
         settings.load_profile("seeded")

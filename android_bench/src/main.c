@@ -19,6 +19,7 @@
 
 #include "process.h"
 #include "runner.h"
+#include "text.h"
 #include "whole.h"
 
 static volatile sig_atomic_t interrupted;
@@ -47,20 +48,6 @@ int64_t now_ns(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-static void print_string(FILE *file, const char *text) {
-  putc('"', file);
-  for (const unsigned char *c = (const unsigned char *)text; *c; ++c) {
-    if (*c == '"' || *c == '\\') {
-      fprintf(file, "\\%c", *c);
-    } else if (*c < 0x20 || *c > 0x7e) {
-      fprintf(file, "\\u%04x", *c);
-    } else {
-      putc(*c, file);
-    }
-  }
-  putc('"', file);
 }
 
 /* End, all written. Runtimes' own tear-down is not ours to wait for, and some crash in it. */

@@ -75,6 +75,50 @@ def test_of_several_the_flag_that_decides_is_named() -> None:
         choose("any", both)
 
 
+@pytest.mark.parametrize(
+    ("name", "serial", "variable", "expected"),
+    [
+        ("sm8550", None, "R5CT31", "R5CT31"),
+        ("any", None, "R5CT31", "R5CT31"),
+        ("any", None, "R3CX77", "10.0.0.7:5555"),  # its own serial
+        ("any", None, "OLD", "OLD"),
+        ("sm8550", "R5CT30", "R5CT31", "R5CT30"),
+        ("sm8550", "R5CT30", "ELSEWHERE", "R5CT30"),
+        ("R5CT30", None, "R5CT31", "R5CT30"),
+        ("R3CX77", None, "ELSEWHERE", "10.0.0.7:5555"),
+    ],
+)
+def test_where_no_serial_is_given_the_variable_of_adb_says_one(
+    name: str, serial: str | None, variable: str, expected: str
+) -> None:
+    every = attached(R5CT30="device", R5CT31="device", N="device", OLD="device")
+    assert choose(name, every, serial=serial, variable=variable).attached.serial == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        (
+            "ELSEWHERE",
+            r"no such phone is attached; attached: R5CT30.*\(unset ANDROID_SERIAL; --ser",
+        ),
+        ("10.0.0.9:5555", r"no such phone is attached; .*\(adb connect 10\.0\.0\.9:5555, or unset"),
+        ("R3CX77", r"10\.0\.0\.7:5555 \(SM-S926N, Exynos 2400\) has another chipset \(unset ANDR"),
+        ("OLD", r"OLD \(Old, SM8150\) has another chipset"),
+        ("R5CT31", r"phone R5CT31 is offline .*reconnect"),
+    ],
+)
+def test_a_variable_that_names_no_phone_that_could_be_meant_is_told(
+    variable: str, told: str
+) -> None:
+    # Though one phone of the chipset is ready: adb would not take it either.
+    every = attached(R5CT30="device", R5CT31="offline", N="device", OLD="device")
+    with pytest.raises(
+        EnvironmentProblem, match=f"^--device sm8550 and ANDROID_SERIAL={variable}: {told}"
+    ):
+        choose("sm8550", every, variable=variable)
+
+
 def test_a_serial_of_its_own_that_two_have_names_neither_and_adbs_name_goes_first() -> None:
     own = {"ro.serialno": "R3CX77"}
     usb, wifi, named = (

@@ -220,6 +220,15 @@ def test_a_phone_that_is_not_ready_any_more_ends_the_bench_and_keeps_what_had_fi
     assert state in run.conditions["lost"]
 
 
+def test_no_call_of_a_bench_goes_to_the_phone_of_adbs_variable(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(bench.server.environment, "ANDROID_SERIAL", "elsewhere")
+    done = bench()
+    assert done.returncode == 0, done.stderr
+    bench.check_clean()
+
+
 def test_a_server_of_another_version_is_replaced_and_the_bench_goes_on(
     bench: Bench, front: Path, own_server: AdbServer
 ) -> None:

@@ -6,16 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from torch import nn
 
-from coronet_deploy.bench.host import OnDisk
+from coronet_deploy.bench.host import OnDisk, load_subjects
 from coronet_deploy.bench.phone_parity import bound_db, make_reference
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.tflite import emit_tflite
+from coronet_deploy.export.tflite_file import pack, read_model
 from coronet_deploy.vocabulary import DType, Runtime
 from lowering import smooth_picture
+from support import Cli
+
+NARROW = """
+from torch import nn
+
+
+def make():
+    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1), nn.Tanh()]
+    return nn.Sequential(*layers)
+"""
 
 
 @pytest.mark.parametrize(
@@ -77,4 +89,41 @@ def test_a_network_of_other_channels_is_held_against_the_host_too(
 def test_other_arithmetic_is_held_to_what_half_precision_draws(
     dtype: str | None, backend: str, bound: float
 ) -> None:
-    assert bound_db({} if dtype is None else {"dtype": dtype}, backend) == bound
+    assert bound_db(None if dtype is None else DType(dtype), backend) == bound
+
+
+def without_metadata(path: Path) -> Path:
+    """Return the artifact as others write one: it says nothing of itself."""
+    other = path.with_stem(f"{path.stem}_of_others")
+    if path.suffix == ".tflite":
+        model = read_model(path.read_bytes())
+        model.metadata = None
+        other.write_bytes(pack(model))
+    else:
+        plain = onnx.load(str(path))
+        del plain.metadata_props[:]
+        onnx.save(plain, str(other))
+    return other
+
+
+@pytest.mark.parametrize(
+    ("dtype", "inside", "of_others"),
+    [("int8", 30.0, 30.0), ("int8-full", 30.0, 30.0), ("fp16", 60.0, 60.0), ("fp32", 100.0, 60.0)],
+)
+def test_a_file_without_a_manifest_is_held_to_its_own_number_type(
+    dtype: str, inside: float, of_others: float, cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "narrow.py").write_text(NARROW)
+    line = ("export", "narrow:make", "--size", "64x64", "--dtype", dtype, "--output", "made")
+    gate = ("--min-psnr", 10, "--calibration-count", 2) if "int8" in dtype else ()
+    made = cli(*line, *gate, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    for suffix in (".tflite", ".onnx"):
+        (artifact,) = (tmp_path / "made").glob(f"*{suffix}")
+        artifact.with_name(f"{artifact.name}.json").unlink()
+        for path, bound in ((artifact, inside), (without_metadata(artifact), of_others)):
+            (subject,) = load_subjects([path], None)
+            reference = make_reference(
+                subject, lambda height, width: [smooth_picture(height, width)[0]]
+            )
+            assert bound_db(reference.dtype, "cpu") == bound, path.name

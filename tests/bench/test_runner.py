@@ -231,6 +231,31 @@ def test_what_goes_wrong_is_one_line_and_a_status(
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "é名.bin".encode(),
+        '\U0001f600 \x7f\x85\u2028\ufeff"\\\t.bin'.encode(),
+        b"a\xffb\xc3.bin",
+        b"cut short \xe5\x90",
+        b"too long \xc0\xaf \xe0\x80\xaf \xf0\x8f\xbf\xbf",
+        b"no character \xed\xa0\x80 \xf4\x90\x80\x80 \xf5\x80\x80\x80",
+    ],
+)
+def test_a_name_of_any_bytes_is_told_as_text(
+    name: bytes, runner: Path, tiny: Path, tmp_path: Path
+) -> None:
+    line = host_command(runner, tiny / "tiny.onnx", "--input", tmp_path / os.fsdecode(name))
+    done = subprocess.run(line, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    shown = f"{tmp_path}/{name.decode(errors='replace')}"
+    told = f"cannot read {shown}: No such file or directory"
+    assert json.loads(done.stdout)["message"] == told
+    with pytest.raises(RunnerRefused) as caught:
+        run_runner(line, 60)
+    assert str(caught.value) == told
+
+
 def test_a_tflite_file_cut_anywhere_is_refused_before_the_runtime_crashes(
     runner: Path, tiny: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,56 @@ def test_a_phone_that_is_required_and_not_there_is_3(
         f"coronet-deploy: error: no phone answers: {told} "
         "(`coronet-deploy doctor` checks the way there)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("listing", "told"),
+    [
+        ("R5\\tunauthorized\\nR6\\tdevice\\n", "R5 is unauthorized"),
+        ("R6\\tdevice\\n", "no such phone is attached"),
+    ],
+)
+def test_the_phone_that_adbs_variable_names_is_the_one_that_is_required(
+    cli: Cli, tmp_path: Path, listing: str, told: str
+) -> None:
+    environment = {**scripted(tmp_path, listing), "ANDROID_SERIAL": "R5"}
+    ended = cli("devices", "--require", env=environment)
+    assert ended.returncode == 3
+    assert ended.stderr == (
+        f"coronet-deploy: error: ANDROID_SERIAL=R5: {told} "
+        "(`coronet-deploy doctor` checks the way there)\n"
+    )
+    ended = cli("devices", "--json", env=environment)
+    assert ended.returncode == 0
+    there = "R5" in {one["serial"] for one in json.loads(ended.stdout)["devices"]}
+    assert ended.stderr == ("" if there else f"ANDROID_SERIAL=R5: {told}\n")
+
+
+def test_a_bench_takes_the_phone_that_adbs_variable_names(
+    cli: Cli, server: AdbServer, phones: tuple[VirtualPhone, VirtualPhone], tmp_path: Path
+) -> None:
+    for name in ("a.tflite", "coronet-runner", "libLiteRt.so"):
+        (tmp_path / name).touch()
+
+    def bench(variable: str, *more: str) -> subprocess.CompletedProcess[str]:
+        line = ("bench", "a.tflite", "--dry-run", "--no-parity", "--phone-libraries", ".", *more)
+        environment = {**server.environment, "ANDROID_SERIAL": variable}
+        return cli(*line, env=environment, cwd=tmp_path)
+
+    for phone, other in (phones, phones[::-1]):
+        for variable, more in (
+            (phone.serial, ("--device", "any")),
+            (other.serial, ("--device", phone.serial)),
+            ("elsewhere", ("--serial", phone.serial)),
+        ):
+            done = bench(variable, *more)
+            assert done.returncode == 0, done.stderr
+            assert {line.split()[2] for line in done.stdout.splitlines()} == {phone.serial}
+        done = bench(phone.serial, "--device", other.model.properties["ro.soc.model"])
+        assert "has another chipset (unset ANDROID_SERIAL" in done.stderr
+    assert cli("devices", "--require", env=server.environment).returncode == 0
+    required = {**server.environment, "ANDROID_SERIAL": phones[1].serial}
+    assert cli("devices", "--require", env=required).returncode == 0
 
 
 def test_phones_of_one_serial_are_told_to_be_attached_alone(cli: Cli, tmp_path: Path) -> None:

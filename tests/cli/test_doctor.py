@@ -108,6 +108,18 @@ def test_a_phone_that_is_plugged_in_but_not_listed(scripted: Path) -> None:
     assert "udev" in (checks["USB"].fix or "")
 
 
+@pytest.mark.parametrize(
+    ("listed", "verdict"),
+    [("R5\\tdevice", Verdict.OK), ("R6\\tdevice", Verdict.MISSING), ("", Verdict.NOTE)],
+)
+def test_the_phone_that_adbs_variable_names_is_looked_for(
+    scripted: Path, monkeypatch: pytest.MonkeyPatch, listed: str, verdict: Verdict
+) -> None:
+    monkeypatch.setenv("LISTED", listed)
+    assert found(scripted, ANDROID_SERIAL="R5")["ANDROID_SERIAL"].verdict is verdict
+    assert "ANDROID_SERIAL" not in found(scripted, ANDROID_SERIAL="")
+
+
 def test_two_adbs_that_fight_for_the_server(
     scripted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ phone that went away (`DeviceLost`) is told apart from a command that failed.
 
 The adb server's address and the program's place are adb's own business: `ANDROID_ADB_SERVER_PORT`
 and `ADB_SERVER_SOCKET` work as ever; `adb` is found on PATH, or in `ANDROID_HOME`'s platform-tools.
+`ANDROID_SERIAL` redirects no call: each names its phone (`choose` reads it where none is named).
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 DEVICE, ABSENT, SHARED = "device", "absent", "one of several"
@@ -13,6 +15,9 @@ SILENT = "not answering"
 
 TOO_OLD = "too old"
 """The state of a phone whose Android lacks what every command on it needs."""
+
+SERIAL_VARIABLE = "ANDROID_SERIAL"
+"""The variable by which adb itself chooses one of several phones."""
 
 _LOST_ADVICE = "is it plugged in and switched on?"
 _MDNS_ADVICE = "is it switched on and in this network, with wireless debugging on?"
@@ -45,6 +50,15 @@ class Attached:
         if self.state == DEVICE:
             return None
         return _of_address(self.serial, self.state) or _ADVICE.get(self.state, "see `adb devices`")
+
+
+def serial_said(environment: Mapping[str, str] | None = None) -> str | None:
+    """Return the serial that `ANDROID_SERIAL` says, of this process unless an environment is given.
+
+    An empty one says none, as for adb.
+    """
+    told = os.environ if environment is None else environment
+    return told.get(SERIAL_VARIABLE) or None
 
 
 def is_address(serial: str) -> bool:

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from coronet_deploy.bench.adb import AdbError, Device, call_adb, find_adb, list_devices
-from coronet_deploy.bench.attached import DEVICE, SILENT, Attached, advice_for
+from coronet_deploy.bench.attached import (
+    DEVICE,
+    SERIAL_VARIABLE,
+    SILENT,
+    Attached,
+    advice_for,
+    serial_said,
+)
 from coronet_deploy.bench.building import (
     CMAKE_OLDEST,
     GET_CMAKE,
@@ -25,6 +32,7 @@ from coronet_deploy.bench.building import (
     cmake_version,
     make_program,
 )
+from coronet_deploy.bench.choose import called, candidates
 from coronet_deploy.bench.elf import abi_of, machine_of
 from coronet_deploy.bench.outdated import outdated
 from coronet_deploy.bench.phone_files import ROOT
@@ -126,15 +134,19 @@ def check_phones(
     `folder` holds the native files for phones; `runner` is one that stands elsewhere.
     `environment` and `usb` (where Linux lists USB devices) are this machine's if not given.
     """
-    abis = yield from _adb(usb or Path("/sys/bus/usb/devices"))
+    told = os.environ if environment is None else environment
+    abis = yield from _adb(usb or Path("/sys/bus/usb/devices"), serial_said(told))
     own = folder / RUNNER
     built = runner or (own if _is_there(own) else None)
-    yield from _runner(built, os.environ if environment is None else environment, abis)
+    yield from _runner(built, told, abis)
     yield from _libraries(folder, abis)
 
 
-def _adb(usb: Path) -> Generator[Check, None, tuple[str, ...]]:
-    """Check adb and what is attached; returns what the phones' native files must be for."""
+def _adb(usb: Path, wanted: str | None) -> Generator[Check, None, tuple[str, ...]]:
+    """Check adb and what is attached; returns what the phones' native files must be for.
+
+    `wanted` is the phone that `ANDROID_SERIAL` names.
+    """
     try:
         program = find_adb()
         version = call_adb(["version"], seconds=_QUICK_S).stdout.decode(errors="replace")
@@ -157,12 +169,24 @@ def _adb(usb: Path) -> Generator[Check, None, tuple[str, ...]]:
     else:
         yield Check("adb server", Verdict.OK, "answers")
     yield from _usb(usb, phones)
+    if wanted:
+        yield _chosen(wanted, phones)
     abis: dict[str, None] = {}
     for check, abi in ask_all(_phone, phones):
         yield check
         if abi is not None:
             abis[abi] = None
     return tuple(abis)
+
+
+def _chosen(wanted: str, phones: tuple[Attached, ...]) -> Check:
+    """Check that the phone is there that a bench would take of several."""
+    by_adb = any(phone.serial == wanted for phone in phones)
+    if by_adb or called(wanted, candidates(phones)):
+        return Check(SERIAL_VARIABLE, Verdict.OK, f"{wanted}, which is attached")
+    verdict = Verdict.MISSING if phones else Verdict.NOTE
+    fix = f"attach it, or unset {SERIAL_VARIABLE}"
+    return Check(SERIAL_VARIABLE, verdict, f"{wanted}, which is not attached", fix)
 
 
 def _usb(usb: Path, phones: tuple[Attached, ...]) -> Iterator[Check]:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import get_args
 
 from coronet_deploy.bench.adb import AdbError, Device, DeviceTooOld, list_devices
-from coronet_deploy.bench.attached import DEVICE, SILENT, TOO_OLD, Attached, is_address
+from coronet_deploy.bench.attached import (
+    DEVICE,
+    SERIAL_VARIABLE,
+    SILENT,
+    TOO_OLD,
+    Attached,
+    is_address,
+    serial_said,
+)
 from coronet_deploy.bench.identity import own_serial
 from coronet_deploy.bench.process import Limit
 from coronet_deploy.bench.together import ask_all
@@ -85,16 +93,19 @@ def find(
 ) -> Candidate:
     """Return the one that `choose` returns, of the attached; asks no others than it must.
 
+    As for adb, `ANDROID_SERIAL` goes for a serial where none is given.
+
     Raises:
         CoronetError: see `choose` and `candidates`.
 
     """
-    attached = list_devices()
-    named = [one for one in attached if one.serial == (serial or name)]
+    attached, variable = list_devices(), serial_said()
+    meant = serial or _counting(variable, name, profiles)
+    named = [one for one in attached if one.serial == (meant or name)]
     asked = candidates(named, profiles)
-    if not (asked and _fitting(name, asked, serial, profiles)):
+    if not (asked and _fitting(name, asked, meant, profiles)):
         asked += candidates([one for one in attached if one not in named], profiles)
-    return choose(name, asked, serial=serial, profiles=profiles)
+    return choose(name, asked, serial=serial, variable=variable, profiles=profiles)
 
 
 def choose(
@@ -102,13 +113,15 @@ def choose(
     attached: Sequence[Candidate],
     *,
     serial: str | None = None,
+    variable: str | None = None,
     profiles: Sequence[Profile] | None = None,
 ) -> Candidate:
     """Return the one ready phone that `--device name` (and `--serial`) means.
 
     `name` is a serial, a chipset by any of its names, or "any". With a serial, a phone whose
     chipset no profile knows is taken too. A serial is adb's name of a phone, or else the one that
-    the phone tells of itself: on the network adb calls it otherwise.
+    the phone tells of itself: on the network adb calls it otherwise. `variable` is what
+    `ANDROID_SERIAL` says: the serial where neither `serial` nor `name` is one.
 
     Raises:
         BadInput: no chipset is called so, and no phone either; or several phones are meant.
@@ -116,12 +129,17 @@ def choose(
             ready; says what is attached.
 
     """
-    fitting = _fitting(name, attached, serial, profiles)
     asked = " ".join([f"--device {name}", *([f"--serial {serial}"] if serial else [])])
+    variable = None if serial else _counting(variable, name, profiles)
+    if variable:
+        serial, asked = variable, f"{asked} and {SERIAL_VARIABLE}={variable}"
+    fitting = _fitting(name, attached, serial, profiles)
+    if not fitting and variable:
+        raise _misled(asked, attached, variable)
     if not fitting:
         waiting = [one for one in attached if one.attached.state != DEVICE]
         hint: str | None = _other(attached)
-        if serial and is_address(serial) and not _called(serial, attached):
+        if serial and is_address(serial) and not called(serial, attached):
             hint = f"adb connect {serial}"
         elif waiting and len(waiting) == len(attached):
             hint = waiting[0].attached.advice
@@ -142,6 +160,28 @@ def choose(
     return ready[0]
 
 
+def _counting(variable: str | None, name: str, profiles: Sequence[Profile] | None) -> str | None:
+    """Return what `ANDROID_SERIAL` says if `name` leaves open which phone is meant."""
+    if variable is None or name == ANY:
+        return variable
+    try:
+        find_profile(name, profiles)
+    except BadInput:  # a phone by its serial, or nothing at all
+        return None
+    return variable
+
+
+def _misled(asked: str, attached: Sequence[Candidate], variable: str) -> EnvironmentProblem:
+    """Return the error that `ANDROID_SERIAL` names no phone that was asked for."""
+    drop = f"unset {SERIAL_VARIABLE}; --serial goes before it"
+    if other := called(variable, attached):
+        return EnvironmentProblem(f"{asked}: {other[0]} has another chipset", hint=drop)
+    connect = f"adb connect {variable}, or " if is_address(variable) else ""
+    return EnvironmentProblem(
+        f"{asked}: no such phone is attached; {_listed(attached)}", hint=f"{connect}{drop}"
+    )
+
+
 def _fitting(
     name: str,
     attached: Sequence[Candidate],
@@ -149,7 +189,7 @@ def _fitting(
     profiles: Sequence[Profile] | None,
 ) -> list[Candidate]:
     """Return the phones that are meant, ready or not (see `choose`)."""
-    named = _called(serial or name, attached)
+    named = called(serial or name, attached)
     if name in {serial, ANY}:
         return named if serial else list(attached)
     if serial is None and named:
@@ -163,7 +203,7 @@ def _fitting(
     ]
 
 
-def _called(serial: str, attached: Sequence[Candidate]) -> list[Candidate]:
+def called(serial: str, attached: Sequence[Candidate]) -> list[Candidate]:
     """Return the phones of a serial: the one that adb calls so, or else those that do themselves.
 
     One phone may be there twice, by its address and as wireless debugging names it.

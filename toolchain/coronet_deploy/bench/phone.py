@@ -39,7 +39,7 @@ from coronet_deploy.bench.phone_kit import (
 )
 from coronet_deploy.bench.phone_launch import Setup, execute, failed, now, timing_arguments
 from coronet_deploy.bench.phone_lock import PhoneLock
-from coronet_deploy.bench.phone_parity import Reference, bound_db, make_reference
+from coronet_deploy.bench.phone_parity import Reference, make_reference
 from coronet_deploy.bench.phone_placement import crowded, narrowed, placed
 from coronet_deploy.bench.phone_state import fixed_performance, read_facts, read_state
 from coronet_deploy.bench.phone_timing import PhoneTimer, may_pass
@@ -272,7 +272,6 @@ class _Bench:
                     backend,
                     max(self.settings.threads),
                     references.get(subject.name),
-                    bound_db(subject.manifest, backend),
                 )
             )
             self.trials[subject.name, backend] = trial

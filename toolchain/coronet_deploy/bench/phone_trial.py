@@ -17,7 +17,7 @@ from coronet_deploy.bench.adb import Device
 from coronet_deploy.bench.launch import Failure
 from coronet_deploy.bench.phone_files import PhoneFiles
 from coronet_deploy.bench.phone_launch import Failed, Setup, execute
-from coronet_deploy.bench.phone_parity import Reference, parity_json
+from coronet_deploy.bench.phone_parity import Reference, bound_db, parity_json
 from coronet_deploy.bench.phone_placement import check_taken, placement
 from coronet_deploy.bench.runner import RunnerResult
 from coronet_deploy.errors import GateFailed
@@ -60,7 +60,6 @@ class Trials:
         backend: str,
         threads: int,
         reference: Reference | None,
-        bound_db: float,
     ) -> Trial:
         """Try the model, which stands on the phone at `model`.
 
@@ -87,7 +86,8 @@ class Trials:
             }
             fallback = check_taken(result, backend, allow_fallback=self.allow_fallback)
             if reference is not None:
-                self._check_picture(reference, outputs, bound_db, details)
+                bound = bound_db(reference.dtype, backend)
+                self._check_picture(reference, outputs, bound, details)
         except Failed as why:
             return Trial(details, tools, why)
         return Trial(details, tools, None, fallback, min(result.samples_ms, default=None))
@@ -119,11 +119,11 @@ class Trials:
         self,
         reference: Reference,
         outputs: Sequence[bytes],
-        bound_db: float,
+        bound: float,
         details: dict[str, Any],
     ) -> None:
         try:
-            parity = reference.judge(outputs, bound_db)
+            parity = reference.judge(outputs, bound)
         except GateFailed as error:
             raise Failed(Failure.PARITY, str(error)) from error
         details["parity"] = parity_json(parity)
@@ -131,5 +131,5 @@ class Trials:
             raise Failed(
                 Failure.PARITY,
                 f"the phone draws another picture than this host: {parity.psnr_db:.2f} dB, "
-                f"below the bound of {bound_db:g} dB",
+                f"below the bound of {bound:g} dB",
             )

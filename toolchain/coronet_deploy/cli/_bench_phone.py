@@ -93,12 +93,13 @@ def _asked_otherwise(args: argparse.Namespace) -> list[str]:
 def dry_run(args: argparse.Namespace, artifacts: Sequence[Path]) -> int:
     """Print what a bench would tell the phone; asks only which phones there are."""
     from coronet_deploy.bench.adb import Device
+    from coronet_deploy.bench.attached import serial_said
     from coronet_deploy.bench.choose import ANY, find
     from coronet_deploy.bench.phone_dry import say_bench
     from coronet_deploy.profiles import find_profile, load_profiles
 
     profiles = load_profiles(args.profiles) if args.profiles else load_profiles()
-    name, serial, machine = args.device, args.serial or "SERIAL", "aarch64"
+    name, serial, machine = args.device, args.serial or serial_said() or "SERIAL", "aarch64"
     try:
         found = find(name, serial=args.serial, profiles=profiles)
     except EnvironmentProblem as error:

@@ -23,8 +23,8 @@ def add_phone_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--serial",
         metavar="SERIAL",
-        help="which phone, where several have the chipset, by adb's name of it or its own serial; "
-        "without --device that phone",
+        help="which phone, where several have the chipset, by adb's name of it or its own serial "
+        "(default: what ANDROID_SERIAL says); without --device that phone",
     )
     add("--profiles", type=Path, metavar="DIR", help="device profiles of your own")
     add(

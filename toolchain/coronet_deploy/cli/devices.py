@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--known", action="store_true", help="list the chipsets that have a profile instead"
     )
-    parser.add_argument("--require", action="store_true", help="status 3 unless a phone answers")
+    parser.add_argument(
+        "--require",
+        action="store_true",
+        help="status 3 unless a phone answers: the one that ANDROID_SERIAL names, if it is set",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if args.known:
         _show_known(profiles, as_json=args.json)
         return 0
+    from coronet_deploy.bench.attached import SERIAL_VARIABLE, serial_said
+    from coronet_deploy.bench.choose import called
     from coronet_deploy.bench.inventory import take_inventory
 
     phones = take_inventory(profiles)
@@ -60,11 +66,19 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("No phone is attached. Plug one in and allow USB debugging on it;")
         print("`coronet-deploy doctor` checks the way there.")
-    if args.require and not any(phone.ready for phone in phones):
+    meant, wanted = phones, serial_said()
+    if wanted:
+        found = called(wanted, [phone.candidate for phone in phones])
+        meant = tuple(phone for phone in phones if phone.candidate in found)
+    if args.require and not any(phone.ready for phone in meant):
+        asked = f"{SERIAL_VARIABLE}={wanted}" if wanted else "no phone answers"
+        none = f"{'no such phone' if wanted else 'none'} is attached"
         raise EnvironmentProblem(
-            f"no phone answers: {'; '.join(map(_named, phones)) or 'none is attached'}",
+            f"{asked}: {'; '.join(map(_named, meant)) or none}",
             hint="`coronet-deploy doctor` checks the way there",
         )
+    if not meant and wanted:
+        print(f"{SERIAL_VARIABLE}={wanted}: no such phone is attached", file=sys.stderr)
     return 0
 
 

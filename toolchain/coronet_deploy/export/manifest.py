@@ -188,6 +188,10 @@ class Embedded(_Table):
         except ValidationError:
             return None
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return _fields(self)
+
     def as_metadata(self) -> dict[str, str]:
         """Return the entry to write inside the artifact."""
         return {METADATA_KEY: json.dumps(_fields(self), sort_keys=True, separators=(",", ":"))}
@@ -212,10 +216,6 @@ class Manifest(Embedded):
     def channels(self) -> int:
         """Of the pictures that it takes."""
         return self.input.shape[self.input.layout.index("C")]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the manifest as plain JSON values."""
-        return _fields(self)
 
 
 def _fields(model: BaseModel) -> dict[str, Any]:
