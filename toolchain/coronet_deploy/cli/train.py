@@ -295,7 +295,7 @@ def _go(
             if leader:
                 stack.enter_context(exclusive(output))
                 for folder in (output, output / "samples"):
-                    remove_leftovers(folder)
+                    remove_leftovers(folder, held=True)
             if resume:
                 course.resume()
             elif leader:
