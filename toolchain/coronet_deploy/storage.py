@@ -160,30 +160,6 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold `folder` (made if missing) for this process alone, by a lock that dies with it.
-
-    Raises:
-        EnvironmentProblem: another process holds it, or it cannot be made.
-
-    """
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = path.open("ab")
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"{folder} is in use by another run", hint="wait for it, or choose another folder"
-            ) from error
-        yield
-
-
 def try_writing(path: Path) -> None:
     """Find out whether a file can be written to `path`; neither it nor a folder is made.
 
