@@ -21,8 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from coronet_deploy.cli.bench import positive
+from coronet_deploy.cli.export import picture_size
 from coronet_deploy.coronet.checkpoint import load_checkpoint
 from coronet_deploy.coronet.zoo import bundled_calibration
+from coronet_deploy.errors import CoronetError
 from coronet_deploy.export.build import build
 from coronet_deploy.export.calibrate import Pictures, choose, read_folder, read_pictures
 from coronet_deploy.export.capture import capture
@@ -30,6 +33,7 @@ from coronet_deploy.export.study import Study
 from coronet_deploy.export.subject import Subject, subject_of
 from coronet_deploy.verify.gate import translate
 from coronet_deploy.verify.parity import psnr_db
+from coronet_deploy.verify.release import check_fit
 from coronet_deploy.verify.runtimes import open_session
 from coronet_deploy.vocabulary import DType, Runtime
 
@@ -74,6 +78,11 @@ def rows(subject: Subject, pictures: Pictures, calibration: Pictures) -> Iterato
             )
 
 
+def side(text: str) -> int:
+    """Parse the pixels of a square's side, as many as `export` takes."""
+    return picture_size(str(positive(text)))[0]
+
+
 def main() -> None:
     """Parse the flags and print the table."""
     parser = argparse.ArgumentParser(
@@ -83,8 +92,17 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True, help="folder to compare on")
     parser.add_argument("--calibration", type=Path, help="folder to calibrate on")
     parser.add_argument("--half", choices=SIDES, help="of pairs side by side")
-    parser.add_argument("--size", type=int, default=256, help="pixels a side")
+    parser.add_argument("--size", type=side, default=256, help="pixels a side")
     args = parser.parse_args()
+    try:
+        _study(args)
+    except CoronetError as error:
+        parser.exit(error.exit_status, f"{parser.prog}: {error}\n")
+
+
+def _study(args: argparse.Namespace) -> None:
+    subject = subject_of(load_checkpoint(args.checkpoint))
+    check_fit(subject, args.size, args.size)
     if args.calibration:
         calibration = choose(pictures_in(args.calibration, args.size, args.half))
     else:
@@ -92,7 +110,7 @@ def main() -> None:
     pictures = pictures_in(args.pictures, args.size, args.half)
     print("| file | worst dB | 5 % | median | bar | MACs in integers | parts | MB |")
     print("| --- | --: | --: | --: | --- | --: | --: | --: |")
-    for row in rows(subject_of(load_checkpoint(args.checkpoint)), pictures, calibration):
+    for row in rows(subject, pictures, calibration):
         print(row, flush=True)
 
 

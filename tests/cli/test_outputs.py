@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from coronet_deploy.errors import EnvironmentProblem
-from coronet_deploy.storage import write_bytes, write_text
+from coronet_deploy.storage import atomic_path, write_bytes, write_text
 from support import Cli, fill
 
 RUN = Path(__file__).parents[1] / "results/fixtures/run-v1.json"
@@ -120,3 +124,58 @@ def test_no_room_for_temporary_files_is_told_before_the_work(
     )
     assert "Traceback" not in done.stderr
     assert "launch 1" not in done.stderr
+
+
+_KILLED = """
+import os, pathlib, signal, sys
+from coronet_deploy.storage import atomic_path
+with atomic_path(pathlib.Path(sys.argv[1])) as half:
+    half.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def _leftover(path: Path) -> Path:
+    """Kill a process that writes `path`, and return what it left."""
+    before = set(path.parent.iterdir())
+    killed = subprocess.run([sys.executable, "-c", _KILLED, path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = set(path.parent.iterdir()) - before
+    return left
+
+
+def test_what_killed_runs_left_is_cleared_and_what_is_being_written_stays(
+    cli: Cli, tmp_path: Path
+) -> None:
+    place = tmp_path / "report.md"
+    pid = re.compile(r"\.\d+-")
+    left = _leftover(place)
+    # The number of a process that died may be another's now.
+    _leftover(place).rename(tmp_path / pid.sub(f".{os.getpid()}-", left.name))
+    host = f"@{os.uname().nodename}."
+    assert host in left.name
+    elsewhere = _leftover(place)  # of another host, whose locks may not be seen here
+    elsewhere = elsewhere.rename(tmp_path / elsewhere.name.replace(host, "@farm."))
+    dead = _leftover(place)  # beside one that is alive, though its number is nobody's
+    with atomic_path(place) as ours:
+        assert not dead.exists()
+        alive = ours.rename(tmp_path / pid.sub(".99999999-", ours.name))
+        alive.write_text("ours")
+        done = cli("report", RUN, "--format", "markdown", "--output", place)
+        assert done.returncode == 0, done.stderr
+        assert _names_in(tmp_path) == sorted({alive.name, elsewhere.name, place.name})
+        assert place.read_text().startswith("| Artifact")
+        alive.rename(ours)
+    assert place.read_text() == "ours"
+    assert _names_in(tmp_path) == sorted({elsewhere.name, place.name})
+
+
+def test_many_writers_of_one_file_take_nothing_from_each_other(tmp_path: Path) -> None:
+    program = "import pathlib, sys\nfrom coronet_deploy.storage import write_text\n"
+    program += "for _ in range(200):\n    write_text(pathlib.Path(sys.argv[1]), 'whole')\n"
+    line = [sys.executable, "-c", program, str(tmp_path / "report.md")]
+    at_once = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    for one in at_once:
+        assert one.communicate() == (None, "")
+        assert one.returncode == 0
+    assert _names_in(tmp_path) == ["report.md"]

@@ -11,7 +11,7 @@ import pytest
 import coronet_deploy
 
 PACKAGE = Path(coronet_deploy.__file__).parent
-BENEATH = ("vocabulary", "errors", "storage", "images", "ranges", "drawing", "profiles")
+BENEATH = ("vocabulary", "errors", "locks", "storage", "images", "ranges", "drawing", "profiles")
 ROOMS = ("networks", "coronet", "export", "verify", "bench", "results", "report", "cli")
 
 

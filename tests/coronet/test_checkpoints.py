@@ -223,6 +223,10 @@ def nan(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.index_fill(0, torch.tensor([0]), float("nan"))
 
 
+def beyond_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double().index_fill(0, torch.tensor([0]), -1e39)
+
+
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "missing": (lambda path, _: path.with_name("nowhere.safetensors"), "does not exist"),
     "folder": (lambda path, _: path.parent, "is not a file"),
@@ -236,6 +240,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "of no version": (with_header(format_version=0), "has format version 0"),
     "nan": (rewritten(weight=nan), "'network.ups.3.a' holds numbers that are not finite"),
+    "beyond float32": (
+        rewritten(weight=beyond_float32),
+        "tensor 'network.ups.3.a' holds a weight that does not fit float32: -1e+39",
+    ),
     "integers": (rewritten(weight=lambda tensor: tensor.int()), "is torch.int32"),
     "other architecture": (rewritten(as_resnet), "is not the generator that it says: missing"),
     "other plan": (rewritten(with_up3), "the network needs"),
@@ -308,7 +316,16 @@ def test_a_bad_checkpoint_gets_one_line(
 
 
 @pytest.mark.parametrize(
-    "kind", ["missing", "truncated", "nan", "other architecture", "other plan", "torch pickle"]
+    "kind",
+    [
+        "missing",
+        "truncated",
+        "nan",
+        "beyond float32",
+        "other architecture",
+        "other plan",
+        "torch pickle",
+    ],
 )
 @pytest.mark.parametrize("command", ["inspect", "materialize", "export"])
 def test_a_bad_checkpoint_is_refused_by_the_command(

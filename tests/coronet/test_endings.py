@@ -293,13 +293,15 @@ def test_what_a_killed_run_left_half_written_does_not_stay(
 ) -> None:
     output = tmp_path / "out"
     writer = (
-        "import os, sys, pathlib, coronet_deploy.storage as s\n"
-        "with s.atomic_path(pathlib.Path(sys.argv[1])) as half:\n"
-        "    half.write_bytes(b'half')\n"
+        "import contextlib, os, sys, pathlib, coronet_deploy.storage as s\n"
+        "with contextlib.ExitStack() as stack:\n"
+        "    for place in map(pathlib.Path, sys.argv[1:]):\n"
+        "        stack.enter_context(s.atomic_path(place)).write_bytes(b'half')\n"
         "    os.kill(os.getpid(), 9)\n"
     )
-    for name in ("state.pt", "tiny.search.safetensors", "samples/000002.png"):
-        subprocess.run([sys.executable, "-c", writer, output / name], check=False)
+    names = ("state.pt", "tiny.search.safetensors", "samples/000002.png")
+    places = [output / name for name in names]
+    subprocess.run([sys.executable, "-c", writer, *places], check=False)
     assert len(list(output.rglob(".*.tmp"))) == 3
     (output / ".notes.tmp").touch()
     (tmp_path / "recipe.toml").write_text(RECIPE)

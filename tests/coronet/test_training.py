@@ -21,8 +21,8 @@ from coronet_deploy.coronet.recipe import read_recipe
 from coronet_deploy.coronet.train import Trainer
 from coronet_deploy.coronet.zoo import bundled_checkpoint
 from coronet_deploy.errors import BadInput
+from coronet_deploy.locks import exclusive
 from coronet_deploy.networks.cost import macs, parameters
-from coronet_deploy.storage import exclusive
 from support import COMMAND, TINY_PIX2PIX, Cli, kill_after_saves
 
 RECIPE = f"""{TINY_PIX2PIX}[search]

@@ -14,10 +14,12 @@ import numpy as np
 import onnx
 import pytest
 import slower_twin
+import study_held_out
 import study_history
 import study_verdict
 from study_verdict import Noise, pooled_ranks, sessions
 
+from coronet_deploy.coronet.zoo import bundled_checkpoint
 from coronet_deploy.errors import BadInput
 from coronet_deploy.report.regression import Verdict, compare_launches
 from coronet_deploy.results.files import write_run
@@ -61,6 +63,7 @@ def test_the_twin_has_five_percent_more_of_the_same_work(tmp_path: Path) -> None
         (study_verdict, "--threads"),
         (study_verdict, "--seconds"),
         (study_history, "--count"),
+        (study_held_out, "--size"),
     ],
 )
 def test_a_study_of_nothing_is_refused_in_one_line(
@@ -87,6 +90,29 @@ def test_a_seed_that_no_generator_takes_is_refused_in_one_line(
         study.main()
     assert ended.value.code == 2
     assert capsys.readouterr().err.endswith("error: argument --seed: -1 is below 0\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("nowhere.pt",), "checkpoint nowhere.pt does not exist"),
+        ((bundled_checkpoint(), "--size=255"), "height and width must be multiples of 256"),
+        ((bundled_checkpoint(),), "nowhere is not a folder of pictures"),
+    ],
+)
+def test_what_a_study_cannot_read_is_refused_in_one_line(
+    given: tuple[object, ...],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = ("study_held_out.py", *given, "--pictures", "nowhere")
+    monkeypatch.setattr("sys.argv", [str(one) for one in line])
+    with pytest.raises(SystemExit) as ended:
+        study_held_out.main()
+    assert ended.value.code == 2
+    (last,) = capsys.readouterr().err.splitlines()
+    assert told in last
 
 
 def test_five_percent_in_run_files_is_slower_and_nothing_is_the_same(

@@ -21,7 +21,9 @@ from coronet_deploy.errors import BadInput, EnvironmentProblem
 _CHUNK = 1 << 20
 _TEMPORARY_BYTES = 1 << 14  # of what a launch answers
 _NAME_KEPT = 40  # characters, of at most four bytes: a name may have 255
-_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)  # as `_temporary_name` makes them
+_HOST = os.uname().nodename  # of at most 64 bytes
+# As `_temporary_name` makes them, with whose they are.
+_TEMPORARY = re.compile(r"\..+@(.+)\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -30,7 +32,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     A file, or what a link at `path` leads to, is replaced by a rename in its folder and keeps its
     mode. A device, a pipe or a socket stays what it is, and is given the bytes. On any exception,
-    Ctrl-C included, the temporary file is removed and `path` is as it was.
+    Ctrl-C included, the temporary file is removed and `path` is as it was. What writers that were
+    killed left in the folder is removed. The temporary file is there already, empty and held by a
+    lock, which what is put in its place has not.
 
     Raises:
         EnvironmentProblem: the folder cannot be made, `path` is a folder, or the disk refuses the
@@ -49,11 +53,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
             if mode is None or stat.S_ISREG(mode):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 folder = target.parent
+                remove_leftovers(folder)
             else:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            temporary = folder / _temporary_name(path)
-            names.add(str(temporary))
-            stack.callback(_remove, temporary)
+            while True:
+                temporary = folder / _temporary_name(path)
+                names.add(str(temporary))
+                stack.callback(_remove, temporary)
+                stack.enter_context(_made(temporary))
+                if os.path.lexists(temporary):  # else a neighbour took it for left over just then
+                    break
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -87,14 +96,49 @@ def _remove(path: Path) -> None:
 
 def _temporary_name(path: Path) -> str:
     """Return a name for a neighbour of `path` that is not too long where its own is not."""
-    return f".{path.name[:_NAME_KEPT]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    return f".{path.name[:_NAME_KEPT]}@{_HOST}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what `atomic_path` left of writers that were killed; none may be at work there."""
-    for left in folder.glob(".*.tmp"):
-        if _TEMPORARY.fullmatch(left.name):
-            _remove(left)
+@contextlib.contextmanager
+def _made(temporary: Path) -> Iterator[None]:
+    """Make a temporary file and hold it by a lock, which tells neighbours that its writer lives."""
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        # Where there are no locks, no neighbour gets one either, and the file stays.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path, *, held: bool = False) -> None:
+    """Remove what `atomic_path` left in `folder` of writers that were killed: no lock is on it.
+
+    A lock need not tell of other hosts, so theirs stay, unless the folder is `held` (`exclusive`).
+    """
+    with contextlib.suppress(OSError):  # a folder that can be written, and not be listed
+        for name in os.listdir(folder):  # noqa: PTH208 - Path.iterdir makes a path of each
+            theirs = _TEMPORARY.fullmatch(name)
+            if theirs and (held or theirs[1] == _HOST):
+                with contextlib.suppress(OSError):
+                    _remove_unheld(folder / name)
+
+
+def _remove_unheld(left: Path) -> None:
+    """Remove a temporary file that nobody holds.
+
+    Raises:
+        OSError: somebody does, or whether they do is not to be found out.
+
+    """
+    # For writing: NFS gives no lock to a handle that only reads.
+    handle = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(left)
+    finally:
+        os.close(handle)
 
 
 def _mode_at(path: Path) -> int | None:
@@ -114,30 +158,6 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 `text` to `path`, whole or not at all (see `atomic_path`)."""
     write_bytes(path, text.encode())
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold `folder` (made if missing) for this process alone, by a lock that dies with it.
-
-    Raises:
-        EnvironmentProblem: another process holds it, or it cannot be made.
-
-    """
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = path.open("ab")
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"{folder} is in use by another run", hint="wait for it, or choose another folder"
-            ) from error
-        yield
 
 
 def try_writing(path: Path) -> None:

@@ -198,7 +198,8 @@ def _tell(args: argparse.Namespace, done: Imported, name: str) -> int:
             (len(done.refused), "refused"),
         ]
         told = ", ".join(f"{count} {what}" for count, what in counts if count) or "none"
-        print(f"{_number_of(done.total, 'run file')}: {told}; in {name}")
+        place = f"; in {name}" if done.settled > len(done.refused) else ""
+        print(f"{_number_of(done.total, 'run file')}: {told}{place}")
         if done.others:
             were = "was" if done.others == 1 else "were"
             print(f"{_number_of(done.others, 'other JSON file')} {were} passed over")

@@ -16,7 +16,8 @@ from coronet_deploy.cli._shared import torch_loading
 from coronet_deploy.cli._train_told import Progress, Reading, summary_writer, tensorboard
 from coronet_deploy.cli.bench import positive
 from coronet_deploy.errors import BadInput
-from coronet_deploy.storage import exclusive, remove_leftovers, require_utf8
+from coronet_deploy.locks import exclusive
+from coronet_deploy.storage import remove_leftovers, require_utf8
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -295,7 +296,7 @@ def _go(
             if leader:
                 stack.enter_context(exclusive(output))
                 for folder in (output, output / "samples"):
-                    remove_leftovers(folder)
+                    remove_leftovers(folder, held=True)
             if resume:
                 course.resume()
             elif leader:

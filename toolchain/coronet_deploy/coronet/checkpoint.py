@@ -127,7 +127,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         BadInput: it is missing, truncated, holds code, lacks or has extra tensors, has others'
-            shapes, or numbers that are not finite; one line says which.
+            shapes, or numbers that are not finite or no float32; one line says which.
 
     """
     existing_file(path, "checkpoint")
@@ -282,7 +282,18 @@ def load_strictly(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) 
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise BadInput(f"{path}: tensor {name!r} holds numbers that are not finite")
+        held = expected[name].dtype
+        if not bool(torch.isfinite(tensor.to(held)).all()):
+            raise BadInput(
+                f"{path}: tensor {name!r} holds a weight that does not fit "
+                f"{str(held).removeprefix('torch.')}: {_largest(tensor):.3g}"
+            )
     module.load_state_dict(dict(tensors))
+
+
+def _largest(tensor: Tensor) -> float:
+    """Return the number that is farthest from 0."""
+    return float(tensor.flatten()[tensor.abs().argmax()])
 
 
 def _check_shapes(

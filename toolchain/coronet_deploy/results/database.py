@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from coronet_deploy.errors import BadInput, CoronetError, EnvironmentProblem
+from coronet_deploy.results.fresh import kept_if_filled
 from coronet_deploy.results.urls import check_parameters, read_url, refusal, shown
 
 LAYOUT = 1
@@ -80,17 +81,30 @@ rows = sa.Table(
 
 
 class Database:
-    """An open store. `name` is what errors call it: no password in it."""
+    """An open store, in a `place` that is held meanwhile.
 
-    def __init__(self, engine: Engine, name: str, patience_s: float) -> None:
+    `name` is what errors call it: no password in it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        patience_s: float,
+        place: contextlib.AbstractContextManager[None] | None = None,
+    ) -> None:
+        self._held = contextlib.ExitStack()
+        if place is not None:
+            self._held.enter_context(place)
+        self._held.callback(engine.dispose)
         self._engine = engine
         self._patience_s = patience_s
         self._ready = False
         self.name = name
 
     def close(self) -> None:
-        """Close every connection."""
-        self._engine.dispose()
+        """Close every connection, and let go of the place."""
+        self._held.close()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -247,7 +261,9 @@ def open_database(where: str | Path | None, *, make: bool, patience_s: float) ->
         except RuntimeError as error:
             said = "--store" if where else "$CORONET_STORE"
             raise BadInput(f"{said} {place}: there is no such home folder") from error
-        return Database(_sqlite(path, make=make, patience_s=patience_s), str(path), patience_s)
+        engine = _sqlite(path, make=make, patience_s=patience_s)
+        held = kept_if_filled(path) if make else None
+        return Database(engine, str(path), patience_s, held)
     url = read_url(place)
     return Database(_postgresql(url, patience_s), shown(url), patience_s)
 
@@ -274,12 +290,6 @@ def _sqlite(path: Path, *, make: bool, patience_s: float) -> Engine:
                 f"the result store {path} does not exist",
                 hint="`coronet-deploy results import runs` makes it",
             )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"the result store {path} cannot be made: {error.strerror}", hint="--store FILE"
-            ) from error
     elif path.is_dir():
         raise BadInput(f"the result store {path} is a folder", hint="name a file in it")
     query: dict[str, Any] = {}

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from coronet_deploy.errors import BadInput, EnvironmentProblem
+from coronet_deploy.locks import take_lock
 from coronet_deploy.results.files import write_run
 from coronet_deploy.results.schema import launch_to_plain, run_from_json, run_to_json
 from coronet_deploy.storage import existing_file
@@ -185,7 +186,7 @@ def left_behind(folder: Path) -> list[Path]:
     """Return the journals in `folder` of benches that are over, but wrote no run file."""
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, EnvironmentProblem):
             if not goes_on(path):
                 found.append(path)
     return found
@@ -195,21 +196,22 @@ def running(folder: Path, own: Path | None = None) -> list[Path]:
     """Return the journals in `folder`, but one's own, of benches on this host that go on now."""
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, EnvironmentProblem):
             if path != own and goes_on(path) and _tells_host(path):
                 found.append(path)
     return found
 
 
 def goes_on(path: Path) -> bool:
-    """Return whether the bench that keeps the journal at `path` goes on just now."""
+    """Return whether the bench that keeps the journal at `path` goes on just now.
+
+    Raises:
+        EnvironmentProblem: its file system gives no locks, which would tell.
+
+    """
     with path.open("rb") as file:
-        try:
-            # Such a bench holds its journal's lock, and the lock dies with it.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        # Such a bench holds its journal's lock, and the lock dies with it.
+        return not take_lock(file.fileno(), path, fcntl.LOCK_SH)
 
 
 def _tells_host(path: Path) -> bool:
