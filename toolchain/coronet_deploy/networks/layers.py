@@ -32,8 +32,9 @@ class InstanceNorm(nn.InstanceNorm2d):
         last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         if not (self.training and (last or len(x) == 1)):
             return super().forward(x)
-        alone = [F.batch_norm(y, None, None, training=True, eps=self.eps) for y in x.split(1)]
-        return torch.cat(alone) if len(alone) > 1 else alone[0]
+        pictures = torch.split(x, 1)
+        normed = [F.batch_norm(one, None, None, training=True, eps=self.eps) for one in pictures]
+        return torch.cat(normed) if len(normed) > 1 else normed[0]
 
 
 def mirrored(x: Tensor, border: int) -> Tensor:
