@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from coronet_deploy.results.files import read_run
-from coronet_deploy.results.journal import Journal, left_behind, running
+from coronet_deploy.results.journal import SUFFIX, Journal, goes_on, left_behind, running
 from support import TINY_PIX2PIX
 
 RUN = Path(__file__).parents[1] / "results/fixtures/run-v1.json"
@@ -82,3 +84,31 @@ def test_a_journal_whose_bench_cannot_be_told_of_is_not_recovered(
 
     monkeypatch.setattr("fcntl.flock", refuse)  # a bench beside it looks at it, and goes on
     assert (left_behind(tmp_path), running(tmp_path)) == ([], [])
+    other = Journal(tmp_path / "other")
+    other.begin(run, len(run.launches))
+    assert other.kept == len(run.launches)
+    assert other.end(run, tmp_path / "other").exists()
+
+
+def test_a_bench_waits_for_one_that_looks_at_its_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = read_run(RUN)
+    take, asked = fcntl.flock, []
+
+    def beside(handle: int, how: int) -> None:
+        asked.append(how)
+        with (tmp_path / f"{run.id}{SUFFIX}").open("rb") as look:
+            take(look.fileno(), fcntl.LOCK_SH)
+            ended = threading.Timer(0.1, take, (look.fileno(), fcntl.LOCK_UN))
+            ended.start()
+            take(handle, how)
+            ended.join()
+
+    monkeypatch.setattr("fcntl.flock", beside)
+    journal = Journal(tmp_path)
+    journal.begin(run, len(run.launches))
+    monkeypatch.undo()
+    assert asked == [fcntl.LOCK_EX]
+    assert goes_on(tmp_path / f"{run.id}{SUFFIX}")
+    journal.close()
