@@ -154,7 +154,7 @@ class Pix2Pix(Game):
         fooled = self._judge(0, torch.cat([x, fake], 1), real=True)
         distance = F.l1_loss(fake, y)
         self._step([self.pupils[0].optimizer], fooled + self.recipe.loss.l1 * distance)
-        return loss_d.item(), fooled.item(), distance.item()
+        return _numbers(loss_d, fooled, distance)
 
     def translate(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """Return input, output and truth."""
@@ -208,7 +208,7 @@ class CycleGAN(Game):
         judged = [gan(self._wide(patch), real=bool(i % 2)) for i, patch in enumerate(logits)]
         losses_d = [(judged[0] + judged[1]) / 2, (judged[2] + judged[3]) / 2]
         self._step([self.optimizer_d], losses_d[0] + losses_d[1])
-        return tuple(loss.item() for loss in (*losses_d, *fooled, *cycles, *kept))
+        return _numbers(*losses_d, *fooled, *cycles, *kept)
 
     def translate(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """Return input, output and input again, in the recipe's direction, then in the other."""
@@ -253,6 +253,11 @@ def _both(network: nn.Module, first: Tensor, second: Tensor) -> tuple[Tensor, ..
     """Return the outputs of two batches from one pass."""
     outputs: tuple[Tensor, ...] = network(torch.cat([first, second])).split(len(first))
     return outputs
+
+
+def _numbers(*losses: Tensor) -> tuple[float, ...]:
+    """Return the losses, in one transfer from the device."""
+    return tuple(torch.stack([loss.detach() for loss in losses]).cpu().tolist())
 
 
 GAMES: dict[Task, type[Game]] = {Task.PIX2PIX: Pix2Pix, Task.CYCLEGAN: CycleGAN}

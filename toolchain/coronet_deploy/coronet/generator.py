@@ -60,11 +60,19 @@ class CoroNetGenerator(nn.Module):
 
 def kept_channels(latents: LatentVectors, groups: Iterable[str]) -> Tensor:
     """Return the indices of the living channels of `groups`, concatenated in order."""
+    groups = list(groups)
+    keep = {group: latents.keep(group).nonzero().flatten() for group in groups}
+    return _concatenated(latents, keep, groups)
+
+
+def _concatenated(
+    latents: LatentVectors, keep: Mapping[str, Tensor], groups: Iterable[str]
+) -> Tensor:
+    """Return the indices that each of `groups` keeps, as those of all of them one after another."""
     offset, indices = 0, []
     for group in groups:
-        keep = latents.keep(group)
-        indices.append(keep.nonzero().flatten() + offset)
-        offset += keep.numel()
+        indices.append(keep[group] + offset)
+        offset += latents.vectors[group].numel()
     return torch.cat(indices)
 
 
@@ -87,7 +95,7 @@ def slice_dead(generator: CoroNetGenerator, optimizer: Optimizer | None = None) 
         for name, axes in module.channel_axes().items():
             tensor = getattr(module, name)
             for axis, groups in axes.items():
-                _cut(tensor, axis, kept_channels(latents, groups), optimizer)
+                _cut(tensor, axis, _concatenated(latents, keep, groups), optimizer)
         if not isinstance(module, HyperConv):
             module.num_features = plan.groups[module.group]
     for group, indices in keep.items():

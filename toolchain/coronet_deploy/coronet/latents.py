@@ -93,9 +93,10 @@ class LatentVectors(nn.Module):
         return torch.cat([self.keep(group) for group in groups]).to(vector.dtype)
 
     def living_plan(self) -> ChannelPlan:
-        """Return the plan of the channels that live."""
-        living = {group: int(self.keep(group).sum()) for group in self.plan.groups}
-        return replace(self.plan, groups=living)
+        """Return the plan of the channels that live, in one transfer from the device."""
+        counts = torch.stack([self.keep(group).sum() for group in self.plan.groups])
+        living = zip(self.plan.groups, counts.cpu().tolist(), strict=True)
+        return replace(self.plan, groups=dict(living))
 
     @torch.no_grad()
     def proximal_step(self, shrinkage: float) -> None:
@@ -108,11 +109,13 @@ class LatentVectors(nn.Module):
             return
         for group in self.plan.groups:
             vector = self.vectors[group]
-            if int((vector.abs() >= self.threshold).sum()) > self.min_channels:
-                size = vector.abs()
-                least = torch.zeros_like(size)
-                least[self._largest(size)] = self.threshold * (1 + _HAIR)
-                vector.copy_(vector.sign() * (size - shrinkage).clamp(min=least))
+            size = vector.abs()
+            least = torch.zeros_like(size)
+            least[self._largest(size)] = self.threshold * (1 + _HAIR)
+            shrunk = vector.sign() * (size - shrinkage).clamp(min=least)
+            # To ask which it is would make the host wait for the device.
+            spare = (size >= self.threshold).sum() > self.min_channels
+            vector.copy_(torch.where(spare, shrunk, vector))
 
     @torch.no_grad()
     def kill(self, group: str, channels: Tensor) -> None:
