@@ -2,8 +2,9 @@
 
 Its numbers lie in main memory and its arithmetic is the CPU's, so that a training on it must learn
 what one on the CPU does, bit for bit. But to torch it is a device as others are: a tensor that was
-left on the CPU is refused beside one of its own, as a GPU refuses it, and it is known how often
-the host had to wait for it. That says nothing of kernels, nor of speed.
+left on the CPU is refused beside one of its own, as a GPU refuses it, there is no float64, as on
+Apple's, and it is known how often the host had to wait for it. That says nothing of kernels, nor of
+speed.
 
     python pretended.py train RECIPE --data DIR --device pretended
 
@@ -107,6 +108,8 @@ def _compute(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     def wrapped(value: Any) -> Any:
         if not isinstance(value, Tensor) or to_host:
             return value
+        if value.dtype is torch.float64:
+            raise TypeError(f"{op}: the device has no float64")
         return known.get(id(value)) if id(value) in known else Pretended(value)
 
     return pytree.tree_map(wrapped, made)

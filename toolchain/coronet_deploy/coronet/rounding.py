@@ -205,7 +205,7 @@ def _of_equal_reach(ends: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tens
     """
     lows, highs, deviations = (torch.stack(one) for one in zip(*ends, strict=True))
     low, high, deviation = lows.amin(0), highs.amax(0), deviations.mean(0)
-    numbers = (t.double().cpu().numpy() for t in (deviation, high - low))
+    numbers = (t.cpu().double().numpy() for t in (deviation, high - low))
     wanted = torch.from_numpy(deviations_of_equal_reach(*numbers)).to(deviation)
     scale = torch.where(deviation > STILL, wanted / deviation.clamp_min(STILL), 1.0)
     return ((low + high) / 2)[None, :, None, None], scale[None, :, None, None]
@@ -214,7 +214,7 @@ def _of_equal_reach(ends: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tens
 def _half_way(sizes: Sequence[Tensor]) -> Tensor:
     """Return the scales, (1, C, 1, 1), of channels whose largest magnitudes, (C,), were these."""
     size = torch.stack(list(sizes)).mean(0)
-    scale = equal_sizes(size.double().cpu().numpy())
+    scale = equal_sizes(size.cpu().double().numpy())
     return torch.from_numpy(scale).to(size)[None, :, None, None]
 
 
