@@ -163,6 +163,15 @@ def test_what_the_leader_refuses_ends_the_others_in_a_line(whole: Path) -> None:
     assert any("process 1 stops: another one of the 2 cannot go on" in line for line in told)
 
 
+@pytest.mark.parametrize("device", ["cpu:0", "mps"])
+def test_a_device_that_a_team_cannot_share_is_refused(device: str, whole: Path) -> None:
+    command = trained(whole, "elsewhere")
+    result = ran([*command, "--device", device])
+    assert result.returncode
+    assert result.stderr.count(f"--device {device}: several processes train on CPUs, or each") == 2
+    assert not (whole / "elsewhere" / "state.pt").exists()
+
+
 def test_a_group_does_not_end_while_a_collective_has_its_tensors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

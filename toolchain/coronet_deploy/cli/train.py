@@ -335,10 +335,10 @@ def _device(name: str, team: Team) -> str:
     """Return the torch device of this process of the team."""
     import torch
 
-    if team.size > 1 and name.startswith("cuda:"):
+    if team.size > 1 and name not in {"cpu", "cuda"}:
         raise BadInput(
-            f"--device {name}: every process that torchrun started has a GPU of its own",
-            hint="--device cuda",
+            f"--device {name}: several processes train on CPUs, or each on a GPU of its own",
+            hint="--device cpu or cuda",
         )
     device = f"cuda:{team.local_rank}" if name == "cuda" else name
     try:
