@@ -7,6 +7,7 @@ forward passes of a step in one module, which a team of processes can wrap.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -187,7 +188,9 @@ class CycleGAN(Game):
         """Take a step of both generators, then of both discriminators; see `Game.play`."""
         cycle, judges = self.players()
         weights, gan = self.recipe.loss, self.recipe.loss.gan
-        with self._autocast():
+        with self._autocast(), contextlib.ExitStack() as stack:
+            for pupil in self.pupils:
+                stack.enter_context(pupil.held())
             pictures = cycle(x, y)
         fake_y, fake_x, again_x, again_y, *same = map(self._wide, pictures)
 

@@ -103,8 +103,9 @@ class HyperConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (N, n, H, W) with the weight of this moment."""
+        z, bias = self.latents.known(self, lambda: (self.pairs(), self.masked_bias()))
         made: Tensor = MadeConvolution.apply(  # type: ignore[no-untyped-call] # torch's own
-            x, self.masked_bias(), self.pairs(), self._dead(), self.geometry, *self.numbers()
+            x, bias, z, self._dead(), self.geometry, *self.numbers()
         )
         return made
 
@@ -133,9 +134,13 @@ class HyperConv(nn.Module):
         return [self.get_parameter(name) for name in names]
 
     def _dead(self) -> Dead:
-        inputs = ~torch.cat([self.latents.keep(group) for group in self.sources])
-        outputs = ~self.latents.keep(self.target)
-        return Dead(inputs, outputs) if self.geometry.transposed else Dead(outputs, inputs)
+        def found() -> Dead:
+            inputs = torch.cat([self.latents.keep(group) for group in self.sources])
+            outputs = self.latents.keep(self.target)
+            turned = self.geometry.transposed
+            return Dead.but(*((inputs, outputs) if turned else (outputs, inputs)))
+
+        return self.latents.known((self.sources, self.target, self.geometry.transposed), found)
 
 
 class GroupBatchNorm(nn.BatchNorm2d):

@@ -8,8 +8,9 @@ in every forward pass (see `hypernetwork`), so that what is searched is what wil
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from coronet_deploy.vocabulary import ChannelPlan
 THRESHOLD = 5e-3
 MIN_CHANNELS = 4
 _HAIR = 1e-6  # what is this share above the threshold is so in float32 too
+_Known = TypeVar("_Known")
 
 
 class LatentVectors(nn.Module):
@@ -45,7 +47,7 @@ class LatentVectors(nn.Module):
         self.min_channels = min_channels
         widths = {INPUT: plan.input_channels, OUTPUT: plan.output_channels, **plan.groups}
         self.vectors = nn.ParameterDict({k: nn.Parameter(_drawn(n)) for k, n in widths.items()})
-        self._kept: dict[str, Tensor] | None = None  # by group, while they are held
+        self._known: dict[object, Any] | None = None  # while they are held
 
     def concatenated(self, groups: Iterable[str]) -> Tensor:
         """Return the latents of `groups` one after another, (C,)."""
@@ -53,15 +55,27 @@ class LatentVectors(nn.Module):
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Look once which channels of a group live: for a pass, in which no latent changes.
+        """Look once which channels of a group live: while no latent changes, for a pass or several.
 
         Layers ask for each group several times; looking anew took a twentieth of a step.
         """
-        self._kept = {}
+        if self._known is not None:
+            yield
+            return
+        self._known = {}
         try:
             yield
         finally:
-            self._kept = None
+            self._known = None
+
+    def known(self, what: object, make: Callable[[], _Known]) -> _Known:
+        """Return what `make` does, which follows from the latents: once while they are held."""
+        if self._known is None:
+            return make()
+        if what not in self._known:
+            self._known[what] = make()
+        found: _Known = self._known[what]
+        return found
 
     def keep(self, group: str) -> Tensor:
         """Return which channels of `group` live, (C,) bool, not to be written to.
@@ -69,11 +83,7 @@ class LatentVectors(nn.Module):
         An entry lives if |v| >= threshold, or if it is one of the `min_channels` largest: of
         equal ones the first.
         """
-        if self._kept is None:
-            return self._living(group)
-        if group not in self._kept:
-            self._kept[group] = self._living(group)
-        return self._kept[group]
+        return self.known(group, lambda: self._living(group))
 
     def _living(self, group: str) -> Tensor:
         size = self.vectors[group].detach().abs()

@@ -52,19 +52,30 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Dead:
-    """Which channels are masked along a kernel's first and second axis, (p,) and (q,) bool."""
+    """Which channels are masked along a kernel's first and second axis.
 
-    rows: Tensor
-    columns: Tensor
+    On a CPU `rows` and `columns` are their indices. To ask for those would make the host wait for
+    any other device, where `alive`, (p, q, 1) bool, says which pairs of channels are not masked.
+    """
+
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+    alive: Tensor | None = None
+
+    @classmethod
+    def but(cls, rows: Tensor, columns: Tensor) -> Dead:
+        """Return all but the channels that live: `rows` (p,) and `columns` (q,) bool."""
+        if rows.device.type != "cpu":
+            return cls(alive=(rows[:, None] & columns)[:, :, None])
+        return cls(*((~living).nonzero().flatten() for living in (rows, columns)))
 
     def silence(self, weight: Tensor) -> Tensor:
         """Return (p, q, k*k) with the dead channels' entries set to zero, in place."""
+        if self.alive is not None:
+            return weight.mul_(self.alive)
         for axis, dead in enumerate((self.rows, self.columns)):
-            if weight.device.type == "cpu":
-                if dead.any():
-                    weight.index_fill_(axis, dead.nonzero().flatten(), 0)
-            else:  # to ask which are dead would make the host wait for the device
-                weight.mul_(~dead.view(-1, 1, 1) if axis == 0 else ~dead.view(1, -1, 1))
+            if dead is not None and dead.numel():
+                weight.index_fill_(axis, dead, 0)
         return weight
 
 

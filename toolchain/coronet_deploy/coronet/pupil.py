@@ -7,6 +7,7 @@ steps get cheaper. The cut network is trained on as an ordinary one with a fresh
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Mapping
 from dataclasses import replace
@@ -99,6 +100,12 @@ class Pupil:
         latents.proximal_step(shrinkage)
         self.controller.hold(latents)
         return shrinkage
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Have several passes ask once what follows from the latents, which do not change."""
+        if not isinstance(self.network, CoroNetGenerator):
+            return contextlib.nullcontext()
+        return self.network.latents.held()
 
     def latents_now(self) -> list[Tensor]:
         """Return the latent vectors while there are some, as they are in memory."""
