@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from quality_data import write_pairs, write_squeezenet
 from support import kill_after_saves
 
 RECIPE = """
@@ -82,10 +83,12 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
+COMMAND = [sys.executable, str(Path(__file__).with_name("pretended.py"))]
+"""`coronet-deploy` where the pretended device is."""
+
+
 def command(device: str, recipe: Path, data: Path, output: Path, *more: str) -> list[str]:
-    """Return a command line that trains where the pretended device is."""
-    program = str(Path(__file__).with_name("pretended.py"))
-    line = [sys.executable, program, "train", str(recipe), "--data", str(data), "--threads", "1"]
+    line = [*COMMAND, "train", str(recipe), "--data", str(data), "--threads", "1"]
     return [*line, "--output", str(output), "--device", device, *more]
 
 
@@ -148,3 +151,25 @@ def test_the_host_seldom_waits(data: Path, tmp_path: Path) -> None:
     assert max(waits[1], waits[3]) <= 1 + 2 * 3
     assert max(waits[5:8]) <= 1
     assert waits[2] <= 7 + 2 * 3 * 13  # dead channels are sliced, of 13 groups
+
+
+def test_pictures_are_judged_there_as_here(tmp_path: Path) -> None:
+    pairs, features = write_pairs(tmp_path / "pairs", 4), tmp_path / "squeezenet.safetensors"
+    write_squeezenet(features)
+    line = [*COMMAND, "evaluate", "--data", str(pairs), "--features", str(features), "--json"]
+    said = []
+    for device in ("cpu", "pretended"):
+        waits = tmp_path / f"{device}.json"
+        done = subprocess.run(
+            [*line, "--direction", "AtoB", "--device", device],
+            env={**os.environ, "PRETENDED_WAITS": str(waits)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        # A picture comes back of the generator, and features of what was given, made and true;
+        # and twice it is tried whether the device works.
+        assert json.loads(waits.read_text()) == [0 if device == "cpu" else 4 * (1 + 3) + 2]
+        said.append(json.loads(done.stdout))
+    assert said[0] == said[1]

@@ -107,6 +107,17 @@ def test_without_a_direction_it_asks(cli: Cli, checkpoint: Path, data: Path) -> 
     _refused(cli("evaluate", checkpoint, "--data", data, *SIZE), 2, "--direction")
 
 
+def test_a_device_that_is_not_there_or_not_used_is_named(
+    cli: Cli, checkpoint: Path, exported: Exported, data: Path
+) -> None:
+    line = ("--data", data, "--direction", "AtoB")
+    done = cli("evaluate", checkpoint, *line, *SIZE, "--device", "meta")
+    _refused(done, 2, "--device meta: torch cannot use it here")
+    artifact = next(exported[0].glob("*.onnx"))
+    done = cli("evaluate", artifact, *line, "--device", "cuda")
+    _refused(done, 2, f"--device cuda has no effect: {artifact} runs in a runtime of its own")
+
+
 def test_an_artifact_knows_its_direction(
     cli: Cli, exported: Exported, data: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coronet_deploy.cli._device import usable_device
 from coronet_deploy.cli._pictures import add_grid, check_grid, write_grid
 from coronet_deploy.cli._shared import ARTIFACTS, read_checkpoint, table_console, torch_loading
 from coronet_deploy.cli.export import picture_size
@@ -88,6 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="height and width of the pictures, or one number for both (default: the artifact's, "
         "or 256x256)",
     )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="torch device of a checkpoint's generator and of the feature networks (default: cpu)",
+    )
     add_grid(parser, "some inputs, their truth if paired, and what is generated")
 
 
@@ -112,7 +119,7 @@ class _Model:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     check_grid(args, [args.model] if args.model else [])
-    with _opened(args.model, args.size) as model:
+    with _opened(args.model, args.size, args.device) as model:
         examples = _examples(args, model)
         _tell_unlike(examples)
         networks = _networks(args)
@@ -136,10 +143,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _opened(path: Path | None, size: tuple[int, int] | None) -> Iterator[_Model]:
+def _opened(path: Path | None, size: tuple[int, int] | None, device: str) -> Iterator[_Model]:
     """Yield the model at `path`, or the bundled one, ready to translate."""
     if path is None or path.suffix not in ARTIFACTS:
-        yield _checkpoint_model(path, size or _SIZE)
+        yield _checkpoint_model(path, size or _SIZE, device)
         return
     from coronet_deploy.storage import sha256_of
     from coronet_deploy.verify.runtimes import open_session, runtime_of
@@ -155,14 +162,14 @@ def _opened(path: Path | None, size: tuple[int, int] | None) -> Iterator[_Model]
         yield _Model(path, runtime.value, sha256_of(path), fixed, direction, session.run)
 
 
-def _checkpoint_model(path: Path | None, size: tuple[int, int]) -> _Model:
+def _checkpoint_model(path: Path | None, size: tuple[int, int], device: str) -> _Model:
     checkpoint = read_checkpoint(path)
     from coronet_deploy.export.calibrate import Pictures
     from coronet_deploy.verify.gate import check_size, translate
 
     check_size(*size, checkpoint.plan.architecture)
     _require_colours(checkpoint.path, checkpoint.plan.input_channels)
-    generator = checkpoint.generator()
+    generator = checkpoint.generator().to(usable_device(device))
 
     def run_torch(picture: Array) -> Array:
         return translate(generator, Pictures(("",), (picture,)))[0]
@@ -218,14 +225,20 @@ def _networks(args: argparse.Namespace) -> list[FeatureNetwork]:
     """Return the feature networks that were asked for."""
     networks: list[FeatureNetwork] = []
     if not (args.features or args.inception):
+        if args.model and args.model.suffix in ARTIFACTS and args.device != "cpu":
+            raise BadInput(
+                f"--device {args.device} has no effect: {args.model} runs in a runtime of its own",
+                hint="leave it out, or name a feature network",
+            )
         return networks
     with torch_loading():
         from coronet_deploy.verify.features import read_squeezenet
         from coronet_deploy.verify.inception import read_inception
+    device = usable_device(args.device)
     if args.features:
-        networks.append(read_squeezenet(args.features))
+        networks.append(read_squeezenet(args.features, device))
     if args.inception:
-        networks.append(read_inception(args.inception))
+        networks.append(read_inception(args.inception, device))
     return networks
 
 

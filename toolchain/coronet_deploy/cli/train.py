@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._bench_flags import check_folder
+from coronet_deploy.cli._device import usable_device
 from coronet_deploy.cli._shared import torch_loading
 from coronet_deploy.cli._train_told import Progress, Reading, summary_writer, tensorboard
 from coronet_deploy.cli.bench import positive
@@ -333,22 +334,12 @@ def _kept_where(course: Course, save_every: int) -> str:
 
 def _device(name: str, team: Team) -> str:
     """Return the torch device of this process of the team."""
-    import torch
-
     if team.size > 1 and name not in {"cpu", "cuda"}:
         raise BadInput(
             f"--device {name}: several processes train on CPUs, or each on a GPU of its own",
             hint="--device cpu or cuda",
         )
-    device = f"cuda:{team.local_rank}" if name == "cuda" else name
-    try:
-        torch.ones(1, device=device).item()  # which "meta" has not
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]  # then come all devices there could be
-        raise BadInput(f"--device {name}: torch cannot use it here: {reason}") from error
-    if device.startswith("cuda"):  # so that nothing of this process lands on the first GPU
-        torch.cuda.set_device(device)
-    return device
+    return usable_device(f"cuda:{team.local_rank}" if name == "cuda" else name)
 
 
 def _plot(trainer: Trainer) -> None:

@@ -56,12 +56,13 @@ class SqueezeNet:
     _SIDE = 227
     _MEANS_BGR = (104.0, 117.0, 123.0)
 
-    def __init__(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
-        self.path, self.sha256 = path, sha256_of(path)
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor], device: str = "cpu") -> None:
+        self.path, self.sha256, self._device = path, sha256_of(path), device
         self._network = _squeezenet_layers()
         # The classifier may be there or not: no feature passes through it.
         kept = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
         load_frozen(path, "SqueezeNet 1.0", self._network, kept)
+        self._network.to(device)
 
     def features(self, pixels: Pixels) -> Features:
         """Return the (512,) float64 features of (H, W, 3) pixels, RGB."""
@@ -71,8 +72,8 @@ class SqueezeNet:
         bgr = resized[:, :, ::-1].astype(np.float32) - np.asarray(self._MEANS_BGR, np.float32)
         x = torch.from_numpy(np.ascontiguousarray(bgr.transpose(2, 0, 1)))[None]
         with torch.inference_mode():
-            maps: Tensor = self._network(x)
-        means = maps.double().mean(dim=(2, 3))[0].numpy()
+            maps: Tensor = self._network(x.to(self._device))
+        means = maps.cpu().double().mean(dim=(2, 3))[0].numpy()
         length = np.linalg.norm(means)
         return means * (np.sqrt(self.dimensions) / length) if length else means
 
@@ -116,14 +117,14 @@ def _squeezenet_layers() -> nn.Module:
     return nn.Sequential(OrderedDict(features=layers))
 
 
-def read_squeezenet(path: Path) -> SqueezeNet:
-    """Return the SqueezeNet 1.0 whose weights stand in a safetensors file.
+def read_squeezenet(path: Path, device: str = "cpu") -> SqueezeNet:
+    """Return the SqueezeNet 1.0 whose weights stand in a safetensors file, on a torch device.
 
     Raises:
         BadInput: the file is missing, is not whole, or lacks or has other layers; names some.
 
     """
-    return SqueezeNet(path, read_tensors(path))
+    return SqueezeNet(path, read_tensors(path), device)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

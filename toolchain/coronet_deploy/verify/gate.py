@@ -69,12 +69,14 @@ def drawn(generator: nn.Module, picture: Array) -> Array:
 
     told = contextlib.redirect_stdout(sys.stderr)
     with torch.inference_mode(), importable_here(), told:
-        output: object = generator(torch.from_numpy(picture.transpose(0, 3, 1, 2).copy()))
+        x = torch.from_numpy(picture.transpose(0, 3, 1, 2).copy())
+        weights = next(generator.parameters(), x)
+        output: object = generator(x.to(weights.device))
     while isinstance(output, tuple | list | dict) and len(output) == 1:  # as capture takes them
         (output,) = output.values() if isinstance(output, dict) else output
     if not isinstance(output, torch.Tensor) or output.ndim != picture.ndim:
         raise BadInput(f"{type(generator).__name__} gives a {_kind(output)}, not one picture")
-    return np.ascontiguousarray(output.numpy().transpose(0, 2, 3, 1))
+    return np.ascontiguousarray(output.cpu().numpy().transpose(0, 2, 3, 1))
 
 
 def _kind(output: object) -> str:

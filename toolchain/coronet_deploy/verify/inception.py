@@ -35,9 +35,9 @@ class Inception:
     names = ("FID", "KID")
     dimensions = 2048
 
-    def __init__(self, path: Path, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, path: Path, tensors: dict[str, Tensor], device: str = "cpu") -> None:
         extractor = _extractor_class()
-        self.path, self.sha256 = path, sha256_of(path)
+        self.path, self.sha256, self._device = path, sha256_of(path), device
         with tempfile.TemporaryDirectory() as folder:
             # The package unpickles whatever file it is given, so it is given tensors alone.
             safe = Path(folder) / "inception.pth"
@@ -49,13 +49,14 @@ class Inception:
             except RuntimeError as error:
                 reason = " ".join(str(error).split())[:200]
                 raise BadInput(f"{path} is not the Inception network of FID: {reason}") from error
+        self._network.to(device)
 
     def features(self, pixels: Pixels) -> Features:
         """Return the (2048,) float64 features of (H, W, 3) pixels, RGB."""
         x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
         with torch.inference_mode():
-            numbers: Tensor = self._network(x)[0]
-        return numbers[0].double().numpy()
+            numbers: Tensor = self._network(x.to(self._device))[0]
+        return numbers[0].cpu().double().numpy()
 
 
 def _extractor_class() -> Any:  # noqa: ANN401 - the package ships no types
@@ -72,7 +73,7 @@ def _extractor_class() -> Any:  # noqa: ANN401 - the package ships no types
     return FeatureExtractorInceptionV3
 
 
-def read_inception(path: Path) -> Inception:
+def read_inception(path: Path, device: str = "cpu") -> Inception:
     """Return the Inception network whose weights stand in a `.pth` or safetensors file.
 
     They are those of torch-fidelity's `weights-inception-2015-12-05`, by its layer names.
@@ -84,7 +85,7 @@ def read_inception(path: Path) -> Inception:
     """
     existing_file(path, "feature network", hint=f"download {WEIGHTS_URL}")
     if path.suffix == ".safetensors":
-        return Inception(path, read_tensors(path))
+        return Inception(path, read_tensors(path), device)
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's readers raise nearly anything over broken bytes
@@ -94,4 +95,4 @@ def read_inception(path: Path) -> Inception:
         ) from error
     if not isinstance(tensors, dict):
         raise BadInput(f"{path} is not a state_dict of tensors")
-    return Inception(path, tensors)
+    return Inception(path, tensors, device)
