@@ -135,8 +135,7 @@ class HyperConv(nn.Module):
 
     def _dead(self) -> Dead:
         def found() -> Dead:
-            inputs = torch.cat([self.latents.keep(group) for group in self.sources])
-            outputs = self.latents.keep(self.target)
+            inputs, outputs = self.latents.kept(self.sources), self.latents.keep(self.target)
             turned = self.geometry.transposed
             return Dead.but(*((inputs, outputs) if turned else (outputs, inputs)))
 

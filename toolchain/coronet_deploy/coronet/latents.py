@@ -8,7 +8,7 @@ in every forward pass (see `hypernetwork`), so that what is searched is what wil
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -51,7 +51,7 @@ class LatentVectors(nn.Module):
 
     def concatenated(self, groups: Iterable[str]) -> Tensor:
         """Return the latents of `groups` one after another, (C,)."""
-        return torch.cat([self.vectors[group] for group in groups])
+        return _joined([self.vectors[group] for group in groups])
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -97,10 +97,14 @@ class LatentVectors(nn.Module):
         """Return the places of the `min_channels` largest entries of a group, (min_channels,)."""
         return size.sort(descending=True, stable=True).indices[: self.min_channels]
 
+    def kept(self, groups: Iterable[str]) -> Tensor:
+        """Return which channels of `groups` live, one group after another, (C,) bool."""
+        return _joined([self.keep(group) for group in groups])
+
     def mask(self, groups: Iterable[str]) -> Tensor:
         """Return the masks of `groups` one after another, (C,) of 0 and 1."""
         vector = self.vectors[INPUT]
-        return torch.cat([self.keep(group) for group in groups]).to(vector.dtype)
+        return self.kept(groups).to(vector.dtype)
 
     def living_plan(self) -> ChannelPlan:
         """Return the plan of the channels that live, in one transfer from the device."""
@@ -141,6 +145,11 @@ class LatentVectors(nn.Module):
         vector, least = self.vectors[group], self.threshold * (1 + _HAIR)
         held = vector[channels]
         vector[channels] = torch.where(held < 0, -1.0, 1.0) * held.abs().clamp(min=least)
+
+
+def _joined(vectors: Sequence[Tensor]) -> Tensor:
+    """Return vectors one after another; a lone one itself."""
+    return vectors[0] if len(vectors) == 1 else torch.cat(list(vectors))
 
 
 def _drawn(length: int) -> Tensor:
