@@ -1,10 +1,12 @@
 """A training on a device that is not the CPU: nothing is left behind, and the host seldom waits.
 
 The device is one that only pretends (`pretended.py`): no GPU is needed, and no kernel is tried.
+Where there is a GPU, CORONET_TEST_DEVICE=cuda has it tried too.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -128,6 +130,22 @@ def test_it_learns_what_the_cpu_learns(data: Path, tmp_path: Path) -> None:
     assert sorted(here) == sorted(there)
     assert {name for name in here if here[name] != there[name]} == set()
     assert sum(name.endswith("-qat.safetensors") for name in here) == 2
+
+
+def test_its_first_steps_are_those_of_the_cpu(data: Path, tmp_path: Path) -> None:
+    device = os.environ.get("CORONET_TEST_DEVICE", "pretended")
+    rows = {}
+    for name, precision in (("cpu", "fp32"), (device, "fp32"), (device, "bf16")):
+        output = tmp_path / f"{name}-{precision}"
+        files, _ = trained(name, written(tmp_path, "collapsed", precision, CYCLEGAN), data, output)
+        assert {"tiny.safetensors", "tiny-reverse.safetensors"} <= set(files)
+        rows[output.name] = list(csv.DictReader((output / "metrics.csv").open()))
+    here = rows.pop("cpu-fp32")
+    for name, there in rows.items():
+        near = 0.1 if name.endswith("bf16") else 1e-3
+        for loss in ("d", "d_back", "gan", "gan_back", "cycle", "cycle_back"):
+            assert float(there[0][loss]) == pytest.approx(float(here[0][loss]), rel=near), name
+        assert float(there[-1]["ratio"]) == pytest.approx(float(here[-1]["ratio"]), abs=0.01)
 
 
 def test_a_resumed_one_learns_the_same(data: Path, tmp_path: Path) -> None:
