@@ -1,4 +1,4 @@
-"""Sums in float16: what they lose is simulated."""
+"""Sums in float16: what they lose is simulated, and long ones are computed in halves."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from coronet_deploy.coronet.checkpoint import load_checkpoint
 from coronet_deploy.coronet.zoo import bundled_checkpoint, bundled_pictures
+from coronet_deploy.export import operators as ops
 from coronet_deploy.export.calibrate import read_pictures
 from coronet_deploy.export.capture import capture
+from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.half import draw_in_half
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
+from coronet_deploy.export.passes.long_sums import SplitLongSums
 from coronet_deploy.images import Array
 from coronet_deploy.verify.parity import psnr_db
 from coronet_deploy.vocabulary import Runtime
-from lowering import Does, run_torch
+from lowering import Does, difference, run_torch, smooth_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STUCK = 2048  # to which float16 cannot add one
@@ -83,6 +86,69 @@ def test_whole_numbers_add_up_as_in_float32(what: str) -> None:
     assert (draw_in_half(graph, picture, half_sums=True) == exact).all()
 
 
+class _Encoder(nn.Module):
+    """A long sum whose bias takes back what its products add up to, as behind a folded norm."""
+
+    def __init__(self, channels: int = 44, stride: int = 2) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, channels, 1)
+        self.long = nn.Conv2d(channels, 24, 4, stride, 1)
+        self.last = nn.Conv2d(24, 3, 1)
+        with torch.no_grad():
+            self.long.weight.abs_()
+            self.first.bias.fill_(2)  # type: ignore[union-attr]
+            self.long.bias.copy_(-2 * self.long.weight.sum((1, 2, 3)))  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(torch.relu(self.long(torch.relu(self.first(x)))))
+        return y
+
+
+def _network(channels: int = 44, stride: int = 2) -> nn.Module:
+    torch.manual_seed(0)
+    return _Encoder(channels, stride).eval()
+
+
+def _convolutions(graph: Graph) -> int:
+    return sum(isinstance(node.op, ops.Conv2d) for node in graph.nodes)
+
+
+def test_a_long_sum_is_computed_in_halves() -> None:
+    before = capture(_network(), 32, 48)
+    after = SplitLongSums().run(before)
+    assert _convolutions(after) == _convolutions(before) + 1
+    assert difference(before, after) < 1e-6
+    kernels = [after.constants[n.inputs[1]] for n in after.nodes if isinstance(n.op, ops.Conv2d)]
+    assert [kernel.shape[3] for kernel in kernels] == [3, 20, 24, 24]
+    lowered, reports = lower(before, Runtime.TFLITE, half=True)
+    assert "split_long_sums" in [report.name for report in reports if report.changed]
+    assert difference(before, lowered) < 1e-2  # weights are rounded for float16
+
+
+def test_halves_lose_less_in_float16() -> None:
+    before, picture = capture(_network(), 32, 48), smooth_picture(32, 48)
+    exact = interpret(before, picture)
+
+    def drawn(graph: Graph, *, half_sums: bool) -> float:
+        return psnr_db(exact, draw_in_half(graph, picture, half_sums=half_sums))
+
+    after = SplitLongSums().run(before)
+    assert drawn(after, half_sums=True) > drawn(before, half_sums=True) + 4
+    assert drawn(before, half_sums=False) > drawn(after, half_sums=True)
+
+
+def test_short_sums_and_other_artifacts_are_left_alone() -> None:
+    for network in (_network(channels=36), _network(stride=1)):
+        graph = capture(network, 32, 48)
+        assert SplitLongSums().run(graph).nodes == graph.nodes
+    graph = capture(_network(), 32, 48)
+    for runtime in Runtime:
+        for half in (True, False) if runtime is Runtime.ONNX else (False,):
+            lowered, reports = lower(graph, runtime, half=half)
+            assert _convolutions(lowered) == _convolutions(graph)
+            assert "split_long_sums" not in [report.name for report in reports]
+
+
 def test_the_bundled_generator_with_sums_in_float16() -> None:
     network = load_checkpoint(bundled_checkpoint()).generator()
     picture: Array = read_pictures(bundled_pictures(), 256, 256).values[1]
@@ -92,3 +158,4 @@ def test_the_bundled_generator_with_sums_in_float16() -> None:
         for sums in (False, True)
     )
     assert whole - 20 < halves < whole - 10
+    assert halves > 61.5
