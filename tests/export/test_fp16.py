@@ -79,7 +79,13 @@ def test_the_bundled_generator_in_float16_arithmetic() -> None:
         assert psnr_db(reference, run_tflite(data, picture)) >= 80
         forced = _forced(data, picture)
         assert np.isfinite(forced).all()
-        assert psnr_db(reference, forced) >= (55 if _sums_in_float16() else 70)
+        if not _sums_in_float16():
+            assert psnr_db(reference, forced) >= 70
+            continue
+        # As the simulation says, whose picture is much nearer than torch's: it errs alike.
+        simulated = draw_in_half(graph, picture, half_sums=True)
+        assert psnr_db(reference, forced) >= psnr_db(reference, simulated) - 1 >= 60
+        assert psnr_db(simulated, forced) >= psnr_db(reference, forced) + 6
 
 
 @pytest.mark.parametrize("runtime", list(Runtime))

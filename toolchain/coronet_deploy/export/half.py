@@ -18,7 +18,8 @@ from coronet_deploy.export import operators as ops
 from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.equalize import equalized
 from coronet_deploy.export.graph import FLOAT16_MAX, OUTPUT, FloatArray, Graph
-from coronet_deploy.export.interpret import interpret_values
+from coronet_deploy.export.half_sums import KERNELS
+from coronet_deploy.export.interpret import Kernels, interpret_values
 from coronet_deploy.export.passes import PassReport, Preference, lower
 from coronet_deploy.export.permuting import Permute, Transpose
 from coronet_deploy.export.pooling import MaxPool2d
@@ -54,23 +55,30 @@ class Overflow:
     magnitude: float
 
 
-def draw_in_half(graph: Graph, picture: FloatArray) -> FloatArray:
+def draw_in_half(graph: Graph, picture: FloatArray, *, half_sums: bool = False) -> FloatArray:
     """Return what the lowered `graph` draws with all weights and values rounded to float16.
 
-    Sums inside an operator are in float32, as matrix units add them. Kernels that add in float16
-    (XNNPACK's, told to compute so on ARM and AVX512-FP16) draw up to 20 dB less.
+    Sums inside an operator are in float32, as matrix units add them; with `half_sums` those of
+    products are in float16 too, as XNNPACK's kernels for ARM and AVX512-FP16 have them: up to 20 dB
+    less (see `half_sums`, which takes seconds a GMAC).
     """
     constants = {
         name: array.astype(np.float16).astype(np.float32) for name, array in graph.constants.items()
     }
     rounded = Graph(graph.nodes, constants, graph.shapes)
+    kernels: Kernels = {ops.LeakyRelu: _leaky_relu, **(KERNELS if half_sums else {})}
 
     def narrow(_: str, value: Tensor) -> Tensor:
         return value.half().float()
 
-    values = interpret_values(rounded, picture, [OUTPUT], alter=narrow)
+    values = interpret_values(rounded, picture, [OUTPUT], alter=narrow, kernels=kernels)
     output: FloatArray = values[OUTPUT]
     return output
+
+
+def _leaky_relu(op: ops.LeakyRelu, x: Tensor) -> Tensor:
+    """Return it with the slope rounded too, as kernels hold it."""
+    return torch.nn.functional.leaky_relu(x, float(np.float16(op.slope)))
 
 
 def find_overflow(graph: Graph, pictures: Pictures) -> Overflow | None:

@@ -40,6 +40,11 @@ from coronet_deploy.export.products import MatMul, Softmax, Turn
 from coronet_deploy.export.resizing import ResizeBilinear
 from coronet_deploy.export.wide_conv import conv3x3, is_wide
 
+Kernels = Mapping[type[Operator], Callable[..., Tensor]]
+"""What computes an operator: `kernel(operator, *inputs)`, but for the activation it may have."""
+
+_NO_OTHERS: Kernels = {}
+
 
 def interpret(
     graph: Graph, x: npt.NDArray[Any], dtype: npt.DTypeLike = np.float32
@@ -59,13 +64,14 @@ def interpret_values(
     wanted: Iterable[str],
     dtype: npt.DTypeLike = np.float32,
     alter: Callable[[str, Tensor], Tensor] | None = None,
+    kernels: Kernels = _NO_OTHERS,
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the values named in `wanted`, in the graph's layout; the rest is freed on the way.
 
     `alter(name, value)`, if given, returns what stands for each value made: a simulation of
-    number types that torch does not compute in.
+    number types that torch does not compute in. `kernels` stand for those here of some operators.
     """
-    walk = Walk(graph, x, wanted, dtype)
+    walk = Walk(graph, x, wanted, dtype, kernels)
     walk.finish(alter)
     return {name: walk.values[name].numpy() for name in set(wanted)}
 
@@ -79,12 +85,13 @@ class Walk:
         x: npt.NDArray[Any],
         wanted: Iterable[str],
         dtype: npt.DTypeLike = np.float32,
+        kernels: Kernels = _NO_OTHERS,
     ) -> None:
         if x.shape != graph.input_shape:
             raise ValueError(f"interpret: picture {x.shape}, the graph takes {graph.input_shape}")
         self.graph, self.place = graph, 0
         self.values = {INPUT: torch.from_numpy(x.astype(dtype))}
-        self._kept, self._dtype = frozenset(wanted), dtype
+        self._kept, self._dtype, self._kernels = frozenset(wanted), dtype, kernels
         self.unread = graph.readers.copy()
 
     def fork(self) -> Walk:
@@ -110,7 +117,7 @@ class Walk:
                 else torch.from_numpy(self.graph.constants[name].astype(self._dtype, copy=False))
                 for name in node.inputs
             ]
-            return _run(node.op, arguments)
+            return _run(node.op, arguments, self._kernels)
 
     def step(self, value: Tensor) -> None:
         """Take `value` for the next node's, and go behind it."""
@@ -218,7 +225,7 @@ def _depth_to_space(op: ops.DepthToSpace, x: Tensor) -> Tensor:
     return blocks.reshape(n, h * b, w * b, c // b**2)
 
 
-_KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
+_KERNELS: Kernels = {
     ops.Conv2d: _conv2d,
     ops.DepthwiseConv2d: _depthwise,
     GroupedConv2d: _grouped_conv2d,
@@ -271,8 +278,8 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
 }
 
 
-def _run(op: Operator, arguments: list[Tensor]) -> Tensor:
-    y = _KERNELS[type(op)](op, *arguments)
+def _run(op: Operator, arguments: list[Tensor], instead: Kernels) -> Tensor:
+    y = instead.get(type(op), _KERNELS[type(op)])(op, *arguments)
     if getattr(op, "activation", Activation.NONE) is Activation.RELU:
         y = torch.relu(y)
     return y

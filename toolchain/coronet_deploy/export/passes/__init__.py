@@ -18,6 +18,7 @@ from coronet_deploy.export.passes.depthwise import SplitDepthwise
 from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
 from coronet_deploy.export.passes.known_zeros import SkipZeros
+from coronet_deploy.export.passes.long_sums import SplitLongSums
 from coronet_deploy.export.passes.permutations import UnrollPermutations
 from coronet_deploy.export.passes.plain_operators import PlainOperators
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
@@ -104,6 +105,7 @@ def passes_for(
         TrimTaps(),
         *multiplication,
         *rounding,
+        *((SplitLongSums(),) if half else ()),
         *(() if integer else (SplitBorders(),)),
         UnrollReflectPad(),
         # In half precision a pixel would be a sum of rounded numbers.
