@@ -22,6 +22,7 @@ from coronet_deploy.bench.adb import AdbError, Device, DeviceLost
 from coronet_deploy.bench.canary import Canary
 from coronet_deploy.bench.clusters import read_clusters
 from coronet_deploy.bench.conditions import Limits, cautions
+from coronet_deploy.bench.crashes import crash_notes
 from coronet_deploy.bench.emulation import emulated
 from coronet_deploy.bench.host import BenchInterrupted, Keeper, OnDisk, Progress, load_subjects
 from coronet_deploy.bench.identity import identity
@@ -194,7 +195,8 @@ class _Bench:
         """Return the run as it stands; what ended before the first launch holds none."""
         cut_short = interrupted or lost is not None
         launches = [] if cut_short and not self.planned else self.finished
-        cpus = narrowed(launches, self.conditions["clusters"], self.settings.mask)
+        told = narrowed(launches, self.conditions["clusters"], self.settings.mask)
+        told += crash_notes(launches)
         lately = [one.details.get("failure") == Failure.THROTTLED for one in self.finished]
         conditions = {
             **self.conditions,
@@ -207,7 +209,7 @@ class _Bench:
             "throttled": any(lately),
             "interrupted": cut_short,
             "lost": lost,
-            "notes": with_earlier([*self.notes, *cpus], self.earlier),
+            "notes": with_earlier([*self.notes, *told], self.earlier),
         }
         return Run(
             id=self.id,
