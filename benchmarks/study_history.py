@@ -4,7 +4,8 @@
 
 Sessions' medians vary by 3 % from day to day: normal, with heavy tails (Student's t, three degrees
 of freedom, the same spread in most sessions), or remembering half of yesterday's deviation. The
-candidate has one session, or a re-run beside it.
+candidate has one session, or a re-run beside it. Last, sessions that vary by 1 % around one of two
+levels, a slow one now and then; without a look at them, and with it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import numpy as np
 from launch_pool import upper_bound
 
 from coronet_deploy.cli.bench import positive
+from coronet_deploy.report.modes import modes_of
 from coronet_deploy.report.regression import Bounds, Look, Verdict, decide
 from coronet_deploy.report.sessions import SESSIONS_LEAST, change_points, compare_sessions
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 _SPREAD = 0.03
 _REMEMBERED = 0.5
+_APART, _WITHIN = 0.2, 0.01
 
 
 def _normal(random: np.random.Generator, count: int) -> Array:
@@ -41,8 +44,11 @@ def _remembering(random: np.random.Generator, count: int) -> Array:
     return values
 
 
-def verdict(earlier: Array, candidate: Array) -> Verdict | None:
-    """Return what the rule says of logarithms of medians; None where too few sessions count."""
+def verdict(earlier: Array, candidate: Array, *, modal: bool = True) -> Verdict | None:
+    """Return what the rule says of logarithms of medians; None where too few sessions count.
+
+    It looks for two modes if `modal`.
+    """
     found = change_points(np.exp(earlier).tolist())
     current = earlier[found[-1] if found else 0 :]
     if len(current) < SESSIONS_LEAST:
@@ -50,7 +56,11 @@ def verdict(earlier: Array, candidate: Array) -> Verdict | None:
     shift = compare_sessions(np.exp(current).tolist(), np.exp(candidate).tolist())
     again = candidate[1:]
     rerun = float(np.exp(again.mean() - current.mean())) if again.size else None
-    return decide([Look(shift, rerun)], Bounds())[0]
+    told = decide([Look(shift, rerun)], Bounds())[0]
+    modes = modes_of(np.exp(current).tolist()) if modal else None
+    if modes and modes.explain(told, np.exp(candidate).tolist(), Bounds().margin):
+        return Verdict.INCONCLUSIVE
+    return told
 
 
 def main() -> None:
@@ -97,6 +107,19 @@ def main() -> None:
             found = sum(bool(change_points(np.exp(one + step).tolist())) for one in drawn)
             line = (kind, length, f"{seen / args.count:.1%}", f"{found / args.count:.1%}")
             print(f"| {' | '.join(map(str, line))} |", flush=True)
+    print("\n| slow sessions | history | two modes told | slower, unchanged | without a look |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for share in (0.15, 0.3, 0.5):
+        for length in (10, 20, 40):
+            levels = random.random((args.count, length + 1)) < share
+            drawn = list(levels * _APART + random.normal(0, _WITHIN, levels.shape))
+            seen = sum(modes_of(np.exp(one[:-1]).tolist()) is not None for one in drawn)
+            slower = [
+                sum(verdict(one[:-1], one[-1:], modal=modal) is Verdict.SLOWER for one in drawn)
+                for modal in (True, False)
+            ]
+            shares = [f"{one / args.count:.1%}" for one in (seen, *slower)]
+            print(f"| {share:.0%} | {length} | {' | '.join(shares)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from dataclasses import dataclass
@@ -48,17 +49,22 @@ class Bench:
         """Make the runner misbehave from its next start on, or not any more."""
         self.phone.fake("faulty_mode", name)
 
-    def wait_for_runner(self) -> None:
-        """Wait until a timed launch goes on and the runner knows how it is to behave."""
+    def wait_for_runner(self) -> int:
+        """Return a timed launch's process, once the runner knows how it is to behave."""
 
         def runs(line: str) -> bool:
             return line.startswith(f"{ROOT}/files/") and "--runs 30" in line
 
         end = time.monotonic() + 60
-        while not any(map(runs, self.phone.processes().values())):
+        while not (found := [pid for pid, one in self.phone.processes().items() if runs(one)]):
             assert time.monotonic() < end, "no launch began"
             time.sleep(0.02)
         time.sleep(0.2)  # it reads that first of all
+        return found[0]
+
+    def kill_runner(self, number: signal.Signals) -> None:
+        """Kill a timed launch as the phone's system would."""
+        os.kill(self.wait_for_runner(), number)
 
     def run_file(self) -> Run:
         (path,) = self.output.glob("*.json")

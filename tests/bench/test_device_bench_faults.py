@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pytest
 
 from phone_bench import Bench, last_line, started, wait_for
 from virtual_phone import EXYNOS_2400, SM8550, AdbServer, VirtualPhone, thermal
+
+CRASHED = "/data/local/tmp/.crashed"
+"""What those that crash once leave on the phone."""
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,64 @@ def test_a_runner_that_fails_is_one_line_and_a_failed_launch(
     assert told in last_line(done)
     (launch,) = bench.run_file().launches
     assert launch.details["failure"] == failure
+    bench.check_clean()
+
+
+def test_a_launch_that_crashed_is_made_once_more_and_told(bench: Bench) -> None:
+    bench.mode("slow")
+    with started(bench) as process:
+        wait_for(process, "launch 1 of 2")
+        bench.kill_runner(signal.SIGKILL)
+        wait_for(process, "launch 1 of 2: the runner was killed by SIGKILL")
+        bench.mode(None)
+        out, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    note = (
+        "tiny.tflite on cpu, 1 thread: a launch was made again after a crash: "
+        "the runner was killed by SIGKILL (out of memory?)."
+    )
+    assert note in " ".join(out.split())
+    run = bench.run_file()
+    assert note in run.conditions["notes"]
+    first, second = run.launches
+    (crash,) = first.details["crashed_launches"]
+    assert crash["reason"] == "the runner was killed by SIGKILL (out of memory?)"
+    assert first.samples_ms
+    assert "crashed_launches" not in second.details
+    bench.check_clean()
+
+
+def test_a_launch_that_crashes_twice_fails_its_row_and_not_the_others(bench: Bench) -> None:
+    bench.mode("slow")
+    with started(bench, "--threads", "1,2", "--json") as process:
+        wait_for(process, "launch 1 of 4")
+        bench.kill_runner(signal.SIGSEGV)
+        wait_for(process, "killed by SIGSEGV: once more")
+        bench.kill_runner(signal.SIGBUS)
+        wait_for(process, "launch 2 of 4")
+        bench.mode(None)
+        out, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "killed by SIGBUS, and before that: the runner was killed by SIGSEGV" in told
+    bad, good = json.loads(out)["rows"]
+    assert (bad["threads"], bad["launches"], bad["failed"]) == (1, 0, 1)
+    assert (good["threads"], good["launches"], good["failed"]) == (2, 2, 0)
+    bench.check_clean()
+
+
+def test_a_trial_that_crashed_is_made_once_more_and_told(bench: Bench) -> None:
+    bench.server.adb("-s", bench.phone.serial, "shell", f"rm -f {CRASHED}")
+    bench.mode("once")
+    done = bench("--json")
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)["rows"][0]
+    assert (row["launches"], row["failed"]) == (2, 0)
+    note = "tiny.tflite on cpu: it was tried again after a crash: the runner was killed by SIGABRT."
+    assert note in json.loads(done.stdout)["notes"]
+    first, _ = bench.run_file().launches
+    assert [one["reason"] for one in first.details["crashed_trials"]] == [
+        "the runner was killed by SIGABRT"
+    ]
     bench.check_clean()
 
 
@@ -208,16 +270,23 @@ def test_two_benches_at_once_do_not_share_a_phone(bench: Bench) -> None:
 
 @pytest.fixture
 def vendors_program(tmp_path: Path) -> Path:
-    """Compile a program that prints what TFLite's benchmark_model does."""
+    """Compile a program that prints what TFLite's benchmark_model does.
+
+    On a phone with a file fake/vendors_crash it crashes, once.
+    """
     fixtures = Path(__file__).with_name("fixtures") / "vendor"
     texts = [
         json.dumps((fixtures / f"{one}.txt").read_text()) for one in ("help-tflite", "tflite-cpu")
     ]
     source = tmp_path / "benchmark_model.c"
     source.write_text(
-        "#include <stdio.h>\n#include <string.h>\n"
+        "#include <fcntl.h>\n#include <stdio.h>\n#include <stdlib.h>\n"
+        "#include <string.h>\n#include <unistd.h>\n"
         "int main(int c, char **v) {\n"
-        f'  fputs(c > 1 && !strcmp(v[1], "--help") ? {texts[0]} : {texts[1]}, stdout);\n'
+        '  int asked = c > 1 && !strcmp(v[1], "--help");\n'
+        '  if (!asked && access("/fake/vendors_crash", F_OK) == 0 &&\n'
+        f'      open("{CRASHED}", O_CREAT | O_EXCL, 0600) >= 0) abort();\n'
+        f"  fputs(asked ? {texts[0]} : {texts[1]}, stdout);\n"
         "  return 0;\n}\n"
     )
     program = tmp_path / "benchmark_model"
@@ -238,6 +307,23 @@ def test_a_vendors_program_is_measured_with_in_rows_of_its_own(
     other = bench("--vendor-tool", bench.kit / "libLiteRt.so")
     assert other.returncode == 2
     assert "no benchmark program that is known" in last_line(other)
+
+
+def test_a_vendors_program_that_crashed_is_started_once_more(
+    bench: Bench, vendors_program: Path
+) -> None:
+    bench.server.adb("-s", bench.phone.serial, "shell", f"rm -f {CRASHED}")
+    bench.phone.fake("vendors_crash", "")
+    try:
+        done = bench("--vendor-tool", vendors_program, "--json")
+    finally:
+        bench.phone.fake("vendors_crash", None)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert [(row["launches"], row["failed"]) for row in answer["rows"]] == [(2, 0), (2, 0)]
+    (note,) = [one for one in answer["notes"] if "crash" in one]
+    assert note.startswith("tiny.tflite on cpu, benchmark_model, 1 thread: a launch was made again")
+    assert "it was killed by SIGABRT" in note
 
 
 def test_a_back_end_that_a_vendors_program_lacks_fails_its_row_and_not_the_bench(

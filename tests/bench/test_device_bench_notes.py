@@ -6,7 +6,9 @@ import json
 import subprocess
 from pathlib import Path
 
-from phone_bench import Bench, last_line, started, wait_for
+from coronet_deploy.bench.adb import Device
+from coronet_deploy.bench.phone_lock import PhoneLock
+from phone_bench import Bench, Done, last_line, started, wait_for
 from virtual_phone import thermal
 
 
@@ -73,6 +75,42 @@ def test_a_phone_that_cannot_time_the_canary_is_measured_and_the_run_says_so(
     assert [launch.details["canary_ms"] for launch in run.launches] == [None]
     note = "Throttling was not looked for: the canary could not be timed."
     assert note in run.conditions["notes"]
+
+
+def test_a_phone_that_another_bench_holds_is_told_before_this_host_draws(
+    bench: Bench, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(bench.artifact.read_bytes()[:500])
+    bench.artifact = broken
+    line = [one for one in bench.line() if one != "--no-parity"]
+
+    def run() -> Done:
+        return subprocess.run(
+            line, check=False, env=bench.environment, capture_output=True, text=True, timeout=120
+        )
+
+    with PhoneLock(Device(bench.phone.serial)):
+        held = run()
+    free = run()
+    assert (held.returncode, free.returncode) == (3, 4)
+    assert "is in use by another bench" in last_line(held)
+    assert f"LiteRT does not load {broken}" in last_line(free)
+    assert "the screen of" not in free.stderr
+
+
+def test_a_phone_whose_screen_is_on_is_told_before_anything_is_pushed(bench: Bench) -> None:
+    power = bench.phone.root / "fake" / "dumpsys" / "power"
+    asleep = power.read_text()
+    power.write_text(asleep.replace("Asleep", "Awake"))
+    try:
+        done = bench("--rounds", "1")
+    finally:
+        power.write_text(asleep)
+    assert done.returncode == 0, done.stderr
+    told = f"the screen of phone {bench.phone.serial} is on: if somebody uses it, it is slower\n"
+    assert done.stderr.index(told) < done.stderr.index("pushing")
+    assert "The screen was on." in bench.run_file().conditions["notes"]
 
 
 def test_what_came_while_the_bench_went_on_is_told(bench: Bench) -> None:

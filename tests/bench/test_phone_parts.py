@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -162,6 +163,19 @@ def test_a_second_bench_is_told_who_has_the_phone(device: Device) -> None:
         PhoneLock(device).__enter__()
     with PhoneLock(device):
         pass
+
+
+def test_a_folder_that_cannot_be_locked_is_no_other_bench_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "not in use"
+    folder.mkdir()
+    (folder / f"coronet-deploy-{os.getuid()}").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(EnvironmentProblem) as caught, PhoneLock(Device("a", adb="adb")):
+        pass
+    assert "Not a directory (name another folder by TMPDIR)" in str(caught.value)
+    assert "another bench" not in str(caught.value)
 
 
 def test_a_bench_of_another_computer_is_told_too(

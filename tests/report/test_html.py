@@ -130,6 +130,16 @@ def test_what_launches_tell_in_odd_ways_ends_no_page(make_run: MakeRun) -> None:
         assert ("Launches made again" in text) is isinstance(told, list)
 
 
+def test_launches_that_were_made_again_are_counted_by_their_reasons(make_run: MakeRun) -> None:
+    run = make_run()
+    crash = {"reason": "the runner was killed by SIGKILL"}
+    first = replace(run.launches[0], details={"crashed_launches": [crash]})
+    hot = replace(run.launches[1], details={"throttled_launches": [{}, {}]})
+    text = Page(render_report(replace(run, launches=(first, hot, *run.launches[2:])))).text
+    told = "2, because the phone throttled; 1, because of a crash; not averaged in"
+    assert told in text
+
+
 def test_a_table_of_one_state_alone_leaves_no_empty_one(make_run: MakeRun) -> None:
     policies = {"policies": [{"cpus": [0, 1], "governor": "schedutil"}]}
     for before, after, told in ((policies, {"skin_c": 31.0}, "before"), ({}, policies, "after")):

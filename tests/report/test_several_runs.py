@@ -173,7 +173,7 @@ def test_runs_of_one_day_have_headings_of_their_own(pruned: Run) -> None:
 
 def test_runs_of_one_day_are_called_by_their_minute_and_its_zone(pruned: Run) -> None:
     name = run_names([("a", pruned.created), ("b", "2026-01-02T23:30:00+09:00")])
-    assert name == {"a": "2026-01-02 03:04Z", "b": "2026-01-02 14:30Z"}
+    assert name == {"a": "2026-01-02 03:04 UTC", "b": "2026-01-02 14:30 UTC"}
     # A day is that of UTC too, and what is no date is what it is.
     name = run_names([("a", pruned.created), ("b", "2026-01-02T23:30:00-05:00"), ("c", "soon")])
     assert name == {"a": "2026-01-02", "b": "2026-01-03", "c": "soon"}

@@ -192,7 +192,7 @@ def test_runs_of_one_day_are_told_apart_by_the_minute_or_else_by_their_ids(
         grid = grids_of(Layout.FULL, [line for run in made for line in lines_of(run)])[0]
         return [line[1] for line in grid.lines[::3]]
 
-    assert runs("10:00:00", "11:00:00") == ["2026-01-01 10:00Z", "2026-01-01 11:00Z"]
+    assert runs("10:00:00", "11:00:00") == ["2026-01-01 10:00 UTC", "2026-01-01 11:00 UTC"]
     assert runs("10:00:00", "10:00:30") == ["20260100…a0b0c00", "20260101…a0b0c01"]
 
 

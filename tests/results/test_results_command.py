@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +46,7 @@ def test_import_list_show_prune_and_rebuild(cli: Cli, folder: Path, tmp_path: Pa
     assert listed.returncode == 0, listed.stderr
     assert all(len(line) <= 80 for line in listed.stdout.splitlines())
     assert "The newest 3 of 6 runs" in listed.stdout
+    assert len(re.findall(r"2026-01-0\d \d\d:\d\d UTC", listed.stdout)) == 3
     assert "m_fp32.onnx" not in listed.stdout
     none = cli("results", "list", "--dtype", "int8-full", *store)
     assert (none.returncode, none.stdout.startswith("No run in ")) == (0, True)

@@ -1,5 +1,6 @@
 /* A runner that behaves as the phone's file fake/faulty_mode says: what a bench must survive.
    Speaks the protocol of android_bench/README.md without loading anything. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +8,7 @@
 #include <unistd.h>
 
 #define MODE "/fake/faulty_mode"
+#define CRASHED "/data/local/tmp/.crashed"
 
 static int taken = 12, sampled;
 static const char *cpus = "";
@@ -48,6 +50,7 @@ int main(int argc, char **argv) {
   }
   header();
   if (strcmp(mode, "abort") == 0) abort();
+  if (strcmp(mode, "once") == 0 && open(CRASHED, O_CREAT | O_EXCL, 0600) >= 0) abort();
   samples("warmup", 6);
   if (strcmp(mode, "hang") == 0) {
     signal(SIGTERM, SIG_IGN);

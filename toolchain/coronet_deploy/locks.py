@@ -14,12 +14,17 @@ from coronet_deploy.errors import EnvironmentProblem
 _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
+class InUse(EnvironmentProblem):
+    """Another process holds the lock; whatever else keeps one from it is no such error."""
+
+
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold `folder` (made if missing) for this process alone, by a lock that dies with it.
 
     Raises:
-        EnvironmentProblem: another process holds it, it cannot be made, or its disk has no locks.
+        InUse: another process holds it.
+        EnvironmentProblem: it cannot be made, or its disk has no locks.
 
     """
     path = folder / ".lock"
@@ -30,7 +35,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
     with handle:
         if not take_lock(handle.fileno(), folder, fcntl.LOCK_EX):
-            raise EnvironmentProblem(
+            raise InUse(
                 f"{folder} is in use by another run", hint="wait for it, or choose another folder"
             )
         yield

@@ -26,6 +26,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coronet_deploy.bench.adb_errors import (
+    AdbError,
+    AdbFlood,
+    AdbTimeout,
+    DeviceLost,
+    DeviceTooOld,
+)
 from coronet_deploy.bench.attached import (
     ABSENT,
     DEVICE,
@@ -34,9 +41,15 @@ from coronet_deploy.bench.attached import (
     Attached,
     advice_for,
 )
+from coronet_deploy.bench.moving import Moving
 from coronet_deploy.bench.process import Ended, Limit, last_words, run_bounded
 from coronet_deploy.errors import EnvironmentProblem
 from coronet_deploy.storage import atomic_path
+
+__all__ = [
+    "AdbError", "AdbFlood", "AdbTimeout", "Device", "DeviceLost", "DeviceTooOld", "ShellResult",
+    "call_adb", "find_adb", "list_devices", "local",
+]  # fmt: skip
 
 _QUICK_S = 15.0
 _SERVER_START_S = 30.0
@@ -55,47 +68,6 @@ _TELL_STATUS = "; s=$?; echo @coronet-deploy $s >&2; exit $s"
 _STATUS_TOLD = re.compile(rb"@coronet-deploy (\d+)\r?\n(?!.*@coronet-deploy )", re.DOTALL)
 _VERSIONS = b"doesn't match this client"
 _PROPERTY = re.compile(r"^\[([^\]]+)\]: \[(.*?)\]$", re.MULTILINE | re.DOTALL)
-
-
-class AdbError(EnvironmentProblem):
-    """An adb call that did not do its work: carries the call and all that came of it.
-
-    `status` is adb's exit status, None if it was stopped.
-    """
-
-    def __init__(
-        self,
-        what: str,
-        *,
-        hint: str | None = None,
-        command: Sequence[str] = (),
-        serial: str | None = None,
-        status: int | None = None,
-        stdout: bytes = b"",
-        stderr: bytes = b"",
-    ) -> None:
-        super().__init__(what, hint=hint)
-        self.command = tuple(command)
-        self.serial = serial
-        self.status = status
-        self.stdout = stdout
-        self.stderr = stderr
-
-
-class DeviceLost(AdbError):
-    """The phone is gone, not ready or does not answer: a command's own result is not known."""
-
-
-class DeviceTooOld(AdbError):
-    """The phone answers, and its Android lacks what every command here needs."""
-
-
-class AdbTimeout(AdbError):
-    """The phone is there, but the command did not end in time; it has been killed."""
-
-
-class AdbFlood(AdbError):
-    """A call wrote more than is kept of any (`process.OUTPUT_MOST_BYTES`); it has been killed."""
 
 
 @dataclass(frozen=True)
@@ -241,17 +213,19 @@ class Device:
             raise self._failure(AdbError, what, short, own)
         return result
 
-    def push(self, source: Path, target: str, *, seconds: float = 300.0) -> None:
+    def push(self, source: Path, target: str, *, seconds: float = math.inf) -> None:
         """Copy the file `source` to `target` on the phone. Not atomic: see `phone.Store`.
 
         Raises:
             DeviceLost: the phone went away.
-            AdbError: it cannot be written there (no room, say), or not in time.
+            AdbError: it cannot be written there (no room, say), or not in time, or stands still.
 
         """
-        self._transfer(["push", local(source), target], f"push of {source.name}", seconds)
+        size_mb = source.stat().st_size / 1e6 if source.exists() else 0.0
+        moving = Moving(lambda left_s: self._size_there(target, left_s), size_mb)
+        self._transfer(["push", local(source), target], f"push of {source.name}", seconds, moving)
 
-    def pull(self, source: str, target: Path, *, seconds: float = 300.0) -> None:
+    def pull(self, source: str, target: Path, *, seconds: float = math.inf) -> None:
         """Copy the file `source` on the phone to `target`, whole or not at all.
 
         Raises:
@@ -259,8 +233,9 @@ class Device:
             AdbError: there is no such file, or it cannot be read, or not in time.
 
         """
-        with atomic_path(target) as temporary:
-            self._transfer(["pull", source, str(temporary)], f"pull of {source}", seconds)
+        with atomic_path(target) as here:
+            moving = Moving(lambda _: here.stat().st_size if here.exists() else 0)
+            self._transfer(["pull", source, str(here)], f"pull of {source}", seconds, moving)
 
     def properties(self) -> dict[str, str]:
         """Return Android's properties (`getprop`)."""
@@ -293,18 +268,36 @@ class Device:
         self._limiter = _FOREGROUND_TIMEOUT if int(told[1]) == 0 else _TIMEOUT
         return self._limiter
 
-    def _call(self, arguments: Sequence[str], seconds: float) -> Ended:
+    def _call(
+        self, arguments: Sequence[str], seconds: float, moving: Moving | None = None
+    ) -> Ended:
         self.unsure = True
-        ended = _start([self._adb, "-s", self.serial, *arguments], seconds, self._limit)
+        ended = _start([self._adb, "-s", self.serial, *arguments], seconds, self._limit, moving)
         self.unsure = ended.status is None
         self.silent = self.silent and self.unsure
         return ended
 
-    def _transfer(self, arguments: Sequence[str], what: str, seconds: float) -> None:
-        ended = self._call(arguments, seconds)
+    def _size_there(self, path: str, seconds: float) -> int | None:
+        """Return the bytes of a file on the phone, 0 of none; None if it does not answer in time.
+
+        May be asked while another call goes on.
+        """
+        word = shlex.quote(path)
+        script = f"if [ -e {word} ]; then stat -c %s {word}; else echo 0; fi"
+        ended = _start([self._adb, "-s", self.serial, "shell", script], seconds, self._limit)
+        told = ended.stdout.strip()
+        return int(told) if ended.status == 0 and told.isdigit() else None
+
+    def _transfer(
+        self, arguments: Sequence[str], what: str, seconds: float, moving: Moving
+    ) -> None:
+        ended = self._call(arguments, seconds, moving)
         if ended.status is None:
             self._require_here(what, ended)
             self._require_answer(what)
+            if moving.stopped:
+                other = "try another cable, port or network"
+                raise self._failure(AdbTimeout, str(moving), what, ended, other)
             raise self._failure(AdbTimeout, f"did not end in {seconds:g} s", what, ended)
         if ended.status != 0:
             self._require_here(what, ended)
@@ -351,9 +344,14 @@ class Device:
         )
 
 
-def _start(command: Sequence[str], seconds: float, limit: Limit | None = None) -> Ended:
+def _start(
+    command: Sequence[str],
+    seconds: float,
+    limit: Limit | None = None,
+    moving: Moving | None = None,
+) -> Ended:
     try:
-        ended = run_bounded(command, seconds, limit)
+        ended = run_bounded(command, seconds, limit, moving.stands_still if moving else None)
     except OSError as error:
         raise EnvironmentProblem(
             f"cannot start {command[0]}: {error.strerror or error}",

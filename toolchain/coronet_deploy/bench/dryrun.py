@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,12 +36,12 @@ class DryDevice(Device):
         self._tell("shell", argv if isinstance(argv, str) else shlex.join(argv))
         return ShellResult(0, b"", b"")
 
-    def push(self, source: Path, target: str, *, seconds: float = 300.0) -> None:
+    def push(self, source: Path, target: str, *, seconds: float = math.inf) -> None:
         """Say the push."""
         del seconds
         self._tell("push", local(source), target)
 
-    def pull(self, source: str, target: Path, *, seconds: float = 300.0) -> None:
+    def pull(self, source: str, target: Path, *, seconds: float = math.inf) -> None:
         """Say the pull."""
         del seconds
         self._tell("pull", source, str(target))

@@ -22,6 +22,7 @@ from coronet_deploy.bench.adb import AdbError, Device, DeviceLost
 from coronet_deploy.bench.canary import Canary
 from coronet_deploy.bench.clusters import read_clusters
 from coronet_deploy.bench.conditions import Limits, cautions
+from coronet_deploy.bench.crashes import crash_notes
 from coronet_deploy.bench.emulation import emulated
 from coronet_deploy.bench.host import BenchInterrupted, Keeper, OnDisk, Progress, load_subjects
 from coronet_deploy.bench.identity import identity
@@ -32,8 +33,8 @@ from coronet_deploy.bench.phone_kit import (
     Kit,
     Settings,
     check_planned,
-    check_same_bench,
     combinations,
+    finished_of,
     left_out,
     with_earlier,
 )
@@ -47,7 +48,6 @@ from coronet_deploy.bench.phone_trial import Trial, Trials
 from coronet_deploy.bench.phone_vendor import VendorTools, put_tools
 from coronet_deploy.bench.plan import Plan, PlannedLaunch, Subject
 from coronet_deploy.bench.thermals import StillHot, Thermals
-from coronet_deploy.errors import BadInput
 from coronet_deploy.images import Array
 from coronet_deploy.verify.runtimes import runtime_of
 from coronet_deploy.vocabulary import Launch, Run, Target
@@ -92,9 +92,8 @@ def bench_phone(
     subjects = load_subjects(artifacts, names)
     bench = _Bench(device, name, subjects, kit, settings, progress, list(notes), keeper)
     bench.prepare(chipset, earlier, command)
-    references = {one.name: make_reference(one, pictures) for one in subjects if pictures}
     try:
-        bench.carry_out(references)
+        bench.carry_out(pictures)
     except KeyboardInterrupt:
         raise BenchInterrupted(bench.run(interrupted=True), bench.planned) from None
     except AdbError as error:
@@ -170,12 +169,17 @@ class _Bench:
             "kit": self.kit.as_json(runtimes),
         }
         if earlier is not None:
-            self._take_over(earlier)
+            self.finished += finished_of(earlier, self.conditions, self.subjects)
+            self.earlier = earlier
+            self.conditions["resumed"] = earlier.id
 
-    def carry_out(self, references: Mapping[str, Reference]) -> None:
+    def carry_out(self, pictures: Callable[[int, int], list[Array]] | None) -> None:
         """Try and time everything; leaves the phone as it was found."""
         with ExitStack() as stack:
+            # First of all: this host need not draw for a phone that another bench holds.
             stack.enter_context(self.lock)
+            every = self.subjects.values()
+            references = {one.name: make_reference(one, pictures) for one in every if pictures}
             stack.enter_context(self.files.session())
             refused = stack.enter_context(fixed_performance(self.device))
             self.conditions["fixed_performance"] = refused or "on"
@@ -194,7 +198,8 @@ class _Bench:
         """Return the run as it stands; what ended before the first launch holds none."""
         cut_short = interrupted or lost is not None
         launches = [] if cut_short and not self.planned else self.finished
-        cpus = narrowed(launches, self.conditions["clusters"], self.settings.mask)
+        told = narrowed(launches, self.conditions["clusters"], self.settings.mask)
+        told += crash_notes(launches)
         lately = [one.details.get("failure") == Failure.THROTTLED for one in self.finished]
         conditions = {
             **self.conditions,
@@ -207,7 +212,7 @@ class _Bench:
             "throttled": any(lately),
             "interrupted": cut_short,
             "lost": lost,
-            "notes": with_earlier([*self.notes, *cpus], self.earlier),
+            "notes": with_earlier([*self.notes, *told], self.earlier),
         }
         return Run(
             id=self.id,
@@ -219,23 +224,6 @@ class _Bench:
             launches=tuple(sorted(launches, key=lambda one: one.order)),
             emulated=self.emulated is not None,
         )
-
-    def _take_over(self, earlier: Run) -> None:
-        """Keep the finished launches of a run that was cut short.
-
-        Raises:
-            BadInput: it measured something else, or otherwise, or on another phone.
-
-        """
-        check_same_bench(earlier, self.conditions)
-        for name, manifest in earlier.artifacts.items():
-            subject = self.subjects.get(name)
-            if subject is None or subject.manifest != manifest:
-                told = "is not given now" if subject is None else "is another file"
-                raise BadInput(f"run {earlier.id} cannot be gone on with: {name} {told}")
-        self.finished += [one for one in earlier.launches if one.error is None]
-        self.earlier = earlier
-        self.conditions["resumed"] = earlier.id
 
     def _push(self) -> tuple[Setup, dict[str, str]]:
         """Put everything on the phone; returns the native files' and the artifacts' places."""

@@ -13,7 +13,7 @@ from coronet_deploy.bench.phone_files import PhoneFiles
 from coronet_deploy.bench.phone_kit import Kit, Settings, combinations
 from coronet_deploy.bench.phone_launch import Setup, now, timing_arguments
 from coronet_deploy.bench.phone_lock import PhoneLock
-from coronet_deploy.bench.phone_state import fixed_performance, read_state
+from coronet_deploy.bench.phone_state import fixed_performance, read_screen, read_state
 from coronet_deploy.bench.phone_trial import ONCE
 from coronet_deploy.bench.phone_vendor import put_tools
 from coronet_deploy.bench.plan import Plan, Subject
@@ -42,6 +42,7 @@ def say_bench(
     pairs = combinations(subjects, settings.backends)
     device = DryDevice(serial, say)
     files = PhoneFiles(device)
+    read_screen(device)
     with PhoneLock(device), files.session(), fixed_performance(device):
         setup = Setup(
             runner=files.put(kit.runner),

@@ -28,7 +28,6 @@ _FILES, _WORK = f"{ROOT}/files", f"{ROOT}/work"
 _QUICK_S = 20.0
 # The slowest phones hash 100 MB a second; a runtime library is 30 MB.
 _HASH_S = 60.0
-_PUSH_S = 300.0
 _HASH_DIGITS = 16
 
 
@@ -118,7 +117,7 @@ class PhoneFiles:
         self._shell(f"mkdir -p {folder}")
         try:
             for _ in range(2):
-                self._device.push(path, partial, seconds=_PUSH_S)
+                self._device.push(path, partial)
                 if self._device.dry or self._hash(partial) == digest:
                     self._shell(f"chmod 755 {partial} && mv -f {partial} {target}")
                     return

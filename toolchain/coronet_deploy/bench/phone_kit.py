@@ -159,6 +159,24 @@ def left_out(subjects: Iterable[OnDisk], backends: Sequence[str]) -> list[str]:
     ]
 
 
+def finished_of(
+    earlier: Run, now: Mapping[str, Any], subjects: Mapping[str, OnDisk]
+) -> list[Launch]:
+    """Return the finished launches of a run that was cut short, to go on from under `now`.
+
+    Raises:
+        BadInput: it measured something else than `subjects`, or otherwise, or on another phone.
+
+    """
+    check_same_bench(earlier, now)
+    for name, manifest in earlier.artifacts.items():
+        subject = subjects.get(name)
+        if subject is None or subject.manifest != manifest:
+            told = "is not given now" if subject is None else "is another file"
+            raise BadInput(f"run {earlier.id} cannot be gone on with: {name} {told}")
+    return [one for one in earlier.launches if one.error is None]
+
+
 def check_same_bench(earlier: Run, now: Mapping[str, Any]) -> None:
     """Let a run through that was measured under the conditions `now`, so that they are one bench.
 

@@ -29,7 +29,7 @@ from coronet_deploy.bench.attached import DEVICE, advice_for
 from coronet_deploy.bench.phone_files import ROOT
 from coronet_deploy.bench.process import has_ended
 from coronet_deploy.errors import EnvironmentProblem
-from coronet_deploy.locks import exclusive
+from coronet_deploy.locks import InUse, exclusive
 
 _ANSWER_S = 15.0
 _END_S = 3.0
@@ -217,13 +217,11 @@ def _this_computer(serial: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(exclusive(folder))
-        except EnvironmentProblem as error:
-            if "in use" not in error.what:
-                raise EnvironmentProblem(
-                    error.what, hint="name another folder by TMPDIR"
-                ) from error
+        except InUse as error:
             raise EnvironmentProblem(
                 f"phone {serial} is in use by another bench on this computer",
                 hint="wait for it, or use another phone",
             ) from error
+        except EnvironmentProblem as error:
+            raise EnvironmentProblem(error.what, hint="name another folder by TMPDIR") from error
         yield

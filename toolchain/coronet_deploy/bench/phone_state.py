@@ -45,8 +45,6 @@ def read_state(device: Device) -> State:
     missing: dict[str, str] = {}
     thermal = dumpsys.parse_thermal(_ask(device, ["dumpsys", "thermalservice"], missing))
     battery = dumpsys.parse_battery(_ask(device, ["dumpsys", "battery"], missing))
-    # All of `dumpsys power` is a hundred kilobytes.
-    power = _ask(device, "dumpsys power | grep -m 1 Wakefulness=", missing)
     settings = {
         name: _setting(device, key, missing)
         for name, key in (("airplane", "airplane_mode_on"), ("low_power", "low_power"))
@@ -60,7 +58,7 @@ def read_state(device: Device) -> State:
         "battery_percent": battery.percent,
         "power": battery.power,
         "charging": battery.charging,
-        "screen": dumpsys.parse_screen(power),
+        "screen": read_screen(device, missing),
         **settings,
     }
     if values["skin_c"] is None:
@@ -79,6 +77,20 @@ def read_state(device: Device) -> State:
         overridden=tuple(overridden),
         unavailable=_reasons(values, missing),
     )
+
+
+def read_screen(device: Device, missing: dict[str, str] | None = None) -> str | None:
+    """Return whether the screen is "on" or not; why it is not known goes into `missing`.
+
+    Raises:
+        DeviceLost: the phone went away.
+
+    """
+    # All of `dumpsys power` is a hundred kilobytes.
+    power = _ask(
+        device, "dumpsys power | grep -m 1 Wakefulness=", {} if missing is None else missing
+    )
+    return dumpsys.parse_screen(power)
 
 
 def read_facts(device: Device, properties: Mapping[str, str]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""One timed launch on a phone, and again if the phone throttled meanwhile.
+"""One timed launch on a phone, and again if the phone throttled meanwhile, or if it crashed.
 
 A launch that throttled is kept in the record of the one that replaced it, with its samples, but
-none of them is averaged in. A phone that goes on throttling, or does not cool down in time, makes
-a failed launch.
+none of them is averaged in; so is one that crashed. A phone that goes on throttling, or does not
+cool down in time, makes a failed launch, and so does a second crash.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from coronet_deploy.bench.crashes import Crashes
 from coronet_deploy.bench.launch import Failure, Labels
 from coronet_deploy.bench.phone_files import PhoneFiles
 from coronet_deploy.bench.phone_launch import Failed, failed, now
@@ -36,33 +37,40 @@ class PhoneTimer:
 
         """
         throttled: list[dict[str, Any]] = []
+        crashes = Crashes()
         started = now()
         try:
-            return self._until_cool(make, details, throttled)
+            made = self._until_cool(make, throttled, crashes)
+            told = {**details, **made.details, **_kept(throttled), **crashes.of_launch()}
+            return replace(made, details=told)
         except StillHot as hot:
             why = Failed(Failure.THROTTLED, f"throttled: {hot}")
         except Failed as error:
             why = error
             if why.failure is Failure.DEADLINE:
                 self.files.stop_leftovers()
-        return failed(labels, started, why, {**details, **_kept(throttled)})
+        kept = {**details, **_kept(throttled), **crashes.of_launch()}
+        return failed(labels, started, why, kept)
 
     def _until_cool(
-        self,
-        make: Callable[[str], Launch],
-        details: Mapping[str, Any],
-        throttled: list[dict[str, Any]],
+        self, make: Callable[[str], Launch], throttled: list[dict[str, Any]], crashes: Crashes
     ) -> Launch:
+        """Return the first launch that the phone did not throttle in; fills both records."""
         reason = None
-        for _ in range(1 + self.repeats):
+        while len(throttled) <= self.repeats:
             waited_s = self.thermals.wait_until_cool(was_throttled=bool(throttled))
-            launch = make(now())
+            started = now()
+            try:
+                launch = _whole(make(started))
+            except Failed as why:
+                crashes.forgive(why, started)
+                self.thermals.say(f"{why.reason}: once more")
+                continue
             canary_ms = self.thermals.measure()
             own = {"canary_ms": canary_ms, "waited_s": waited_s, **self._temperatures()}
             reason = self.thermals.throttled(canary_ms)
             if reason is None or launch.error is not None:
-                more = {**details, **launch.details, **own, **_kept(throttled)}
-                return replace(launch, details=more)
+                return replace(launch, details={**launch.details, **own})
             throttled.append({**own, "reason": reason, "samples_ms": list(launch.samples_ms)})
         raise Failed(Failure.THROTTLED, f"throttled {len(throttled)} times: {reason}")
 
@@ -83,6 +91,18 @@ def may_pass(launch: Launch, thermals: Thermals) -> bool:
     Of a phone that is not waited for any more it is not believed that it cools.
     """
     return launch.details.get("failure") == Failure.THROTTLED and not thermals.gave_up
+
+
+def _whole(launch: Launch) -> Launch:
+    """Return a launch as it is.
+
+    Raises:
+        Failed: it crashed, as a vendor's program that says so in its launch.
+
+    """
+    if launch.error is not None and launch.details.get("failure") == Failure.CRASHED:
+        raise Failed(Failure.CRASHED, launch.error)
+    return launch
 
 
 def _kept(throttled: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,21 +2,23 @@
 
 A delegate that leaves nodes to the CPU, or all of them, still answers, later or sooner than the
 CPU alone; its figure would be read as the delegate's. And a fast wrong picture is no result. So
-each artifact is tried on each back end once, on real pictures, and what fails is not timed.
+each artifact is tried on each back end once, on real pictures, and what fails is not timed; after a
+crash it is tried once more.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from coronet_deploy.bench.adb import Device
+from coronet_deploy.bench.crashes import Crashes
 from coronet_deploy.bench.launch import Failure
 from coronet_deploy.bench.phone_files import PhoneFiles
-from coronet_deploy.bench.phone_launch import Failed, Setup, execute
+from coronet_deploy.bench.phone_launch import Failed, Setup, execute, now
 from coronet_deploy.bench.phone_parity import Reference, bound_db, parity_json
 from coronet_deploy.bench.phone_placement import check_taken, placement
 from coronet_deploy.bench.runner import RunnerResult
@@ -69,6 +71,28 @@ class Trials:
             DeviceLost: the phone went away.
 
         """
+        crashes = Crashes()
+        while True:
+            started = now()
+            trial = self._once(model, runtime, backend, threads, reference)
+            failure = None
+            if trial.failure is not None:
+                try:
+                    crashes.forgive(trial.failure, started)
+                    continue
+                except Failed as why:
+                    failure = why
+            details = {**trial.details, **crashes.of_trial()}
+            return replace(trial, details=details, failure=failure)
+
+    def _once(
+        self,
+        model: str,
+        runtime: Runtime,
+        backend: str,
+        threads: int,
+        reference: Reference | None,
+    ) -> Trial:
         command = self.setup.command(model, runtime, backend, threads, *ONCE)
         details: dict[str, Any] = {}
         tools: dict[str, str] = {}

@@ -47,8 +47,15 @@ class Limit:
     end: float = math.inf
 
 
-def run_bounded(command: Sequence[str], seconds: float, limit: Limit | None = None) -> Ended:
+def run_bounded(
+    command: Sequence[str],
+    seconds: float,
+    limit: Limit | None = None,
+    in_vain: Callable[[], bool] | None = None,
+) -> Ended:
     """Run `command` with no input for at most `seconds`, and not beyond `limit`.
+
+    `in_vain` is asked meanwhile, several times a second, whether to stop it at once.
 
     Raises:
         OSError: it cannot be started.
@@ -57,6 +64,8 @@ def run_bounded(command: Sequence[str], seconds: float, limit: Limit | None = No
     end = time.monotonic() + seconds
 
     def left() -> float:
+        if in_vain and in_vain():
+            return 0.0
         return min(end, limit.end if limit else end) - time.monotonic()
 
     # A session of its own: Ctrl-C in a terminal reaches us, who decide what ends and when.

@@ -121,7 +121,8 @@ def _parsed(device: Device, tool: Tool, request: Request, ended: ShellResult) ->
 def _judged(result: VendorResult, request: Request, ended: ShellResult) -> VendorResult:
     """Fail a result that its exit status, its delegation or its count speaks against."""
     if ended.status > _SIGNALLED and ended.status != _MINUS_ONE:
-        return _failed(result, Failure.CRASHED, result.error or _ending(ended))
+        told = f"{_ending(ended)}: {result.error}" if result.error else _ending(ended)
+        return _failed(result, Failure.CRASHED, told)
     if ended.status != 0 or result.error is not None:
         return _failed(result, Failure.REFUSED, result.error or _ending(ended))
     fell_back = result.achieved in {Achieved.PARTIAL, Achieved.NONE}

@@ -117,13 +117,22 @@ def _launch_pairs(launches: Sequence[Launch]) -> Iterable[tuple[str, str]]:
         ]
         if values:
             yield f"{name}, at launches", f"{min(values):.{digits}f} to {max(values):.{digits}f}"
-    again = sum(
-        len(told)
-        for one in launches
-        if isinstance(told := one.details.get("throttled_launches"), list | tuple)
-    )
+    again = [
+        f"{count}, because {why}"
+        for key, why in (
+            ("throttled_launches", "the phone throttled"),
+            ("crashed_launches", "of a crash"),
+        )
+        if (count := sum(map(len, _lists(launches, key))))
+    ]
     if again:
-        yield "Launches made again", f"{again}, because the phone throttled; not averaged in"
+        yield "Launches made again", f"{'; '.join(again)}; not averaged in"
+
+
+def _lists(launches: Sequence[Launch], key: str) -> list[Sequence[object]]:
+    """Return the lists that the launches' records hold under `key`."""
+    told = (one.details.get(key) for one in launches)
+    return [one for one in told if isinstance(one, list | tuple)]
 
 
 def _is_table(value: object) -> bool:

@@ -71,6 +71,17 @@ def count(value: int | None) -> str:
     return str(value)
 
 
+def minute(created: str) -> str:
+    """Return when a run was created: "2026-01-02 03:04 UTC"; as it is, where that is no date."""
+    from coronet_deploy.results.entries import moment_of
+
+    try:
+        moment = moment_of(created)
+    except ValueError:
+        return created
+    return f"{moment.isoformat(sep=' ', timespec='minutes')[:16]} UTC"
+
+
 def target_names(targets: Iterable[Target]) -> dict[Target, str]:
     """Return what tells `targets` apart: "2 threads", or "gpu, 2 threads" where that differs."""
     every = list(dict.fromkeys(targets))

@@ -20,7 +20,7 @@ def print_runs(runs: Sequence[RunEntry], file: IO[str]) -> None:
     for run in runs:
         emulated = "  emulated: not a real device's timings" if run.emulated else ""
         # The id goes on a line of its own where all of it would not fit.
-        print_text(console, f"{run.id}  {run.created[:16]}Z{emulated}")
+        print_text(console, f"{run.id}  {figures.minute(run.created)}{emulated}")
         print_table(console, _HEADS, [_cells(row) for row in run.rows], _WORDS)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from coronet_deploy.errors import BadInput, NothingMeasured
 from coronet_deploy.report.history import Line, Past, changes_note, in_order, resumed_of
+from coronet_deploy.report.modes import modes_of
 from coronet_deploy.report.pairs import Pair, check_setups, row_name, row_problems
 from coronet_deploy.report.regression import (
     LAUNCHES_LEAST,
@@ -25,6 +26,7 @@ from coronet_deploy.vocabulary import Run, Target
 
 _SESSIONS_WORTHWHILE = 10
 _OTHERS_TOLD = 2
+_TURNS_TELL = "artifacts compared in turn, 10 launches a side, would tell more"
 _IN_TURN = "artifacts compared in turn need no history"
 
 
@@ -141,8 +143,10 @@ def _judged(cases: Sequence[_Case], bounds: Bounds) -> tuple[Judged, ...]:
     adjusted = holm([look.shift.p_slower for look in looks])
     verdicts = decide(looks, bounds)
     judged = {
-        id(case): _explained(
-            case, Judged(case.pair, verdict, look.shift, p), look, len(sound), bounds
+        id(case): _with_modes(
+            case,
+            _explained(case, Judged(case.pair, verdict, look.shift, p), look, len(sound), bounds),
+            bounds,
         )
         for case, look, verdict, p in zip(sound, looks, verdicts, adjusted, strict=True)
     }
@@ -187,8 +191,7 @@ def _explained(case: _Case, row: Judged, look: Look, rows: int, bounds: Bounds) 
         varied = statistics.stdev(map(math.log, case.current_ms))
         return replace(
             row,
-            reason=f"earlier sessions vary by {varied:.1%}{_odd(case.line)}: "
-            f"artifacts compared in turn, 10 launches a side, would tell more",
+            reason=f"earlier sessions vary by {varied:.1%}{_odd(case.line)}: {_TURNS_TELL}",
         )
     launches = math.ceil(len(case.pair.candidate_ms) / len(case.sessions_ms))
     return replace(
@@ -197,6 +200,20 @@ def _explained(case: _Case, row: Judged, look: Look, rows: int, bounds: Bounds) 
         f"({needed * launches} launches)",
         launches_needed=needed * launches,
     )
+
+
+def _with_modes(case: _Case, row: Judged, bounds: Bounds) -> Judged:
+    """Return `row` with the two modes of its history, if it has them, in the reason.
+
+    What lies where one of them does is neither slower nor faster.
+    """
+    modes = modes_of(case.current_ms, bounds.margin)
+    if modes is None:
+        return row
+    if modes.explain(row.verdict, case.sessions_ms, bounds.margin):
+        told = f"{modes}, and this is no {row.verdict} than one of them: {_TURNS_TELL}"
+        return replace(row, verdict=Verdict.INCONCLUSIVE, reason=told)
+    return replace(row, reason="; ".join(filter(None, (row.reason, str(modes)))))
 
 
 def _odd(line: Line) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from coronet_deploy.report.figures import printable
+from coronet_deploy.report.figures import minute, printable
 from coronet_deploy.report.lines import Line
 from coronet_deploy.report.plots import short
-from coronet_deploy.results.entries import moment_of
 from coronet_deploy.vocabulary import Target
 
 _ID_MOST = 16
+_MINUTE = len("2026-01-02 03:04 UTC")
 
 Key = tuple[str, Target]
 """A run's id, and a target."""
@@ -70,25 +70,16 @@ def measured_again(lines: Sequence[Line]) -> set[tuple[Target, bool]]:
 def run_names(runs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return a short name for each run, by its id, from ids and when they were created.
 
-    The day where that tells them apart, else the minute ("2026-01-02 03:04Z", UTC as in ids), else
-    the id's start and end, else a number in the order given.
+    The day where that tells them apart, else the minute ("2026-01-02 03:04 UTC"), else the id's
+    start and end, else a number in the order given.
     """
-    created = {one: _minute(made) for one, made in runs}
+    created = {one: minute(made) for one, made in runs}
     for names in (
         {one: made[:10] for one, made in created.items()},
-        {one: made[:17] for one, made in created.items()},
+        {one: made[:_MINUTE] for one, made in created.items()},
         {one: short(one, _ID_MOST) for one in created},
     ):
         shown = {one: printable(name) for one, name in names.items()}
         if all(shown.values()) and len(set(shown.values())) == len(shown):
             return shown
     return {one: f"run {number}" for number, one in enumerate(created, 1)}
-
-
-def _minute(created: str) -> str:
-    """Return when a run was created, to the minute; as it is, where that is no date."""
-    try:
-        moment = moment_of(created)
-    except ValueError:
-        return created
-    return f"{moment.isoformat(sep=' ', timespec='minutes')[:16]}Z"
