@@ -37,7 +37,7 @@ from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.permuting import Mirror, Permute, PickChannels, Transpose
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.products import MatMul, Softmax, Turn
-from coronet_deploy.export.resizing import ResizeBilinear
+from coronet_deploy.export.resizing import ResizeBilinear, ResizeNearest
 from coronet_deploy.export.wide_conv import conv3x3, is_wide
 
 
@@ -234,6 +234,7 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ResizeBilinear: lambda op, x: _nhwc(
         F.interpolate(_nchw(x), op.size, mode="bilinear", align_corners=op.align_corners)
     ),
+    ResizeNearest: lambda op, x: x[:, list(op.rows)][:, :, list(op.columns)],
     ops.PRelu: lambda _, x, slope: torch.relu(x) - slope * torch.relu(-x),
     ops.Elu: lambda _, x: F.elu(x),
     ops.Gelu: lambda _, x: F.gelu(x),

@@ -143,6 +143,13 @@ class Writer:
             self._store(name, TensorProto.INT64, np.array(values, np.int64))
         return name
 
+    def exactly(self, values: list[float]) -> str:
+        """Return the initializer of `values` as float32 in every file."""
+        name = "floats/" + "_".join(f"{value:.9g}" for value in values)
+        if name not in self._initializers:
+            self._store(name, TensorProto.FLOAT, np.array(values, np.float32))
+        return name
+
     def _store(self, name: str, kind: int, array: np.ndarray[Any, Any]) -> None:
         self._initializers[name] = helper.make_tensor(
             name, kind, array.shape, array.tobytes(), raw=True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coronet_deploy.export import onnx_means
+from coronet_deploy.export import onnx_means, onnx_resizing
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import (
     Ceil,
@@ -29,7 +29,7 @@ from coronet_deploy.export.operators import Operator, Padding, Shape
 from coronet_deploy.export.permuting import Mirror, PickChannels
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.products import Softmax, Turn
-from coronet_deploy.export.resizing import ResizeBilinear
+from coronet_deploy.export.resizing import ResizeBilinear, ResizeNearest
 
 if TYPE_CHECKING:
     from coronet_deploy.export.onnx import Writer
@@ -140,13 +140,6 @@ def _max_pool2d(writer: Writer, op: MaxPool2d, node: Node) -> None:
         strides=op.stride,
         pads=_pads(op.padding),
     )
-
-
-def _resize_bilinear(writer: Writer, op: ResizeBilinear, node: Node) -> None:
-    sizes = writer.integers(nchw(writer.graph.shapes[node.output]))
-    corners = "align_corners" if op.align_corners else "half_pixel"
-    inputs = [node.inputs[0], "", "", sizes]
-    writer.node("Resize", inputs, node, mode="linear", coordinate_transformation_mode=corners)
 
 
 def _turn(writer: Writer, op: Turn, node: Node) -> None:
@@ -268,7 +261,8 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.Relu: _plain("Relu"),
     ops.LeakyRelu: _leaky_relu,
     MaxPool2d: _max_pool2d,
-    ResizeBilinear: _resize_bilinear,
+    ResizeBilinear: onnx_resizing.resize_bilinear,
+    ResizeNearest: onnx_resizing.resize_nearest,
     ops.PRelu: _prelu,
     ops.Elu: _plain("Elu"),
     ops.Gelu: _plain("Gelu"),
