@@ -74,6 +74,15 @@ class GeluByTanh(Elementwise):
 
 
 @dataclass(frozen=True)
+class ScaledElu(Elementwise):
+    """Return scale * x where positive, else scale * alpha * (exp(x) - 1)."""
+
+    kind: ClassVar[str] = "scaled_elu"
+    alpha: float
+    scale: float
+
+
+@dataclass(frozen=True)
 class Div(Broadcast):
     """a / b."""
 

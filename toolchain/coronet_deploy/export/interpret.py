@@ -29,6 +29,7 @@ from coronet_deploy.export.arithmetic import (
     Log,
     Maximum,
     Round,
+    ScaledElu,
     Sqrt,
 )
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
@@ -237,6 +238,7 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ResizeNearest: lambda op, x: x[:, list(op.rows)][:, :, list(op.columns)],
     ops.PRelu: lambda _, x, slope: torch.relu(x) - slope * torch.relu(-x),
     ops.Elu: lambda _, x: F.elu(x),
+    ScaledElu: lambda op, x: op.scale * F.elu(x, op.alpha),
     ops.Gelu: lambda _, x: F.gelu(x),
     Clamp: lambda op, x: torch.clamp(x, op.low, op.high),
     HardSigmoid: lambda _, x: F.hardsigmoid(x),

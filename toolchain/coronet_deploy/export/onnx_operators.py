@@ -20,6 +20,7 @@ from coronet_deploy.export.arithmetic import (
     Log,
     Maximum,
     Round,
+    ScaledElu,
     Sqrt,
 )
 from coronet_deploy.export.graph import Node
@@ -120,6 +121,13 @@ def _hard_sigmoid(writer: Writer, op: HardSigmoid, node: Node) -> None:
 def _gelu_by_tanh(writer: Writer, op: GeluByTanh, node: Node) -> None:
     del op
     writer.node("Gelu", list(node.inputs), node, approximate="tanh")
+
+
+def _scaled_elu(writer: Writer, op: ScaledElu, node: Node) -> None:
+    if op.scale == 1:
+        writer.node("Elu", list(node.inputs), node, alpha=op.alpha)
+    else:
+        writer.node("Selu", list(node.inputs), node, alpha=op.alpha, gamma=op.scale)
 
 
 def _clamp(writer: Writer, op: Clamp, node: Node) -> None:
@@ -265,6 +273,7 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ResizeNearest: onnx_resizing.resize_nearest,
     ops.PRelu: _prelu,
     ops.Elu: _plain("Elu"),
+    ScaledElu: _scaled_elu,
     ops.Gelu: _plain("Gelu"),
     Clamp: _clamp,
     HardSigmoid: _hard_sigmoid,

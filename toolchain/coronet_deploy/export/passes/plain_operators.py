@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from coronet_deploy.export.arithmetic import GeluByTanh, HardSigmoid
+from coronet_deploy.export.arithmetic import GeluByTanh, HardSigmoid, ScaledElu
 from coronet_deploy.export.graph import Edit, Node
 from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
 from coronet_deploy.export.operators import (
@@ -26,7 +26,14 @@ from coronet_deploy.export.passes.rewriting import Rewrite
 from coronet_deploy.export.permuting import Mirror, Permute, PickChannels, factors
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.resizing import ResizeNearest
-from coronet_deploy.export.several import gate_of, gelu_by_tanh, grouped, lines, replicated
+from coronet_deploy.export.several import (
+    gate_of,
+    gelu_by_tanh,
+    grouped,
+    lines,
+    replicated,
+    scaled_elu,
+)
 
 _WIDE = 32  # channels of a group, for which Winograd's convolutions are faster by themselves
 _FEW_RUNS = 5  # of channels that are slices rather than a convolution
@@ -34,7 +41,7 @@ _MOST_PARTS = 16  # of a mirror image that change places at once
 
 
 class PlainOperators(Rewrite):
-    """Takes apart what goes over groups, pads, mirrors, picks and copies, and two curves."""
+    """Takes apart what goes over groups, pads, mirrors, picks and copies, and three curves."""
 
     name: ClassVar[str] = "plain_operators"
 
@@ -177,4 +184,5 @@ _FORMS: Mapping[type[Operator], Callable[..., str | None]] = {
     ResizeNearest: _copied,
     HardSigmoid: lambda edit, _, x: gate_of(edit, x),
     GeluByTanh: lambda edit, _, x: gelu_by_tanh(edit, x),
+    ScaledElu: lambda edit, op, x: scaled_elu(edit, x, op),
 }
