@@ -37,6 +37,20 @@ class Ceil(Elementwise):
 
 
 @dataclass(frozen=True)
+class Floor(Elementwise):
+    """The largest whole number that is not above x."""
+
+    kind: ClassVar[str] = "floor"
+
+
+@dataclass(frozen=True)
+class Abs(Elementwise):
+    """max(x, -x)."""
+
+    kind: ClassVar[str] = "abs"
+
+
+@dataclass(frozen=True)
 class Round(Elementwise):
     """The whole number that is nearest to x; of two, the even one."""
 

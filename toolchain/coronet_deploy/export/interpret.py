@@ -19,10 +19,12 @@ from torch.nn import functional as F
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import (
+    Abs,
     Ceil,
     Clamp,
     Div,
     Exp,
+    Floor,
     GeluByTanh,
     HardSigmoid,
     HardSwish,
@@ -32,6 +34,7 @@ from coronet_deploy.export.arithmetic import (
     ScaledElu,
     Sqrt,
 )
+from coronet_deploy.export.choosing import Both, Choose, Compare, Either, Not, Relation, Sign
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
 from coronet_deploy.export.operators import Activation, Operator, Padding
@@ -219,6 +222,13 @@ def _depth_to_space(op: ops.DepthToSpace, x: Tensor) -> Tensor:
     return blocks.reshape(n, h * b, w * b, c // b**2)
 
 
+_RELATIONS = {
+    Relation.ABOVE: torch.gt,
+    Relation.AT_LEAST: torch.ge,
+    Relation.EQUAL: torch.eq,
+    Relation.UNLIKE: torch.ne,
+}
+
 _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     ops.Conv2d: _conv2d,
     ops.DepthwiseConv2d: _depthwise,
@@ -262,6 +272,14 @@ _KERNELS: dict[type[Operator], Callable[..., Tensor]] = {
     Log: lambda _, x: torch.log(x),
     Ceil: lambda _, x: torch.ceil(x),
     Round: lambda _, x: torch.round(x),
+    Floor: lambda _, x: torch.floor(x),
+    Abs: lambda _, x: torch.abs(x),
+    Sign: lambda _, x: torch.sign(x),
+    Compare: lambda op, a, b: _RELATIONS[op.relation](a, b).to(a.dtype),
+    Not: lambda _, x: 1 - x,
+    Both: lambda _, a, b: a * b,
+    Either: lambda _, a, b: torch.maximum(a, b),
+    Choose: lambda _, truth, a, b: torch.where(truth != 0, a, b),
     Div: lambda _, a, b: a / b,
     Maximum: lambda _, a, b: torch.maximum(a, b),
     ops.Minimum: lambda _, a, b: torch.minimum(a, b),

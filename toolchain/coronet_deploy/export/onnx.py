@@ -124,6 +124,11 @@ class Writer:
         self._nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
         return output
 
+    def cast(self, x: str, output: str, *, to_truth: bool = False) -> str:
+        """Append what makes booleans numbers, in the file's float type, or the other way round."""
+        number = TensorProto.FLOAT16 if self.half else TensorProto.FLOAT
+        return self.inner("Cast", [x], output, to=TensorProto.BOOL if to_truth else number)
+
     def floats(self, name: str, values: np.ndarray[Any, Any]) -> str:
         """Return the initializer of `values`, in the file's float type."""
         if name not in self._initializers:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coronet_deploy.export import onnx_means, onnx_resizing
+from coronet_deploy.export import onnx_choices, onnx_means, onnx_resizing
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import (
+    Abs,
     Ceil,
     Clamp,
     Div,
     Exp,
+    Floor,
     GeluByTanh,
     HardSigmoid,
     HardSwish,
@@ -23,6 +25,7 @@ from coronet_deploy.export.arithmetic import (
     ScaledElu,
     Sqrt,
 )
+from coronet_deploy.export.choosing import Both, Choose, Compare, Either, Not, Sign
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
 from coronet_deploy.export.onnx_axes import TO_NCHW, nchw
@@ -107,6 +110,11 @@ def _plain(kind: str) -> Callable[..., None]:
         writer.node(kind, [writer.value(name) for name in node.inputs], node)
 
     return translate
+
+
+def _choice(writer: Writer, op: Operator, node: Node) -> None:
+    del op
+    onnx_choices.write(writer, node, writer.value, node.output)
 
 
 def _leaky_relu(writer: Writer, op: ops.LeakyRelu, node: Node) -> None:
@@ -294,6 +302,10 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     Log: _plain("Log"),
     Ceil: _plain("Ceil"),
     Round: _plain("Round"),
+    Floor: _plain("Floor"),
+    Abs: _plain("Abs"),
+    Sign: _plain("Sign"),
+    **dict.fromkeys((Compare, Not, Both, Either, Choose), _choice),
     Div: _plain("Div"),
     Maximum: _plain("Max"),
     ops.Minimum: _plain("Min"),

@@ -22,6 +22,7 @@ from coronet_deploy.export.operators import (
     Slice,
     Sub,
 )
+from coronet_deploy.export.passes.plain_choices import CHOICES
 from coronet_deploy.export.passes.rewriting import Rewrite
 from coronet_deploy.export.permuting import Mirror, Permute, PickChannels, factors
 from coronet_deploy.export.pooling import MaxPool2d
@@ -41,7 +42,7 @@ _MOST_PARTS = 16  # of a mirror image that change places at once
 
 
 class PlainOperators(Rewrite):
-    """Takes apart what goes over groups, pads, mirrors, picks and copies, and three curves."""
+    """Takes apart what goes over groups, pads, mirrors, picks, copies, chooses, and curves."""
 
     name: ClassVar[str] = "plain_operators"
 
@@ -176,6 +177,7 @@ def _spread(edit: Edit, of_groups: str, channels: int) -> str:
 
 
 _FORMS: Mapping[type[Operator], Callable[..., str | None]] = {
+    **CHOICES,
     GroupedConv2d: _apart,
     GroupNorm: _normed,
     MaxPool2d: _pooled,
