@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from coronet_deploy.export.calibrate import Pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.interpret import interpret
 from coronet_deploy.export.passes import lower
+from coronet_deploy.export.passes.plain_choices import PlainChoices
 from coronet_deploy.vocabulary import DType, Runtime
 from lowering import (
     INTEGER,
@@ -81,6 +83,9 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "in steps": lambda _, x: (x * 8).floor() / 8 + (x - 0.25).ceil() / 9,
     "remainders": lambda _, x: torch.remainder(x * 5, 1) + (x * 6) % -0.7 + torch.frac(x * 4),
     "rounded": lambda _, x: torch.round(x * 8) / 8 + torch.trunc(x * 4) + (x * 3 // 0.5) / 9,
+    "of one channel": lambda _, x: (
+        x + torch.where(x.mean(1, keepdim=True) > 0, 1.0, torch.zeros_like(x))
+    ),
     "rectified": lambda _, x: x * (x > 0) + (x != 0).float() * (x == 0),
 }
 
@@ -92,6 +97,81 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
     assert np.abs(interpret(graph, picture) - run_torch(network, picture)).max() < 3e-6
     for runtime in Runtime:
         assert difference(graph, lower(graph, runtime)[0]) < 3e-6
+
+
+_NATIVE = {
+    "exponential": {"Greater", "Where"},
+    "within": {"GreaterOrEqual", "Greater", "And", "Or", "Not", "Where"},
+    "of two": {"Greater", "Where"},
+    "signs": {"Sign", "Abs"},
+    "in steps": {"Floor", "Ceil"},
+    "rectified": {"Greater", "Equal", "Not"},
+}
+
+
+def _kinds(data: bytes) -> list[str]:
+    return [node.op_type for node in onnx.load_from_string(data).graph.node]
+
+
+@pytest.mark.parametrize("name", _NATIVE)
+def test_an_onnx_file_compares_and_chooses_itself(name: str) -> None:
+    network, picture = _Own(_WHAT[name]).eval(), smooth_picture(24, 28)
+    graph, _ = lower(capture(network, 24, 28), Runtime.ONNX)
+    data = emit(graph, Runtime.ONNX, DType.FP32, {})
+    kinds = set(_kinds(data))
+    assert kinds >= _NATIVE[name]
+    assert "in steps" in name or not {"Ceil", "Min", "Max"} & kinds
+    assert np.abs(run_onnx(data, picture) - run_torch(network, picture)).max() < 3e-6
+
+
+def test_an_onnx_file_multiplies_by_learnt_masks() -> None:
+    graph, _ = lower(capture(_Own(_WHAT["by a mask"]), 24, 28), Runtime.ONNX)
+    assert not {"Where", "Cast"}.intersection(_kinds(emit(graph, Runtime.ONNX, DType.FP32, {})))
+
+
+def test_what_is_no_number_compares_as_in_torch() -> None:
+    def told(x: Tensor) -> Tensor:
+        y = x / x
+        truths = y > 0, y >= 0, y < 0, y <= 0, y == y, y != y, ~(y > 0)  # noqa: PLR0124 - no number
+        return torch.cat([truth.float() for truth in truths], 1)
+
+    picture = np.array([0, 0.5, -0.5], np.float32).reshape(1, 1, 3, 1)
+    network = Does(told)
+    graph, _ = lower(capture(network, 1, 3, 1), Runtime.ONNX)
+    drawn = run_onnx(emit(graph, Runtime.ONNX, DType.FP32, {}), picture)
+    np.testing.assert_array_equal(drawn, run_torch(network, picture))
+
+
+class _Attending(nn.Module):
+    """Lets places attend to those alone that are like them."""
+
+    def __init__(self, *, chosen: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 24, 1), nn.Conv2d(8, 3, 1)
+        self.chosen = chosen
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.first(x).reshape(1, 3, 2, 4, -1).transpose(3, 4).unbind(1)
+        scores = q @ k.transpose(2, 3)
+        if self.chosen:
+            unlike = (scores < 0.1) & ~(scores < -0.5)
+            scores = scores.masked_fill(unlike, -1e4) + 0.1 * unlike
+        values = (scores.softmax(3) @ v).transpose(2, 3)
+        drawn: Tensor = self.last(values.reshape(1, 8, *x.shape[2:]))
+        return drawn
+
+
+def test_attention_chooses_where_its_shares_lie() -> None:
+    picture, turned = smooth_picture(6, 8), []
+    for chosen in (False, True):
+        torch.manual_seed(0)
+        network = _Attending(chosen=chosen).eval()
+        graph, _ = lower(capture(network, 6, 8), Runtime.ONNX)
+        data = emit(graph, Runtime.ONNX, DType.FP32, {})
+        assert np.abs(run_onnx(data, picture) - run_torch(network, picture)).max() < 2e-6
+        assert ("Where" in _kinds(data)) is chosen
+        turned.append(_kinds(data).count("Transpose"))
+    assert turned[1] == turned[0]
 
 
 class _Bits(nn.Module):
@@ -138,7 +218,7 @@ def test_an_epsilon_under_a_norm_is_guard_enough() -> None:
         y = x * torch.rsqrt((x * x).mean(1, keepdim=True) + 1e-6)
         return torch.where(x > 0, y, y / 2)
 
-    kinds = capture(Does(normed), 8, 8).count()
+    kinds = PlainChoices().run(capture(Does(normed), 8, 8)).count()
     assert kinds["rsqrt"] == 1
     assert kinds["mul"] == 5
 

@@ -112,6 +112,7 @@ def test_reports_tell_what_each_pass_did() -> None:
         ("stride_convolutions", False),
         ("merge_upsampling", False),
         ("fold_batch_norm", True),
+        ("plain_choices", False),
         ("drop_dead_biases", False),
         ("subpixel_convolution", False),
         ("trim_taps", True),  # around the single pixel at the bottom

@@ -31,7 +31,8 @@ from lowering import (
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 _NATIVE = {
-    *("grouped_conv2d", "group_norm", "mirror", "pick_channels", "hard_sigmoid", "gelu_by_tanh")
+    *("grouped_conv2d", "group_norm", "mirror", "pick_channels", "hard_sigmoid", "gelu_by_tanh"),
+    *("scaled_elu", "resize_nearest"),
 }
 
 
@@ -56,6 +57,9 @@ _LAYERS: dict[str, tuple[nn.Module, dict[str, int]]] = {
     "shuffled": (nn.ChannelShuffle(3), {"Gather": 1}),
     "gelu": (nn.GELU("tanh"), {"Gelu": 1}),
     "hard sigmoid": (nn.Hardsigmoid(), {"HardSigmoid": 1}),
+    "selu": (nn.SELU(), {"Selu": 1}),
+    "elu": (nn.ELU(0.7), {"Elu": 1}),
+    "enlarged": (nn.Upsample(scale_factor=1.3), {"Resize": 1}),
     "one norm": (nn.GroupNorm(1, 12), {"BatchNormalization": 1}),
     "norms": (nn.GroupNorm(4, 12), {"BatchNormalization": 1}),
     "norms, nothing learnt": (nn.GroupNorm(2, 12, affine=False), {"BatchNormalization": 1}),
@@ -85,7 +89,7 @@ def test_the_rewrite_is_exact_and_leaves_none(name: str) -> None:
     assert not _is_plain(before)
     after = PlainOperators().run(before)
     assert _is_plain(after)
-    by_constants = name in {"gelu", "hard sigmoid"}
+    by_constants = name in {"gelu", "hard sigmoid", "selu", "elu"}
     assert difference(before, after) < (1e-7 if by_constants else 1e-12)
     for runtime in Runtime:
         assert _is_plain(lower(before, runtime, integer=True)[0])

@@ -7,8 +7,11 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,12 +20,14 @@ from coronet_deploy.export.calibrate import Pictures, read_pictures
 from coronet_deploy.export.capture import capture
 from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.interpret import interpret
+from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.passes import lower
 from coronet_deploy.vocabulary import DType, Runtime
 from lowering import (
     Does,
     Share,
     difference,
+    run_onnx,
     run_torch,
     smooth_picture,
 )
@@ -109,6 +114,72 @@ def test_the_graph_draws_what_the_layer_draws(runtime: Runtime, name: str) -> No
     assert difference(graph, lowered) < 3e-6
 
 
+def _copied(height: int, width: int, **how: object) -> list[str]:
+    """Return what an ONNX file of nearest pixels is of, having seen that all are torch's own."""
+    network, random = _resized(**how), np.random.default_rng(height * width)
+    picture = random.uniform(-1, 1, (1, height, width, 2)).astype(np.float32)
+    wanted = run_torch(network, picture)
+    graph = capture(network, height, width, 2)
+    data = emit_onnx(lower(graph, Runtime.ONNX)[0], DType.FP32, {})
+    np.testing.assert_array_equal(run_onnx(data, picture), wanted)
+    assert difference(graph, lower(graph, Runtime.TFLITE)[0]) == 0
+    return [node.op_type for node in onnx.load_from_string(data).graph.node]
+
+
+def _unlike(count: int, made: int) -> bool:
+    """Return whether neither of two numbers of lines is a multiple of the other."""
+    return bool(count % made and made % count)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 150), st.integers(1, 250)), min_size=2, max_size=2),
+    mode=st.sampled_from(["nearest", "nearest-exact"]),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@example(sizes=[(60, 94), (88, 104)], mode="nearest")  # where torch rounds a whole line down
+@example(sizes=[(64, 164), (64, 80)], mode="nearest")
+def test_nearest_pixels_of_every_size_are_torchs_in_onnx_runtime(
+    sizes: list[tuple[int, int]], mode: str
+) -> None:
+    (height, high), (width, wide) = sizes
+    assume(_unlike(height, high) or _unlike(width, wide))
+    kinds = _copied(height, width, size=(high, wide), mode=mode)
+    assert set(kinds) <= {"Resize", "Gather"}
+
+
+@given(
+    size=st.tuples(st.integers(3, 150), st.integers(3, 150)),
+    scale=st.tuples(st.integers(35, 260), st.integers(35, 260)),
+    mode=st.sampled_from(["nearest", "nearest-exact"]),
+)
+@example(size=(3, 89), scale=(101, 142), mode="nearest")  # which leaves three lines, not the same
+@example(size=(129, 7), scale=(100, 107), mode="nearest")
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_nearest_pixels_of_every_scale_are_torchs_in_onnx_runtime(
+    size: tuple[int, int], scale: tuple[int, int], mode: str
+) -> None:
+    assume(any(percent % 50 for percent in scale))
+    scales = scale[0] / 100, scale[1] / 100
+    kinds = _copied(*size, scale_factor=scales, mode=mode)
+    assert set(kinds) <= {"Resize", "Gather"}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"scale_factor": 1.5},
+        {"scale_factor": 1.3},
+        {"scale_factor": (2, 3)},
+        {"scale_factor": 0.3},
+        {"size": (97, 33)},
+        {"size": (100, 81), "mode": "nearest-exact"},
+    ],
+    ids=str,
+)
+def test_usual_ones_are_one_resize(how: dict[str, object]) -> None:
+    assert _copied(64, 48, **how) == ["Resize"]
+
+
 def _weights(graph: Graph) -> int:
     return sum(array.size for array in graph.constants.values())
 
@@ -146,6 +217,7 @@ _JOINED = {
     "unshuffled": (nn.PixelUnshuffle(2), _to_size_of(mode="nearest")),
     "cubic": (_resized(scale_factor=0.5, mode="bicubic"), _to_size_of(mode="bicubic")),
     "unlike windows": (nn.AdaptiveAvgPool2d(7), _to_size_of(mode="bicubic", align_corners=True)),
+    "nearest, any size": (_resized(size=(17, 31)), _to_size_of(mode="nearest")),
     "nearest": (_resized(scale_factor=0.25), _to_size_of(mode="bilinear", align_corners=True)),
 }
 

@@ -37,6 +37,20 @@ class Ceil(Elementwise):
 
 
 @dataclass(frozen=True)
+class Floor(Elementwise):
+    """The largest whole number that is not above x."""
+
+    kind: ClassVar[str] = "floor"
+
+
+@dataclass(frozen=True)
+class Abs(Elementwise):
+    """max(x, -x)."""
+
+    kind: ClassVar[str] = "abs"
+
+
+@dataclass(frozen=True)
 class Round(Elementwise):
     """The whole number that is nearest to x; of two, the even one."""
 
@@ -71,6 +85,15 @@ class GeluByTanh(Elementwise):
     """x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)) (arXiv 1606.08415)."""
 
     kind: ClassVar[str] = "gelu_by_tanh"
+
+
+@dataclass(frozen=True)
+class ScaledElu(Elementwise):
+    """Return scale * x where positive, else scale * alpha * (exp(x) - 1)."""
+
+    kind: ClassVar[str] = "scaled_elu"
+    alpha: float
+    scale: float
 
 
 @dataclass(frozen=True)

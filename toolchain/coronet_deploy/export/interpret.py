@@ -19,25 +19,29 @@ from torch.nn import functional as F
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import (
+    Abs,
     Ceil,
     Clamp,
     Div,
     Exp,
+    Floor,
     GeluByTanh,
     HardSigmoid,
     HardSwish,
     Log,
     Maximum,
     Round,
+    ScaledElu,
     Sqrt,
 )
+from coronet_deploy.export.choosing import Both, Choose, Compare, Either, Not, Relation, Sign
 from coronet_deploy.export.graph import INPUT, OUTPUT, Graph
 from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
 from coronet_deploy.export.operators import Activation, Operator, Padding
 from coronet_deploy.export.permuting import Mirror, Permute, PickChannels, Transpose
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.products import MatMul, Softmax, Turn
-from coronet_deploy.export.resizing import ResizeBilinear
+from coronet_deploy.export.resizing import ResizeBilinear, ResizeNearest
 from coronet_deploy.export.wide_conv import conv3x3, is_wide
 
 Kernels = Mapping[type[Operator], Callable[..., Tensor]]
@@ -225,6 +229,13 @@ def _depth_to_space(op: ops.DepthToSpace, x: Tensor) -> Tensor:
     return blocks.reshape(n, h * b, w * b, c // b**2)
 
 
+_RELATIONS = {
+    Relation.ABOVE: torch.gt,
+    Relation.AT_LEAST: torch.ge,
+    Relation.EQUAL: torch.eq,
+    Relation.UNLIKE: torch.ne,
+}
+
 _KERNELS: Kernels = {
     ops.Conv2d: _conv2d,
     ops.DepthwiseConv2d: _depthwise,
@@ -241,8 +252,10 @@ _KERNELS: Kernels = {
     ResizeBilinear: lambda op, x: _nhwc(
         F.interpolate(_nchw(x), op.size, mode="bilinear", align_corners=op.align_corners)
     ),
+    ResizeNearest: lambda op, x: x[:, list(op.rows)][:, :, list(op.columns)],
     ops.PRelu: lambda _, x, slope: torch.relu(x) - slope * torch.relu(-x),
     ops.Elu: lambda _, x: F.elu(x),
+    ScaledElu: lambda op, x: op.scale * F.elu(x, op.alpha),
     ops.Gelu: lambda _, x: F.gelu(x),
     Clamp: lambda op, x: torch.clamp(x, op.low, op.high),
     HardSigmoid: lambda _, x: F.hardsigmoid(x),
@@ -266,6 +279,14 @@ _KERNELS: Kernels = {
     Log: lambda _, x: torch.log(x),
     Ceil: lambda _, x: torch.ceil(x),
     Round: lambda _, x: torch.round(x),
+    Floor: lambda _, x: torch.floor(x),
+    Abs: lambda _, x: torch.abs(x),
+    Sign: lambda _, x: torch.sign(x),
+    Compare: lambda op, a, b: _RELATIONS[op.relation](a, b).to(a.dtype),
+    Not: lambda _, x: 1 - x,
+    Both: lambda _, a, b: a * b,
+    Either: lambda _, a, b: torch.maximum(a, b),
+    Choose: lambda _, truth, a, b: torch.where(truth != 0, a, b),
     Div: lambda _, a, b: a / b,
     Maximum: lambda _, a, b: torch.maximum(a, b),
     ops.Minimum: lambda _, a, b: torch.minimum(a, b),

@@ -124,6 +124,11 @@ class Writer:
         self._nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
         return output
 
+    def cast(self, x: str, output: str, *, to_truth: bool = False) -> str:
+        """Append what makes booleans numbers, in the file's float type, or the other way round."""
+        number = TensorProto.FLOAT16 if self.half else TensorProto.FLOAT
+        return self.inner("Cast", [x], output, to=TensorProto.BOOL if to_truth else number)
+
     def floats(self, name: str, values: np.ndarray[Any, Any]) -> str:
         """Return the initializer of `values`, in the file's float type."""
         if name not in self._initializers:
@@ -141,6 +146,13 @@ class Writer:
         name = "integers/" + "_".join(map(str, values))
         if name not in self._initializers:
             self._store(name, TensorProto.INT64, np.array(values, np.int64))
+        return name
+
+    def exactly(self, values: list[float]) -> str:
+        """Return the initializer of `values` as float32 in every file."""
+        name = "floats/" + "_".join(f"{value:.9g}" for value in values)
+        if name not in self._initializers:
+            self._store(name, TensorProto.FLOAT, np.array(values, np.float32))
         return name
 
     def _store(self, name: str, kind: int, array: np.ndarray[Any, Any]) -> None:

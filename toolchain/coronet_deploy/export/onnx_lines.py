@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from coronet_deploy.export import onnx_choices
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Div, Maximum
+from coronet_deploy.export.choosing import Both, Choose, Compare, Either, Not
 from coronet_deploy.export.graph import OUTPUT, Graph, Node
 from coronet_deploy.export.operators import Activation, Operator
 from coronet_deploy.export.permuting import Permute
@@ -22,8 +24,20 @@ if TYPE_CHECKING:
     from coronet_deploy.export.onnx import Writer
 
 _FIRST, _LAST = (0, 3, 1, 2), (0, 1, 2, 3)  # how the axes of NHWC lie
+_CHOICES = Compare, Not, Both, Either, Choose
 _WITH_OTHERS = ops.Add | ops.Sub | ops.Mul | Div | Maximum | ops.Minimum
-_KEEPING = _WITH_OTHERS | Softmax | ops.Concat | ops.Slice | ops.Reshape
+_KEEPING = (
+    _WITH_OTHERS
+    | Compare
+    | Not
+    | Both
+    | Either
+    | Choose
+    | Softmax
+    | ops.Concat
+    | ops.Slice
+    | ops.Reshape
+)
 _TAKING = MatMul | Permute
 
 
@@ -97,6 +111,10 @@ def _plain(kind: str) -> Callable[[Writer, Node], None]:
         writer.inner(kind, [_operand(writer, name) for name in node.inputs], _name(node.output))
 
     return translate
+
+
+def _choice(writer: Writer, node: Node) -> None:
+    onnx_choices.write(writer, node, lambda name: _operand(writer, name), _name(node.output))
 
 
 def _softmax(writer: Writer, node: Node) -> None:
@@ -183,4 +201,5 @@ _TRANSLATIONS: Mapping[type[Operator], Callable[[Writer, Node], None]] = {
     Div: _plain("Div"),
     Maximum: _plain("Max"),
     ops.Minimum: _plain("Min"),
+    **dict.fromkeys(_CHOICES, _choice),
 }

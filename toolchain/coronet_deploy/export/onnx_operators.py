@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coronet_deploy.export import onnx_means
+from coronet_deploy.export import onnx_choices, onnx_means, onnx_resizing
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import (
+    Abs,
     Ceil,
     Clamp,
     Div,
     Exp,
+    Floor,
     GeluByTanh,
     HardSigmoid,
     HardSwish,
     Log,
     Maximum,
     Round,
+    ScaledElu,
     Sqrt,
 )
+from coronet_deploy.export.choosing import Both, Choose, Compare, Either, Not, Sign
 from coronet_deploy.export.graph import Node
 from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
 from coronet_deploy.export.onnx_axes import TO_NCHW, nchw
@@ -29,7 +33,7 @@ from coronet_deploy.export.operators import Operator, Padding, Shape
 from coronet_deploy.export.permuting import Mirror, PickChannels
 from coronet_deploy.export.pooling import MaxPool2d
 from coronet_deploy.export.products import Softmax, Turn
-from coronet_deploy.export.resizing import ResizeBilinear
+from coronet_deploy.export.resizing import ResizeBilinear, ResizeNearest
 
 if TYPE_CHECKING:
     from coronet_deploy.export.onnx import Writer
@@ -108,6 +112,11 @@ def _plain(kind: str) -> Callable[..., None]:
     return translate
 
 
+def _choice(writer: Writer, op: Operator, node: Node) -> None:
+    del op
+    onnx_choices.write(writer, node, writer.value, node.output)
+
+
 def _leaky_relu(writer: Writer, op: ops.LeakyRelu, node: Node) -> None:
     writer.node("LeakyRelu", list(node.inputs), node, alpha=op.slope)
 
@@ -120,6 +129,13 @@ def _hard_sigmoid(writer: Writer, op: HardSigmoid, node: Node) -> None:
 def _gelu_by_tanh(writer: Writer, op: GeluByTanh, node: Node) -> None:
     del op
     writer.node("Gelu", list(node.inputs), node, approximate="tanh")
+
+
+def _scaled_elu(writer: Writer, op: ScaledElu, node: Node) -> None:
+    if op.scale == 1:
+        writer.node("Elu", list(node.inputs), node, alpha=op.alpha)
+    else:
+        writer.node("Selu", list(node.inputs), node, alpha=op.alpha, gamma=op.scale)
 
 
 def _clamp(writer: Writer, op: Clamp, node: Node) -> None:
@@ -140,13 +156,6 @@ def _max_pool2d(writer: Writer, op: MaxPool2d, node: Node) -> None:
         strides=op.stride,
         pads=_pads(op.padding),
     )
-
-
-def _resize_bilinear(writer: Writer, op: ResizeBilinear, node: Node) -> None:
-    sizes = writer.integers(nchw(writer.graph.shapes[node.output]))
-    corners = "align_corners" if op.align_corners else "half_pixel"
-    inputs = [node.inputs[0], "", "", sizes]
-    writer.node("Resize", inputs, node, mode="linear", coordinate_transformation_mode=corners)
 
 
 def _turn(writer: Writer, op: Turn, node: Node) -> None:
@@ -268,9 +277,11 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     ops.Relu: _plain("Relu"),
     ops.LeakyRelu: _leaky_relu,
     MaxPool2d: _max_pool2d,
-    ResizeBilinear: _resize_bilinear,
+    ResizeBilinear: onnx_resizing.resize_bilinear,
+    ResizeNearest: onnx_resizing.resize_nearest,
     ops.PRelu: _prelu,
     ops.Elu: _plain("Elu"),
+    ScaledElu: _scaled_elu,
     ops.Gelu: _plain("Gelu"),
     Clamp: _clamp,
     HardSigmoid: _hard_sigmoid,
@@ -291,6 +302,10 @@ TRANSLATIONS: Mapping[type[Operator], Callable[..., None]] = {
     Log: _plain("Log"),
     Ceil: _plain("Ceil"),
     Round: _plain("Round"),
+    Floor: _plain("Floor"),
+    Abs: _plain("Abs"),
+    Sign: _plain("Sign"),
+    **dict.fromkeys((Compare, Not, Both, Either, Choose), _choice),
     Div: _plain("Div"),
     Maximum: _plain("Max"),
     ops.Minimum: _plain("Min"),

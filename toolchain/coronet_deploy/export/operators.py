@@ -6,10 +6,8 @@ shapes of the inputs in order and raises ValueError, quoting them, if they do no
 
 Captured from torch:  Conv2d, DepthwiseConv2d, ConvTranspose2d, BatchNorm, InstanceNorm,
     ReflectPad, ZeroPad, Relu, LeakyRelu, PRelu, Elu, Gelu, Tanh, Sigmoid, Rsqrt, Add, Sub, Mul,
-    Concat, Slice, Reshape, Mean, DepthToSpace, Minimum; Sqrt, Exp, Log, Ceil, Div,
-    Round, HardSigmoid, HardSwish, GeluByTanh, Clamp and Maximum (see `arithmetic`), MaxPool2d
-    (`pooling`), ResizeBilinear (`resizing`), MatMul, Turn and Softmax (`products`), Permute,
-    PickChannels and Mirror (`permuting`), GroupedConv2d and GroupNorm (`groups`)
+    Concat, Slice, Reshape, Mean, DepthToSpace, Minimum; and those of `arithmetic`, `choosing`,
+    `pooling`, `resizing`, `products`, `permuting` (but for Transpose) and `groups`
 Made by passes for TFLite: Transpose (`permuting`)
 Made by integer plans: Requantize
 """

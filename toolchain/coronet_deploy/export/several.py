@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Clamp
+from coronet_deploy.export.arithmetic import Clamp, ScaledElu
 from coronet_deploy.export.graph import Builder, FloatArray
 from coronet_deploy.export.operators import Padding
 
@@ -33,6 +33,15 @@ def gelu_by_tanh(to: Builder, x: str) -> str:
     slope = to.emit(ops.Add(), square, to.constant([_GELU_SLOPE]))
     gate = to.emit(ops.Sigmoid(), to.emit(ops.Mul(), x, slope))
     return to.emit(ops.Mul(), x, gate)
+
+
+def scaled_elu(to: Builder, x: str, op: ScaledElu) -> str:
+    """Return scale * alpha * elu(x) + scale * (1 - alpha) * relu(x)."""
+    y = to.emit(ops.Mul(), to.emit(ops.Elu(), x), to.constant([op.scale * op.alpha]))
+    if op.alpha == 1:
+        return y
+    factor = to.constant([op.scale * (1 - op.alpha)])
+    return to.emit(ops.Add(), y, to.emit(ops.Mul(), to.emit(ops.Relu(), x), factor))
 
 
 def gate_of(to: Builder, x: str) -> str:

@@ -12,7 +12,14 @@ from typing import Any
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Clamp, GeluByTanh, HardSigmoid, HardSwish, Maximum
+from coronet_deploy.export.arithmetic import (
+    Clamp,
+    GeluByTanh,
+    HardSigmoid,
+    HardSwish,
+    Maximum,
+    ScaledElu,
+)
 from coronet_deploy.export.aten.translation import Refused, Translation
 from coronet_deploy.export.graph import Builder
 
@@ -71,15 +78,8 @@ def elu(
     """Scale * x where positive, else scale * alpha * (exp(x) - 1)."""
     if input_scale != 1:
         raise Refused(f"with an input_scale of {input_scale} is not supported")
-    to, x = t.builder, t.value(self)
-    y = to.emit(ops.Elu(), x)
-    if alpha == scale == 1:
-        return y
-    y = to.emit(ops.Mul(), y, to.constant([scale * alpha]))
-    if alpha == 1:
-        return y
-    over = to.emit(ops.Mul(), to.emit(ops.Relu(), x), to.constant([scale * (1 - alpha)]))
-    return to.emit(ops.Add(), y, over)
+    op = ops.Elu() if alpha == scale == 1 else ScaledElu(alpha, scale)
+    return t.builder.emit(op, t.value(self))
 
 
 def selu(t: Translation, *, self: fx.Node) -> str:

@@ -18,6 +18,7 @@ from coronet_deploy.export.aten import pooled, resized
 from coronet_deploy.export.aten.spans import as_moved, checked, nchw
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
 from coronet_deploy.export.aten.vectors import combined
+from coronet_deploy.export.resizing import ResizeNearest
 
 
 def resampled(t: Translation, x: str, weights: Mapping[int, Tensor]) -> str:
@@ -77,6 +78,39 @@ def _drawn(form: Callable[..., str | None] | None = None) -> Callable[..., str]:
     return translate
 
 
+def _copied(form: Callable[..., str | None]) -> Callable[..., str]:
+    """Return the translation by `form`, or by copies of lines where that has none for the size."""
+
+    def translate(
+        t: Translation,
+        node: fx.Node,
+        *,
+        input: fx.Node,  # noqa: A002 - the schema's name
+        scale_factors: list[float] | None,
+        output_size: object = None,
+    ) -> str:
+        target: Any = node.target
+        x, size = t.value(input), tuple(node.meta["val"].shape[2:])
+        del output_size
+        found = form(t.builder, x, size, scale_factors)
+        if found is not None:
+            return found
+        # A whole picture, for torch has two kernels, of which one keeps an axis whose size stays,
+        # whatever the scale; it takes either by the picture's size.
+        _, channels, *whole = nchw(t, x)
+        places = []
+        for axis, lines in ((2, whole[0]), (3, whole[1])):
+            shape = [-1 if a == axis else 1 for a in range(4)]
+            numbered = torch.arange(lines, dtype=torch.float32).reshape(shape)
+            picture = numbered.expand(1, channels, *whole).contiguous()
+            made = target(picture, None if scale_factors else size, scale_factors)
+            places.append(tuple(made[0, 0].select(3 - axis, 0).long().tolist()))
+        same = places == [tuple(range(lines)) for lines in whole]
+        return x if same else t.builder.emit(ResizeNearest(*places), x)
+
+    return translate
+
+
 def _pooled(t: Translation, node: fx.Node, *, self: fx.Node, output_size: list[int]) -> str:
     """Return the means of windows that fill the picture, of unlike sizes too."""
     del output_size
@@ -126,8 +160,8 @@ def _means_of_windows(axes: int) -> Callable[..., str | Moved]:
 TRANSLATIONS: Mapping[str, Callable[..., str | Moved]] = {
     "aten.avg_pool1d": _means_of_windows(1),
     "aten.avg_pool3d": _means_of_windows(3),
-    "aten.upsample_nearest2d": _drawn(resized.nearest),
-    "aten._upsample_nearest_exact2d": _drawn(resized.nearest_exact),
+    "aten.upsample_nearest2d": _copied(resized.nearest),
+    "aten._upsample_nearest_exact2d": _copied(resized.nearest_exact),
     "aten.upsample_bilinear2d": _drawn(resized.bilinear),
     "aten.upsample_bicubic2d": _drawn(resized.bicubic),
     "aten._upsample_bilinear2d_aa": _drawn(),

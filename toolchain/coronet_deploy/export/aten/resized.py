@@ -2,7 +2,8 @@
 
 Pictures enlarged a whole number of times are copies of their pixels, or means of neighbours, as
 channels which DepthToSpace puts side by side: each channel's weights are the same all over. Of
-other sizes, the means differ from pixel to pixel, and a `ResizeBilinear` takes them.
+other sizes, the means differ from pixel to pixel, and a `ResizeBilinear` takes them; which pixels
+are copied is torch's affair (see `resampled`), and a `ResizeNearest` is told.
 """
 
 from __future__ import annotations

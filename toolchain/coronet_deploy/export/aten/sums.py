@@ -9,7 +9,7 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Div, Maximum, Sqrt
+from coronet_deploy.export.arithmetic import Abs, Div, Maximum, Sqrt
 from coronet_deploy.export.aten.composed import clamped
 from coronet_deploy.export.aten.translation import Refused, Translation
 
@@ -116,5 +116,4 @@ def _number(t: Translation, operand: Any) -> float | None:  # noqa: ANN401 - wha
 
 def magnitude(t: Translation, *, self: fx.Node) -> str:
     """max(x, -x)."""
-    to, x = t.builder, t.value(self)
-    return to.emit(Maximum(), x, to.emit(ops.Mul(), x, to.constant([-1.0])))
+    return t.builder.emit(Abs(), t.value(self))

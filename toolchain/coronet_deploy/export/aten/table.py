@@ -25,6 +25,7 @@ from coronet_deploy.export.aten import (
     waves,
 )
 from coronet_deploy.export.aten.translation import Refused, Translation
+from coronet_deploy.export.choosing import Relation, Sign
 from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.operators import Padding
 from coronet_deploy.export.several import dilated, grouped
@@ -227,13 +228,13 @@ FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.abs": sums.magnitude,
     "aten.maximum": sums.larger,
     "aten.minimum": sums.smaller,
-    "aten.gt": choices.compared(),
-    "aten.lt": choices.compared(turned=True),
-    "aten.le": choices.compared(otherwise=True),
-    "aten.ge": choices.compared(turned=True, otherwise=True),
-    "aten.eq": choices.equal,
-    "aten.ne": choices.unlike,
-    "aten.sign": choices.sign,
+    "aten.gt": choices.compared(Relation.ABOVE),
+    "aten.lt": choices.compared(Relation.ABOVE, turned=True),
+    "aten.le": choices.compared(Relation.AT_LEAST, turned=True),
+    "aten.ge": choices.compared(Relation.AT_LEAST),
+    "aten.eq": choices.compared(Relation.EQUAL),
+    "aten.ne": choices.compared(Relation.UNLIKE),
+    "aten.sign": _unary(Sign()),
     **dict.fromkeys(("aten.logical_and", "aten.bitwise_and", "aten.__and"), choices.both),
     **dict.fromkeys(("aten.logical_or", "aten.bitwise_or", "aten.__or"), choices.either),
     **dict.fromkeys(("aten.logical_not", "aten.bitwise_not"), choices.opposite),

@@ -22,6 +22,7 @@ from coronet_deploy.export.arithmetic import (
 )
 from coronet_deploy.export.graph import Edit, Graph, Node, rewrite
 from coronet_deploy.export.integer.formats import Format
+from coronet_deploy.export.passes.plain_choices import PlainChoices
 from coronet_deploy.export.products import MatMul, Softmax
 from coronet_deploy.export.several import clamped_by_relus, gate_of
 from coronet_deploy.ranges import Seen
@@ -78,7 +79,7 @@ def with_integer_kernels(graph: Graph) -> Graph:
             return edit.emit(node.op, *_all_made(edit, node.inputs))
         return None
 
-    return rewrite(graph, visit)
+    return rewrite(PlainChoices().run(graph), visit)
 
 
 def _all_made(edit: Edit, names: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
 from coronet_deploy.export.passes.known_zeros import SkipZeros
 from coronet_deploy.export.passes.long_sums import SplitLongSums
 from coronet_deploy.export.passes.permutations import UnrollPermutations
+from coronet_deploy.export.passes.plain_choices import PlainChoices
 from coronet_deploy.export.passes.plain_operators import PlainOperators
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
 from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
@@ -68,14 +69,14 @@ def passes_for(
     """Return the passes that `lower` runs, in order."""
     single = not (integer or half)
     plainly = runtime is Runtime.TFLITE or not single
-    apart = (PlainOperators(keep_narrow=single),) if plainly else ()
+    apart = PlainOperators(keep_narrow=single) if plainly else PlainChoices(learnt=True)
     # An integer graph comes with biases that keep a norm's channels in the middle of their range.
     folding: tuple[Pass, ...] = (
         SkipZeros(),
         StrideConvolutions(),
         MergeUpsampling(),
         FoldBatchNorm(),
-        *apart,
+        apart,
         *(() if integer else (DropDeadBiases(),)),
     )
     rounding: tuple[Pass, ...] = (RoundWeights(),) if half else ()

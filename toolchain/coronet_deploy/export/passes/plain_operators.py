@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from coronet_deploy.export.arithmetic import GeluByTanh, HardSigmoid
+from coronet_deploy.export.arithmetic import GeluByTanh, HardSigmoid, ScaledElu
 from coronet_deploy.export.graph import Edit, Node
 from coronet_deploy.export.groups import GroupedConv2d, GroupNorm
 from coronet_deploy.export.operators import (
@@ -22,10 +22,19 @@ from coronet_deploy.export.operators import (
     Slice,
     Sub,
 )
+from coronet_deploy.export.passes.plain_choices import CHOICES
 from coronet_deploy.export.passes.rewriting import Rewrite
-from coronet_deploy.export.permuting import Mirror, PickChannels, factors
+from coronet_deploy.export.permuting import Mirror, Permute, PickChannels, factors
 from coronet_deploy.export.pooling import MaxPool2d
-from coronet_deploy.export.several import gate_of, gelu_by_tanh, grouped, lines, replicated
+from coronet_deploy.export.resizing import ResizeNearest
+from coronet_deploy.export.several import (
+    gate_of,
+    gelu_by_tanh,
+    grouped,
+    lines,
+    replicated,
+    scaled_elu,
+)
 
 _WIDE = 32  # channels of a group, for which Winograd's convolutions are faster by themselves
 _FEW_RUNS = 5  # of channels that are slices rather than a convolution
@@ -33,7 +42,7 @@ _MOST_PARTS = 16  # of a mirror image that change places at once
 
 
 class PlainOperators(Rewrite):
-    """Takes apart what goes over groups, pads, mirrors, and picks, and two curves."""
+    """Takes apart what goes over groups, pads, mirrors, picks, copies, chooses, and curves."""
 
     name: ClassVar[str] = "plain_operators"
 
@@ -106,6 +115,26 @@ def _mirrored(edit: Edit, value: str, axis: int) -> str:
     return edit.emit(Reshape(shape), value)
 
 
+def _copied(edit: Edit, op: ResizeNearest, x: str) -> str:
+    """Return lines of pixels as convolutions of one tap, whose channels these are for a while."""
+    lie = "HWC"
+    for axis, lines_made, between in (("H", op.rows, "CWH"), ("W", op.columns, "CHW")):
+        count = edit.shapes[x][1 + lie.index(axis)]
+        if lines_made != tuple(range(count)):
+            x, lie = _turned_to(edit, x, lie, between), between
+            kernel = np.eye(count)[list(lines_made)][:, None, None, :]
+            x = edit.emit(Conv2d(), x, edit.constant(kernel, "lines"))
+    return _turned_to(edit, x, lie, "HWC")
+
+
+def _turned_to(edit: Edit, x: str, lie: str, wanted: str) -> str:
+    """Return a value whose axes behind N are `lie` with them as `wanted`."""
+    if lie == wanted:
+        return x
+    sizes = ((), *((size,) for size in edit.shapes[x][1:]))
+    return edit.emit(Permute(sizes, ((), *((lie.index(axis),) for axis in wanted))), x)
+
+
 def _normed(edit: Edit, op: GroupNorm, x: str, *learnt: str) -> str:
     """Return d * rsqrt(mean(d * d) + epsilon), where d = x - mean(x), of each group's channels."""
     channels = edit.shapes[x][3]
@@ -148,11 +177,14 @@ def _spread(edit: Edit, of_groups: str, channels: int) -> str:
 
 
 _FORMS: Mapping[type[Operator], Callable[..., str | None]] = {
+    **CHOICES,
     GroupedConv2d: _apart,
     GroupNorm: _normed,
     MaxPool2d: _pooled,
     Mirror: _turned,
     PickChannels: _picked,
+    ResizeNearest: _copied,
     HardSigmoid: lambda edit, _, x: gate_of(edit, x),
     GeluByTanh: lambda edit, _, x: gelu_by_tanh(edit, x),
+    ScaledElu: lambda edit, op, x: scaled_elu(edit, x, op),
 }
