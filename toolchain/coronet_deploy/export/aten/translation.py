@@ -15,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.aten.places import lines_of
-from coronet_deploy.export.aten.reordering import permuted
+from coronet_deploy.export.aten.reordering import tiled
 from coronet_deploy.export.graph import Builder, FloatArray
 
 _RANK = 4
@@ -131,7 +131,7 @@ class Translation:
         """Return the value of a picture whose numbers were permuted, if it is one."""
         if held.index.ndim != _RANK or held.index.shape[0] != 1:
             return None
-        return permuted(self.builder, held.value, held.index)
+        return tiled(self.builder, held.value, held.index)
 
     def has_channels_last(self, node: fx.Node) -> bool:
         """Return whether the last axis of torch's tensor are the channels of a value."""
