@@ -292,7 +292,10 @@ class _Program:
             return value
         if _without_ones(made) == _without_ones((n, channels, height, width)):
             return Moved(value, torch.arange(math.prod(made)).reshape(made))
-        if key in SPREADING and len(made) == _RANK:
+        spreads = key in SPREADING or (
+            key in FOR_EACH_NUMBER and any(s in self._to.spread for s in node.all_input_nodes)
+        )
+        if spreads and len(made) == _RANK:
             wanted = made[0], made[2], made[3], made[1]
             more = (m if size == 1 else 1 for m, size in zip(wanted, have, strict=True))
             self._to.spread[node] = tuple(more)

@@ -103,7 +103,7 @@ def _leaky_relu(t: Translation, *, self: fx.Node, negative_slope: float) -> str:
 
 def _unary(op: ops.Operator) -> Callable[..., str]:
     def translate(t: Translation, *, self: fx.Node) -> str:
-        return t.builder.emit(op, t.value(self))
+        return t.builder.emit(op, t.operand(self))
 
     return translate
 
