@@ -145,7 +145,10 @@ def unsupported(key: str) -> Callable[..., str]:
 
 IDENTITIES = frozenset(
     f"aten.{name}"
-    for name in ("alias", "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy")
+    for name in (
+        *("alias", "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy"),
+        "type_as",
+    )
 )
 """Operators that give what they take, in float32."""
 
@@ -166,8 +169,10 @@ FILLING = frozenset(
 )
 """Operators that take of a tensor its shape alone."""
 
-OF_ANOTHERS_SHAPE = frozenset(f"aten.{name}" for name in ("expand_as", "view_as", "reshape_as"))
-"""Operators that take of their second tensor its shape alone."""
+OF_ANOTHERS_SHAPE = frozenset(
+    f"aten.{name}" for name in ("expand_as", "view_as", "reshape_as", "type_as")
+)
+"""Operators that take of their second tensor its shape, or its number type, alone."""
 
 SPREADING = frozenset({"aten.expand", "aten.expand_as"})
 """Operators that repeat what they take along axes of size 1, as arithmetic does by itself."""
