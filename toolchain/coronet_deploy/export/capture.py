@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export.aten import attention, einsum, moved
+from coronet_deploy.export.aten import attention, einsum, modulated, moved
 from coronet_deploy.export.aten.assembled import Assembly
 from coronet_deploy.export.aten.table import (
     COPIES,
@@ -41,6 +41,7 @@ _AUTOCAST, _GRAD = "wrap_with_autocast", "wrap_with_set_grad_enabled"
 _WRITES = "aten.copy"
 _SAYS_NOTHING = "aten._assert_tensor_metadata"
 _RANK = 4
+_KEEPING = moved.MOVES | IDENTITIES | SPREADING
 _PRODUCTS = {**attention.TRANSLATIONS, **einsum.TRANSLATIONS}
 
 
@@ -146,6 +147,7 @@ class _Program:
         return any(self._order[user] > self._order[node] for user in value.users)
 
     def _walk(self, graph: fx.Graph) -> None:
+        self._to.kernels.update(modulated.weights_of(graph, _operator))
         for node in graph.nodes:
             if node.op != "call_function" or _operator(node) == _SAYS_NOTHING:
                 continue
@@ -235,6 +237,11 @@ class _Program:
         """Translate one operator into the builder."""
         key, arguments = _operator(node), _named_arguments(node)
         value: Any
+        convolution = TRANSLATIONS.get(key, unsupported(key))
+        value = modulated.translate(self._to, node, key, arguments, convolution, _KEEPING)
+        if value is not None:
+            self._to.values[node] = value
+            return
         if key in _PRODUCTS:
             value = _PRODUCTS[key](self._to, node, **arguments)
         else:

@@ -40,6 +40,22 @@ class Moved:
     index: Tensor
 
 
+@dataclass(frozen=True)
+class Factor:
+    """A vector of the picture's, (1, 1, 1, C), and which of its numbers scales each of others."""
+
+    vector: str
+    places: Tensor
+
+
+@dataclass(frozen=True)
+class Modulated:
+    """Learnt numbers in torch's shape, each scaled by one number of each of some vectors."""
+
+    learnt: Tensor
+    factors: tuple[Factor, ...]
+
+
 class Translation:
     """Nodes of a traced network as values of the graph in `builder`, as its learnt tensors.
 
@@ -48,8 +64,9 @@ class Translation:
 
     def __init__(self, input_shape: ops.Shape) -> None:
         self.builder = Builder(input_shape)
-        self.values: dict[fx.Node, str | Moved | list[str | Moved]] = {}
+        self.values: dict[fx.Node, str | Moved | Modulated | list[str | Moved]] = {}
         self.weights: dict[fx.Node, Any] = {}
+        self.kernels: set[fx.Node] = set()  # what weights of convolutions are made of
         self.spread: dict[fx.Node, ops.Shape] = {}  # to what arithmetic would spread a value
         self._learnt: set[int] = set()  # where the numbers of the network's own tensors stand
         self._kernels: dict[tuple[Any, ...], str] = {}
@@ -114,6 +131,8 @@ class Translation:
             value = self.values[argument]
             if isinstance(value, list):
                 raise Refused("takes several tensors where a picture is expected")
+            if isinstance(value, Modulated):
+                raise Refused("takes weights that the picture scales, which convolutions alone do")
             if isinstance(value, Moved):
                 if (found := self.as_picture(value)) is not None:
                     self.values[argument] = found
