@@ -128,6 +128,7 @@ _WHY_NOT = {
     "one_hot": "x == x.amax(dim, keepdim=True) is 1 where the largest is",
     "fmod": "x - y * torch.trunc(x / y) is the same",
     "cumprod": "of what is above 0, torch.exp(torch.cumsum(torch.log(x), dim)) is the same",
+    "item": "arithmetic takes a tensor of one number as it is",
     "copy": "writes to a part of a tensor; torch.cat or torch.where makes one of parts",
 }
 

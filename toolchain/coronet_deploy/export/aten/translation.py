@@ -101,15 +101,18 @@ class Translation:
     def compute(self, node: fx.Node) -> None:
         """Let torch compute what no picture goes into, or no more of it than its shape."""
         target: Any = node.target
-        if torch.Tag.nondeterministic_seeded in target.tags:
-            raise Refused("is random: each picture would have other numbers")
+        if torch.Tag.nondeterministic_seeded in target.tags and not _draws_nothing(node):
+            raise Refused("is random: each picture would have other numbers; a buffer keeps some")
         for spec, given in zip(target._schema.arguments, node.args, strict=False):  # noqa: SLF001 - torch's only way
             written = spec.alias_info is not None and spec.alias_info.is_write
             if written and self.is_own(given):
                 raise Refused("changes a tensor of the network while it draws")
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._tensor)
         with torch.no_grad():
-            self.weights[node] = target(*args, **kwargs)
+            made = target(*args, **kwargs)
+        if isinstance(made, int | float):  # as `item` gives
+            made = node.meta["val"] = torch.tensor(float(made))
+        self.weights[node] = made
 
     def _tensor(self, node: fx.Node) -> Any:  # noqa: ANN401 - one tensor or several
         return self.weights[node] if node in self.weights else torch.zeros(node.meta["val"].shape)
@@ -229,6 +232,15 @@ class Translation:
             (self._kernels[key],) = self.constants(weight=array.transpose(axes))
         shift = None if bias is None else self.array(bias)
         return [self._kernels[key], *self.constants(bias=shift)]
+
+
+def _draws_nothing(node: fx.Node) -> bool:
+    """Return whether what may draw random numbers is told not to, as dropout in eval mode."""
+    schema: Any = node.target._schema  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
+    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | node.kwargs
+    if "train" in given:
+        return not given["train"]
+    return "dropout_p" in {a.name for a in schema.arguments} and not given.get("dropout_p", 0)
 
 
 class Memory:
