@@ -18,6 +18,7 @@ from torch import fx, nn
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.aten import attention, einsum, modulated, moved
 from coronet_deploy.export.aten.assembled import Assembly
+from coronet_deploy.export.aten.names import ALIASES
 from coronet_deploy.export.aten.table import (
     COPIES,
     DROPOUTS,
@@ -312,7 +313,7 @@ class _Program:
 
 def _refusal(what: str, key: str) -> ConversionFailed:
     """Return the error for an operator, with those that are supported if it is none of them."""
-    known = {*TRANSLATIONS, *_PRODUCTS, *moved.MOVES, *moved.BY_THEMSELVES}
+    known = {*TRANSLATIONS, *_PRODUCTS, *moved.MOVES, *moved.BY_THEMSELVES, *ALIASES}
     if key in known:
         return ConversionFailed(what)
     names = sorted({k.removeprefix("aten.").strip("_") for k in known if "__" not in k})
@@ -351,8 +352,9 @@ def _name(node: fx.Node) -> str:
 
 
 def _operator(node: fx.Node) -> str:
-    """Return the operator without its overload, "aten.relu", in place or not."""
-    return _name(node).rpartition(".")[0].rstrip("_")
+    """Return the operator without its overload, "aten.relu", in place or not, by its first name."""
+    name = _name(node).rpartition(".")[0].rstrip("_")
+    return ALIASES.get(name, name)
 
 
 def _given(graph: fx.Graph) -> Any:  # noqa: ANN401 - whatever torch lists

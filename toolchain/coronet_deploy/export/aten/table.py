@@ -10,7 +10,7 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Ceil, Exp, Log, Sqrt
+from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Sqrt
 from coronet_deploy.export.aten import (
     choices,
     composed,
@@ -227,6 +227,8 @@ FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.rsub": sums.rsub,
     "aten.mul": sums.binary(ops.Mul()),
     "aten.div": choices.quotient,
+    "aten.addcmul": sums.added(ops.Mul()),
+    "aten.addcdiv": sums.added(Div()),
     "aten.neg": sums.neg,
     "aten.sqrt": _unary(Sqrt()),
     "aten.reciprocal": sums.reciprocal,
