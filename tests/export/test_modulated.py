@@ -162,7 +162,7 @@ def test_no_weight_is_made_while_a_picture_is_drawn() -> None:
             lambda n, x, style: F.conv2d(
                 x[:, :1], (style @ n.weight.view(8, 108)).view(12, 1, 3, 3)
             ),
-            "takes weights that the picture goes into",
+            "the picture goes into; scale its channels before and after instead, or add up",
         ),
     ],
     ids=["shifted", "by taps", "by pairs", "in place", "mixed"],

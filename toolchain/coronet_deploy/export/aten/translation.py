@@ -212,7 +212,7 @@ class Translation:
         if not isinstance(tensor, Tensor):
             raise Refused(
                 "takes weights that the picture goes into; scale its channels before and after "
-                "instead"
+                "instead, or add up what several learnt ones draw"
             )
         return tensor.detach().cpu().numpy().copy()
 
