@@ -58,7 +58,7 @@ def _enlarged(n: _Own, x: Tensor, style: Tensor) -> Tensor:
     b, c = x.shape[:2]
     weight = _demodulated(0.1 * n.weight * style.view(b, 1, c, 1, 1)).view(b * 12, c, 3, 3)
     weight = weight.view(b, 12, c, 3, 3).transpose(1, 2).reshape(b * c, 12, 3, 3)
-    return F.conv_transpose2d(x, weight, n.bias, stride=2, groups=b)
+    return F.conv_transpose2d(x, weight.to(x.dtype).contiguous(), n.bias, stride=2, groups=b)
 
 
 def _beside(n: _Own, x: Tensor, style: Tensor) -> Tensor:
@@ -160,12 +160,18 @@ def test_no_weight_is_made_while_a_picture_is_drawn() -> None:
         ),
         (
             lambda n, x, style: F.conv2d(
+                x, (n.weight * style.view(1, 1, 8, 1, 1))[0].double().float()
+            ),
+            "takes weights that the picture scales, which convolutions alone do",
+        ),
+        (
+            lambda n, x, style: F.conv2d(
                 x[:, :1], (style @ n.weight.view(8, 108)).view(12, 1, 3, 3)
             ),
             "the picture goes into; scale its channels before and after instead, or add up",
         ),
     ],
-    ids=["shifted", "by taps", "by pairs", "in place", "mixed"],
+    ids=["shifted", "by taps", "by pairs", "in place", "double", "mixed"],
 )
 def test_other_weights_of_the_picture_are_refused_in_one_line(
     what: Callable[[_Own, Tensor, Tensor], Tensor], reason: str

@@ -42,7 +42,7 @@ _AUTOCAST, _GRAD = "wrap_with_autocast", "wrap_with_set_grad_enabled"
 _WRITES = "aten.copy"
 _SAYS_NOTHING = "aten._assert_tensor_metadata"
 _RANK = 4
-_KEEPING = moved.MOVES | IDENTITIES | SPREADING
+_MOVING = moved.MOVES | SPREADING
 _PRODUCTS = {**attention.TRANSLATIONS, **einsum.TRANSLATIONS}
 
 
@@ -239,7 +239,9 @@ class _Program:
         key, arguments = _operator(node), _named_arguments(node)
         value: Any
         convolution = TRANSLATIONS.get(key, unsupported(key))
-        value = modulated.translate(self._to, node, key, arguments, convolution, _KEEPING)
+        value = modulated.translate(
+            self._to, node, key, arguments, convolution, _MOVING, IDENTITIES
+        )
         if value is not None:
             self._to.values[node] = value
             return

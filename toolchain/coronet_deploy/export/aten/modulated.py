@@ -51,10 +51,12 @@ def translate(
     arguments: dict[str, Any],
     convolution: Callable[..., Any],
     moves: frozenset[str],
+    identities: frozenset[str],
 ) -> _Result | None:
     """Return what an operator makes of weights that a style scales; None if it takes none.
 
-    `convolution` translates one of learnt weights, `moves` are what puts numbers elsewhere.
+    `convolution` translates one of learnt weights, `moves` are what puts numbers elsewhere, and
+    `identities` what gives those that it takes.
     """
     held = [s for s in node.all_input_nodes if isinstance(t.values.get(s), Modulated)]
     if not held:
@@ -65,6 +67,8 @@ def translate(
         return _convolved(t, arguments, convolution)
     if key in _OPERATORS:
         return _OPERATORS[key](t, node, **arguments)
+    if key in identities and node.meta["val"].dtype == torch.float32:
+        return _held(t, held[0])
     if key in moves and len(held) == 1:
         return _moved(t, node)
     raise Refused("takes weights that the picture scales, which convolutions alone do")
