@@ -101,7 +101,24 @@ def _labelled(n: _Own, x: Tensor) -> Tensor:
     return drawn
 
 
+def _by_second_names(_: _Own, x: Tensor) -> Tensor:
+    y = torch.multiply(torch.clip(x, -1, 0.5), 2).clip_(max=0.8)
+    y = torch.subtract(y, torch.true_divide(x, 3)) + torch.absolute(torch.negative(x))
+    y = torch.concat([y[:, :4], torch.special.expit(y[:, 4:])], 1)
+    y = y * torch.divide(x, torch.special.log1p(y.abs()) + 1) + torch.special.erf(y)
+    y = torch.where(torch.greater(y, x), y, x) + torch.where(torch.less_equal(y, 0), 0 * y, y)
+    y = y * torch.sgn(y)
+    return torch.concatenate([y[:, 4:], y[:, :4]], 1).ravel().view(x.shape)
+
+
+def _added(_: _Own, x: Tensor) -> Tensor:
+    y = torch.addcmul(x, x.mean((2, 3), keepdim=True), x.relu(), value=0.5)
+    return y.mT.contiguous().addcdiv(x.mT, x.mT.square() + 1, value=-0.5).mT
+
+
 _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
+    "by second names": _by_second_names,
+    "added": _added,
     "layer norm": _layer_norm,
     "instance and layer norm": _instance_and_layer_norm,
     "batch of one": lambda n, x: F.batch_norm(

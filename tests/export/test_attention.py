@@ -168,6 +168,29 @@ def _by_learnt(n: _Own, x: Tensor) -> Tensor:
     return seen.view_as(x)
 
 
+def _heads(x: Tensor) -> Tensor:
+    """Return tokens (1, N, 12) as (1, 3, N, 4)."""
+    return x.view(1, -1, 3, 4).transpose(1, 2)
+
+
+def _asked(n: _Own, x: Tensor) -> Tensor:
+    """Learnt queries gather what they look for, and all places what these have."""
+    tokens = x.flatten(2).transpose(1, 2)
+    places = _heads(tokens)
+    found = F.scaled_dot_product_attention(_heads(n.lines.weight), places, places)
+    one = F.scaled_dot_product_attention(n.lines.weight[None], tokens, tokens)
+    whole = _heads(found.transpose(1, 2).reshape(1, 36, 12) + one + n.lines.weight)
+    seen = F.scaled_dot_product_attention(places, whole, whole)
+    return x + seen.transpose(1, 2).reshape(1, -1, 12).mT.reshape(x.shape)
+
+
+def _remembered(n: _Own, x: Tensor) -> Tensor:
+    """Keys and values of each head are learnt."""
+    tokens, learnt = x.flatten(2).transpose(1, 2), n.lines.weight.view(3, 36, 4)
+    seen = (_heads(tokens) @ learnt.mT).softmax(-1) @ learnt.tanh()
+    return x + seen.transpose(1, 2).reshape(1, -1, 12).mT.reshape(x.shape)
+
+
 _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "places": _of_places,
     "pooled places": _of_pooled_places,
@@ -183,6 +206,8 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "guided, heads last": functools.partial(_guided, heads_first=False),
     "biased": _biased,
     "by learnt": _by_learnt,
+    "asked": _asked,
+    "remembered": _remembered,
     "outer": lambda _, x: torch.einsum("bch,bcw->bchw", x.mean(3), x.mean(2)),
     "softmax": lambda n, x: x * F.softmax(n.all(x)[:, :12], dim=1),
 }
@@ -201,7 +226,9 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
             assert difference(graph, lower(graph, runtime)[0]) < 3e-6
 
 
-@pytest.mark.parametrize("name", ["places", "channels", "tokens", "context", "letters", "guided"])
+@pytest.mark.parametrize(
+    "name", ["places", "channels", "tokens", "context", "letters", "guided", "asked"]
+)
 @pytest.mark.parametrize(("runtime", "dtype"), list(product(Runtime, _LEAST_DB)))
 def test_attention_is_one_part_in_float(
     runtime: Runtime, dtype: DType, name: str, shared: Share, pictures: Pictures, tmp_path: Path
@@ -258,7 +285,7 @@ def test_attention_in_integers_is_refused_with_the_way_out(
             lambda _, x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
             "a mask that is not learnt",
         ),
-        (lambda _, x: torch.ones(12, 4, 4) @ x, "by a learnt tensor of shape [12, 4, 4]"),
+        (lambda _, x: torch.ones(5, 12, 4, 4) @ x, "unlike numbers of matrices"),
         (lambda _, x: torch.einsum("bchw->bcwh", x), "only two tensors, a letter an axis"),
         (lambda _, x: torch.einsum("bchw,bcwk->bch", x, x.mT)[..., None], "sums over one tensor"),
     ],

@@ -58,6 +58,11 @@ def _modulated(net: _Net, h: Tensor) -> Any:
     return F.conv2d(h * (1 + gain) + shift, torch.eye(8)[:, :, None, None] * net.scale.sum())
 
 
+def _seen_by_itself(net: _Net, h: Tensor) -> Any:
+    learnt = net.scale.view(1, 8, 1)
+    return h * F.scaled_dot_product_attention(learnt, learnt, learnt).view(8, 1, 1)
+
+
 _WORKING: dict[str, Forward] = {
     "viewed": lambda net, h: h * net.scale.view(1, -1, 1, 1) + torch.ones(8, 1, 1),
     "reciprocal": lambda net, h: h * (1 / (net.scale[:, None, None] + 1)),
@@ -65,6 +70,9 @@ _WORKING: dict[str, Forward] = {
     "copied and written": _copied_and_written,
     "in another mode": _in_another_mode,
     "modulated": _modulated,
+    "a number": lambda net, h: h * net.scale.sum().item() + net.scale.max().item(),
+    "not dropped": lambda net, h: h * F.dropout(net.scale, 0.5, training=False).view(8, 1, 1),
+    "seen by itself": _seen_by_itself,
 }
 
 
@@ -105,6 +113,11 @@ def _counting(net: _Net, h: Tensor) -> Any:
 
 _REFUSED: dict[str, tuple[Forward, str]] = {
     "noise": (lambda _, h: h + torch.randn(8, 1, 1), r"aten\.randn.*is random"),
+    "noise by chance": (
+        lambda n, h: h * F.dropout(n.scale, 0.5).sum(),
+        r"aten\.dropout.*is random",
+    ),
+    "a number of the picture's": (lambda _, h: h * h.mean().item(), r"aten\.item.*as it is"),
     "counting": (_counting, r"aten\.add_.*changes a tensor of the network"),
     "batch": (lambda _, h: torch.cat([h, h], 0)[:1], r"aten\.cat.*makes a batch"),
     "picture as weights": (lambda _, h: h + F.conv2d(h, h[..., :1, :1]), "the picture goes into"),

@@ -272,6 +272,35 @@ class _Quotient(nn.Module):
         return y[:, :3] / 3
 
 
+class _Cosines(nn.Module):
+    """Attention of channels by cosines over all pixels, as Restormer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        q = F.normalize(30 * y.flatten(2), dim=-1)
+        drawn: Tensor = self.leave(((q @ q.mT).softmax(-1) @ y.flatten(2)).view_as(y))
+        return drawn.tanh()
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_a_norm_over_all_pixels_is_of_numbers_that_float16_holds(runtime: Runtime) -> None:
+    torch.manual_seed(0)
+    network, picture = _Cosines().eval(), smooth_picture(HEIGHT, WIDTH)
+    with torch.no_grad():
+        seen = 30 * network.enter(torch.from_numpy(picture.transpose(0, 3, 1, 2)))
+    assert (seen.square().sum((2, 3)) > FLOAT16_MAX).any()
+    pictures = Pictures(("a",), (picture,))
+    graph, _, scaled = lower_to_half(
+        capture(network, HEIGHT, WIDTH), runtime, pictures, prefer="speed"
+    )
+    assert not scaled
+    assert psnr_db(run_torch(network, picture), draw_in_half(graph, picture)) >= 60
+
+
 def test_an_epsilon_that_half_precision_has_no_number_for_still_keeps_zeros_apart() -> None:
     torch.manual_seed(0)
     network, picture = _Quotient(1e-8).eval(), smooth_picture(24, 32)

@@ -122,6 +122,14 @@ class _Weighed(nn.Module):
         return drawn.tanh()
 
 
+def _by_hand(x: Tensor) -> Tensor:
+    """Normalise each channel of what is spread over all pixels first, as CartoonGAN's ports do."""
+    flat, n = x.view(*x.shape[:2], -1), x.shape[2] * x.shape[3]
+    mean = flat.mean(2).unsqueeze(2).unsqueeze(3).expand_as(x)
+    variance = flat.var(2).unsqueeze(2).unsqueeze(3).expand_as(x) * ((n - 1) / n)
+    return (x - mean) / torch.sqrt(variance + 1e-5)
+
+
 _EXCITED: dict[str, Callable[[_Weighed, Tensor], Tensor]] = {
     "convolved": lambda n, x: x * n.convolved(n.pool(x)),
     "viewed": lambda n, x: x * n.lines(n.pool(x).view(1, -1)).view(1, 8, 1, 1).expand_as(x),
@@ -163,6 +171,8 @@ _EXCITED: dict[str, Callable[[_Weighed, Tensor], Tensor]] = {
     ),
     # As many columns as channels: what it weighs is these.
     "columns": lambda _, x: x[..., :1].expand(1, 8, x.shape[2], 8) * x.mean((2, 3)),
+    "of length one": lambda _, x: x * F.normalize(x.mean((2, 3)), dim=1)[..., None, None],
+    "normed by hand": lambda n, x: _by_hand(x) * n.gain[None, :, None, None].expand_as(x) * 2,
     "normed": lambda _, x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-8),
 }
 
@@ -175,6 +185,12 @@ def test_channels_weighed_by_their_means_are_drawn_as_torch_draws_them(
     network = _Weighed(_EXCITED[name]).eval()
     for dtype in (DType.FP32, DType.FP16):
         _draws(network, runtime, dtype, pictures, tmp_path)
+
+
+def test_what_is_spread_over_all_pixels_is_computed_once() -> None:
+    graph = capture(_Weighed(_EXCITED["normed by hand"]), 32, 48)
+    (root,) = (node for node in graph.nodes if node.op.kind == "rsqrt")
+    assert graph.shapes[root.output] == (1, 1, 1, 8)
 
 
 _OF_ALL: dict[str, Callable[[Tensor], Tensor]] = {

@@ -109,6 +109,7 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "whole": lambda _, x: F.layer_norm(x, x.shape[1:]),
     "turned in place": lambda _, x: (x * 2).transpose_(1, 2).mul(2).transpose_(1, 2) + x,
     "lines": lambda _, x: F.layer_norm(x, x.shape[-1:]),
+    "of one type": lambda n, x: x.mT.type_as(n.gamma).mT * n.gamma.type_as(x)[:, None, None],
 }
 _NO_INTEGERS = {"responses", "of all"}
 _IN_ALL_NUMBERS = (
@@ -178,6 +179,7 @@ def _written_through(_: _Own, x: Tensor) -> Tensor:
         (lambda _, x: F.layer_norm(x[:, :, _MIXED], (8, 8)), "no whole axes"),
         (lambda n, x: n.wide(x[:, :, :, _MIXED]), "no whole axes"),
         (lambda _, x: x.permute(0, 2, 3, 1).double().float(), "gives torch.float64"),
+        (lambda n, x: x.type_as(n.gamma.double()).float(), "gives torch.float64"),
         (lambda _, x: x[:, x.mean((0, 2, 3)).argsort()], "is not supported"),
         (
             lambda n, x: (x.flatten(2) + n.gamma.view(1, 1, 8, 1))[0, :, :, None].view_as(x),

@@ -64,6 +64,9 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "channels last": lambda n, x: n.inner(
         x.permute(0, 2, 3, 1).rot90(1, (1, 2)).permute(0, 3, 1, 2)
     ),
+    "repeated": lambda n, x: n.inner(
+        F.pixel_shuffle(torch.rot90(x, 1, (2, 3)), 2).repeat(1, 4, 1, 2)
+    ),
     "up and aside": lambda n, x: n.inner(x.flipud().fliplr().roll(3, 2)),
     "there and back": lambda n, x: x.flip(3).relu().flip(3) + n.inner(x),
 }
@@ -76,7 +79,9 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
         assert furthest(network, height, width) < 3e-6
 
 
-@pytest.mark.parametrize("name", ["tiled", "shifted and back", "mirror images", "a quarter"])
+@pytest.mark.parametrize(
+    "name", ["tiled", "shifted and back", "mirror images", "a quarter", "repeated"]
+)
 @pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_what_goes_on_at_the_other_side_is_one_part_in_every_number_type(
     runtime: Runtime, dtype: DType, name: str, shared: Share, odd_pictures: Pictures, tmp_path: Path

@@ -211,8 +211,12 @@ def test_what_is_stacked_to_be_summed_is_not_joined() -> None:
     ("what", "reason"),
     [
         (
-            lambda n, x: F.conv2d(
-                x, (n.ways[1].weight[None] * x.mean((2, 3))[:, None, :, None, None])[0]
+            lambda n, x: (
+                x
+                * F.conv2d(
+                    x,
+                    (x.mean((2, 3)) @ n.ways[1].weight.flatten(1)).view_as(n.ways[1].weight[:1]),
+                ).mean()
             ),
             "takes weights that the picture goes into; scale its channels before and after instead",
         ),

@@ -16,8 +16,9 @@ import torch
 from torch import fx, nn
 
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export.aten import attention, einsum, moved
+from coronet_deploy.export.aten import attention, einsum, modulated, moved
 from coronet_deploy.export.aten.assembled import Assembly
+from coronet_deploy.export.aten.names import ALIASES
 from coronet_deploy.export.aten.table import (
     COPIES,
     DROPOUTS,
@@ -41,6 +42,7 @@ _AUTOCAST, _GRAD = "wrap_with_autocast", "wrap_with_set_grad_enabled"
 _WRITES = "aten.copy"
 _SAYS_NOTHING = "aten._assert_tensor_metadata"
 _RANK = 4
+_MOVING = moved.MOVES | SPREADING
 _PRODUCTS = {**attention.TRANSLATIONS, **einsum.TRANSLATIONS}
 
 
@@ -146,6 +148,7 @@ class _Program:
         return any(self._order[user] > self._order[node] for user in value.users)
 
     def _walk(self, graph: fx.Graph) -> None:
+        self._to.kernels.update(modulated.weights_of(graph, _operator))
         for node in graph.nodes:
             if node.op != "call_function" or _operator(node) == _SAYS_NOTHING:
                 continue
@@ -235,6 +238,13 @@ class _Program:
         """Translate one operator into the builder."""
         key, arguments = _operator(node), _named_arguments(node)
         value: Any
+        convolution = TRANSLATIONS.get(key, unsupported(key))
+        value = modulated.translate(
+            self._to, node, key, arguments, convolution, _MOVING, IDENTITIES
+        )
+        if value is not None:
+            self._to.values[node] = value
+            return
         if key in _PRODUCTS:
             value = _PRODUCTS[key](self._to, node, **arguments)
         else:
@@ -292,7 +302,10 @@ class _Program:
             return value
         if _without_ones(made) == _without_ones((n, channels, height, width)):
             return Moved(value, torch.arange(math.prod(made)).reshape(made))
-        if key in SPREADING and len(made) == _RANK:
+        spreads = key in SPREADING or (
+            key in FOR_EACH_NUMBER and any(s in self._to.spread for s in node.all_input_nodes)
+        )
+        if spreads and len(made) == _RANK:
             wanted = made[0], made[2], made[3], made[1]
             more = (m if size == 1 else 1 for m, size in zip(wanted, have, strict=True))
             self._to.spread[node] = tuple(more)
@@ -302,7 +315,7 @@ class _Program:
 
 def _refusal(what: str, key: str) -> ConversionFailed:
     """Return the error for an operator, with those that are supported if it is none of them."""
-    known = {*TRANSLATIONS, *_PRODUCTS, *moved.MOVES, *moved.BY_THEMSELVES}
+    known = {*TRANSLATIONS, *_PRODUCTS, *moved.MOVES, *moved.BY_THEMSELVES, *ALIASES}
     if key in known:
         return ConversionFailed(what)
     names = sorted({k.removeprefix("aten.").strip("_") for k in known if "__" not in k})
@@ -341,8 +354,9 @@ def _name(node: fx.Node) -> str:
 
 
 def _operator(node: fx.Node) -> str:
-    """Return the operator without its overload, "aten.relu", in place or not."""
-    return _name(node).rpartition(".")[0].rstrip("_")
+    """Return the operator without its overload, "aten.relu", in place or not, by its first name."""
+    name = _name(node).rpartition(".")[0].rstrip("_")
+    return ALIASES.get(name, name)
 
 
 def _given(graph: fx.Graph) -> Any:  # noqa: ANN401 - whatever torch lists

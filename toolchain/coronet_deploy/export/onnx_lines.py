@@ -172,6 +172,8 @@ def _matmul(writer: Writer, node: Node) -> None:
 
 def _matrices(writer: Writer, value: str, name: str, *, turned: bool) -> str:
     """Return matrices in lines, each turned if `turned`, those of one without axes before."""
+    if (array := writer.graph.constants.get(value)) is not None:
+        return writer.floats(name, array.swapaxes(2, 3) if turned else array)
     if _is_how_it_is_read(writer, maker := writer.makers.get(value)):
         assert maker is not None  # noqa: S101 - by what was asked
         return _matrices(writer, maker.inputs[0], name, turned=not turned)

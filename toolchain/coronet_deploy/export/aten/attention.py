@@ -58,7 +58,8 @@ def _of_two(t: Translation, node: fx.Node, pair: tuple[list[str], Tensor], dim: 
 def product(t: Translation, node: fx.Node, *, self: fx.Node, **other: fx.Node) -> str | Moved:
     """Return the product of two matrices, or of as many pairs as there are heads."""
     (right,) = other.values()  # `mat2` or `other`, by the operator
-    if not (t.is_picture(self) and t.is_picture(right)):
+    learnt = [t.array(x) for x in (self, right) if not t.is_picture(x)]
+    if any(math.prod(array.shape[:-_MATRIX]) == 1 for array in learnt):
         return checked(t, node.meta["val"], *_by_learnt(t, self, right))
     return checked(t, node.meta["val"], *multiplied(t, _held(t, self), _held(t, right)))
 
@@ -67,7 +68,7 @@ def _by_learnt(t: Translation, left: fx.Node, right: fx.Node) -> tuple[str, Tens
     """Return the product of matrices with a learnt one, which sums of rows or of columns are."""
     picture, learnt = (left, right) if t.is_picture(left) else (right, left)
     array, held = t.array(learnt), as_moved(t, picture)
-    if math.prod(array.shape[:-_MATRIX]) != 1 or held.index.ndim < _MATRIX:
+    if held.index.ndim < _MATRIX:
         raise Refused(f"multiplies by a learnt tensor of shape {list(array.shape)}")
     matrix = array.reshape(array.shape[-_MATRIX:])
     axis = -1 if picture is left else -2
@@ -99,11 +100,11 @@ def scaled_dot_product_attention(
     pairs = math.prod(q.index.shape[:-1]) * turned.index.shape[-1]
     before = math.prod(to.shapes[q.value]) < pairs
     if before:
-        q = Moved(to.emit(ops.Mul(), q.value, to.constant([factor])), q.index)
+        q = Moved(_times(t, q.value, factor), q.index)
     held = spanning(t, Moved(*multiplied(t, q, turned)), [-1], channels=True)[0]
     scores, index = held.value, held.index
     if not before:
-        scores = to.emit(ops.Mul(), scores, to.constant([factor]))
+        scores = _times(t, scores, factor)
     if attn_mask is not None:
         mask = t.array(attn_mask)
         more = np.where(mask, 0, _LOW).astype(np.float32) if mask.dtype == bool else mask
@@ -111,6 +112,12 @@ def scaled_dot_product_attention(
         scores = to.emit(ops.Add(), scores, as_lies(t, more, Moved(scores, whole)))
     shares = to.emit(Softmax(), scores)
     return checked(t, node.meta["val"], *multiplied(t, Moved(shares, index), v))
+
+
+def _times(t: Translation, value: str, factor: float) -> str:
+    if (learnt := t.builder.constants.get(value)) is not None:
+        return t.builder.constant(learnt * factor, "learnt")
+    return t.builder.emit(ops.Mul(), value, t.builder.constant([factor]))
 
 
 TRANSLATIONS: Mapping[str, Callable[..., str | Moved]] = {
@@ -123,15 +130,22 @@ TRANSLATIONS: Mapping[str, Callable[..., str | Moved]] = {
 
 
 def _held(t: Translation, operand: fx.Node) -> Moved:
-    if not t.is_picture(operand):
-        raise Refused("takes a learnt tensor; only what the picture goes into")
-    held = as_moved(t, operand)
+    held = as_moved(t, operand) if t.is_picture(operand) else _learnt(t, operand)
     index = held.index
     while index.ndim > _MATRIX + 1 and index.shape[0] == 1:
         index = index[0]
     if index.ndim == _MATRIX:
         index = index[None]
     return Moved(held.value, index)
+
+
+def _learnt(t: Translation, operand: fx.Node) -> Moved:
+    """Return learnt matrices, as of queries, as a constant that products take as it lies."""
+    array = t.array(operand)
+    *batch, rows, columns = array.shape
+    heads = array.reshape(1, -1, rows, columns)
+    index = torch.arange(array.size).reshape(columns, -1, rows).permute(1, 2, 0)
+    return Moved(t.builder.constant(heads, "learnt"), index.reshape(*batch, rows, columns))
 
 
 def multiplied(t: Translation, left: Moved, right: Moved) -> tuple[str, Tensor]:

@@ -78,7 +78,7 @@ def vector_norm(
     dim: list[int] | None = None,
     **_: Any,  # noqa: ANN401 - keepdim, dtype: the graph keeps all, in float32
 ) -> str:
-    """Return the root of the sum of squares."""
+    """Return the root of the sum of squares, of which float16 could not hold those of a picture."""
     exponent = 2 if ord is None and p is None else ord if p is None else p
     if exponent != 2:  # noqa: PLR2004 - a square
         raise Refused(f"takes the norm of order {exponent}; only of 2")
@@ -86,7 +86,7 @@ def vector_norm(
     square = to.emit(ops.Mul(), x, x)
     y = mean_over(to, square, dim or range(4))
     count = math.prod(to.shapes[x]) // math.prod(to.shapes[y])
-    return to.emit(Sqrt(), to.emit(ops.Mul(), y, to.constant([count])))
+    return to.emit(ops.Mul(), to.emit(Sqrt(), y), to.constant([math.sqrt(count)]))
 
 
 def mean_over(to: Builder, x: str, dims: Sequence[int]) -> str:

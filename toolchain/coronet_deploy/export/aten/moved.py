@@ -60,6 +60,7 @@ _OF_VECTORS = frozenset(
 _OVER_AXES = frozenset(
     [*vectors.REDUCTIONS, *vectors.REDUCTIONS_TO_TWO, "aten.max", "aten.min", "aten.group_norm"]
 )
+_SPREADING = frozenset({"aten.expand", "aten.expand_as"})
 _OF_TWO = {"aten.max": "aten.maximum", "aten.min": "aten.minimum"}
 
 
@@ -112,7 +113,11 @@ def _is_a_vector_beside_others(t: Translation, node: fx.Node) -> bool:
 
 def _is_of_no_picture(node: fx.Node, key: str) -> bool:
     """Return whether an operator goes over axes of what has not four, as the numbers of a style."""
-    return key in _OVER_AXES and len(node.all_input_nodes[0].meta["val"].shape) != _RANK
+    shape = tuple(node.all_input_nodes[0].meta["val"].shape)
+    if key in _SPREADING:
+        made = tuple(node.meta["val"].shape)
+        return made != shape and len(made) != _RANK
+    return key in _OVER_AXES and len(shape) != _RANK
 
 
 def _moves(t: Translation, node: fx.Node, *, as_picture: bool) -> _Result:

@@ -47,6 +47,30 @@ def permuted(to: Builder, value: str, index: Tensor) -> str | None:
     return _emitted(to, value, split, [1, *bounds])
 
 
+def tiled(to: Builder, value: str, index: Tensor) -> str | None:
+    """Return what is `permuted` and then repeated along axes, if `index` (1, C, H, W) is such."""
+    times = [1] * _RANK
+    for axis in range(1, _RANK):
+        whole = index.shape[axis]
+        for length in range(1, whole):
+            if whole % length == 0 and _repeats(index, axis, length):
+                times[axis], index = whole // length, index.narrow(axis, 0, length)
+                break
+    found = permuted(to, value, index)
+    if found is None:
+        return None
+    for axis, count in enumerate(times):
+        found = to.concat([found] * count, _NHWC.index(axis)) if count > 1 else found
+    return found
+
+
+def _repeats(index: Tensor, axis: int, length: int) -> bool:
+    """Return whether numbers come again after so many along an axis."""
+    whole = index.shape[axis]
+    first, again = (index.narrow(axis, start, whole - length) for start in (0, length))
+    return torch.equal(first[0, 0, 0, :1], again[0, 0, 0, :1]) and torch.equal(first, again)
+
+
 def cut(to: Builder, value: str, index: Tensor) -> tuple[str, Tensor] | None:
     """Return the part of `value` that `index` has all of, and where its numbers stand there."""
     n, height, width, channels = to.shapes[value]

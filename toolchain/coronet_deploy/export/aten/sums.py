@@ -45,6 +45,22 @@ def rsub(t: Translation, *, self: fx.Node, other: Any, alpha: float = 1) -> str:
     return _combined(t, ops.Sub(), other, _times(t, self, alpha))
 
 
+def added(op: ops.Operator) -> Callable[..., str]:
+    """Return the translation of a sum with `value` times a product or quotient of two others."""
+
+    def translate(
+        t: Translation,
+        *,
+        self: Any,  # noqa: ANN401 - nodes, or values' names
+        tensor1: Any,  # noqa: ANN401
+        tensor2: Any,  # noqa: ANN401
+        value: float = 1,
+    ) -> str:
+        return _combined(t, ops.Add(), self, _times(t, _combined(t, op, tensor1, tensor2), value))
+
+    return translate
+
+
 def neg(t: Translation, *, self: Any) -> str:  # noqa: ANN401 - a node, or a value's name
     """-x."""
     return _combined(t, ops.Mul(), self, -1.0)

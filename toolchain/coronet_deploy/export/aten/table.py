@@ -10,7 +10,7 @@ import numpy as np
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Ceil, Exp, Log, Sqrt
+from coronet_deploy.export.arithmetic import Ceil, Div, Exp, Log, Sqrt
 from coronet_deploy.export.aten import (
     choices,
     composed,
@@ -104,7 +104,7 @@ def _leaky_relu(t: Translation, *, self: fx.Node, negative_slope: float) -> str:
 
 def _unary(op: ops.Operator) -> Callable[..., str]:
     def translate(t: Translation, *, self: fx.Node) -> str:
-        return t.builder.emit(op, t.value(self))
+        return t.builder.emit(op, t.operand(self))
 
     return translate
 
@@ -129,6 +129,7 @@ _WHY_NOT = {
     "one_hot": "x == x.amax(dim, keepdim=True) is 1 where the largest is",
     "fmod": "x - y * torch.trunc(x / y) is the same",
     "cumprod": "of what is above 0, torch.exp(torch.cumsum(torch.log(x), dim)) is the same",
+    "item": "arithmetic takes a tensor of one number as it is",
     "copy": "writes to a part of a tensor; torch.cat or torch.where makes one of parts",
 }
 
@@ -146,7 +147,10 @@ def unsupported(key: str) -> Callable[..., str]:
 
 IDENTITIES = frozenset(
     f"aten.{name}"
-    for name in ("alias", "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy")
+    for name in (
+        *("alias", "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy"),
+        "type_as",
+    )
 )
 """Operators that give what they take, in float32."""
 
@@ -167,8 +171,10 @@ FILLING = frozenset(
 )
 """Operators that take of a tensor its shape alone."""
 
-OF_ANOTHERS_SHAPE = frozenset(f"aten.{name}" for name in ("expand_as", "view_as", "reshape_as"))
-"""Operators that take of their second tensor its shape alone."""
+OF_ANOTHERS_SHAPE = frozenset(
+    f"aten.{name}" for name in ("expand_as", "view_as", "reshape_as", "type_as")
+)
+"""Operators that take of their second tensor its shape, or its number type, alone."""
 
 SPREADING = frozenset({"aten.expand", "aten.expand_as"})
 """Operators that repeat what they take along axes of size 1, as arithmetic does by itself."""
@@ -222,6 +228,8 @@ FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.rsub": sums.rsub,
     "aten.mul": sums.binary(ops.Mul()),
     "aten.div": choices.quotient,
+    "aten.addcmul": sums.added(ops.Mul()),
+    "aten.addcdiv": sums.added(Div()),
     "aten.neg": sums.neg,
     "aten.sqrt": _unary(Sqrt()),
     "aten.reciprocal": sums.reciprocal,

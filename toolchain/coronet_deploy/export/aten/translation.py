@@ -15,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.aten.places import lines_of
-from coronet_deploy.export.aten.reordering import permuted
+from coronet_deploy.export.aten.reordering import tiled
 from coronet_deploy.export.graph import Builder, FloatArray
 
 _RANK = 4
@@ -40,6 +40,22 @@ class Moved:
     index: Tensor
 
 
+@dataclass(frozen=True)
+class Factor:
+    """A vector of the picture's, (1, 1, 1, C), and which of its numbers scales each of others."""
+
+    vector: str
+    places: Tensor
+
+
+@dataclass(frozen=True)
+class Modulated:
+    """Learnt numbers in torch's shape, each scaled by one number of each of some vectors."""
+
+    learnt: Tensor
+    factors: tuple[Factor, ...]
+
+
 class Translation:
     """Nodes of a traced network as values of the graph in `builder`, as its learnt tensors.
 
@@ -48,8 +64,9 @@ class Translation:
 
     def __init__(self, input_shape: ops.Shape) -> None:
         self.builder = Builder(input_shape)
-        self.values: dict[fx.Node, str | Moved | list[str | Moved]] = {}
+        self.values: dict[fx.Node, str | Moved | Modulated | list[str | Moved]] = {}
         self.weights: dict[fx.Node, Any] = {}
+        self.kernels: set[fx.Node] = set()  # what weights of convolutions are made of
         self.spread: dict[fx.Node, ops.Shape] = {}  # to what arithmetic would spread a value
         self._learnt: set[int] = set()  # where the numbers of the network's own tensors stand
         self._kernels: dict[tuple[Any, ...], str] = {}
@@ -84,15 +101,18 @@ class Translation:
     def compute(self, node: fx.Node) -> None:
         """Let torch compute what no picture goes into, or no more of it than its shape."""
         target: Any = node.target
-        if torch.Tag.nondeterministic_seeded in target.tags:
-            raise Refused("is random: each picture would have other numbers")
+        if torch.Tag.nondeterministic_seeded in target.tags and not _draws_nothing(node):
+            raise Refused("is random: each picture would have other numbers; a buffer keeps some")
         for spec, given in zip(target._schema.arguments, node.args, strict=False):  # noqa: SLF001 - torch's only way
             written = spec.alias_info is not None and spec.alias_info.is_write
             if written and self.is_own(given):
                 raise Refused("changes a tensor of the network while it draws")
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._tensor)
         with torch.no_grad():
-            self.weights[node] = target(*args, **kwargs)
+            made = target(*args, **kwargs)
+        if isinstance(made, int | float):  # as `item` gives
+            made = node.meta["val"] = torch.tensor(float(made))
+        self.weights[node] = made
 
     def _tensor(self, node: fx.Node) -> Any:  # noqa: ANN401 - one tensor or several
         return self.weights[node] if node in self.weights else torch.zeros(node.meta["val"].shape)
@@ -114,6 +134,8 @@ class Translation:
             value = self.values[argument]
             if isinstance(value, list):
                 raise Refused("takes several tensors where a picture is expected")
+            if isinstance(value, Modulated):
+                raise Refused("takes weights that the picture scales, which convolutions alone do")
             if isinstance(value, Moved):
                 if (found := self.as_picture(value)) is not None:
                     self.values[argument] = found
@@ -131,7 +153,7 @@ class Translation:
         """Return the value of a picture whose numbers were permuted, if it is one."""
         if held.index.ndim != _RANK or held.index.shape[0] != 1:
             return None
-        return permuted(self.builder, held.value, held.index)
+        return tiled(self.builder, held.value, held.index)
 
     def has_channels_last(self, node: fx.Node) -> bool:
         """Return whether the last axis of torch's tensor are the channels of a value."""
@@ -190,7 +212,7 @@ class Translation:
         if not isinstance(tensor, Tensor):
             raise Refused(
                 "takes weights that the picture goes into; scale its channels before and after "
-                "instead"
+                "instead, or add up what several learnt ones draw"
             )
         return tensor.detach().cpu().numpy().copy()
 
@@ -210,6 +232,15 @@ class Translation:
             (self._kernels[key],) = self.constants(weight=array.transpose(axes))
         shift = None if bias is None else self.array(bias)
         return [self._kernels[key], *self.constants(bias=shift)]
+
+
+def _draws_nothing(node: fx.Node) -> bool:
+    """Return whether what may draw random numbers is told not to, as dropout in eval mode."""
+    schema: Any = node.target._schema  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
+    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | node.kwargs
+    if "train" in given:
+        return not given["train"]
+    return "dropout_p" in {a.name for a in schema.arguments} and not given.get("dropout_p", 0)
 
 
 class Memory:

@@ -275,7 +275,7 @@ def _logs(t: Translation, x: str, axes: tuple[int, ...]) -> tuple[str, str]:
 
 
 def _viewed(t: Translation, node: fx.Node, *, self: fx.Node, other: fx.Node) -> str | Moved:
-    """Return the numbers in the shape of another tensor."""
+    """Return the numbers in the shape, or of the type, of another tensor."""
     del other
     held = as_moved(t, self)
     return checked(t, node.meta["val"], held.value, held.index)
@@ -307,8 +307,7 @@ TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "aten.group_norm": _statistical_norm(means.group_norm),
     "aten.max": _farthest(pooled.amax),
     "aten.min": _farthest(pooled.amin),
-    "aten.view_as": _viewed,
-    "aten.reshape_as": _viewed,
+    **dict.fromkeys(("aten.view_as", "aten.reshape_as", "aten.type_as"), _viewed),
     "aten.stack": stack,
     "aten.cat": tokens,
     "aten.layer_norm": _layer_norm,
