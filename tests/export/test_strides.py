@@ -46,6 +46,10 @@ def _halved(x: Tensor) -> Tensor:
     return x[:, :, ::2, ::2]
 
 
+def _chosen(y: Tensor) -> Tensor:
+    return torch.where((y > 0.1) | ~(y.abs() >= 1), F.selu(y), y.sign() * y.floor())
+
+
 def _read_twice(n: _Own, x: Tensor) -> Tensor:
     y = n.inner(n.first(x))
     drawn: Tensor = _halved(F.silu(n.grouped(y) + y)) + n.each(y).amax((2, 3), keepdim=True)
@@ -69,6 +73,7 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "columns": lambda n, x: F.elu(n.inner(n.first(x)))[..., ::3],
     "swish": lambda n, x: _halved(F.silu(n.inner(n.first(x)))),
     "mish": lambda n, x: _halved(F.mish(n.inner(n.first(x)))),
+    "chosen": lambda n, x: _halved(_chosen(n.inner(n.first(x)))),
     "read twice": _read_twice,
 }
 """How networks read every so many-th pixel."""
@@ -98,6 +103,7 @@ _INNER = 8 * 8 * 9
         ("columns", _INNER * _PIXELS * 2 // 3),
         ("swish", _INNER * _PIXELS * 3 // 4),
         ("mish", _INNER * _PIXELS * 3 // 4),
+        ("chosen", _INNER * _PIXELS * 3 // 4),
         ("read twice", 8 * 4 * 25 * _PIXELS * 3 // 4),
     ],
 )

@@ -11,18 +11,22 @@ from typing import ClassVar
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import (
+    Abs,
     Ceil,
     Clamp,
     Div,
     Exp,
+    Floor,
     GeluByTanh,
     HardSigmoid,
     HardSwish,
     Log,
     Maximum,
     Round,
+    ScaledElu,
     Sqrt,
 )
+from coronet_deploy.export.choosing import Both, Choose, Compare, Either, Not, Sign
 from coronet_deploy.export.graph import Edit, Node
 from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.operators import Activation, Conv2d, DepthwiseConv2d, Padding
@@ -31,7 +35,8 @@ from coronet_deploy.export.passes.rewriting import Rewrite
 _EACH_PIXEL = (
     *(ops.Add, ops.BatchNorm, ops.Elu, ops.Gelu, ops.LeakyRelu, ops.Minimum, ops.Mul, ops.PRelu),
     *(ops.Relu, ops.Rsqrt, ops.Sigmoid, ops.Sub, ops.Tanh),
-    *(Ceil, Clamp, Div, Exp, GeluByTanh, HardSigmoid, HardSwish, Log, Maximum, Round, Sqrt),
+    *(Abs, Ceil, Clamp, Div, Exp, Floor, GeluByTanh, HardSigmoid, HardSwish, Log, Maximum, Round),
+    *(ScaledElu, Sqrt, Both, Choose, Compare, Either, Not, Sign),
 )
 """Operators by whose every pixel no other pixel of what they take counts."""
 
