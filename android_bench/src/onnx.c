@@ -192,6 +192,18 @@ static void append_provider(const Arguments *a, void *library, void *options) {
         STATUS_DELEGATE, provider);
 }
 
+/* Int8 as phones compute it: by default an x86-64 host without VNNI adds pairs of products in 16
+   bits that overflow. With it the other way draws the same in nearly twice the time; elsewhere the
+   setting says nothing. */
+static int has_vnni(void) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512vnni") != 0;
+#else
+  return 0;
+#endif
+}
+
 static void *make_session(const Arguments *a, void *library, void *env, const char *profile) {
   void *options = NULL, *session = NULL;
   check(CALL(CREATE_SESSION_OPTIONS, Status * (*)(void **), &options), STATUS_RUNTIME, "options");
@@ -200,11 +212,10 @@ static void *make_session(const Arguments *a, void *library, void *env, const ch
         "threads");
   check(CALL(SET_INTER_OP_THREADS, Status * (*)(void *, int), options, 1), STATUS_RUNTIME,
         "threads");
-  /* Int8 as phones compute it: by default an x86-64 host without VNNI adds pairs of products in
-     16 bits that overflow. Elsewhere this says nothing. */
-  check(CALL(ADD_CONFIG_ENTRY, Status * (*)(void *, const char *, const char *), options,
-             "session.x64quantprecision", "1"),
-        STATUS_RUNTIME, "options");
+  if (!has_vnni())
+    check(CALL(ADD_CONFIG_ENTRY, Status * (*)(void *, const char *, const char *), options,
+               "session.x64quantprecision", "1"),
+          STATUS_RUNTIME, "options");
   if (profile)
     check(CALL(ENABLE_PROFILING, Status * (*)(void *, const char *), options, profile),
           STATUS_RUNTIME, "profiling");

@@ -84,3 +84,47 @@ def test_integer_tensors_follow_their_contract(
     assert np.abs(to_real(stored, contract) - values).max() <= 1 / 255 + 1e-6
     far = to_stored(np.full((1, 5, 7, 3), 9, np.float32), contract)
     assert (far == np.iinfo(dtype).max).all()  # clipped, not wrapped
+
+
+def test_integers_are_added_whole(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Two products of 255 and 127 are more than 16 bits hold."""
+    stored = rng.choice(np.array([0, 255]), (1, 3, 8, 8)).astype(np.int64)
+    kernel = rng.choice(np.array([-127, 127]), (3, 3, 3, 3)).astype(np.int8)
+    step, share = np.float32(1 / 128), np.float32(1 / 2048)
+    sums = np.zeros((1, 3, 6, 6), np.int64)
+    for y, x in np.ndindex(3, 3):
+        window = stored[:, :, y : y + 6, x : x + 6] - 128
+        sums += np.einsum("nihw,oi->nohw", window, kernel[:, :, y, x].astype(np.int64))
+    expected = np.clip(np.round(sums * (step * share) / step), -128, 127) * step
+    path = tmp_path / "added.onnx"
+    _write_integer_convolution(path, kernel, step, share)
+    picture = ((stored - 128) * step).astype(np.float32).transpose(0, 2, 3, 1)
+    with open_session(path, Runtime.ONNX, threads=1) as session:
+        drawn = session.run(picture).transpose(0, 3, 1, 2)
+    assert np.abs(expected).max() > 0.5
+    assert np.abs(drawn - expected).max() <= step * 1.01  # one rounding
+
+
+def _write_integer_convolution(
+    path: Path, kernel: np.ndarray[Any, Any], step: np.float32, share: np.float32
+) -> None:
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    zero = np.uint8(128)
+    constants = {"k": kernel, "share": share, "none": np.int8(0), "step": step, "zero": zero}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "step", "zero"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["k", "share", "none"], ["kd"]),
+        helper.make_node("Conv", ["xd", "kd"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "step", "zero"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "step", "zero"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, size, size])
+        for name, size in (("x", 8), ("y", 6))
+    ]
+    held = [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
+    graph = helper.make_graph(nodes, "added", ends[:1], ends[1:], held)
+    opset = [helper.make_opsetid("", 20)]
+    save(helper.make_model(graph, opset_imports=opset, ir_version=10), str(path))

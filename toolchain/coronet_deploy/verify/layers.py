@@ -36,6 +36,7 @@ from coronet_deploy.export.schemes import INTEGER_BITS
 from coronet_deploy.images import Array
 from coronet_deploy.verify.described import require_layers
 from coronet_deploy.verify.gate import drawn
+from coronet_deploy.verify.onnx_integers import add_integers_whole
 from coronet_deploy.verify.parity import CAP_DB
 from coronet_deploy.verify.stored import to_real, to_stored
 from coronet_deploy.vocabulary import DType, Runtime, TensorContract
@@ -321,7 +322,7 @@ def _inside_onnx(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    add_integers_whole(options)
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]

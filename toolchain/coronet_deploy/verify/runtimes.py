@@ -28,6 +28,7 @@ from coronet_deploy.export.subject import MOST_CHANNELS
 from coronet_deploy.images import Array
 from coronet_deploy.storage import existing_file, require_utf8
 from coronet_deploy.verify.installed import not_loading
+from coronet_deploy.verify.onnx_integers import add_integers_whole
 from coronet_deploy.verify.stored import INTEGER_TYPES, to_real, to_stored
 from coronet_deploy.vocabulary import Runtime, TensorContract
 
@@ -264,9 +265,7 @@ class _OnnxRuntime(Session):
         options.log_severity_level = 4
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Int8 as phones compute it: by default an x86-64 host without VNNI adds pairs of products
-        # in 16 bits that overflow, which cost a ResNet 10 dB.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        add_integers_whole(options)
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
