@@ -18,7 +18,7 @@ from PIL import Image
 from coronet_deploy.storage import sha256_of
 from coronet_deploy.verify.examples import find_examples
 from quality_data import write_pairs, write_picture, write_squeezenet
-from support import fill
+from support import COMMAND, fill
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Exported = tuple[Path, dict[str, Any]]
@@ -116,6 +116,18 @@ def test_a_device_that_is_not_there_or_not_used_is_named(
     artifact = next(exported[0].glob("*.onnx"))
     done = cli("evaluate", artifact, *line, "--device", "cuda")
     _refused(done, 2, f"--device cuda has no effect: {artifact} runs in a runtime of its own")
+
+
+def test_too_little_memory_is_one_line(data: Path) -> None:
+    line = [COMMAND, "evaluate", "--data", data, "--direction", "BtoA", "--size", "4096x4096"]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -v 4000000; exec "$@"', "bash", *map(str, line)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    _refused(done, 3, "not enough memory to draw pictures", "(--size)")
 
 
 def test_an_artifact_knows_its_direction(

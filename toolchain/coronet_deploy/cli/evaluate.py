@@ -164,6 +164,7 @@ def _opened(path: Path | None, size: tuple[int, int] | None, device: str) -> Ite
 
 def _checkpoint_model(path: Path | None, size: tuple[int, int], device: str) -> _Model:
     checkpoint = read_checkpoint(path)
+    from coronet_deploy.coronet.endings import memory_told
     from coronet_deploy.export.calibrate import Pictures
     from coronet_deploy.verify.gate import check_size, translate
 
@@ -172,7 +173,8 @@ def _checkpoint_model(path: Path | None, size: tuple[int, int], device: str) -> 
     generator = checkpoint.generator().to(usable_device(device))
 
     def run_torch(picture: Array) -> Array:
-        return translate(generator, Pictures(("",), (picture,)))[0]
+        with memory_told("draw pictures", "smaller ones (--size) take less"):
+            return translate(generator, Pictures(("",), (picture,)))[0]
 
     direction = checkpoint.header.direction
     return _Model(checkpoint.path, "checkpoint", checkpoint.sha256, size, direction, run_torch)
