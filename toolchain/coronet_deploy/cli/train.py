@@ -7,13 +7,13 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._device import usable_device
 from coronet_deploy.cli._shared import torch_loading
+from coronet_deploy.cli._train_results import Tuned, print_results
 from coronet_deploy.cli._train_told import Progress, Reading, summary_writer, tensorboard
 from coronet_deploy.cli.bench import positive
 from coronet_deploy.errors import BadInput
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from coronet_deploy.coronet.state import StepReport
     from coronet_deploy.coronet.team import Team
     from coronet_deploy.coronet.train import Trainer
-    from coronet_deploy.coronet.tuning import Gains
-    from coronet_deploy.vocabulary import ChannelPlan
 
 HELP = "train a generator that is pruned while it trains, from a recipe"
 
@@ -55,6 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="train no generator, but tune this one for int8 (quantisation-aware fine-tuning), as "
         "a recipe's table [qat] does what it trained; RECIPE then says how pictures are read",
+    )
+    parser.add_argument(
+        "--from",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PLACE",
+        dest="beginning",
+        help="begin with trained generators and not by chance: the folder of a finished training, "
+        "or of pytorch-CycleGAN-and-pix2pix (latest_net_*.pth), with its discriminators; or "
+        "checkpoints, for CycleGAN that of the recipe's direction first. What is above "
+        "search.target is pruned from there on; search.steps=0 trains a pruned one as it is",
     )
     parser.add_argument(
         "--output",
@@ -115,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     recipe = read_recipe(find_recipe(args.recipe), args.overrides)
     if args.qat:
+        if args.beginning:
+            raise BadInput("--qat tunes one checkpoint, and --from is what a training begins with")
         return _tune_one(recipe, args)
     require_tunable(recipe)
     output = args.output or Path("runs") / recipe.model.id
@@ -129,15 +141,16 @@ def run(args: argparse.Namespace) -> int:
         if done:
             _tell_finished(recipe.model.id, recipe.steps)
         results = [load_checkpoint(path) for path in results_of(recipe, output)]
-        tuned: list[_Tuned] = []
+        tuned: list[Tuned] = []
         if recipe.qat is not None:
             tuned = [_tune(recipe, one, _tuned_folder(one.path), device, args) for one in results]
-        _print_results(recipe, results, tuned, as_json=args.json)
+        print_results(recipe, results, tuned, as_json=args.json)
     return 0
 
 
 def _train(recipe: Recipe, output: Path, device: str, team: Team, args: argparse.Namespace) -> None:
     """Take a training from where it is to its end, and draw its curve."""
+    from coronet_deploy.coronet.beginning import read_beginning
     from coronet_deploy.coronet.data import untold
     from coronet_deploy.coronet.recipe import Task
     from coronet_deploy.coronet.train import Trainer, results_of
@@ -150,7 +163,11 @@ def _train(recipe: Recipe, output: Path, device: str, team: Team, args: argparse
                 _require_new_tunings(results)
     with team.together():
         told = Reading() if team.leader else untold
-        trainer = Trainer(recipe, args.data, output, device, team, told)
+        begins = args.beginning and not args.resume  # a state has all that was begun with
+        beginning = read_beginning(args.beginning, recipe) if begins else None
+        trainer = Trainer(recipe, args.data, output, device, team, told, beginning)
+    if team.leader and beginning and (anew := beginning.by_chance(recipe.names)):
+        print(anew, file=sys.stderr)
     if team.leader and recipe.model.task is Task.PIX2PIX:
         _tell_unlike(args.data)
     _go(trainer, args, lambda: _heading(trainer, args.save_every), resume=args.resume)
@@ -232,7 +249,7 @@ def _tune(
     output: Path | None,
     device: str,
     args: argparse.Namespace,
-) -> _Tuned:
+) -> Tuned:
     """Tune the generator of one checkpoint.
 
     After a training --resume goes on from a state of that if there is one.
@@ -247,44 +264,14 @@ def _tune(
     gains = finished_gains(recipe, checkpoint, output) if args.resume else None
     if gains is not None:
         _tell_finished(result.stem, steps)
-        return _Tuned(result, steps, gains)
+        return Tuned(result, steps, gains)
     resume = args.resume and (bool(args.qat) or (output / STATE).exists())
     _require_place(output, [result], resume=resume)
     with memory_told():
         tuner = Tuner(recipe, checkpoint, args.data, output, device, Reading())
         what = f"{checkpoint.id}: fine-tuning for eight bits, {steps} steps"
         _go(tuner, args, lambda: what + _kept_where(tuner, args.save_every), resume=resume)
-        return _Tuned(result, steps, tuner.gains)
-
-
-@dataclass(frozen=True)
-class _Tuned:
-    """A tuned checkpoint, and what came of its tuning."""
-
-    path: Path
-    steps: int
-    gains: Gains
-
-    def __str__(self) -> str:
-        before, after, moved = self.gains
-        return (
-            f"{self.path}: eight bits draw what float draws to {after:.1f} dB, "
-            f"{before:.1f} before (simulated);\nits float pictures are those of before to "
-            f"{moved:.1f} dB"
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        simulated = {
-            "before": round(self.gains.before, 2),
-            "after": round(self.gains.after, 2),
-            "float_moved": round(self.gains.moved, 2),
-        }
-        return {
-            "checkpoint": str(self.path),
-            "steps": self.steps,
-            "simulated_psnr_db": simulated,
-        }
+        return Tuned(result, steps, tuner.gains)
 
 
 def _go(
@@ -350,41 +337,3 @@ def _plot(trainer: Trainer) -> None:
         plot_curve(trainer.output / "curve.png", trainer.rows, trainer.pupils[0].controller)
     except ModuleNotFoundError:
         print("curve.png needs matplotlib: pip install 'coronet-deploy[report]'", file=sys.stderr)
-
-
-def _print_results(
-    recipe: Recipe, results: Sequence[Checkpoint], tuned: Sequence[_Tuned], *, as_json: bool
-) -> None:
-    from coronet_deploy.coronet.controller import WINDOW
-    from coronet_deploy.networks.cost import Measure
-
-    def share(plan: ChannelPlan, measure: Measure = recipe.search.measure) -> float:
-        return measure.of(plan) / measure.of(recipe.full)
-
-    for result in results:
-        ratio = share(result.plan)
-        if recipe.prunes and ratio < recipe.target_ratio - WINDOW:
-            print(
-                f"{result.path}: {ratio:.4f} is further than {WINDOW:g} below the target, "
-                f"{recipe.target_ratio:.4g}: whole multiples of {recipe.search.channel_multiple} "
-                "channels left nothing nearer",
-                file=sys.stderr,
-            )
-    if as_json:
-        paths = [str(result.path) for result in results]
-        summary: dict[str, Any] = {"checkpoint": paths[0], "checkpoints": paths}
-        summary["steps"] = recipe.steps
-        for measure in Measure:
-            shares = [share(result.plan, measure) for result in results]
-            summary[f"{measure}_ratio"] = sum(shares) / len(shares)
-        if tuned:
-            summary["qat"] = [one.as_json() for one in tuned]
-        print(json.dumps(summary))
-        return
-    counted = recipe.search.measure.label
-    for result in results:
-        print(
-            f"{result.path}: {share(result.plan):.4f} of the {counted} after {recipe.steps} steps"
-        )
-    for one in tuned:
-        print(one)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coronet_deploy.coronet.beginning import Beginning
+from coronet_deploy.coronet.data import Told
 from coronet_deploy.coronet.pool import ImagePool
 from coronet_deploy.coronet.pupil import Pupil, adam, load_moments, placed
 from coronet_deploy.coronet.recipe import Precision, Recipe, Task
@@ -32,14 +34,27 @@ class Game(ABC):
     def __init__(self, recipe: Recipe, device: torch.device, team: Team) -> None:
         self.recipe, self.device, self.team = recipe, device, team
         self.pupils = [Pupil(recipe, name, device, alone=team.size == 1) for name in recipe.names]
-        self.discriminators = nn.ModuleList(self._make_discriminators())
+        self.discriminators = nn.ModuleList(self.make_discriminators(recipe))
         placed(recipe, self.discriminators, device)
         self.optimizer_d = adam(recipe, self.discriminators)
         self.pools = [ImagePool(recipe.data.pool, recipe.seed + i, team.rank) for i in range(2)]
         self._players: list[nn.Module] = []
 
+    def begin(self, beginning: Beginning, domains: Sequence[Sequence[Tensor]], told: Told) -> None:
+        """Have the players begin with what was trained before, before the first step.
+
+        `domains` holds pictures of the input and of the output domain, (1, 3, H, W) each.
+        """
+        held = zip(self.pupils, beginning.generators, domains, strict=False)  # or one generator
+        for pupil, checkpoint, pictures in held:
+            if checkpoint is not None:
+                pupil.begin(checkpoint, pictures, told)
+        beginning.teach(self.discriminators)
+
+    @classmethod
     @abstractmethod
-    def _make_discriminators(self) -> list[nn.Module]: ...
+    def make_discriminators(cls, recipe: Recipe) -> list[nn.Module]:
+        """Return discriminators that know nothing, each with the generator it judges."""
 
     @abstractmethod
     def play(self, x: Tensor, y: Tensor, step: int) -> tuple[float, ...]:
@@ -126,10 +141,12 @@ class Pix2Pix(Game):
 
     losses = ("d", "gan", "l1")
 
-    def _make_discriminators(self) -> list[nn.Module]:
-        full = self.recipe.full
+    @classmethod
+    def make_discriminators(cls, recipe: Recipe) -> list[nn.Module]:
+        """Return one, which sees input and output together."""
+        full = recipe.full
         channels = full.input_channels + full.output_channels
-        return [PatchGAN(channels, full.norm, self.recipe.discriminator.width)]
+        return [PatchGAN(channels, full.norm, recipe.discriminator.width)]
 
     def _generator_side(self, networks: list[nn.Module]) -> nn.Module:
         return networks[0]
@@ -171,9 +188,10 @@ class CycleGAN(Game):
 
     losses = ("d", "d_back", "gan", "gan_back", "cycle", "cycle_back", "identity", "identity_back")
 
-    def _make_discriminators(self) -> list[nn.Module]:
-        full = self.recipe.full
-        width = self.recipe.discriminator.width
+    @classmethod
+    def make_discriminators(cls, recipe: Recipe) -> list[nn.Module]:
+        """Return one for each domain that is drawn."""
+        full, width = recipe.full, recipe.discriminator.width
         return [PatchGAN(full.output_channels, full.norm, width) for _ in range(2)]
 
     def _generator_side(self, networks: list[nn.Module]) -> nn.Module:

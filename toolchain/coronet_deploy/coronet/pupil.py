@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from coronet_deploy.coronet.checkpoint import FORMAT_VERSION, Header, Stage, finetuned_tensors
-from coronet_deploy.coronet.data import Direction
+from coronet_deploy.coronet.checkpoint import (
+    FORMAT_VERSION,
+    Checkpoint,
+    Header,
+    Stage,
+    finetuned_tensors,
+)
+from coronet_deploy.coronet.data import Direction, Told
 from coronet_deploy.coronet.generator import CoroNetGenerator, kept_channels, slice_dead
 from coronet_deploy.coronet.materialize import materialize
 from coronet_deploy.coronet.recipe import Recipe
 from coronet_deploy.coronet.stepping import step_from_weights
+from coronet_deploy.coronet.takeover import take_over
 from coronet_deploy.networks.generator import build_generator
 from coronet_deploy.networks.layers import INPUT, OUTPUT
 from coronet_deploy.networks.patchgan import normal_init
@@ -51,7 +58,23 @@ class Pupil:
             self.network.apply(normal_init)
         self.optimizer = self._adam()
 
-    def _searched(self, plan: ChannelPlan) -> nn.Module:
+    def begin(self, checkpoint: Checkpoint, pictures: Sequence[Tensor], told: Told) -> None:
+        """Begin with a trained generator, of the recipe's plan or a part of it, not by chance.
+
+        What is above the target is searched from there on (see `take_over` for `pictures`, which
+        are wherever the network is); what is not is trained as it is.
+        """
+        plan, dense = checkpoint.plan, checkpoint.generator()
+        self.alive = {k: torch.arange(n) for k, n in plan.groups.items()}
+        if self.controller.ratio(plan) > self.recipe.target_ratio:
+            self.network = self._searched(plan)
+            take_over(self.network, dense, pictures, told)
+        else:
+            self.network = self._plain(plan)
+            self.network.load_state_dict(dense.state_dict())
+        self.optimizer = self._adam()
+
+    def _searched(self, plan: ChannelPlan) -> CoroNetGenerator:
         s = self.recipe.search
         return CoroNetGenerator(
             plan,
@@ -146,7 +169,7 @@ class Pupil:
 
     def result(self) -> tuple[Header, dict[str, Tensor]]:
         """Return the checkpoint of the trained network; its search must be over."""
-        if not self.recipe.prunes:
+        if not self.latents:  # never searched: whole, or begun with what was cut before
             tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
             return self._header(Stage.DENSE), _narrow(tensors)
         tensors = finetuned_tensors(self.network, self.latents)

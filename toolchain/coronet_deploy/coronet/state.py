@@ -222,6 +222,19 @@ def finished(path: Path, recipe: Recipe, steps: int, results: Sequence[Path]) ->
 
 def _state_of(path: Path, recipe: Recipe) -> dict[str, Any]:
     """Return the state in `path`, in main memory, if it is whole and of `recipe`."""
+    held, state = read_whole_state(path)
+    if held != recipe:
+        raise BadInput(f"{path} was written with another recipe: {_difference(held, recipe)}")
+    return state
+
+
+def read_whole_state(path: Path) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe of the state in `path` and the state, in main memory.
+
+    Raises:
+        BadInput: it is broken.
+
+    """
     try:
         with zipfile.ZipFile(path) as archive:  # torch reads past a wrong checksum
             damaged = archive.testzip()
@@ -232,10 +245,7 @@ def _state_of(path: Path, recipe: Recipe) -> dict[str, Any]:
         raise broken(path) from error
     if damaged or missing:
         raise broken(path)
-    held = _recipe_of(path, state["recipe"])
-    if held != recipe:
-        raise BadInput(f"{path} was written with another recipe: {_difference(held, recipe)}")
-    return state
+    return _recipe_of(path, state["recipe"]), state
 
 
 def _recipe_of(path: Path, text: str) -> Recipe:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coronet_deploy.coronet.beginning import Beginning
 from coronet_deploy.coronet.checkpoint import save_checkpoint
 from coronet_deploy.coronet.course import CALMER, STATE, Course, require_finite
 from coronet_deploy.coronet.data import Ahead, Told, open_training, some, untold
@@ -27,14 +28,15 @@ from coronet_deploy.coronet.team import SOLO, Team
 from coronet_deploy.errors import CoronetError, GateFailed
 
 _RECALIBRATION_BATCHES = 200
+_SHOWN = 24  # pictures by which it is seen which channels of a trained generator matter
 
 
 class Trainer(Course):
     """One training run (see `Course`).
 
     Its results are `<name>.safetensors`, one for each generator; at the end of the search it writes
-    `<name>.search.safetensors`. `told` hears of each picture as it is looked at, and
-    of each batch that BatchNorm's statistics are made of.
+    `<name>.search.safetensors`. It begins with what `beginning` holds, or by chance. `told` hears
+    of each picture as it is looked at, and of each batch that BatchNorm's statistics are made of.
     """
 
     def __init__(
@@ -45,10 +47,13 @@ class Trainer(Course):
         device: str = "cpu",
         team: Team = SOLO,
         told: Told = untold,
+        beginning: Beginning | None = None,
     ) -> None:
         game = GAMES[recipe.model.task]
         super().__init__(recipe, output, recipe.steps, game.losses, team)
         self.device = torch.device(device)
+        if beginning is not None:
+            beginning.teach(game.make_discriminators(recipe))  # what is wrong is told at once
         d = recipe.data
         self.pictures, self.held_out = open_training(
             data,
@@ -62,13 +67,23 @@ class Trainer(Course):
         self._ahead = Ahead(self.pictures, pinned=self.device.type == "cuda")
         torch.manual_seed(recipe.seed)
         self.game = game(recipe, self.device, team)
+        if beginning is not None:
+            self.game.begin(beginning, self._shown(), told)
         self.pupils = self.game.pupils
         self.results = results_of(recipe, output)
+
+    def _shown(self) -> list[list[Tensor]]:
+        """Return pictures of both domains to judge channels by, which all processes share."""
+        d, dtype = self.recipe.data, self.recipe.machine.dtype
+        pairs = [self.pictures.batch(i, 1, d.crop, self.recipe.seed + 2) for i in range(_SHOWN)]
+        return [
+            [one.to(self.device, dtype) for one in domain] for domain in zip(*pairs, strict=True)
+        ]
 
     @property
     def searching(self) -> bool:
         """True while the generators are made of hypernetworks."""
-        return self.pupils[0].searching
+        return any(pupil.searching for pupil in self.pupils)
 
     def _finish(self) -> None:
         self._end_search()
