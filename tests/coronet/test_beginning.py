@@ -270,13 +270,14 @@ def test_a_dense_generator_is_pruned_and_a_killed_run_resumes_exactly(
         assert all(kept[group] <= width for group, width in earlier.plan.groups.items())
 
 
-def test_who_begins_by_chance_is_told(cli: Cli, place: Path, tmp_path: Path) -> None:
+def test_who_begins_with_what_is_told(cli: Cli, place: Path, tmp_path: Path) -> None:
     lone = tmp_path / "lone.pth"
     lone.write_bytes((place / "piles" / "latest_net_G_A.pth").read_bytes())
     line = ("train", place / "cyclegan.toml", "--data", place / "data", "--from", lone)
     done = cli(*line, "--output", tmp_path / "out", "--threads", 1)
     assert done.returncode == 0, done.stderr
-    assert "stripes-reverse and 2 discriminators begin by chance" in done.stderr.splitlines()
+    told = f"begins: stripes with {lone}, stripes-reverse by chance, 2 discriminators by chance"
+    assert told in done.stderr.splitlines()
 
 
 @pytest.mark.parametrize(

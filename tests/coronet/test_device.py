@@ -132,6 +132,18 @@ def test_it_learns_what_the_cpu_learns(data: Path, tmp_path: Path) -> None:
     assert sum(name.endswith("-qat.safetensors") for name in here) == 2
 
 
+def test_one_that_begins_with_a_trained_generator_learns_what_the_cpu_learns(
+    data: Path, tmp_path: Path
+) -> None:
+    recipe = written(tmp_path, "published", "fp32", PIX2PIX)
+    trained("cpu", recipe, data, tmp_path / "whole", "--set", "search.target=1")
+    begun = ("--from", str(tmp_path / "whole"))
+    here, _ = trained("cpu", recipe, data, tmp_path / "cpu", *begun)
+    there, waits = trained("pretended", recipe, data, tmp_path / "pretended", *begun)
+    assert sum(waits)
+    assert there["tiny.safetensors"] == here["tiny.safetensors"]
+
+
 def test_its_first_steps_are_those_of_the_cpu(data: Path, tmp_path: Path) -> None:
     device = os.environ.get("CORONET_TEST_DEVICE", "pretended")
     rows = {}

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from coronet_deploy.coronet.checkpoint import load_checkpoint
 from coronet_deploy.coronet.team import Team
 from support import COMMAND
 
@@ -138,6 +139,22 @@ def test_a_team_that_is_at_its_end_says_so_once(whole: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("finished, all 16 steps are done") == 1
     assert (whole / "whole" / "state.pt").stat().st_mtime_ns == held
+
+
+def test_a_team_begins_with_a_finished_training(whole: Path) -> None:
+    begun = ("--from", whole / "whole", "--set", "search.steps=0")
+    still = ran(trained(whole, "still", *begun, "--set", "optimiser.lr=1e-30"))
+    assert still.returncode == 0, still.stderr
+    moved = ran(trained(whole, "moved", *begun))
+    assert moved.returncode == 0, moved.stderr
+    for name in RESULTS:
+        kept, same, other = (
+            load_checkpoint(whole / folder / name).network.state_dict()
+            for folder in ("whole", "still", "moved")
+        )
+        for key, tensor in kept.items():
+            torch.testing.assert_close(same[key], tensor, rtol=0, atol=1e-20)
+        assert any(not torch.equal(other[key], tensor) for key, tensor in kept.items())
 
 
 def test_a_picture_that_breaks_before_one_process_costs_the_team_no_step(whole: Path) -> None:

@@ -49,6 +49,7 @@ EXAMPLES: Mapping[str, Sequence[tuple[str, str]]] = {
     "results": [("", "import runs"), ("", "list --dtype int8 --device host")],
     "train": [
         ("", "recipe.toml --data facades --set search.target=0.25"),
+        ("to prune what is trained", "recipe.toml --data facades --from checkpoints/facades"),
         ("after Ctrl-C", "recipe.toml --data facades --resume"),
         ("for int8", "recipe.toml --data facades --qat model.safetensors"),
     ],

@@ -166,8 +166,8 @@ def _train(recipe: Recipe, output: Path, device: str, team: Team, args: argparse
         begins = args.beginning and not args.resume  # a state has all that was begun with
         beginning = read_beginning(args.beginning, recipe) if begins else None
         trainer = Trainer(recipe, args.data, output, device, team, told, beginning)
-    if team.leader and beginning and (anew := beginning.by_chance(recipe.names)):
-        print(anew, file=sys.stderr)
+    if team.leader and beginning:
+        print(beginning.told(recipe.names), file=sys.stderr)
     if team.leader and recipe.model.task is Task.PIX2PIX:
         _tell_unlike(args.data)
     _go(trainer, args, lambda: _heading(trainer, args.save_every), resume=args.resume)

@@ -60,14 +60,17 @@ class Beginning:
                     hint="its width is discriminator.width; --from FILE takes generators alone",
                 ) from error
 
-    def by_chance(self, names: Sequence[str]) -> str | None:
-        """Return a line that says who begins by chance, if somebody does."""
-        alone = [name for name, one in zip(names, self.generators, strict=True) if one is None]
+    def told(self, names: Sequence[str]) -> str:
+        """Return a line that says who begins with what; `names` are the generators'."""
+        begin = [
+            f"{name} {f'with {one.path}' if one else 'by chance'}"
+            for name, one in zip(names, self.generators, strict=True)
+        ]
         missing = sum(judge is None for judge in self.judges)
         if missing:
-            alone.append("the discriminator" if len(names) == 1 else f"{missing} discriminators")
-        begin = "begins" if len(alone) == 1 and missing < 2 else "begin"  # noqa: PLR2004
-        return f"{' and '.join(alone)} {begin} by chance" if alone else None
+            whose = "the discriminator" if len(names) == 1 else f"{missing} discriminators"
+            begin.append(f"{whose} by chance")
+        return f"begins: {', '.join(begin)}"
 
 
 def read_beginning(given: Sequence[Path], recipe: Recipe) -> Beginning:
