@@ -3,6 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "runner.h"
 
@@ -197,8 +200,12 @@ static void append_provider(const Arguments *a, void *library, void *options) {
    setting says nothing. */
 static int has_vnni(void) {
 #if defined(__x86_64__)
+  unsigned a, b, c, d;
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512vnni") != 0;
+  if (__builtin_cpu_supports("avx512vnni"))
+    return 1;
+  /* AVX-VNNI, of client CPUs without AVX-512: not every compiler has a name for it. */
+  return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 #else
   return 0;
 #endif
