@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coronet_deploy.coronet.beginning import Beginning
-from coronet_deploy.coronet.data import Told
 from coronet_deploy.coronet.pool import ImagePool
 from coronet_deploy.coronet.pupil import Pupil, adam, load_moments, placed
 from coronet_deploy.coronet.recipe import Precision, Recipe, Task
@@ -40,15 +39,11 @@ class Game(ABC):
         self.pools = [ImagePool(recipe.data.pool, recipe.seed + i, team.rank) for i in range(2)]
         self._players: list[nn.Module] = []
 
-    def begin(self, beginning: Beginning, domains: Sequence[Sequence[Tensor]], told: Told) -> None:
-        """Have the players begin with what was trained before, before the first step.
-
-        `domains` holds pictures of the input and of the output domain, (1, 3, H, W) each.
-        """
-        held = zip(self.pupils, beginning.generators, domains, strict=False)  # or one generator
-        for pupil, checkpoint, pictures in held:
+    def begin(self, beginning: Beginning) -> None:
+        """Have the players begin with what was trained before, before the first step."""
+        for pupil, checkpoint in zip(self.pupils, beginning.generators, strict=True):
             if checkpoint is not None:
-                pupil.begin(checkpoint, pictures, told)
+                pupil.begin(checkpoint)
         beginning.teach(self.discriminators)
 
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from coronet_deploy.coronet.checkpoint import (
     Stage,
     finetuned_tensors,
 )
-from coronet_deploy.coronet.data import Direction, Told
+from coronet_deploy.coronet.data import Direction
 from coronet_deploy.coronet.generator import CoroNetGenerator, kept_channels, slice_dead
 from coronet_deploy.coronet.materialize import materialize
 from coronet_deploy.coronet.recipe import Recipe
@@ -58,17 +58,16 @@ class Pupil:
             self.network.apply(normal_init)
         self.optimizer = self._adam()
 
-    def begin(self, checkpoint: Checkpoint, pictures: Sequence[Tensor], told: Told) -> None:
+    def begin(self, checkpoint: Checkpoint) -> None:
         """Begin with a trained generator, of the recipe's plan or a part of it, not by chance.
 
-        What is above the target is searched from there on (see `take_over` for `pictures`, which
-        are wherever the network is); what is not is trained as it is.
+        What is above the target is searched from there on; what is not is trained as it is.
         """
         plan, dense = checkpoint.plan, checkpoint.generator()
         self.alive = {k: torch.arange(n) for k, n in plan.groups.items()}
         if self.controller.ratio(plan) > self.recipe.target_ratio:
             self.network = self._searched(plan)
-            take_over(self.network, dense, pictures, told)
+            take_over(self.network, dense)
         else:
             self.network = self._plain(plan)
             self.network.load_state_dict(dense.state_dict())

@@ -7,77 +7,81 @@ A hypernetwork layer with Z = z_in z_out^T makes the weight W by
 
 whatever the latents are, so that the proximal step, which takes a channel's latent to zero, fades
 the channel out. Which channels go first is for the latents to say: those of a group get the
-magnitudes that N(0, 1) would have drawn, in the order of how much the picture changes where a
-channel fades, which is measured on pictures of the task: for the output y and noise r of variance
-1, the mean of (d<y, r> / d log z)^2 is the square of how far y moves, |dy / d log z|^2.
+magnitudes that N(0, 1) would have drawn, in the order of how much the next layers use a channel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from coronet_deploy.coronet.data import Told, untold
 from coronet_deploy.coronet.generator import CoroNetGenerator
-from coronet_deploy.coronet.hypernetwork import Form, GroupBatchNorm, HyperConv
+from coronet_deploy.coronet.hypernetwork import (
+    Form,
+    GroupBatchNorm,
+    GroupInstanceNorm,
+    HyperConv,
+)
 from coronet_deploy.networks.layers import INPUT
 
-_NOISES = 2  # a picture
 _LEAST = 0.1  # magnitude by a channel's place alone
 _ROOM = 2.0  # between the least latent and the threshold: at the start every channel lives
 
 
-def take_over(
-    generator: CoroNetGenerator, dense: nn.Module, pictures: Sequence[Tensor], told: Told = untold
-) -> None:
-    """Have `generator` compute what `dense`, a plain generator of its plan, computes in eval.
-
-    The latents are found on `pictures`, each (1, 3, H, W) in [-1, 1].
-    """
+@torch.no_grad()
+def take_over(generator: CoroNetGenerator, dense: nn.Module) -> None:
+    """Have `generator` compute what `dense`, a plain generator of its plan, computes in eval."""
     latents = generator.latents
     dense.to(latents.vectors[INPUT].device, latents.vectors[INPUT].dtype)
-    with torch.no_grad():
-        for vector in latents.vectors.values():
-            vector.fill_(1.0)
-        _make_all(generator, dense)
-    use = _use(generator, pictures, told)
-    with torch.no_grad():
-        for group in latents.plan.groups:
-            latents.vectors[group].copy_(_magnitudes(use[group], latents.threshold))
-        _make_all(generator, dense)
+    layers, kernels = dict[str, HyperConv](), dict[str, Tensor]()
+    for name, plain in dense.named_modules():
+        layer = generator.network.get_submodule(name)
+        if isinstance(layer, GroupBatchNorm):
+            layer.load_state_dict(plain.state_dict())
+        elif isinstance(layer, HyperConv):
+            layers[name] = layer
+            kernels[name] = layer.geometry.turned(plain.get_parameter("weight").flatten(2))
+            if layer.bias is not None:
+                layer.bias.copy_(plain.get_parameter("bias"))
+    use = _use(generator, layers, kernels)
+    for group, vector in latents.vectors.items():
+        whole = group not in latents.plan.groups  # the picture's own channels
+        vector.copy_(
+            torch.ones_like(vector) if whole else _magnitudes(use[group], latents.threshold)
+        )
+    for name, layer in layers.items():
+        _make(layer, kernels[name])
 
 
-def _use(generator: CoroNetGenerator, pictures: Sequence[Tensor], told: Told) -> dict[str, Tensor]:
-    """Return, by group, how far the picture moves as each channel fades, (C,), in no unit.
+def _use(
+    generator: CoroNetGenerator, layers: Mapping[str, HyperConv], kernels: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return how much of each channel the next layers use, by group, (C,), in no unit.
 
-    BatchNorm takes the statistics of the pictures, as in training: of a channel that fades
-    it makes what it made before, so that only what the next layers see of it counts.
+    That is the norm of what a layer's weight has for a channel, over the mean of its channels,
+    summed over the layers that read the group, times how large the channel comes: BatchNorm's
+    scale, 1 behind an InstanceNorm, and where there is no norm that of the weights that make it.
     """
     vectors = generator.latents.vectors
-    learning = [p for p in generator.parameters() if p.requires_grad]
-    generator.requires_grad_(requires_grad=False)
-    generator.latents.requires_grad_()
-    generator.eval()
-    for module in generator.modules():
+    read = {group: torch.zeros_like(vector) for group, vector in vectors.items()}
+    made = {group: torch.zeros_like(vector) for group, vector in vectors.items()}
+    for name, layer in layers.items():
+        lengths = [vectors[source].numel() for source in layer.sources]
+        parts = torch.split(kernels[name], lengths)
+        for source, part in zip(layer.sources, parts, strict=True):
+            norm = part.square().sum((1, 2)).sqrt()
+            read[source] += norm / norm.mean().clamp(min=1e-30)
+        made[layer.target] += kernels[name].square().sum((0, 2))
+    scales = dict[str, Tensor]()
+    for module in generator.network.modules():
         if isinstance(module, GroupBatchNorm):
-            module.train()
-    squares = {group: torch.zeros_like(vector) for group, vector in vectors.items()}
-    drawn = torch.Generator().manual_seed(0)
-    for i, x in enumerate(pictures):
-        for _ in range(_NOISES):
-            y = generator(x)
-            noise = torch.randn(y.shape, generator=drawn).to(y)
-            moved = torch.autograd.grad((y * noise).sum(), list(vectors.values()))
-            for group, one in zip(vectors, moved, strict=True):
-                squares[group] += one.square()
-        told("pictures to see which channels matter", i + 1, len(pictures))
-    generator.eval()
-    generator.requires_grad_(requires_grad=False)
-    for parameter in learning:
-        parameter.requires_grad_()
-    return {group: square.sqrt() for group, square in squares.items()}
+            scale = module.weight.square()
+            scales[module.group] = scale + scales.get(module.group, torch.zeros_like(scale))
+        elif isinstance(module, GroupInstanceNorm):
+            scales[module.group] = torch.ones_like(vectors[module.group])
+    return {group: read[group] * scales.get(group, made[group]).sqrt() for group in vectors}
 
 
 def _magnitudes(use: Tensor, threshold: float) -> Tensor:
@@ -92,19 +96,6 @@ def _magnitudes(use: Tensor, threshold: float) -> Tensor:
     magnitudes = magnitudes.clamp(min=_LEAST)
     magnitudes *= (use / use.mean().clamp(min=1e-30)).clamp(max=1.0)
     return magnitudes.clamp(min=_ROOM * threshold)
-
-
-def _make_all(generator: CoroNetGenerator, dense: nn.Module) -> None:
-    """Have each layer make what the plain one of its name has, of the latents of this moment."""
-    for name, plain in dense.named_modules():
-        layer = generator.network.get_submodule(name)
-        if isinstance(layer, GroupBatchNorm):
-            layer.load_state_dict(plain.state_dict())
-        elif isinstance(layer, HyperConv):
-            weight = plain.get_parameter("weight").flatten(2)
-            _make(layer, layer.geometry.turned(weight))
-            if layer.bias is not None:
-                layer.bias.copy_(plain.get_parameter("bias"))
 
 
 def _make(layer: HyperConv, kernel: Tensor) -> None:

@@ -28,7 +28,6 @@ from coronet_deploy.coronet.team import SOLO, Team
 from coronet_deploy.errors import CoronetError, GateFailed
 
 _RECALIBRATION_BATCHES = 200
-_SHOWN = 24  # pictures by which it is seen which channels of a trained generator matter
 
 
 class Trainer(Course):
@@ -68,17 +67,9 @@ class Trainer(Course):
         torch.manual_seed(recipe.seed)
         self.game = game(recipe, self.device, team)
         if beginning is not None:
-            self.game.begin(beginning, self._shown(), told)
+            self.game.begin(beginning)
         self.pupils = self.game.pupils
         self.results = results_of(recipe, output)
-
-    def _shown(self) -> list[list[Tensor]]:
-        """Return pictures of both domains to judge channels by, which all processes share."""
-        d, dtype = self.recipe.data, self.recipe.machine.dtype
-        pairs = [self.pictures.batch(i, 1, d.crop, self.recipe.seed + 2) for i in range(_SHOWN)]
-        return [
-            [one.to(self.device, dtype) for one in domain] for domain in zip(*pairs, strict=True)
-        ]
 
     @property
     def searching(self) -> bool:
