@@ -319,8 +319,16 @@ def test_what_does_not_fit_is_told_in_a_line(
 def test_an_unfinished_training_is_not_begun_with(
     place: Path, tmp_path: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained(cli, place, "pix2pix", tmp_path / "before")
-    (tmp_path / "before" / "tiny.safetensors").unlink()
+    before = tmp_path / "before"
+    trained(cli, place, "pix2pix", before)
     line = ["train", place / "pix2pix.toml", "--data", place / "data", "--output", tmp_path / "out"]
-    assert main([*map(str, line), "--from", str(tmp_path / "before")]) == 2
+    line += ["--from", before, "--set", "search.target=0.15"]
+    state = torch.load(before / "state.pt", weights_only=True)
+    for game in ({}, {"discriminators": [1]}, {"discriminators": {"0.model.0.weight": 1}}):
+        torch.save({**state, "game": game}, before / "state.pt")
+        assert main([*map(str, line)]) == 2
+        assert "is not a whole training state" in capsys.readouterr().err
+    (before / "tiny.safetensors").unlink()
+    assert main([*map(str, line)]) == 2
     assert "is not at its end" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

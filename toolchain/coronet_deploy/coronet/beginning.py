@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from coronet_deploy.coronet.course import STATE
 from coronet_deploy.coronet.data import Direction
 from coronet_deploy.coronet.foreign import read_tensors, without_compiled, without_parallel
 from coronet_deploy.coronet.recipe import Recipe, Task
-from coronet_deploy.coronet.state import read_whole_state
+from coronet_deploy.coronet.state import broken, read_whole_state
 from coronet_deploy.errors import BadInput
 from coronet_deploy.vocabulary import ChannelPlan, Norm
 
@@ -57,7 +58,7 @@ class Beginning:
             except BadInput as error:
                 raise BadInput(
                     f"{error.what} (a discriminator)",
-                    hint="its width is discriminator.width; --from FILE takes generators alone",
+                    hint="its width is discriminator.width; a generator alone in a folder has none",
                 ) from error
 
     def told(self, names: Sequence[str]) -> str:
@@ -131,15 +132,24 @@ def _from_ours(folder: Path, recipe: Recipe) -> Beginning:
             f"{folder} holds a training that is not at its end", hint="finish it by --resume"
         )
     generators = [load_checkpoint(result) for result in results]
-    tensors = state["game"]["discriminators"]
-    judges = [
-        Judge(path, {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith(f"{i}.")})
-        for i in range(len(results))
-    ]
+    judges = [Judge(path, _numbered(path, state, i)) for i in range(len(results))]
     if earlier.data.direction is not recipe.data.direction and len(results) > 1:
         generators.reverse()
         judges.reverse()
     return Beginning(tuple(generators), tuple(judges))
+
+
+def _numbered(path: Path, state: Mapping[str, Any], number: int) -> dict[str, Tensor]:
+    """Return the tensors of one discriminator of a state, by the names that it has for them."""
+    try:
+        tensors = state["game"]["discriminators"]
+        pairs = ((name.partition("."), tensor) for name, tensor in tensors.items())
+        held = {name: tensor for (first, _, name), tensor in pairs if first == str(number)}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise broken(path) from error
+    if not all(isinstance(tensor, Tensor) for tensor in held.values()):
+        raise broken(path)
+    return held
 
 
 def _judge_beside(generator: Path, recipe: Recipe) -> Judge | None:
