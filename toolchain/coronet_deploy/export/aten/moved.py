@@ -49,7 +49,15 @@ BY_THEMSELVES = frozenset(
     f"aten.{name}"
     for name in (
         *("layer_norm", "rms_norm", "linear", "stack", "view_as", "reshape_as"),
-        *("conv1d", "adaptive_avg_pool1d", "im2col", "logsumexp", "log_softmax", "rot90"),
+        *(
+            "conv1d",
+            "adaptive_avg_pool1d",
+            "max_pool1d",
+            "im2col",
+            "logsumexp",
+            "log_softmax",
+            "rot90",
+        ),
     )
 ) | frozenset([*resampled.TRANSLATIONS, *padded.TRANSLATIONS])
 """Operators that take numbers as they lie by what they do to moved ones."""
