@@ -196,7 +196,7 @@ def _added(n: _Own, x: Tensor) -> Tensor:
     places, learnt = x.flatten(2)[0], n.out.weight.flatten(1)
     shift, plane = n.all.weight.view(3, 12, 12)[0, 0], n.lines.weight.view(3, 12, 12)
     keys = (
-        torch.addmm(shift, places.mT, learnt.mT) - torch.addmm(learnt[:1], places.mT, learnt).relu()
+        torch.addmm(shift, places.T, learnt.mT) - torch.addmm(learnt[:1], places.mT, learnt).relu()
     )
     values = torch.addmm(shift[:, None], learnt, places, beta=0.5, alpha=0.3).view(3, 4, -1)
     heads = keys.mT.reshape(3, 4, -1)

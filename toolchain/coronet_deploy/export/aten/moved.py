@@ -34,7 +34,7 @@ MOVES = frozenset(
         *("slice", "select", "unbind", "chunk", "split", "split_with_sizes", "index"),
         *("narrow", "index_select", "tensor_split", "flip", "fliplr", "flipud", "roll"),
         *("channel_shuffle", "repeat_interleave", "repeat", "tile"),
-        *("pixel_shuffle", "pixel_unshuffle"),
+        *("pixel_shuffle", "pixel_unshuffle", "numpy_T"),
     )
 )
 _LINES = frozenset(f"aten.{name}" for name in ("flip", "fliplr", "flipud", "roll"))
