@@ -18,8 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from coronet_deploy.export.capture import capture
+from coronet_deploy.export.onnx import emit_onnx
+from coronet_deploy.export.passes import lower
+from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.results.files import read_run
+from coronet_deploy.vocabulary import DType, Runtime
 from support import COMMAND
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -157,6 +163,28 @@ def test_a_refused_artifact_fails_its_row_and_the_command_but_not_the_others(
     alone = cli("bench", broken, *QUICK, "--json", "--output", tmp_path)
     assert alone.returncode == 5
     assert json.loads(alone.stdout)["rows"][0]["launches"] == 0
+
+
+@pytest.mark.parametrize("runtime", list(Runtime))
+def test_too_little_memory_is_one_line(runtime: Runtime, tmp_path: Path) -> None:
+    layers = (nn.Conv2d(3, 512, 3, padding=1), nn.Tanh(), nn.Conv2d(512, 3, 3, padding=1))
+    graph, _ = lower(capture(nn.Sequential(*layers).eval(), 2048, 2048), runtime)
+    emit = emit_tflite if runtime is Runtime.TFLITE else emit_onnx
+    path = tmp_path / f"large{runtime.suffix}"
+    path.write_bytes(emit(graph, DType.FP32, {}))  # the middle alone is 8 GiB
+    line = [COMMAND, "bench", path, *QUICK, "--output", tmp_path]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -v 4000000; exec "$@"', "bash", *map(str, line)],
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 5
+    assert "Traceback" not in done.stderr
+    *_, last = done.stderr.splitlines()
+    assert last.startswith(f"coronet-deploy: error: nothing was measured: {path.name}: ")
+    assert "not enough memory" in last or "is memory enough for it?" in last
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

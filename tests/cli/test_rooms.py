@@ -11,7 +11,9 @@ import pytest
 import coronet_deploy
 
 PACKAGE = Path(coronet_deploy.__file__).parent
-BENEATH = ("vocabulary", "errors", "locks", "storage", "images", "ranges", "drawing", "profiles")
+BENEATH = (
+    "vocabulary", "errors", "locks", "storage", "memory", "images", "ranges", "drawing", "profiles",
+)  # fmt: skip
 ROOMS = ("networks", "coronet", "export", "verify", "bench", "results", "report", "cli")
 
 

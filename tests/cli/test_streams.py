@@ -171,6 +171,21 @@ def test_a_defect_of_ours_is_no_failed_gate() -> None:
     assert done.stderr.endswith("IndexError: list index out of range\n")
 
 
+@pytest.mark.parametrize("taken", ["bytes(1 << 60)", "numpy.ones(1 << 50)", "torch.ones(1 << 50)"])
+def test_too_little_memory_is_one_line_whatever_runs(taken: str) -> None:
+    setup = "from coronet_deploy.cli import inspect\n"
+    setup += f"import {taken.partition('.')[0]}\n" if "." in taken else ""
+    setup += f"inspect.run = lambda args: {taken}"
+    done = _main(setup, "inspect")
+    assert done.returncode == 3
+    assert done.stderr.startswith("coronet-deploy: error: not enough memory: ")
+    assert "ulimit -v" in done.stderr
+    assert done.stderr.count("\n") == 1
+    debugged = _main(setup, "inspect", "--debug")
+    assert debugged.returncode == 3
+    assert debugged.stderr.startswith("Traceback (most recent call last):")
+
+
 def test_an_error_that_is_debugged_has_its_own_status() -> None:
     setup = "from coronet_deploy.cli import inspect\nfrom coronet_deploy.errors import BadInput\n"
     setup += "def run(args):\n    raise BadInput('no such thing')\ninspect.run = run"

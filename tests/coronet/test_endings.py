@@ -20,13 +20,14 @@ from PIL import Image
 
 from coronet_deploy.coronet import data as data_module
 from coronet_deploy.coronet import train as train_module
-from coronet_deploy.coronet.endings import memory_told, stop_requests
+from coronet_deploy.coronet.endings import stop_requests
 from coronet_deploy.coronet.pool import ImagePool
 from coronet_deploy.coronet.recipe import Recipe
 from coronet_deploy.coronet.state import StepReport
 from coronet_deploy.coronet.team import Team
 from coronet_deploy.coronet.train import Trainer
 from coronet_deploy.errors import BadInput, EnvironmentProblem
+from coronet_deploy.memory import memory_told
 from support import Cli
 
 RECIPE = """
@@ -93,9 +94,9 @@ def test_too_little_memory_is_told_in_one_line(cli: Cli, data: Path, tmp_path: P
     for what in ("data.batch", "model.width", "search.form=collapsed", "last saved state"):
         assert what in result.stderr
     assert result.stderr.count("\n") == 1
-    with pytest.raises(EnvironmentProblem), memory_told():
+    with pytest.raises(EnvironmentProblem), memory_told("train"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-    with pytest.raises(RuntimeError, match="shapes"), memory_told():
+    with pytest.raises(RuntimeError, match="shapes"), memory_told("train"):
         raise RuntimeError("shapes do not match")
 
 

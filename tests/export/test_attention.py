@@ -191,7 +191,22 @@ def _remembered(n: _Own, x: Tensor) -> Tensor:
     return x + seen.transpose(1, 2).reshape(1, -1, 12).mT.reshape(x.shape)
 
 
+def _added(n: _Own, x: Tensor) -> Tensor:
+    """Products, and what is added to them, are one operator of torch's."""
+    places, learnt = x.flatten(2)[0], n.out.weight.flatten(1)
+    shift, plane = n.all.weight.view(3, 12, 12)[0, 0], n.lines.weight.view(3, 12, 12)
+    keys = (
+        torch.addmm(shift, places.T, learnt.mT) - torch.addmm(learnt[:1], places.mT, learnt).relu()
+    )
+    values = torch.addmm(shift[:, None], learnt, places, beta=0.5, alpha=0.3).view(3, 4, -1)
+    heads = keys.mT.reshape(3, 4, -1)
+    scores = torch.baddbmm(torch.empty(3, 4, 4), heads, heads.mT, beta=0, alpha=0.1)
+    scores = torch.baddbmm(plane[:, :4, :4], scores.softmax(-1), scores, beta=2)
+    return x + (scores.softmax(-1) @ values).view(x.shape)
+
+
 _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
+    "added": _added,
     "places": _of_places,
     "pooled places": _of_pooled_places,
     "channels": _of_channels,
@@ -227,7 +242,7 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["places", "channels", "tokens", "context", "letters", "guided", "asked"]
+    "name", ["places", "channels", "tokens", "context", "letters", "guided", "asked", "added"]
 )
 @pytest.mark.parametrize(("runtime", "dtype"), list(product(Runtime, _LEAST_DB)))
 def test_attention_is_one_part_in_float(
@@ -285,6 +300,7 @@ def test_attention_in_integers_is_refused_with_the_way_out(
             lambda _, x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
             "a mask that is not learnt",
         ),
+        (lambda _, x: x + torch.addmm(x[0, 0], x[0, 0], torch.ones(6, 6)), "add it apart, by +"),
         (lambda _, x: torch.ones(5, 12, 4, 4) @ x, "unlike numbers of matrices"),
         (lambda _, x: torch.einsum("bchw->bcwh", x), "only two tensors, a letter an axis"),
         (lambda _, x: torch.einsum("bchw,bcwk->bch", x, x.mT)[..., None], "sums over one tensor"),

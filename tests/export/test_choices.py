@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from coronet_deploy.errors import ConversionFailed
 from coronet_deploy.export.build import emit
@@ -86,6 +87,8 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
     "of one channel": lambda _, x: (
         x + torch.where(x.mean(1, keepdim=True) > 0, 1.0, torch.zeros_like(x))
     ),
+    "shrunk": lambda _, x: F.softshrink(x, 0.2) + F.threshold(x, 0.1, 0.1) - F.softshrink(x, 0),
+    "cut off": lambda _, x: F.hardshrink(x, 0.3) + F.threshold(x, -0.1, 0.7) + F.hardshrink(3 * x),
     "rectified": lambda _, x: x * (x > 0) + (x != 0).float() * (x == 0),
 }
 
@@ -106,6 +109,7 @@ _NATIVE = {
     "signs": {"Sign", "Abs"},
     "in steps": {"Floor", "Ceil"},
     "rectified": {"Greater", "Equal", "Not"},
+    "cut off": {"Greater", "Abs", "Where"},
 }
 
 
@@ -242,7 +246,9 @@ def test_halves_are_rounded_to_what_is_even() -> None:
         np.testing.assert_array_equal(run(data, picture), wanted)
 
 
-@pytest.mark.parametrize("name", ["exponential", "by a mask", "signs", "by tensors", "rectified"])
+@pytest.mark.parametrize(
+    "name", ["exponential", "by a mask", "signs", "by tensors", "rectified", "shrunk"]
+)
 @pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))
 def test_choices_are_one_part_in_every_number_type_or_refused(
     runtime: Runtime, dtype: DType, name: str, shared: Share, odd_pictures: Pictures, tmp_path: Path

@@ -172,6 +172,12 @@ _EXCITED: dict[str, Callable[[_Weighed, Tensor], Tensor]] = {
     # As many columns as channels: what it weighs is these.
     "columns": lambda _, x: x[..., :1].expand(1, 8, x.shape[2], 8) * x.mean((2, 3)),
     "of length one": lambda _, x: x * F.normalize(x.mean((2, 3)), dim=1)[..., None, None],
+    "by magnitudes": lambda _, x: (
+        F.normalize(x, p=1, dim=1)
+        + F.normalize(x, p=float("inf"), dim=1)
+        + x * F.normalize(x.mean((2, 3)), p=1, dim=1)[..., None, None]
+        - x.flatten(2).norm(float("-inf"), dim=2)[..., None, None]
+    ),
     "normed by hand": lambda n, x: _by_hand(x) * n.gain[None, :, None, None].expand_as(x) * 2,
     "normed": lambda _, x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-8),
 }
@@ -196,6 +202,9 @@ def test_what_is_spread_over_all_pixels_is_computed_once() -> None:
 _OF_ALL: dict[str, Callable[[Tensor], Tensor]] = {
     "mean and deviation": lambda x: (x - x.view(-1).mean()) / (x.view(-1).std() + 1e-5),
     "both": lambda x: x - torch.var_mean(x.flatten(1), 1)[1],
+    "magnitudes": lambda x: (
+        x / (x.norm(1) / x.numel() + 1) + torch.linalg.vector_norm(x, torch.inf)
+    ),
     "largest": lambda x: x - x.view(-1).max() + x[0].min(0)[0],
     "sums": lambda x: x + x[0].sum(0) * x[0].mean((1, 2)).view(1, -1, 1, 1),
     "groups": lambda x: F.group_norm(x.flatten(2), 2).view_as(x) * F.group_norm(x, 1),
@@ -236,3 +245,9 @@ def test_what_is_no_number_a_channel_is_refused(
     with pytest.raises(ConversionFailed) as caught:
         capture(_Weighed(excited), 16, 14)
     assert reason in str(caught.value)
+
+
+def test_norms_of_other_orders_are_refused() -> None:
+    with pytest.raises(ConversionFailed) as caught:
+        capture(_Weighed(lambda _, x: F.normalize(x, p=3, dim=1)), 16, 14)
+    assert "takes the norm of order 3; only of 1, 2, inf and -inf" in str(caught.value)

@@ -161,6 +161,11 @@ _WHAT: dict[str, Callable[[_Own, Tensor], Tensor]] = {
         F.avg_pool1d(x.flatten(2), 3, 1, 1)
         - F.avg_pool1d(x.flatten(2), 5, 1, 2, ceil_mode=True, count_include_pad=False)
     ).view_as(x),
+    "largest of lines": lambda _, x: (
+        F.max_pool1d(x.flatten(2), 3, 1, 1).view_as(x)
+        - x * F.max_pool1d(x.flatten(2), 4, 3, 2, ceil_mode=True).mean(2)[..., None, None]
+        + F.max_pool1d(x.mean((2, 3))[:, None], 2, 1).mean()
+    ),
     "averaged every way": lambda _, x: (
         F.avg_pool3d(x, (3, 1, 3), (1, 1, 1), (1, 0, 1)) - F.avg_pool3d(x[None], 1, 1)[0]
     ),
@@ -186,6 +191,7 @@ def test_the_graph_draws_what_the_network_draws(name: str) -> None:
     [
         *("selected", "fused", "maximum", "efficient", "root mean square", "power", "filtered"),
         *("beside what is learnt", "with a token", "neighbours", "normed lines"),
+        "largest of lines",
     ],
 )
 @pytest.mark.parametrize(("runtime", "dtype"), artifacts(LEAST_DB))

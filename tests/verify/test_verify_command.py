@@ -18,6 +18,8 @@ from PIL import Image
 from coronet_deploy.export.manifest import manifest_path
 from coronet_deploy.storage import sha256_of
 
+SIZE = "32x48"
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Exported = tuple[Path, dict[str, Any]]
 
@@ -127,3 +129,27 @@ def test_artifacts_of_another_checkpoint_ask_for_theirs(cli: Cli, exported: Expo
     assert done.returncode == 2
     assert "was not made of the bundled checkpoint: its manifest names a checkpoint" in done.stderr
     assert "(give that one with --checkpoint)" in done.stderr
+
+
+def test_too_little_memory_is_one_line(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "hungrynets.py").write_text(
+        "import os, torch\n"
+        "class Net(torch.nn.Conv2d):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(3, 3, 1)\n"
+        "        torch.nn.init.ones_(self.weight)\n"
+        "        torch.nn.init.zeros_(self.bias)\n"
+        "    def forward(self, x):\n"
+        "        if 'HUNGRY' in os.environ:\n"
+        "            torch.ones(1 << 48)  # a petabyte\n"
+        "        return super().forward(x)\n"
+    )
+    folder = tmp_path / "out"
+    made = cli("export", "hungrynets:Net", "--size", SIZE, "--output", folder, cwd=tmp_path)
+    assert made.returncode == 0
+    hungry = {**os.environ, "HUNGRY": "1"}
+    done = cli("verify", "--checkpoint", "hungrynets:Net", folder, cwd=tmp_path, env=hungry)
+    assert done.returncode == 3
+    *progress, last = done.stderr.splitlines()
+    assert last.startswith("coronet-deploy: error: not enough memory to compare: ")
+    assert all(line.endswith(": comparing") for line in progress)

@@ -210,8 +210,9 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def _head(file: IO[bytes]) -> bytes:
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    return file.read(_ANSWER_MOST_BYTES)
+    return file.read(min(size, _ANSWER_MOST_BYTES))  # which takes memory for as much as it is told
 
 
 def _tail(file: IO[bytes]) -> str:

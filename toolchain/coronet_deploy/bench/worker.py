@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from coronet_deploy.bench.system import os_threads, peak_rss_mb, tool_versions
-from coronet_deploy.errors import CoronetError
+from coronet_deploy.errors import CoronetError, EnvironmentProblem
+from coronet_deploy.memory import memory_told
 from coronet_deploy.verify.runtimes import Session, open_session, runtime_of
 
 # Warm-up has settled when the medians of the last two windows of inferences agree this well.
@@ -161,7 +162,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.dup2(2, 1)
     status = 0
     try:
-        answer = measure(args.artifact, args.threads, Budget(args.samples, args.seconds))
+        with memory_told("measure"):
+            answer = measure(args.artifact, args.threads, Budget(args.samples, args.seconds))
+    except EnvironmentProblem as error:  # no fault of the artifact's, which no runtime refused
+        os.write(2, f"{error}\n".encode(errors="replace"))
+        return 1
     except CoronetError as error:
         answer, status = {"error": str(error)}, 1
     os.write(answer_to, (json.dumps(answer) + "\n").encode())

@@ -24,6 +24,7 @@ from coronet_deploy import __version__
 from coronet_deploy.cli._signals import is_of_interruption, settle, take_signals
 from coronet_deploy.cli._usage import STATUSES, Parser, refuse_line
 from coronet_deploy.errors import INTERRUPTED, BadInput, CoronetError, EnvironmentProblem
+from coronet_deploy.memory import FREE_SOME, shortage
 
 COMMANDS = (
     "demo",
@@ -118,8 +119,23 @@ def _run(arguments: Sequence[str] | None) -> int:
             _silence(error.descriptor)
             problem = EnvironmentProblem(f"cannot write to {error.stream}: {error.strerror}")
             return _failed(problem, debug=debug)
-        return _failed(_of_file(error), debug=debug)
+        return _failed(_short_of_memory(error) or _of_file(error), debug=debug)
+    except Exception as error:
+        short = _short_of_memory(error)
+        if short is None:
+            raise
+        if not debug:
+            traceback.clear_frames(error.__traceback__)  # what they hold: a line takes memory too
+        return _failed(short, debug=debug)
     return status
+
+
+def _short_of_memory(error: Exception) -> EnvironmentProblem | None:
+    """Return what is to be said of an error that memory is the cause of; None of any other."""
+    told = shortage(error)
+    return (
+        None if told is None else EnvironmentProblem(f"not enough memory: {told}", hint=FREE_SOME)
+    )
 
 
 def _interrupted() -> int:

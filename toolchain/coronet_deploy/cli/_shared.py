@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coronet_deploy.errors import BadInput, EnvironmentProblem, missing_package
+from coronet_deploy.memory import shortage
 from coronet_deploy.storage import data_dir, existing_file, files_in, is_folder, readable
 from coronet_deploy.vocabulary import Runtime
 
@@ -97,7 +98,7 @@ def torch_loading() -> Iterator[None]:
         raise missing_package(error.name or "torch", "torch") from error
     except (ImportError, OSError) as error:  # by the loader of libraries: without a number
         ours = isinstance(error, ImportError) and (error.name or "").startswith("coronet_deploy")
-        if ours or (isinstance(error, OSError) and error.errno is not None):
+        if ours or shortage(error) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise EnvironmentProblem(
             f"the package 'torch' is installed and does not load: {str(error)[:300]}",

@@ -17,6 +17,7 @@ from coronet_deploy.cli._pictures import add_grid, check_grid, write_grid
 from coronet_deploy.cli._shared import ARTIFACTS, read_checkpoint, table_console, torch_loading
 from coronet_deploy.cli.export import picture_size
 from coronet_deploy.errors import BadInput
+from coronet_deploy.memory import memory_told
 
 if TYPE_CHECKING:  # numpy and torch come with these, and --help needs neither
     from coronet_deploy.images import Array
@@ -164,7 +165,6 @@ def _opened(path: Path | None, size: tuple[int, int] | None, device: str) -> Ite
 
 def _checkpoint_model(path: Path | None, size: tuple[int, int], device: str) -> _Model:
     checkpoint = read_checkpoint(path)
-    from coronet_deploy.coronet.endings import memory_told
     from coronet_deploy.export.calibrate import Pictures
     from coronet_deploy.verify.gate import check_size, translate
 

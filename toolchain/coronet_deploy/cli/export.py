@@ -31,6 +31,7 @@ from coronet_deploy.cli._shared import (
     table_console,
 )
 from coronet_deploy.errors import ConversionFailed, CoronetError, GateFailed
+from coronet_deploy.memory import memory_told
 from coronet_deploy.storage import require_temporary, require_utf8
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
@@ -201,7 +202,6 @@ def run(args: argparse.Namespace) -> int:
     require_given(args.generator, args.weights)
     require_writers(kinds_of(requests))
     subject = read_subject(args.generator, args.weights, args.channels)
-    from coronet_deploy.coronet.endings import memory_told
     from coronet_deploy.verify.release import check_fit, joined, release
 
     sizes = list(dict.fromkeys(args.size or [(256, 256)]))

@@ -18,6 +18,7 @@ from coronet_deploy.cli._train_told import Progress, Reading, summary_writer, te
 from coronet_deploy.cli.bench import positive
 from coronet_deploy.errors import BadInput
 from coronet_deploy.locks import exclusive
+from coronet_deploy.memory import memory_told
 from coronet_deploy.storage import remove_leftovers, require_utf8
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from coronet_deploy.coronet.train import Trainer
 
 HELP = "train a generator that is pruned while it trains, from a recipe"
+
+_LESS = "lower data.batch or model.width, or set search.form=collapsed; the last saved state stands"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +115,6 @@ def run(args: argparse.Namespace) -> int:
 
         from coronet_deploy.coronet.allocator import keep_freed_memory
         from coronet_deploy.coronet.checkpoint import load_checkpoint
-        from coronet_deploy.coronet.endings import memory_told
         from coronet_deploy.coronet.recipe import read_recipe
         from coronet_deploy.coronet.team import joined
         from coronet_deploy.coronet.train import is_finished, results_of
@@ -131,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     require_tunable(recipe)
     output = args.output or Path("runs") / recipe.model.id
     _check_output(output)
-    with memory_told(), joined(args.device) as team:
+    with memory_told("train", _LESS), joined(args.device) as team:
         device = _device(args.device, team)
         with team.together():
             done = args.resume and is_finished(recipe, output)
@@ -255,7 +257,6 @@ def _tune(
     After a training --resume goes on from a state of that if there is one.
     """
     from coronet_deploy.coronet.course import STATE
-    from coronet_deploy.coronet.endings import memory_told
     from coronet_deploy.coronet.tuning import SUFFIX, Tuner, finished_gains, tuned_place
 
     output = output or Path("runs") / f"{checkpoint.id}{SUFFIX}"
@@ -267,7 +268,7 @@ def _tune(
         return Tuned(result, steps, gains)
     resume = args.resume and (bool(args.qat) or (output / STATE).exists())
     _require_place(output, [result], resume=resume)
-    with memory_told():
+    with memory_told("train", _LESS):
         tuner = Tuner(recipe, checkpoint, args.data, output, device, Reading())
         what = f"{checkpoint.id}: fine-tuning for eight bits, {steps} steps"
         _go(tuner, args, lambda: what + _kept_where(tuner, args.save_every), resume=resume)

@@ -27,6 +27,7 @@ from coronet_deploy.cli._shared import (
 )
 from coronet_deploy.cli.export import add_generator, decibels
 from coronet_deploy.errors import BadInput, GateFailed
+from coronet_deploy.memory import FREE_SOME, memory_told
 
 if TYPE_CHECKING:  # pydantic and numpy come with these, and --help needs neither
     from coronet_deploy.export.calibrate import Pictures
@@ -84,8 +85,11 @@ def run(args: argparse.Namespace) -> int:
         if args.layers:
             require_layers(path, manifest)
     subject = _source(manifests, args)
-    found, failures, grids = _check_all(manifests, subject, args)
-    told = {path: _layers(path, manifest, subject, args) for path, manifest in manifests.items()}
+    with memory_told("compare", f"artifacts of smaller pictures take less; {FREE_SOME}"):
+        found, failures, grids = _check_all(manifests, subject, args)
+        told = {
+            path: _layers(path, manifest, subject, args) for path, manifest in manifests.items()
+        }
     _show(found, manifests, told, args)
     sys.stdout.flush()  # before the grid: its disk may be full by now
     for grid in grids:

@@ -29,6 +29,7 @@ from coronet_deploy.coronet.latents import MIN_CHANNELS, THRESHOLD, LatentVector
 from coronet_deploy.coronet.materialize import materialize
 from coronet_deploy.errors import BadInput, GateFailed, refuse_newer
 from coronet_deploy.images import Array
+from coronet_deploy.memory import memory_told
 from coronet_deploy.networks.generator import build_generator
 from coronet_deploy.storage import existing_file, json_value, sha256_of, write_bytes
 from coronet_deploy.vocabulary import MOST_CHANNELS, ChannelPlan, Kind
@@ -334,7 +335,7 @@ def _some(names: list[str]) -> str:
 def _read_safetensors(path: Path) -> tuple[Header, dict[str, Tensor]]:
     refuse_pointer(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with memory_told(f"read {path}"), safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     except (OSError, RuntimeError) as error:  # the system's, by the reader's libraries

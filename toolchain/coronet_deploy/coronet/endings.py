@@ -1,4 +1,4 @@
-"""How work ends before its time: a training is asked to stop, or memory is not enough."""
+"""How a training ends before its time: it is asked to stop."""
 
 from __future__ import annotations
 
@@ -7,19 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-
-import torch
-
-from coronet_deploy.errors import EnvironmentProblem
-
-_NO_MEMORY = (
-    "not enough memory",
-    "can't allocate",
-    "allocate memory",
-    "out of memory",
-    "bad_alloc",
-)
-_LESS = "lower data.batch or model.width, or set search.form=collapsed; the last saved state stands"
 
 
 @contextlib.contextmanager
@@ -46,21 +33,3 @@ def stop_requests() -> Iterator[threading.Event]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def memory_told(doing: str = "train", less: str = _LESS) -> Iterator[None]:
-    """Turn what torch and Python raise where memory is not enough for `doing` into one line.
-
-    Raises:
-        EnvironmentProblem: it is not enough; says with `less` what to lower.
-
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        told = str(error).splitlines()[0] if str(error) else "none is left"
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(sign in str(error).lower() for sign in _NO_MEMORY):
-            raise
-        raise EnvironmentProblem(f"not enough memory to {doing}: {told}", hint=less) from error

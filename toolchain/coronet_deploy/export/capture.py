@@ -37,6 +37,7 @@ from coronet_deploy.export.graph import INPUT, Graph
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.operators import Shape
 from coronet_deploy.export.theirs import importable_here
+from coronet_deploy.memory import shortage
 
 _AUTOCAST, _GRAD = "wrap_with_autocast", "wrap_with_set_grad_enabled"
 _WRITES = "aten.copy"
@@ -63,6 +64,8 @@ def capture(module: nn.Module, height: int, width: int, channels: int = 3) -> Gr
         with _quiet(), importable_here(), torch.no_grad():
             program = torch.export.export(module, (example,))
     except Exception as error:
+        if shortage(error):  # which is no fault of the network's
+            raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConversionFailed(
             f"{type(module).__name__} cannot be captured at {height}x{width}: {reason[0]}",

@@ -30,6 +30,7 @@ from coronet_deploy.errors import BadInput
 from coronet_deploy.export.manifest import Source
 from coronet_deploy.export.subject import MOST_CHANNELS, Subject, file_name
 from coronet_deploy.export.theirs import importable_here
+from coronet_deploy.memory import memory_told
 from coronet_deploy.storage import existing_file, sha256_of
 from coronet_deploy.vocabulary import Kind
 
@@ -162,7 +163,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
     refuse_pointer(path)
     try:
-        return load_file(path)
+        with memory_told(f"read {path}"):
+            return load_file(path)
     except (OSError, RuntimeError) as error:  # the system's, by the reader's libraries
         raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     except (SafetensorError, ValueError) as error:

@@ -26,6 +26,7 @@ from coronet_deploy.export.passes import PassReport, lower
 from coronet_deploy.export.pixels import BRIGHTER, moved_from, with_exact_pixels
 from coronet_deploy.export.sensitivity import CONVOLUTIONS, Ranges, float_macs
 from coronet_deploy.export.study import Study, Survey
+from coronet_deploy.memory import shortage
 from coronet_deploy.ranges import MARGIN
 from coronet_deploy.vocabulary import DType, Runtime
 
@@ -157,6 +158,8 @@ def _quantize_tflite(data: bytes, plan: Int8Plan) -> bytes:
         try:
             result = work.quantize(enable_progress_bar=False, enable_progress_report=False)
         except (KeyError, RuntimeError, ValueError) as error:
+            if shortage(error):
+                raise
             raise ConversionFailed(f"ai-edge-quantizer refuses the graph: {error}") from error
     model = read_model(bytes(result.quantized_model))
     forget_inner_names(model.subgraphs[0])

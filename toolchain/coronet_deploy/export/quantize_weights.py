@@ -6,6 +6,7 @@ import warnings
 
 from coronet_deploy.errors import ConversionFailed, missing_package
 from coronet_deploy.export.native import captured_stderr
+from coronet_deploy.memory import shortage
 
 
 def quantize_weights(data: bytes, *, dynamic: bool) -> bytes:
@@ -34,5 +35,7 @@ def quantize_weights(data: bytes, *, dynamic: bool) -> bytes:
                 enable_progress_bar=False, enable_progress_report=False
             )
         except (KeyError, RuntimeError, ValueError) as error:
+            if shortage(error):
+                raise
             raise ConversionFailed(f"ai-edge-quantizer refuses the graph: {error}") from error
     return pack(read_model(bytes(result.quantized_model)))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from coronet_deploy.errors import BadInput, missing_package
 from coronet_deploy.images import Pixels, at_size
+from coronet_deploy.memory import memory_told
 from coronet_deploy.storage import existing_file, sha256_of
 from coronet_deploy.verify.distances import Features
 
@@ -142,7 +143,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise missing_package(error.name or "safetensors", "torch") from error
     existing_file(path, "feature network")
     try:
-        return load_file(path)
+        with memory_told(f"read {path}"):
+            return load_file(path)
     except (OSError, RuntimeError) as error:  # the system's, by the reader's libraries
         raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     except (SafetensorError, ValueError) as error:

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterable
 
 from coronet_deploy.errors import EnvironmentProblem, missing_package
+from coronet_deploy.memory import FREE_SOME, shortage
 from coronet_deploy.vocabulary import Runtime
 
 PACKAGES = {Runtime.TFLITE: "ai-edge-litert", Runtime.ONNX: "onnxruntime"}
@@ -31,6 +32,9 @@ def not_loading(runtime: Runtime, error: ImportError) -> EnvironmentProblem:
     """Return the error of a runtime that could not be imported: it is missing, or broken."""
     if not _is_installed(runtime):
         return missing_package(PACKAGES[runtime], "runtimes")
+    if told := shortage(error):
+        what = f"not enough memory to load the package {PACKAGES[runtime]!r}: {told}"
+        return EnvironmentProblem(what, hint=FREE_SOME)
     return EnvironmentProblem(
         f"the package {PACKAGES[runtime]!r} is installed and does not load: {str(error)[:300]}",
         hint="`coronet-deploy doctor` loads it too; install it again, or what it asks for",

@@ -34,6 +34,7 @@ from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.schemes import INTEGER_BITS
 from coronet_deploy.images import Array
+from coronet_deploy.memory import shortage
 from coronet_deploy.verify.described import require_layers
 from coronet_deploy.verify.gate import drawn
 from coronet_deploy.verify.onnx_integers import add_integers_whole
@@ -291,6 +292,8 @@ def _inside_tflite(
             interpreter.set_tensor(taken["index"], to_stored(picture, _contract(manifest.input)))
             interpreter.invoke()
         except (RuntimeError, ValueError) as error:
+            if shortage(error):
+                raise
             raise ConversionFailed(f"{path}, opened up, does not run: {error}") from error
     details = {d["name"]: d for d in interpreter.get_output_details()}
     return {
@@ -330,6 +333,8 @@ def _inside_onnx(
         feed = {session.get_inputs()[0].name: to_stored(picture, _contract(manifest.input))}
         values = session.run(there, feed)
     except Exception as error:  # its exceptions share no public base class
+        if shortage(error):
+            raise
         raise ConversionFailed(f"{path}, opened up, does not run: {error}") from error
     # What is stored inside as integers has its float twin behind a DequantizeLinear.
     whole = _contract(manifest.output)

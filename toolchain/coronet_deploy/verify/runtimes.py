@@ -21,16 +21,19 @@ from typing import Any, Self
 
 import numpy as np
 
-from coronet_deploy.errors import BadInput, ConversionFailed
+from coronet_deploy.errors import BadInput, ConversionFailed, CoronetError, EnvironmentProblem
 from coronet_deploy.export.manifest import METADATA_KEY
 from coronet_deploy.export.native import captured_stderr
 from coronet_deploy.export.subject import MOST_CHANNELS
 from coronet_deploy.images import Array
+from coronet_deploy.memory import FREE_SOME, shortage
 from coronet_deploy.storage import existing_file, require_utf8
 from coronet_deploy.verify.installed import not_loading
 from coronet_deploy.verify.onnx_integers import add_integers_whole
 from coronet_deploy.verify.stored import INTEGER_TYPES, to_real, to_stored
 from coronet_deploy.vocabulary import Runtime, TensorContract
+
+_NO_THREAD = "pthread_create failed"
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def open_session(path: Path, runtime: Runtime, threads: int, *, optimize: bool =
     Raises:
         BadInput: there is no such file, or its name is not UTF-8, which the runtimes read.
         ConversionFailed: the runtime does not load it, or it does not map one picture to one.
-        EnvironmentProblem: the runtime is not installed, or does not load.
+        EnvironmentProblem: the runtime is not installed, or does not load; or memory is not enough.
 
     """
     existing_file(path, "artifact")
@@ -171,7 +174,7 @@ class _LiteRT(Session):
                     str(path), num_threads=threads, experimental_op_resolver_type=kernels
                 )
                 self._interpreter.allocate_tensors()
-            except (RuntimeError, ValueError) as error:
+            except (RuntimeError, ValueError, MemoryError) as error:
                 raise _unloadable(path, "LiteRT", error, messages()) from error
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
@@ -374,10 +377,20 @@ def _picture_contract(
     return contract
 
 
-def _unloadable(path: Path, runtime: str, error: Exception, messages: str) -> ConversionFailed:
+def _unloadable(path: Path, runtime: str, error: Exception, messages: str) -> CoronetError:
     """Return the error of a file its runtime refuses, with the first reason it printed."""
     told = [line for line in messages.splitlines() if line.startswith("ERROR:")]
     reason = " ".join(str(error).split()) or " ".join(told[:1])
+    short = shortage(error) or (not reason and "it says no more")  # as LiteRT does of memory alone
+    if short:
+        what = f"not enough memory for {runtime} to load {path}: {short}"
+        return EnvironmentProblem(what, hint=FREE_SOME)
+    if _NO_THREAD in reason:
+        what = f"{runtime} can start no thread to load {path} with"
+        return EnvironmentProblem(what, hint=f"{FREE_SOME}; ulimit -u bounds threads as well")
     return ConversionFailed(
-        f"{runtime} does not load {path}: {reason[:300]}", hint="is it whole, and of this format?"
+        f"{runtime} does not load {path}: {reason[:300]}",
+        hint="is it whole, of this format, and is memory enough for it?"
+        if "XNNPACK" in reason.upper()
+        else "is it whole, and of this format?",
     )

@@ -64,6 +64,35 @@ def product(t: Translation, node: fx.Node, *, self: fx.Node, **other: fx.Node) -
     return checked(t, node.meta["val"], *multiplied(t, _held(t, self), _held(t, right)))
 
 
+def added_product(
+    t: Translation,
+    node: fx.Node,
+    *,
+    self: fx.Node,
+    beta: float = 1,
+    alpha: float = 1,
+    **matrices: fx.Node,
+) -> str | Moved:
+    """Return `alpha` times the product of two matrices, and `beta` times what is learnt."""
+    left, right = matrices.values()  # `mat1` and `mat2`, or `batch1` and `batch2`
+    if beta and t.is_picture(self):
+        raise Refused("adds what comes of the picture to a product; add it apart, by +")
+    more = t.array(self) * np.float32(beta) if beta else None
+    if t.is_picture(left) and not t.is_picture(right) and t.array(right).ndim == _MATRIX:
+        weight = t.array(right).T * np.float32(alpha)
+        a_column = more is not None and more.shape[-1:] == (len(weight),) == (more.size,)
+        bias = more.reshape(-1) if more is not None and a_column else None
+        value, index = combined(t, as_moved(t, left), [-1], weight, bias)
+        more = None if a_column else more
+    else:
+        value, index = multiplied(t, _held(t, left), _held(t, right))
+        value = value if alpha == 1 else _times(t, value, alpha)
+    index = index.reshape(node.meta["val"].shape)
+    if more is not None:
+        value = t.builder.emit(ops.Add(), value, as_lies(t, more, Moved(value, index)))
+    return checked(t, node.meta["val"], value, index)
+
+
 def _by_learnt(t: Translation, left: fx.Node, right: fx.Node) -> tuple[str, Tensor]:
     """Return the product of matrices with a learnt one, which sums of rows or of columns are."""
     picture, learnt = (left, right) if t.is_picture(left) else (right, left)
@@ -125,6 +154,8 @@ TRANSLATIONS: Mapping[str, Callable[..., str | Moved]] = {
     "aten.bmm": product,
     "aten.mm": product,
     "aten.matmul": product,
+    "aten.addmm": added_product,
+    "aten.baddbmm": added_product,
     "aten.scaled_dot_product_attention": scaled_dot_product_attention,
 }
 

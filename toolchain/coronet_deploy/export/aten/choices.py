@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.arithmetic import Ceil, Div, Floor, Round
+from coronet_deploy.export.arithmetic import Abs, Ceil, Div, Floor, Round
 from coronet_deploy.export.aten import sums
+from coronet_deploy.export.aten.composed import clamped
 from coronet_deploy.export.aten.translation import Refused, Translation
 from coronet_deploy.export.choosing import Both, Choose, Compare, Either, Not, Relation
 
@@ -108,3 +109,24 @@ def chosen(t: Translation, *, condition: Operand, self: Operand, other: Operand)
 def filled(t: Translation, *, self: Operand, mask: Operand, value: Operand) -> str:
     """Return the numbers, but `value` where the mask is so."""
     return chosen(t, condition=mask, self=value, other=self)
+
+
+def soft_shrunk(t: Translation, *, self: Operand, lambd: float = 0.5) -> str:
+    """x, nearer to 0 by `lambd`: less what of it lies within, which is exact."""
+    to, x = t.builder, t.operand(self)
+    return to.emit(ops.Sub(), x, clamped(to, x, -lambd, lambd)) if lambd else x
+
+
+def hard_shrunk(t: Translation, *, self: Operand, lambd: float = 0.5) -> str:
+    """x, but 0 where it is not farther from 0 than `lambd`."""
+    size = t.builder.emit(Abs(), t.operand(self))
+    return chosen(t, condition=_above(t, size, lambd), self=self, other=0.0)
+
+
+def above_threshold(t: Translation, *, self: Operand, threshold: float, value: float) -> str:
+    """x, but `value` where it is not above the threshold."""
+    return chosen(t, condition=_above(t, t.operand(self), threshold), self=self, other=value)
+
+
+def _above(t: Translation, x: str, number: float) -> str:
+    return t.builder.emit(Compare(Relation.ABOVE), x, t.builder.constant([number]))

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.aten import means
+from coronet_deploy.export.aten import means, pooled
 from coronet_deploy.export.aten.reordering import permuted
 from coronet_deploy.export.aten.spans import as_moved, checked, nchw
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
@@ -23,6 +23,8 @@ from coronet_deploy.export.aten.vectors import reduced
 from coronet_deploy.export.graph import Builder, FloatArray
 from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.operators import Padding
+
+_RANK = 3  # of lines
 
 
 def conv1d(
@@ -146,9 +148,40 @@ def mean_of_lines(t: Translation, node: fx.Node, *, self: fx.Node, output_size: 
     return reduced(t, node.meta["val"], means.mean, self=self, dim=[-1])
 
 
+def largest_of_windows(
+    t: Translation,
+    node: fx.Node,
+    *,
+    self: fx.Node,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    ceil_mode: bool,
+) -> str | Moved:
+    """Return the largest number of each window of a line, as of a picture of one row."""
+    held = as_moved(t, self)
+    shape = tuple(held.index.shape)
+    line = permuted(t.builder, held.value, held.index[:, :, None]) if len(shape) == _RANK else None
+    if line is None:
+        raise Refused(f"takes {shape} in an order that no line has")
+    value = pooled.max_pool2d(
+        t,
+        self=line,
+        kernel_size=[1, *kernel_size],
+        stride=[1, *(stride or kernel_size)],
+        padding=[0, *padding],
+        dilation=[1, *dilation],
+        ceil_mode=ceil_mode,
+    )
+    places = torch.arange(math.prod(t.builder.shapes[value]))
+    return checked(t, node.meta["val"], value, places)
+
+
 TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "aten.conv1d": conv1d,
     "aten.conv2d": conv2d,
     "aten.adaptive_avg_pool1d": mean_of_lines,
+    "aten.max_pool1d": largest_of_windows,
     "aten.im2col": windows,
 }

@@ -69,26 +69,6 @@ def deviation_and_mean(t: Translation, **arguments: Any) -> list[str]:  # noqa: 
     return [t.builder.emit(Sqrt(), squared), middle]
 
 
-def vector_norm(
-    t: Translation,
-    *,
-    self: fx.Node,
-    ord: Any = None,  # noqa: A002, ANN401 - the schema's name
-    p: Any = None,  # noqa: ANN401 - the same of the older operator
-    dim: list[int] | None = None,
-    **_: Any,  # noqa: ANN401 - keepdim, dtype: the graph keeps all, in float32
-) -> str:
-    """Return the root of the sum of squares, of which float16 could not hold those of a picture."""
-    exponent = 2 if ord is None and p is None else ord if p is None else p
-    if exponent != 2:  # noqa: PLR2004 - a square
-        raise Refused(f"takes the norm of order {exponent}; only of 2")
-    to, x = t.builder, t.value(self)
-    square = to.emit(ops.Mul(), x, x)
-    y = mean_over(to, square, dim or range(4))
-    count = math.prod(to.shapes[x]) // math.prod(to.shapes[y])
-    return to.emit(ops.Mul(), to.emit(Sqrt(), y), to.constant([math.sqrt(count)]))
-
-
 def mean_over(to: Builder, x: str, dims: Sequence[int]) -> str:
     """Return the mean of `x` over torch's `dims`, which stay with size 1."""
     axes = {_NCHW_TO_NHWC[dim] for dim in dims}

@@ -34,7 +34,7 @@ MOVES = frozenset(
         *("slice", "select", "unbind", "chunk", "split", "split_with_sizes", "index"),
         *("narrow", "index_select", "tensor_split", "flip", "fliplr", "flipud", "roll"),
         *("channel_shuffle", "repeat_interleave", "repeat", "tile"),
-        *("pixel_shuffle", "pixel_unshuffle"),
+        *("pixel_shuffle", "pixel_unshuffle", "numpy_T"),
     )
 )
 _LINES = frozenset(f"aten.{name}" for name in ("flip", "fliplr", "flipud", "roll"))
@@ -49,7 +49,15 @@ BY_THEMSELVES = frozenset(
     f"aten.{name}"
     for name in (
         *("layer_norm", "rms_norm", "linear", "stack", "view_as", "reshape_as"),
-        *("conv1d", "adaptive_avg_pool1d", "im2col", "logsumexp", "log_softmax", "rot90"),
+        *(
+            "conv1d",
+            "adaptive_avg_pool1d",
+            "max_pool1d",
+            "im2col",
+            "logsumexp",
+            "log_softmax",
+            "rot90",
+        ),
     )
 ) | frozenset([*resampled.TRANSLATIONS, *padded.TRANSLATIONS])
 """Operators that take numbers as they lie by what they do to moved ones."""

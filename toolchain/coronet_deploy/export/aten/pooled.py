@@ -28,7 +28,7 @@ def _pair(given: list[int], default: _Pair = (1, 1)) -> _Pair:
 def max_pool2d(
     t: Translation,
     *,
-    self: fx.Node,
+    self: Any,  # noqa: ANN401 - a node, or a value's name
     kernel_size: list[int],
     stride: list[int],
     padding: list[int],

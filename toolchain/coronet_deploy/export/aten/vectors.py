@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from coronet_deploy.export import operators as ops
 from coronet_deploy.export.arithmetic import Exp, Log, Maximum
-from coronet_deploy.export.aten import means, pooled
+from coronet_deploy.export.aten import lengths, means, pooled
 from coronet_deploy.export.aten.reordering import cut, permuted
 from coronet_deploy.export.aten.spans import as_lies, as_moved, checked, nchw, spanning
 from coronet_deploy.export.aten.stacked import few_parts, stack, tokens
@@ -25,8 +25,8 @@ REDUCTIONS: Mapping[str, Callable[..., str]] = {
     "aten.sum": means.total,
     "aten.var": means.variance,
     "aten.std": means.deviation,
-    "aten.linalg_vector_norm": means.vector_norm,
-    "aten.norm": means.vector_norm,
+    "aten.linalg_vector_norm": lengths.vector_norm,
+    "aten.norm": lengths.vector_norm,
     "aten.amax": pooled.amax,
     "aten.amin": pooled.amin,
 }
