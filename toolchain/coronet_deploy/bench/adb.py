@@ -199,7 +199,8 @@ class Device:
         if told is None:
             self._require_here(short, ended)
             if ended.status is None:
-                self._require_answer(short)
+                if self._limit is None or time.monotonic() < self._limit.end:
+                    self._require_answer(short)
                 raise self._failure(AdbTimeout, f"did not end in {seconds:g} s", short, ended)
             raise self._failure(DeviceLost, f"was cut short: {last_words(ended)}", short, ended)
         status = int(told[1])
