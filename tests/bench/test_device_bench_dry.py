@@ -22,7 +22,8 @@ FIRST_LOOK = "dumpsys power | grep -m 1 Wakefulness="
 
 def spoken(words: list[str]) -> list[str]:
     """Return a phone's command as one would type it, without what keeps it to a time."""
-    kind, text = words[2], words[3].partition("; s=$?; echo @coronet-deploy")[0]
+    kind, text = words[2], words[3].removeprefix("echo @coronet-deploy begins; ")
+    text = text.partition("; s=$?; echo @coronet-deploy")[0]
     if kind != "shell":
         return words[2:]
     if "flock" in text:
