@@ -16,10 +16,10 @@ from coronet_deploy.bench import adb, phone_launch, phone_vendor
 from coronet_deploy.bench.adb import AdbError, AdbFlood, Device, DeviceLost, ShellResult
 from coronet_deploy.bench.canary import LIMIT, Canary
 from coronet_deploy.bench.conditions import State
-from coronet_deploy.bench.launch import Failure
+from coronet_deploy.bench.launch import Failed, Failure
 from coronet_deploy.bench.phone_back import state_after, wait_until_ready
 from coronet_deploy.bench.phone_files import ROOT, PhoneFiles
-from coronet_deploy.bench.phone_launch import Failed, execute, outcome
+from coronet_deploy.bench.phone_launch import execute, outcome
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_placement import check_cpus, crowded
 from coronet_deploy.bench.phone_state import fixed_performance, read_state
