@@ -217,14 +217,16 @@ def test_ctrl_c_before_the_first_launch_ends_leaves_nothing(tiny: Path, tmp_path
     assert not Path(f"/proc/{worker}").exists()
 
 
-def test_a_killed_worker_is_a_failed_launch(tiny: Path, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_twice_is_a_failed_launch(tiny: Path, tmp_path: Path) -> None:
     slow = ("--rounds", "1", "--samples", "1000000", "--seconds", "60", "--json")
     with _bench(tiny / "tiny.onnx", tmp_path, *slow) as process:
         _wait_for(process, "launch 1 of")
         os.kill(_worker_of(process.pid), signal.SIGKILL)
+        _wait_for(process, "SIGKILL (out of memory?): once more")
+        os.kill(_worker_of(process.pid), signal.SIGKILL)
         out, told = process.communicate(timeout=30)
     assert process.returncode == 5
-    assert "SIGKILL" in told
+    assert "SIGKILL (out of memory?), twice" in told
     assert "SIGKILL" in json.loads(out)["rows"][0]["error"]
 
 

@@ -26,7 +26,8 @@ from virtual_phone import AdbServer
 
 # Beside it: `pause_at` is the timed launch that waits until there is a file `go`; `state` is how
 # the phone is from now on; `cut` is how pushes end: half of the file arrives, and the client
-# notices ("dies", with the daemon) or does not ("once", "always").
+# notices ("dies", with the daemon) or does not ("once", "always"); `greeting` is what the phone's
+# shell says to stdout before each command.
 FRONT = """#!/bin/sh
 here=${0%/*}
 case "$*" in *"--runs 30"*)
@@ -44,6 +45,7 @@ if [ -e "$here/state" ]; then
   -s*) echo "error: device $state." >&2; exit 1;;
   esac
 fi
+[ "$3" = shell ] && [ -e "$here/greeting" ] && cat "$here/greeting"
 case "$*" in *" push "*)
   if [ -e "$here/cut" ]; then
     how=$(cat "$here/cut")
@@ -159,6 +161,23 @@ def test_a_phone_that_does_not_trust_this_computer_is_one_line(bench: Bench, fro
     assert told in last_line(done)
     assert done.stderr.count("\n") == 1
     assert list(bench.output.iterdir()) == []
+
+
+def test_what_a_phones_shell_says_before_each_command_is_not_the_commands(
+    bench: Bench, front: Path
+) -> None:
+    plain = bench()
+    assert plain.returncode == 0, plain.stderr
+    then = bench.run_file()
+    shutil.rmtree(bench.output)
+    (front / "greeting").write_text("WARNING: linker: libfoo.so has text relocations 1 2 3\n")
+    done = bench()
+    assert done.returncode == 0, done.stderr
+    now = bench.run_file()
+    for key in ("architecture", "clusters", "phone", "notes", "fixed_performance"):
+        assert now.conditions[key] == then.conditions[key]
+    assert now.conditions["canary"]["baseline_ms"] is not None
+    assert len(now.launches) == 2
 
 
 def test_a_phone_whose_daemon_does_not_answer_is_offline(

@@ -66,18 +66,48 @@ def test_a_failing_artifact_costs_no_other_its_samples_and_is_given_up(
     assert [len(launch.samples_ms) for launch in good] == [5, 5, 5]
 
 
-def test_a_launch_that_fails_once_is_tried_again(tiny: Path, tmp_path: Path) -> None:
+def crashing(tmp_path: Path, starts: str) -> tuple[str, ...]:
+    """Return a worker that crashes at some of its starts, as "n == 1" says of their numbers."""
     count = tmp_path / "count"
     code = (
         f"import os, pathlib; p = pathlib.Path({str(count)!r}); "
         "n = len(p.read_text()) if p.exists() else 0; p.write_text('x' * (n + 1)); "
-        "n == 1 and os.abort(); print('{\"samples_ms\": [1.0]}')"
+        f"{starts} and os.abort(); print('{{\"samples_ms\": [1.0]}}')"
     )
+    return (sys.executable, "-c", code)
+
+
+def test_a_launch_that_crashed_is_made_once_more_and_told(tiny: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
     run = bench_host(
-        [tiny / "tiny.onnx"], threads=(1,), rounds=3, worker=(sys.executable, "-c", code)
+        [tiny / "tiny.onnx"],
+        threads=(1,),
+        rounds=3,
+        worker=crashing(tmp_path, "n == 1"),
+        progress=lambda *told: seen.append(told),
     )
+    assert [launch.error for launch in run.launches] == [None, None, None]
+    assert (1, 3, "the worker was killed by SIGABRT: once more") in seen
+    (crash,) = run.launches[1].details["crashed_launches"]
+    assert crash["reason"] == "the worker was killed by SIGABRT"
+    assert crash["started"]
+    (note,) = [one for one in run.conditions["notes"] if "crash" in one]
+    assert note == (
+        "tiny.onnx on cpu, 1 thread: a launch was made again after a crash: "
+        "the worker was killed by SIGABRT."
+    )
+    run_to_json(run)
+
+
+def test_a_launch_that_crashes_twice_fails_and_a_later_one_is_tried_again(
+    tiny: Path, tmp_path: Path
+) -> None:
+    worker = crashing(tmp_path, "n in (1, 2)")
+    run = bench_host([tiny / "tiny.onnx"], threads=(1,), rounds=3, worker=worker)
     assert [bool(launch.error) for launch in run.launches] == [False, True, False]
-    assert run.launches[1].error == "the worker was killed by SIGABRT"
+    assert run.launches[1].error == "the worker was killed by SIGABRT, twice"
+    assert run.launches[1].details["failure"] == "crashed"
+    assert [len(one.samples_ms) for one in run.launches] == [1, 0, 1]
 
 
 def test_an_artifact_that_is_replaced_meanwhile_is_not_measured_as_the_one_it_was(

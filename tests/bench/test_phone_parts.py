@@ -16,10 +16,10 @@ from coronet_deploy.bench import adb, phone_launch, phone_vendor
 from coronet_deploy.bench.adb import AdbError, AdbFlood, Device, DeviceLost, ShellResult
 from coronet_deploy.bench.canary import LIMIT, Canary
 from coronet_deploy.bench.conditions import State
-from coronet_deploy.bench.launch import Failure
+from coronet_deploy.bench.launch import Failed, Failure
 from coronet_deploy.bench.phone_back import state_after, wait_until_ready
 from coronet_deploy.bench.phone_files import ROOT, PhoneFiles
-from coronet_deploy.bench.phone_launch import Failed, execute, outcome
+from coronet_deploy.bench.phone_launch import execute, outcome
 from coronet_deploy.bench.phone_lock import PhoneLock
 from coronet_deploy.bench.phone_placement import check_cpus, crowded
 from coronet_deploy.bench.phone_state import fixed_performance, read_state
@@ -249,6 +249,22 @@ def test_the_canary_takes_longer_on_a_phone_that_throttles(
     assert hot is not None
     assert hot > 500
     assert hot > LIMIT * cool
+
+
+@pytest.mark.parametrize(("back_s", "told_ms"), [((1,), 70.0), ((0, 1, 2), None)])
+def test_a_clock_that_is_set_back_costs_the_canary_one_time_and_not_all(
+    back_s: tuple[int, ...], told_ms: float | None
+) -> None:
+    class Told(Device):
+        def shell(self, *_: object, **__: object) -> ShellResult:
+            words, now_ns = [], 2_000_000_000_000_000_000
+            for place, spent_ms in enumerate((80, 60, 70)):
+                words.append(now_ns)
+                now_ns += spent_ms * 1_000_000 - (place in back_s) * 3_600_000_000_000
+                words.append(now_ns)
+            return ShellResult(0, "\n".join(map(str, words)).encode(), b"")
+
+    assert Canary(Told("a", adb="adb")).measure() == told_ms
 
 
 def test_a_phone_that_goes_away_after_the_last_launch_loses_nothing(

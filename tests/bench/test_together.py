@@ -1,6 +1,7 @@
 """Several phones are asked at once: one that answers nothing holds up neither another nor Ctrl-C.
 
-The adb here is a script, whose phones SILENT and LATE behave as a real one cannot be brought to.
+The adb here is a script, whose phones SILENT, LATE and BUSY behave as a real one cannot be brought
+to.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ touch "$here/asked-$2"
 case $2 in
 SILENT) sleep 12; touch "$here/waited"; exit;;
 LATE) sleep 1;;
+BUSY) case "$*" in *getprop*) sleep 12; touch "$here/waited"; exit;; esac;;
 R*) until [ -e "$here/asked-R1" ] && [ -e "$here/asked-R2" ]; do sleep 0.02; done;;
 esac
 case "$*" in *getprop*)
@@ -80,6 +82,20 @@ def test_a_silent_phone_is_not_waited_for_once_another_has_answered(folder: Path
     assert (silent.attached.state, other.model) == ("not answering", "A")
     assert find("sm8550").attached.serial == "A"
     assert not (folder / "waited").exists()
+
+
+def test_a_phone_that_answers_and_does_not_say_what_it_is_is_not_called_silent(
+    cli: Cli, folder: Path
+) -> None:
+    attach(folder, "BUSY", "A")
+    busy, other = candidates()
+    assert (busy.attached.state, other.model) == ("slow to answer", "A")
+    assert not (folder / "waited").exists()
+    done = cli("devices", env=os.environ)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "BUSY - slow to answer" in told
+    assert "BUSY: it is busy, or still starting: wait until it is idle, or restart it" in told
 
 
 def test_a_phone_on_the_network_is_found_by_its_own_serial(folder: Path) -> None:

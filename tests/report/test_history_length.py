@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coronet_deploy.report.history import open_past
+from coronet_deploy.report.history import changes_note, open_past
 from coronet_deploy.report.sessions import SESSIONS_MOST
 from coronet_deploy.results.files import write_run
 from coronet_deploy.vocabulary import Run
@@ -20,10 +20,13 @@ def test_sessions_of_other_networks_take_no_place_of_those_that_count(
     def of(digest: str) -> dict[str, Any]:
         return {"artifacts": {"a.onnx": {"runtime": "onnx", "source": {"sha256": digest * 32}}}}
 
-    def counted(day: int) -> list[str]:
+    told = f"Of each row's sessions the newest {SESSIONS_MOST} are looked at."
+
+    def counted(day: int, *, older: bool = False) -> list[str]:
         run = session(day, **of("ab"))
         with open_past(str(tmp_path)) as past:
             line = past.line_of(run, "a.onnx", run.launches[0].target)
+        assert (told in changes_note([line])) is older
         return [point.run_id for point in line.points]
 
     for day in range(12):
@@ -33,4 +36,4 @@ def test_sessions_of_other_networks_take_no_place_of_those_that_count(
     assert counted(300) == [f"day{day:03d}" for day in range(12)]
     for day in range(300, 303 + SESSIONS_MOST):
         write_run(session(day, **of("ab")), tmp_path)
-    assert counted(500) == [f"day{day}" for day in range(303, 303 + SESSIONS_MOST)]
+    assert counted(500, older=True) == [f"day{day}" for day in range(303, 303 + SESSIONS_MOST)]

@@ -86,3 +86,11 @@ def test_a_table_without_a_speed_up_is_not_called_one(make_run: MakeRun) -> None
         grids = grids_of(Layout.FULL, lines_of(run, baseline))
         (told,) = (grid for grid in grids if "Taken" in grid.heads)
         assert told.title == title
+
+
+def test_a_label_is_not_broken_in_the_middle_where_figures_leave_no_room(make_run: MakeRun) -> None:
+    run = make_run({f"network-{letter}.onnx": 10.0 for letter in "abcdefghij"}, emulated=True)
+    out = io.StringIO()
+    print_grids(grids_of(Layout.PAPER, lines_of(run))[:1], out, width=80)
+    assert out.getvalue().count("(emulated)") == 2
+    assert "Type" in out.getvalue()

@@ -15,6 +15,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from coronet_deploy.errors import NothingMeasured
+from coronet_deploy.report.html import render_report
 from coronet_deploy.report.plots import latency_svg
 from coronet_deploy.report.summary import summarize
 from coronet_deploy.vocabulary import Run, Target
@@ -50,6 +51,37 @@ def test_bars_are_as_long_as_their_medians(make_run: MakeRun) -> None:
     assert [length / lengths[0] for length in lengths] == pytest.approx(
         [value / expected[0] for value in expected], rel=1e-3
     )
+
+
+def test_many_rows_are_drawn_in_parts_of_one_scale_and_one_colour_a_target(
+    make_run: MakeRun,
+) -> None:
+    medians = {f"net-{number:02}.onnx": 5.0 + 3 * number for number in range(31)}
+    run = make_run(medians)
+    page = render_report(run)
+    every = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    svgs = [svg for svg in every if "Median latency" in svg]
+    names = [re.findall(r">(net-\d+\.onnx), (\d threads?)<", svg) for svg in svgs]
+    assert [len(one) for one in names] == [22, 22, 18]
+    # In order, each once, and an artifact's threads in one part.
+    assert [name for part in names for name, _ in part] == [one for one in medians for _ in "12"]
+    assert {part[0][1] for part in names} == {"1 thread"}
+    bars = [
+        (float(right) - float(left), colour)
+        for svg in svgs
+        for left, right, colour in re.findall(
+            r"<path d=\"M ([\d.]+) [\d.]+ \nL ([\d.]+) [^\"]*\"[^>]*var\((--plot-\d)", svg
+        )
+    ]
+    expected = [row.median_ms or 0 for row in summarize(run)]
+    assert [length / bars[0][0] for length, _ in bars] == pytest.approx(
+        [value / expected[0] for value in expected], rel=1e-3
+    )
+    assert [colour for _, colour in bars] == ["--plot-1", "--plot-2"] * len(medians)
+    titles = [re.findall(r"<title[^>]*>(.*?)</title>", svg) for svg in svgs]
+    assert titles == [[f"Median latency, part {number} of 3"] for number in (1, 2, 3)]
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
 
 
 def test_the_same_rows_give_the_same_bytes_in_another_process(

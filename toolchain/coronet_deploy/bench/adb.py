@@ -65,6 +65,8 @@ _NO_TIMEOUT = re.compile(rb"timeout: .*not found")
 # A daemon that dies in the middle of a command makes the client end with status 0 or 255, as if
 # the command had: only what the phone itself says afterwards is believed.
 _TELL_STATUS = "; s=$?; echo @coronet-deploy $s >&2; exit $s"
+# What a shell says of itself as it starts, on some phones to stdout, is no command's output.
+_BEGIN, _BEGUN = "echo @coronet-deploy begins; ", b"@coronet-deploy begins\n"
 _STATUS_TOLD = re.compile(rb"@coronet-deploy (\d+)\r?\n(?!.*@coronet-deploy )", re.DOTALL)
 _VERSIONS = b"doesn't match this client"
 _PROPERTY = re.compile(r"^\[([^\]]+)\]: \[(.*?)\]$", re.MULTILINE | re.DOTALL)
@@ -193,13 +195,15 @@ class Device:
         if self.unsure:
             self._require_answer(short)
         start = time.monotonic()
-        ended = self._call(["shell", limited + _TELL_STATUS], seconds + _GRACE_S)
+        ended = self._call(["shell", _BEGIN + limited + _TELL_STATUS], seconds + _GRACE_S)
+        ended = replace(ended, stdout=ended.stdout.rpartition(_BEGUN)[2])
         spent = time.monotonic() - start
         told = _STATUS_TOLD.search(ended.stderr)
         if told is None:
             self._require_here(short, ended)
             if ended.status is None:
-                self._require_answer(short)
+                if self._limit is None or time.monotonic() < self._limit.end:
+                    self._require_answer(short)
                 raise self._failure(AdbTimeout, f"did not end in {seconds:g} s", short, ended)
             raise self._failure(DeviceLost, f"was cut short: {last_words(ended)}", short, ended)
         status = int(told[1])
@@ -285,8 +289,8 @@ class Device:
         word = shlex.quote(path)
         script = f"if [ -e {word} ]; then stat -c %s {word}; else echo 0; fi"
         ended = _start([self._adb, "-s", self.serial, "shell", script], seconds, self._limit)
-        told = ended.stdout.strip()
-        return int(told) if ended.status == 0 and told.isdigit() else None
+        told = ended.stdout.split()[-1:]
+        return int(told[0]) if ended.status == 0 and told and told[0].isdigit() else None
 
     def _transfer(
         self, arguments: Sequence[str], what: str, seconds: float, moving: Moving

@@ -13,6 +13,9 @@ DEVICE, ABSENT, SHARED = "device", "absent", "one of several"
 SILENT = "not answering"
 """The state of a phone that adb lists as ready, and that answers nothing."""
 
+SLOW = "slow to answer"
+"""The state of a phone that answers, and does not say in time what it is."""
+
 TOO_OLD = "too old"
 """The state of a phone whose Android lacks what every command on it needs."""
 
@@ -32,6 +35,7 @@ _ADVICE = {
     "sideload": "start Android on the phone",
     "bootloader": "start Android on the phone",
     SILENT: "plug the cable in again; by network, `adb disconnect` and connect it again",
+    SLOW: "it is busy, or still starting: wait until it is idle, or restart it",
     TOO_OLD: "use a phone with a newer Android",
     SHARED: "they have one serial, which adb cannot tell apart: attach only one of them",
 }

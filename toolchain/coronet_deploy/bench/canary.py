@@ -58,4 +58,6 @@ class Canary:
         if result.status != 0 or len(stamps) != 2 * _TIMES:
             return None
         spans = [after - before for before, after in zip(stamps[::2], stamps[1::2], strict=True)]
-        return round(min(spans) / _NS_PER_MS, 3) if min(spans) > 0 else None
+        # The network sets a phone's clock, back too: one time is lost by that, and not all three.
+        forward = [span for span in spans if span > 0]
+        return round(min(forward) / _NS_PER_MS, 3) if forward else None

@@ -16,11 +16,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from coronet_deploy.bench.adb import AdbError, Device, call_adb, find_adb, list_devices
+from coronet_deploy.bench.adb import AdbError, AdbTimeout, Device, call_adb, find_adb, list_devices
 from coronet_deploy.bench.attached import (
     DEVICE,
     SERIAL_VARIABLE,
     SILENT,
+    SLOW,
     Attached,
     advice_for,
     serial_said,
@@ -228,7 +229,8 @@ def _phone(phone: Attached, limit: Limit) -> tuple[Check, str | None]:
         abi = device.properties().get("ro.product.cpu.abi")
         return _tools(name, device) or _folder(name, device) or _abi(name, device, abi), abi
     except AdbError as error:
-        fix = error.hint or advice_for(SILENT, phone.serial)
+        state = SLOW if isinstance(error, AdbTimeout) else SILENT
+        fix = error.hint or advice_for(state, phone.serial)
         return Check(name, Verdict.MISSING, error.what, fix), abi
 
 

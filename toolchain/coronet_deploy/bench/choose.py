@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from coronet_deploy.bench.adb import AdbError, Device, DeviceTooOld, list_devices
+from coronet_deploy.bench.adb import AdbError, AdbTimeout, Device, DeviceTooOld, list_devices
 from coronet_deploy.bench.attached import (
     DEVICE,
     SERIAL_VARIABLE,
     SILENT,
+    SLOW,
     TOO_OLD,
     Attached,
     is_address,
@@ -77,6 +78,8 @@ def candidates(
             properties = properties_of(one.serial, limit)
         except DeviceTooOld:
             return Candidate(Attached(one.serial, TOO_OLD), {}, None)
+        except AdbTimeout:
+            return Candidate(Attached(one.serial, SLOW), {}, None)
         except AdbError:  # it went away just now, or does not answer
             return Candidate(Attached(one.serial, SILENT), {}, None)
         return Candidate(one, properties, match(properties, known) if properties else None)

@@ -1,17 +1,16 @@
-"""What crashed on a phone is started once more: the system may have ended it.
+"""What crashed is started once more: the system may have ended it.
 
-A phone that is short of memory kills what is nearest, and a driver may fail once in a hundred
-starts. One crash says little of an artifact, so it costs no row; two in a row do.
+A machine that is short of memory kills what is nearest, and a phone's driver may fail once in a
+hundred starts. One crash says little of an artifact, so it costs no row; two in a row do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coronet_deploy.bench.launch import Failure
-from coronet_deploy.bench.phone_launch import Failed
+from coronet_deploy.bench.launch import Failed, Failure
 from coronet_deploy.vocabulary import Launch
 
 _LAUNCHES, _TRIAL = "crashed_launches", "crashed_trials"
@@ -23,7 +22,7 @@ class Crashes:
 
     _kept: list[dict[str, Any]] = field(default_factory=list)
 
-    def forgive(self, why: Failed, started: str) -> None:
+    def forgive(self, why: Failed, started: str | None) -> None:
         """Take note of a first crash of what began at `started`.
 
         Raises:
@@ -45,6 +44,22 @@ class Crashes:
     def of_trial(self) -> dict[str, Any]:
         """Return what the record of a trial's launches keeps of them, if there were any."""
         return {_TRIAL: self._kept} if self._kept else {}
+
+
+def made_again(make: Callable[[], Launch], say: Callable[[str], None]) -> Launch:
+    """Return the launch that `make` returns; if it crashed, which `say` is told, the second."""
+    crashes = Crashes()
+    while True:
+        made = make()
+        if made.error is None:
+            return replace(made, details={**made.details, **crashes.of_launch()})
+        failure, stderr = Failure(made.details["failure"]), made.details["stderr"]
+        try:
+            crashes.forgive(Failed(failure, made.error, stderr), made.started)
+        except Failed as why:
+            details = {**made.details, **crashes.of_launch()}
+            return replace(made, details=details, error=why.reason)
+        say(f"{made.error}: once more")
 
 
 def crash_notes(launches: Iterable[Launch]) -> list[str]:

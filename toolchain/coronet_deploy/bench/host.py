@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from coronet_deploy.bench import cores, system
+from coronet_deploy.bench.crashes import crash_notes, made_again
 from coronet_deploy.bench.launch import WORKER, Failure, Labels, launch
 from coronet_deploy.bench.plan import Plan, PlannedLaunch, Subject, make_plan
 from coronet_deploy.errors import BadInput
@@ -80,14 +81,15 @@ def bench_host(
 ) -> Run:
     """Return the run of `artifacts` on this host's CPU with each number of `threads`.
 
-    Each of `rounds` launches every artifact once for every number of threads. A launch takes up
-    to `samples` samples and stops early, but not below five, after `seconds`. One that has not
-    answered after `deadline_s` is stopped. A failed launch is part of the run, as is one whose file
-    was changed meanwhile: it fails. An artifact whose launches on a target all failed so far is not
-    launched there again. `command` is kept in the run as what was called, and `keeper` gets each
-    launch as it ends. Artifacts are called by their file names, or by `names`: then the same file
-    may be measured under two. `own_load` is how much of the load average before the first launch
-    may be left of a measurement of the caller's that has just ended: not other work.
+    Each of `rounds` launches every artifact once for every number of threads. A launch takes up to
+    `samples` samples and stops early, but not below five, after `seconds`. One that has not
+    answered after `deadline_s` is stopped, one that crashed is made once more. A failed launch is
+    part of the run, as is one whose file was changed meanwhile: it fails. An artifact whose
+    launches on a target all failed so far is not launched there again. `command` is kept in the run
+    as what was called, and `keeper` gets each launch as it ends. Artifacts are called by their file
+    names, or by `names`: then the same file may be measured under two. `own_load` is how much of
+    the load average before the first launch may be left of a measurement of the caller's that has
+    just ended: not other work.
 
     Raises:
         BadInput: an artifact is missing, given twice, or not what its manifest says; or nothing
@@ -122,6 +124,7 @@ def bench_host(
     arguments = ("--samples", str(samples), "--seconds", str(seconds))
     unchanged = {name: _Unchanged(subject) for name, subject in subjects.items()}
 
+    total = rounds * len(plan.subjects)
     moving = bool(run.conditions.get("virtual_machine"))
     round_trips: list[float] = []
 
@@ -130,15 +133,18 @@ def bench_host(
         if moving and target.threads > 1 and (now_ns := cores.round_trip_ns()):
             round_trips.append(now_ns)
         labels = Labels(subject.name, subject.sha256, target, planned.order)
-        own = (str(subject.path.absolute()), "--threads", str(target.threads))
-        made = launch(labels, (*own, *arguments), deadline_s=deadline_s, worker=worker)
+        own = (str(subject.path.absolute()), "--threads", str(target.threads), *arguments)
+        made = made_again(
+            lambda: launch(labels, own, deadline_s=deadline_s, worker=worker),
+            lambda told: progress(planned.order, total, told),
+        )
         return made if made.error else unchanged[subject.name].checked(made)
 
     finished: list[Launch] = []
     before, ticks, quota = system.host_state(), system.cpu_ticks(), system.cpu_quota()
     if keeper:
         now_known = {**run.conditions, "before": before}
-        keeper.begin(replace(run, conditions=now_known), rounds * len(plan.subjects))
+        keeper.begin(replace(run, conditions=now_known), total)
 
     def ended(*, interrupted: bool) -> Run:
         stolen = system.steal_percent(ticks, system.cpu_ticks())
@@ -150,6 +156,7 @@ def bench_host(
             *system.load_notes(before["load_1min"], after["load_1min"], most),
             *system.quota_notes(quota, system.cpu_quota(), most),
             *cores.moved_notes(round_trips),
+            *crash_notes(finished),
         ]
         conditions = {
             **run.conditions,
@@ -166,7 +173,7 @@ def bench_host(
     try:
         _carry_out(plan, make, finished, progress, keeper)
     except KeyboardInterrupt:
-        raise BenchInterrupted(ended(interrupted=True), rounds * len(plan.subjects)) from None
+        raise BenchInterrupted(ended(interrupted=True), total) from None
     return ended(interrupted=False)
 
 

@@ -48,6 +48,16 @@ class Failure(StrEnum):
     CHANGED = "changed"  # the artifact is not the file any more that the bench began with
 
 
+class Failed(Exception):
+    """A launch that gave no figures: how and why, and what it printed."""
+
+    def __init__(self, failure: Failure, reason: str, stderr: str = "") -> None:
+        super().__init__(reason)
+        self.failure = failure
+        self.reason = reason
+        self.stderr = stderr
+
+
 class _Answer(BaseModel):
     """What a worker prints when it measured."""
 

@@ -1,6 +1,6 @@
 """Measure artifacts on a phone: interleaved launches, only while it is cool, only what is right.
 
-    run = bench_phone(device, "sm8550", artifacts, kit, settings, ...)
+    run = bench_phone(device, look_at(device), "sm8550", artifacts, kit, settings, ...)
 
 The phone is held for this bench alone, gets what it lacks, and says whether it is cool; then each
 artifact is tried on each back end (`phone_trial`), and what passed is timed in interleaved rounds
@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 from coronet_deploy import __version__
 from coronet_deploy.bench.adb import AdbError, Device, DeviceLost
 from coronet_deploy.bench.canary import Canary
-from coronet_deploy.bench.clusters import read_clusters
 from coronet_deploy.bench.conditions import Limits, cautions
 from coronet_deploy.bench.crashes import crash_notes
 from coronet_deploy.bench.emulation import emulated
@@ -40,12 +39,14 @@ from coronet_deploy.bench.phone_kit import (
 )
 from coronet_deploy.bench.phone_launch import Setup, execute, failed, now, timing_arguments
 from coronet_deploy.bench.phone_lock import PhoneLock
+from coronet_deploy.bench.phone_look import Look
 from coronet_deploy.bench.phone_parity import Reference, make_reference
 from coronet_deploy.bench.phone_placement import crowded, narrowed, placed
-from coronet_deploy.bench.phone_state import fixed_performance, read_facts, read_state
+from coronet_deploy.bench.phone_push import put_all
+from coronet_deploy.bench.phone_state import fixed_performance, read_state
 from coronet_deploy.bench.phone_timing import PhoneTimer, may_pass
 from coronet_deploy.bench.phone_trial import Trial, Trials
-from coronet_deploy.bench.phone_vendor import VendorTools, put_tools
+from coronet_deploy.bench.phone_vendor import VendorTools
 from coronet_deploy.bench.plan import Plan, PlannedLaunch, Subject
 from coronet_deploy.bench.thermals import StillHot, Thermals
 from coronet_deploy.images import Array
@@ -61,6 +62,7 @@ _T = TypeVar("_T")
 
 def bench_phone(
     device: Device,
+    look: Look,
     name: str,
     artifacts: Sequence[Path],
     kit: Kit,
@@ -77,10 +79,11 @@ def bench_phone(
 ) -> Run:
     """Return the run of `artifacts` on the phone, which the run calls `name`.
 
-    `pictures(height, width)` gives real pictures, (H, W, 3) in [-1, 1], to check the phone's
-    against this host's; without it they are not checked. `earlier` is a run that was cut short:
-    its finished launches are kept and the bench goes on from there. `notes` go into the run, and
-    `keeper` gets each launch as it ends. Artifacts are called by their file names, or by `names`.
+    `look` is the first at it. `pictures(height, width)` gives real pictures, (H, W, 3) in [-1, 1],
+    to check the phone's against this host's; without it they are not checked. `earlier` is a run
+    that was cut short: its finished launches are kept and the bench goes on from there. `notes` go
+    into the run, and `keeper` gets each launch as it ends. Artifacts are called by their file
+    names, or by `names`.
 
     Raises:
         BadInput: an artifact or a native file cannot be used, or `earlier` is of another bench.
@@ -91,7 +94,7 @@ def bench_phone(
     """
     subjects = load_subjects(artifacts, names)
     bench = _Bench(device, name, subjects, kit, settings, progress, list(notes), keeper)
-    bench.prepare(chipset, earlier, command)
+    bench.prepare(look, chipset, earlier, command)
     try:
         bench.carry_out(pictures)
     except KeyboardInterrupt:
@@ -143,28 +146,28 @@ class _Bench:
             total_s=settings.cool_total_s,
         )
 
-    def prepare(self, chipset: str | None, earlier: Run | None, command: Sequence[str]) -> None:
-        """Learn what the phone is, and refuse what cannot work before anything is pushed."""
+    def prepare(
+        self, look: Look, chipset: str | None, earlier: Run | None, command: Sequence[str]
+    ) -> None:
+        """Refuse what cannot work on such a phone before anything is pushed."""
         self.notes += left_out(self.subjects.values(), self.settings.backends)
-        properties = self.device.properties()
-        machine = self.device.shell(["uname", "-m"], seconds=_QUICK_S, check=True).text
         runtimes = {runtime_of(one.path) for one in self.subjects.values()}
-        self.kit.check(machine, runtimes)
-        facts = read_facts(self.device, properties)
-        self.emulated = emulated(properties, machine)
+        self.kit.check(look.machine, runtimes)
+        facts = look.facts
+        self.emulated = emulated(look.properties, look.machine)
         self.created = datetime.now(UTC)
         self.id = f"{self.created:%Y%m%dT%H%M%SZ}-{self.name}-{secrets.token_hex(4)}"
         self.command = tuple(command)
         self.conditions = {
             "device": self.name,
-            **identity(self.device.serial, properties, self.emulated),
+            **identity(self.device.serial, look.properties, self.emulated),
             "cpu": chipset or facts.get("soc"),
-            "architecture": machine,
+            "architecture": look.machine,
             "fingerprint": facts.get("build"),
             "kernel": facts.get("kernel"),
             "emulated_because": self.emulated,
-            "phone": facts,
-            "clusters": [one.as_json() for one in read_clusters(self.device)],
+            "phone": dict(facts),
+            "clusters": [one.as_json() for one in look.clusters],
             "settings": self.settings.as_json(),
             "kit": self.kit.as_json(runtimes),
         }
@@ -228,20 +231,10 @@ class _Bench:
     def _push(self) -> tuple[Setup, dict[str, str]]:
         """Put everything on the phone; returns the native files' and the artifacts' places."""
         self.progress(0, 0, "pushing")
-        own: dict[str, str] = {}
-        for backend, library in self.kit.backend_libraries.items():
-            own[backend] = self.files.put(library) if isinstance(library, Path) else library
-        needed = {runtime_of(one.path) for one in self.subjects.values()}
-        setup = Setup(
-            runner=self.files.put(self.kit.runner),
-            libraries={one: self.files.put(self.kit.libraries[one]) for one in sorted(needed)},
-            backend_libraries=own,
-            backend_options=self.kit.backend_options,
-            mask=self.settings.mask,
-        )
-        models = {one.name: self.files.put(one.path) for one in self.subjects.values()}
-        self.vendors = put_tools(self.device, self.files, self.kit.vendor_tools)
-        return setup, models
+        every, mask = list(self.subjects.values()), self.settings.mask
+        there = put_all(self.device, self.files, self.kit, every, mask)
+        self.vendors = there.vendors
+        return there.setup, there.models
 
     def _try(
         self, setup: Setup, models: Mapping[str, str], references: Mapping[str, Reference]

@@ -11,12 +11,14 @@ from coronet_deploy.bench.host import load_subjects
 from coronet_deploy.bench.launch import Labels
 from coronet_deploy.bench.phone_files import PhoneFiles
 from coronet_deploy.bench.phone_kit import Kit, Settings, combinations
-from coronet_deploy.bench.phone_launch import Setup, now, timing_arguments
+from coronet_deploy.bench.phone_launch import now, timing_arguments
 from coronet_deploy.bench.phone_lock import PhoneLock
-from coronet_deploy.bench.phone_state import fixed_performance, read_screen, read_state
+from coronet_deploy.bench.phone_look import look_at
+from coronet_deploy.bench.phone_push import put_all
+from coronet_deploy.bench.phone_state import fixed_performance, read_state
 from coronet_deploy.bench.phone_trial import ONCE
-from coronet_deploy.bench.phone_vendor import put_tools
 from coronet_deploy.bench.plan import Plan, Subject
+from coronet_deploy.bench.thermals import Thermals
 from coronet_deploy.verify.runtimes import runtime_of
 from coronet_deploy.vocabulary import Target
 
@@ -42,22 +44,11 @@ def say_bench(
     pairs = combinations(subjects, settings.backends)
     device = DryDevice(serial, say)
     files = PhoneFiles(device)
-    read_screen(device)
+    look_at(device)
     with PhoneLock(device), files.session(), fixed_performance(device):
-        setup = Setup(
-            runner=files.put(kit.runner),
-            libraries={one: files.put(path) for one, path in sorted(kit.libraries.items())},
-            backend_libraries={
-                one: files.put(path) if isinstance(path, Path) else path
-                for one, path in kit.backend_libraries.items()
-            },
-            backend_options=kit.backend_options,
-            mask=settings.mask,
-        )
-        models = {one.name: files.put(one.path) for one in subjects}
+        there = put_all(device, files, kit, subjects, settings.mask)
+        setup, models, vendors = there.setup, there.models, there.vendors
         runtimes = {one.name: runtime_of(one.path) for one in subjects}
-        vendors = put_tools(device, files, kit.vendor_tools)
-        canary = Canary(device, settings.mask)
         read_state(device)
         for one, backend in pairs:
             model, runtime = models[one.name], runtimes[one.name]
@@ -71,7 +62,8 @@ def say_bench(
                 device.pull(made, Path("output"))
             if not pictures:
                 device.shell(line, seconds=settings.deadline_s)
-        canary.measure()
+        thermals = Thermals(lambda: read_state(device), Canary(device, settings.mask))
+        thermals.settle()
         digests = {one.name: one.sha256 for one in subjects}
         timed: dict[Subject, str] = {}
         for one, backend in pairs:
@@ -83,11 +75,12 @@ def say_bench(
         for planned in Plan(tuple(timed), settings.rounds).launches(name):
             own, target = planned.subject.artifact, planned.subject.target
             model, backend = models[own], timed[planned.subject]
-            read_state(device)
+            thermals.wait_until_cool()
             if tool := vendors.tool_of(name, backend, target):
                 labels = Labels(own, digests[own], target, planned.order)
                 vendors.launch(tool, model, backend, labels, now(), setup, settings)
             else:
                 line = setup.command(model, runtimes[own], backend, target.threads, *timing)
                 device.shell(line, seconds=settings.deadline_s)
-            canary.measure()
+            thermals.measure()
+        read_state(device)

@@ -102,7 +102,7 @@ class PhoneFiles:
         folder = f"{_FILES}/{digest[:_HASH_DIGITS]}"
         target = f"{folder}/{name}"
         self._kept[target] = path
-        if self._device.dry or self._hash(target) != digest:
+        if self._hash(target) != digest:
             self._push(path, digest, folder, target)
         return target
 
@@ -118,7 +118,7 @@ class PhoneFiles:
         try:
             for _ in range(2):
                 self._device.push(path, partial)
-                if self._device.dry or self._hash(partial) == digest:
+                if self._hash(partial) == digest or self._device.dry:
                     self._shell(f"chmod 755 {partial} && mv -f {partial} {target}")
                     return
         except AdbError:

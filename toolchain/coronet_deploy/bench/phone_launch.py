@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from coronet_deploy.bench.adb import AdbFlood, AdbTimeout, Device, ShellResult
-from coronet_deploy.bench.launch import Failure, Labels
+from coronet_deploy.bench.launch import Failed, Failure, Labels
 from coronet_deploy.bench.runner import RunnerError, RunnerResult, parse_lines
 from coronet_deploy.bench.worker import SAMPLES_LEAST, WARMUP_MOST, WARMUP_SECONDS, has_settled
 from coronet_deploy.vocabulary import Launch, Runtime
@@ -88,16 +88,6 @@ class Setup:
         if runtime is Runtime.ONNX and backend == "qnn" and not named:
             return ("provider=QNN", *given)
         return given
-
-
-class Failed(Exception):
-    """A launch that gave no figures: how and why, and what it printed."""
-
-    def __init__(self, failure: Failure, reason: str, stderr: str = "") -> None:
-        super().__init__(reason)
-        self.failure = failure
-        self.reason = reason
-        self.stderr = stderr
 
 
 def timing_arguments(samples: int, seconds: float, once_ms: float | None = None) -> tuple[str, ...]:

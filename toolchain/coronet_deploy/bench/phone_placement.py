@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coronet_deploy.bench.launch import Failure, Labels
+from coronet_deploy.bench.launch import Failed, Failure, Labels
 from coronet_deploy.bench.phone_kit import CPU
-from coronet_deploy.bench.phone_launch import Failed, measured
+from coronet_deploy.bench.phone_launch import measured
 from coronet_deploy.bench.runner import RunnerResult
 from coronet_deploy.profiles import cpu_list
 from coronet_deploy.vocabulary import Launch

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coronet_deploy.bench.crashes import Crashes
-from coronet_deploy.bench.launch import Failure, Labels
+from coronet_deploy.bench.launch import Failed, Failure, Labels
 from coronet_deploy.bench.phone_files import PhoneFiles
-from coronet_deploy.bench.phone_launch import Failed, failed, now
+from coronet_deploy.bench.phone_launch import failed, now
 from coronet_deploy.bench.thermals import StillHot, Thermals
 from coronet_deploy.vocabulary import Launch
 

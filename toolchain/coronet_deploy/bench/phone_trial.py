@@ -16,9 +16,9 @@ from typing import Any
 
 from coronet_deploy.bench.adb import Device
 from coronet_deploy.bench.crashes import Crashes
-from coronet_deploy.bench.launch import Failure
+from coronet_deploy.bench.launch import Failed, Failure
 from coronet_deploy.bench.phone_files import PhoneFiles
-from coronet_deploy.bench.phone_launch import Failed, Setup, execute, now
+from coronet_deploy.bench.phone_launch import Setup, execute, now
 from coronet_deploy.bench.phone_parity import Reference, bound_db, parity_json
 from coronet_deploy.bench.phone_placement import check_taken, placement
 from coronet_deploy.bench.runner import RunnerResult

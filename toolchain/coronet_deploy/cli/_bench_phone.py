@@ -50,27 +50,29 @@ def measure_phone(
     """
     from coronet_deploy.bench.adb import Device
     from coronet_deploy.bench.choose import find
-    from coronet_deploy.bench.clusters import differences, read_clusters
+    from coronet_deploy.bench.clusters import differences
     from coronet_deploy.bench.phone import bench_phone
-    from coronet_deploy.bench.phone_state import read_screen
+    from coronet_deploy.bench.phone_look import look_at
     from coronet_deploy.profiles import load_profiles
 
     profiles = load_profiles(args.profiles) if args.profiles else load_profiles()
     earlier = read_earlier(args.resume) if args.resume else None
     found = find(args.device, serial=args.serial, profiles=profiles)
     device = Device(found.attached.serial)
-    if read_screen(device) == "on":
+    look = look_at(device)
+    if look.screen == "on":
         print(
             f"the screen of phone {device.serial} is on: if somebody uses it, it is slower",
             file=sys.stderr,
         )
-    told = differences(read_clusters(device), found.profile) if found.profile else ()
+    told = differences(look.clusters, found.profile) if found.profile else ()
     notes = [*told, *_asked_otherwise(args)]
     return bench_phone(
         device,
+        look,
         name_of(found),
         artifacts,
-        read_kit(args, _machine(device), artifacts),
+        read_kit(args, look.machine, artifacts),
         read_settings(args),
         chipset=found.chipset,
         pictures=None if args.no_parity else _reader(_paths(args)),

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import IO, TYPE_CHECKING
@@ -21,6 +21,7 @@ TERMINAL_WIDTH = 80
 
 _LEAST = 40
 _NAME_LEAST, _HEAD_LEAST = 8, 7  # columns that names, and heads of figures, keep
+_WORD_MOST = 10  # letters of a word that no column breaks, as of "(emulated)"
 _UNBOUNDED = 10_000
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _NUMBER = re.compile(r"-|[+-]?[0-9.]+(e[+-]?[0-9]+)?")
@@ -103,6 +104,7 @@ def print_table(
                 justify="left" if left else "right",
                 overflow="fold",
                 no_wrap=number >= words,
+                min_width=least_of[number] if number < words else None,
             )
         for cells in body:
             table.add_row(*cells)
@@ -115,7 +117,8 @@ def print_table(
     folded = split[:words]
     for head, size in zip(split[words:], sizes[words:], strict=True):
         folded.append("\n".join(part for word in head.split("\n") for part in wrap(word, size)))
-    given = sum(max(0, size - _NAME_LEAST) for size in sizes[:words])
+    least_of = [_least_width([plain[n], *(line[n].plain for line in body)]) for n in range(words)]
+    given = sum(max(0, sizes[n] - least_of[n]) for n in range(words))
     unbounded = console.options.update(width=_UNBOUNDED)
     for told, gap, give in ((plain, 1, 0), (plain, 0, 0), (split, 0, given), (folded, 0, given)):
         table = made(told, gap)
@@ -123,6 +126,12 @@ def print_table(
         if least <= console.width:
             break
     console_of(console.file, max(console.width, least)).print(table)
+
+
+def _least_width(cells: Iterable[str]) -> int:
+    """Return the columns that a column of words keeps: its short words whole, of names a part."""
+    sizes = [len(word) for cell in cells for word in cell.split()]
+    return max((size if size <= _WORD_MOST else _NAME_LEAST for size in sizes), default=0)
 
 
 def grids_markdown(grids: Sequence[Grid], notes: Sequence[str] = ()) -> str:

@@ -52,7 +52,8 @@ class Line:
     `changes` are the places of the first sessions after a change, None where they could not be
     looked for. `others` tells how runs of that name which do not count differ, the commonest
     first; `spoilt` counts sessions that something spoilt, `gone` those among `points` whose run
-    files are gone, and `later` sessions that are not earlier by their dates.
+    files are gone, and `later` sessions that are not earlier by their dates. `older` is true where
+    there are more sessions before those that are looked at.
     """
 
     artifact: str
@@ -63,6 +64,7 @@ class Line:
     spoilt: int = 0
     gone: int = 0
     later: int = 0
+    older: bool = False
 
     @property
     def current(self) -> tuple[HistoryPoint, ...]:
@@ -154,9 +156,9 @@ class Past:
         points: list[HistoryPoint] = []
         part_of = {one.id: resumed_of(one) for one in (run, *again)}
         whole = list(part_of)
-        spoilt = 0
+        spoilt, older = 0, False
         for point in reversed(history_of(entries, row.key)[-_LOOKED_AT:]):
-            if len(points) + spoilt == SESSIONS_MOST:
+            if older := len(points) + spoilt == SESSIONS_MOST:
                 break
             earlier = self._run(point)
             part_of[point.run_id] = resumed_of(earlier) if earlier else None
@@ -175,7 +177,7 @@ class Past:
         gone = sum(self._run(point) is None for point in points)
         return Line(
             artifact, target, tuple(points), _changes(points, margin), tuple(told), spoilt, gone,
-            later=len(history_of(later, row.key)),
+            later=len(history_of(later, row.key)), older=older,
         )  # fmt: skip
 
     def rows_of(self, point: HistoryPoint) -> list[tuple[str, Target]]:
@@ -347,16 +349,18 @@ def _changes(points: Sequence[HistoryPoint], margin: float) -> tuple[int, ...] |
 
 
 def changes_note(lines: Sequence[Line], margin: float = Bounds.margin) -> str:
-    """Return, in a sentence, whether change points were looked for, and by what.
+    """Return, in sentences, whether change points were looked for, by what, and how far back.
 
     `margin` is the one that `lines` were made with.
     """
+    older = any(line.older for line in lines)
+    far = f" Of each row's sessions the newest {SESSIONS_MOST} are looked at." if older else ""
     if any(line.changes is None for line in lines):
         missing: CoronetError = _missing()
-        return f"Change points were not looked for: {missing}."
+        return f"Change points were not looked for: {missing}.{far}"
     least = least_change(margin)
     small = f"; a change below {100 * least:.3g} % is none" if least else ""
-    return f"Sessions since the last change point count (PELT, ruptures{small})."
+    return f"Sessions since the last change point count (PELT, ruptures{small}).{far}"
 
 
 def _missing() -> CoronetError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from coronet_deploy.errors import NothingMeasured
@@ -21,13 +23,35 @@ _MARGIN_HEIGHT = 0.62
 # The interval is drawn so far above the middle of its bar and the launches below, in rows.
 _BELOW = 0.08
 _LABEL_MOST = 42
+_ROWS_MOST = 24  # of one plot: its axis stays near, and a printed page holds it whole
 _LINE_MOST, _NAME_LEAST = 53, 16  # letters of a row's names, and of the artifact's among them
 
 
-def latency_svg(rows: Sequence[Row], title: str, key: str = "plot") -> str:
+def plot_parts(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the measured rows as plots show them: several of about one height where they are many.
+
+    Rows of one artifact stay together if one plot has room for them.
+    """
+    measured = [row for row in rows if row.median_ms is not None]
+    parts: list[list[Row]] = [[]]
+    wanted = len(measured) / max(1, math.ceil(len(measured) / _ROWS_MOST))
+    for _, group in groupby(measured, lambda row: row.artifact):
+        own = list(group)
+        for start in range(0, len(own), _ROWS_MOST):
+            piece = own[start : start + _ROWS_MOST]
+            if len(parts[-1]) >= wanted or len(parts[-1]) + len(piece) > _ROWS_MOST:
+                parts.append([])
+            parts[-1] += piece
+    return parts
+
+
+def latency_svg(
+    rows: Sequence[Row], title: str, key: str = "plot", *, of: Sequence[Row] = ()
+) -> str:
     """Return an `<svg>` element with a bar for each measured row (`title`, `key`: see `draw_svg`).
 
-    Rows keep their order; a colour stands for a target.
+    Rows keep their order; a colour stands for a target. `of` are all rows where these are a part of
+    them: scale, colours and names are those of all.
 
     Raises:
         EnvironmentProblem: matplotlib is not installed.
@@ -37,12 +61,14 @@ def latency_svg(rows: Sequence[Row], title: str, key: str = "plot") -> str:
     measured = [row for row in rows if row.median_ms is not None]
     if not measured:
         raise NothingMeasured("there is no measured row to plot")
+    every = [row for row in of if row.median_ms is not None] or measured
     height = _MARGIN_HEIGHT + _ROW_HEIGHT * len(measured)
 
     def draw(figure: Figure) -> None:
-        _draw(figure.add_axes((0.01, 0.5 / height, 0.97, 1 - 0.55 / height)), measured)
+        _draw(figure.add_axes((0.01, 0.5 / height, 0.97, 1 - 0.55 / height)), measured, every)
 
-    return draw_svg(draw, height, key=key, title=title, description=_description(measured))
+    described = _description(measured, every)
+    return draw_svg(draw, height, key=key, title=title, description=described)
 
 
 def latency_label(rows: Iterable[Row]) -> str:
@@ -76,11 +102,11 @@ def short_names(names: Iterable[str], most: int = _LABEL_MOST) -> dict[str, str]
     return {name: short(f"{n}: {name}", most) for n, name in enumerate(every, 1)}
 
 
-def _draw(axes: Axes, rows: Sequence[Row]) -> None:
+def _draw(axes: Axes, rows: Sequence[Row], every: Sequence[Row]) -> None:
     widths = [row.median_ms or 0.0 for row in rows]
-    reach = max(max(row.high_ms or 0, *row.launch_medians_ms) for row in rows)
-    names = target_names(row.target for row in rows)
-    labels = _labels(rows)
+    reach = max(max(row.high_ms or 0, *row.launch_medians_ms) for row in every)
+    names = target_names(row.target for row in every)
+    labels = _labels(rows, every)
     colours = [COLOURS[list(names).index(row.target) % len(COLOURS)] for row in rows]
     # All of a kind at once: an artist a row would make a page of many rows slow.
     axes.barh(range(len(rows)), widths, height=0.34, color=colours, alpha=0.75, linewidth=0)
@@ -140,10 +166,12 @@ def row_labels(rows: Sequence[tuple[str, Target]], most: int = _LABEL_MOST) -> l
     return [f"{names[artifact]}, {targets[target]}" for artifact, target in rows]
 
 
-def _labels(rows: Sequence[Row]) -> list[str]:
-    return row_labels([(row.artifact, row.target) for row in rows])
+def _labels(rows: Sequence[Row], every: Sequence[Row]) -> list[str]:
+    keys = [(row.artifact, row.target) for row in every]
+    told = dict(zip(keys, row_labels(keys), strict=True))
+    return [told[row.artifact, row.target] for row in rows]
 
 
-def _description(rows: Sequence[Row]) -> str:
-    told = zip(_labels(rows), rows, strict=True)
+def _description(rows: Sequence[Row], every: Sequence[Row]) -> str:
+    told = zip(_labels(rows, every), rows, strict=True)
     return "; ".join(f"{label}: {milliseconds(row.median_ms)} ms" for label, row in told)

@@ -12,7 +12,7 @@ from coronet_deploy.images import Array, to_pixels
 from coronet_deploy.report import figures
 from coronet_deploy.report.markup import Markup, breakable, join, table, tag
 from coronet_deploy.report.model import ArtifactFacts, GroupFacts, ModelFacts, Picture
-from coronet_deploy.report.plots import latency_svg
+from coronet_deploy.report.plots import latency_svg, plot_parts
 from coronet_deploy.report.summary import Row
 from coronet_deploy.report.tables import failures
 from coronet_deploy.verify.parity import psnr_db
@@ -25,7 +25,7 @@ def latency_section(
     """Return the caveats, the plot and the table of latencies; `key` starts their identifiers."""
     plot = tag(
         "figure",
-        tag("div", Markup(latency_svg(rows, "Median latency", key=f"{key}-plot")), class_="plot"),
+        *_plots(rows, f"{key}-plot"),
         tag(
             "figcaption",
             "Bars: median of the launches' medians. Lines: its 95 % interval, by resampling "
@@ -68,6 +68,19 @@ def latency_section(
             table(caption, heads, groups.items(), f"{key}-table"),
         )
     )
+
+
+def _plots(rows: tuple[Row, ...], key: str) -> list[Markup]:
+    """Return the plot of the measured rows, or those that it takes."""
+    parts = plot_parts(rows)
+    if len(parts) == 1:
+        return [tag("div", Markup(latency_svg(rows, "Median latency", key=key)), class_="plot")]
+    plots = []
+    for number, part in enumerate(parts, 1):
+        title = f"Median latency, part {number} of {len(parts)}"
+        svg = latency_svg(part, title, key=f"{key}-{number}", of=rows)
+        plots.append(tag("div", Markup(svg), class_="plot"))
+    return plots
 
 
 def _notes(sentences: Iterable[str]) -> Markup:
