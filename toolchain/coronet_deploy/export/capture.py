@@ -62,7 +62,8 @@ def capture(module: nn.Module, height: int, width: int, channels: int = 3) -> Gr
         module.eval()
         example = torch.zeros(1, channels, height, width)
         with _quiet(), importable_here(), torch.no_grad():
-            program = torch.export.export(module, (example,))
+            # As newer torches do by default; older ones would compile forwards, and take few.
+            program = torch.export.export(module, (example,), strict=False)
     except Exception as error:
         if shortage(error):  # which is no fault of the network's
             raise
