@@ -34,10 +34,15 @@ class Sketch(nn.Module):
         return torch.sigmoid(self.leave(torch.relu(self.norm(self.enter(x)))))
 
 
+class Inverse(nn.Module):
+    def forward(self, x):
+        return torch.erfinv(x)
+
+
 class Softened(Sketch):
     def __init__(self):
         super().__init__()
-        self.soft = nn.Softshrink()
+        self.soft = Inverse()
 
     def forward(self, x):
         return self.soft(super().forward(x))

@@ -94,7 +94,7 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    def made(told: Sequence[str], gap: int) -> Table:
+    def made(told: Sequence[str], gap: int, least_of: Sequence[int]) -> Table:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, gap))
         for number, head in enumerate(told):
             left = number < words or (last_left and number == len(heads) - 1)
@@ -117,19 +117,29 @@ def print_table(
     folded = split[:words]
     for head, size in zip(split[words:], sizes[words:], strict=True):
         folded.append("\n".join(part for word in head.split("\n") for part in wrap(word, size)))
-    least_of = [_least_width([plain[n], *(line[n].plain for line in body)]) for n in range(words)]
-    given = sum(max(0, sizes[n] - least_of[n]) for n in range(words))
+    held = [
+        max(map(len, [*split[n].split("\n"), *(line[n].plain for line in body)]))
+        for n in range(words)
+    ]
+    whole = [_least_width([plain[n], *(line[n].plain for line in body)]) for n in range(words)]
+    parts = [min(size, _NAME_LEAST) for size in held]
     unbounded = console.options.update(width=_UNBOUNDED)
-    for told, gap, give in ((plain, 1, 0), (plain, 0, 0), (split, 0, given), (folded, 0, given)):
-        table = made(told, gap)
-        least = console.measure(table, options=unbounded).maximum - give
+    attempts = [(plain, 1, held), (plain, 0, held), (split, 0, whole), (folded, 0, whole)]
+    # In parts if that makes it fit; else it is wider than the console, and words are whole.
+    for told, gap, least_of in [*attempts, (folded, 0, parts), attempts[-1]]:
+        table = made(told, gap, least_of)
+        given = sum(max(0, size - kept) for size, kept in zip(held, least_of, strict=True))
+        least = console.measure(table, options=unbounded).maximum - given
         if least <= console.width:
             break
     console_of(console.file, max(console.width, least)).print(table)
 
 
 def _least_width(cells: Iterable[str]) -> int:
-    """Return the columns that a column of words keeps: its short words whole, of names a part."""
+    """Return the columns that a column of words keeps: its short words whole, of names a part.
+
+    Where that leaves no room, short words give way as well.
+    """
     sizes = [len(word) for cell in cells for word in cell.split()]
     return max((size if size <= _WORD_MOST else _NAME_LEAST for size in sizes), default=0)
 
