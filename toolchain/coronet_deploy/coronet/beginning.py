@@ -1,8 +1,8 @@
 """What a training begins with other than chance: generators that were trained before.
 
 They come from a finished training's folder, from pytorch-CycleGAN-and-pix2pix's, or as checkpoints
-by themselves. Discriminators come with the first two: a generator that draws well would unlearn
-much before ones that know nothing.
+by themselves. Discriminators come with a folder, and with a `*_net_G*.pth` that has its `*_net_D*`
+beside it: a generator that draws well may unlearn before ones that know nothing.
 """
 
 from __future__ import annotations
