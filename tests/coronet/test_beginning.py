@@ -15,15 +15,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from coronet_deploy.cli import main
-from coronet_deploy.coronet.checkpoint import Stage, load_checkpoint
+from coronet_deploy.coronet.checkpoint import Stage, load_checkpoint, save_unpruned_twin
 from coronet_deploy.coronet.generator import CoroNetGenerator
 from coronet_deploy.coronet.hypernetwork import Form
 from coronet_deploy.coronet.materialize import materialize
+from coronet_deploy.coronet.recipe import read_recipe
 from coronet_deploy.coronet.takeover import take_over
 from coronet_deploy.coronet.zoo import bundled_checkpoint
 from coronet_deploy.images import Array
 from coronet_deploy.networks.cost import macs
 from coronet_deploy.networks.generator import build_generator, full_plan
+from coronet_deploy.storage import sha256_of
 from coronet_deploy.vocabulary import Architecture, Norm
 from foreign_networks import judge, resnet, unet
 from support import COMMAND, TINY_PIX2PIX, Cli, kill_after_saves
@@ -277,6 +279,44 @@ def test_who_begins_with_what_is_told(cli: Cli, place: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     told = f"begins: stripes with {lone}, stripes-reverse by chance, 2 discriminators by chance"
     assert told in done.stderr.splitlines()
+
+
+def test_a_checkpoint_tells_the_trainings_behind_it(cli: Cli, place: Path, tmp_path: Path) -> None:
+    data = ("--data", place / "data", "--threads", 1)
+    foreign = place / "piles" / "latest_net_G_B.pth"
+    _, back = trained(cli, place, "cyclegan", tmp_path / "first", "--from", place / "piles")
+    further = ("--from", tmp_path / "first", "--set", "search.steps=0", "--set", "seed=9")
+    _, on = trained(cli, place, "cyclegan", tmp_path / "second", *further)
+    tuning = ("--qat", on, "--set", "qat.steps=2", "--output", tmp_path / "third", "--json")
+    tuned = cli("train", place / "cyclegan.toml", *data, *tuning)
+    assert tuned.returncode == 0, tuned.stderr
+    last = Path(json.loads(tuned.stdout)["checkpoint"])
+    dense = tmp_path / "dense.safetensors"
+    assert cli("materialize", last, "--output", dense).returncode == 0
+
+    told = {one: json.loads(cli("inspect", one, "--json").stdout) for one in (back, on, last)}
+    history = json.loads(cli("inspect", dense, "--json").stdout)["history"]
+    assert told[last]["history"] == history
+    assert told[on]["history"] == history[:2]
+    assert told[back]["history"] == history[:1]
+    origins = [
+        {"file": foreign.name, "sha256": sha256_of(foreign)},
+        {"file": back.name, "sha256": told[back]["sha256"]},
+        {"file": on.name, "sha256": told[on]["sha256"]},
+    ]
+    assert [training["origin"] for training in history] == origins
+    assert [training["steps"] for training in history] == [10, 4, 2]
+    assert [training["recipe"]["seed"] for training in history] == [0, 9, 0]
+    assert {training["pictures"] for training in history} == {8}
+    assert history[0]["recipe"] == read_recipe(place / "cyclegan.toml", []).model_dump(mode="json")
+    lines = cli("inspect", dense).stdout.replace("\n", " ")
+    for act, origin in zip(("trained", "trained", "tuned for eight bits"), origins, strict=True):
+        assert f"{act} from {origin['file']} ({origin['sha256'][:12]}): " in lines
+    # By chance, and so is the twin that is for timing alone.
+    searched = load_checkpoint(trained(cli, place, "pix2pix", tmp_path / "chance")[0])
+    assert [training.origin for training in searched.header.history] == [None]
+    save_unpruned_twin(searched, tmp_path / "twin.safetensors")
+    assert not load_checkpoint(tmp_path / "twin.safetensors").header.history
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,17 @@ def beyond_float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.double().index_fill(0, torch.tensor([0]), -1e39)
 
 
+PAST = {
+    "act": "trained",
+    "steps": 9,
+    "recipe": {},
+    "origin": {"file": "\x1b[31mred.pth", "sha256": 64 * "0"},
+    "pictures": 4,
+    "processes": 2,
+    "device": "cpu",
+    "tools": {},
+}
+
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "missing": (lambda path, _: path.with_name("nowhere.safetensors"), "does not exist"),
     "folder": (lambda path, _: path.parent, "is not a file"),
@@ -287,6 +298,16 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         with_plan("groups", {}, groups=60_000, stage="dense"),
         "is not the generator that it says",
     ),
+    "past of another kind": (with_header(history=[{"act": "bought"}]), "metadata: history.0.act: "),
+    "past without a checksum": (
+        with_header(history=[PAST | {"origin": {"file": "a.pth", "sha256": "none"}}]),
+        "metadata: history.0.origin.sha256: ",
+    ),
+    "past that is no number": (
+        with_header(history=[PAST | {"recipe": {"seed": float("nan")}}]),
+        "metadata: history.0.recipe",
+    ),
+    "long past": (with_header(history=[PAST] * 65), "metadata: history: "),
     "no norm": (with_plan("norm", None), "channel plan: key 'norm' is missing"),
     "no such architecture": (with_plan("architecture", "vgg"), "'vgg' is not a valid"),
     "no such group": (with_plan("groups", {"a.b": 3}), "left over ['a.b']"),
@@ -382,6 +403,32 @@ def test_a_title_commands_no_terminal(
     assert main(["inspect", str(path)]) == 0
     assert "[31mRed ]0;title und grün" in (said := capsys.readouterr().out)
     assert not set(said) & set("\x1b\x07\u202e")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ({}, "9 steps, 4 pictures, cpu, 2 processes"),
+        (
+            {"search": {"steps": 3}, "machine": {"precision": "bf16"}},
+            "9 steps, 3 of search, 4 pictures, bf16 on cpu, 2 processes",
+        ),
+        ({"search": 3, "machine": ["bf16"]}, "9 steps, 4 pictures, cpu, 2 processes"),
+        ({"search": {"steps": "x"}, "machine": {"precision": [1]}}, "9 steps, 4 pictures, cpu,"),
+    ],
+)
+def test_a_past_of_any_recipe_is_told(
+    recipe: dict[str, object],
+    told: str,
+    path: Path,
+    searched: CoroNetGenerator,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with_header(history=[PAST | {"recipe": recipe}])(path, searched)
+    assert main(["inspect", str(path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"trained from \ufffd[31mred.pth (000000000000): {told}" in said
+    assert "\x1b" not in said
 
 
 def test_materialize_into_an_unwritable_place_leaves_nothing(

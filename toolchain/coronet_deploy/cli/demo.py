@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     _say("1 inspect")
     if not args.json:
-        inspect_command.show(inspect_command.facts(checkpoint))
+        inspect_command.show(checkpoint)
     _say("2 materialize")
     _materialize(checkpoint, args.output)
     _say("3 export, and compare with torch on real pictures")

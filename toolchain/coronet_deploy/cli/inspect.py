@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._shared import read_checkpoint, table_console
+from coronet_deploy.report.grid import print_text
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -48,30 +49,36 @@ def facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "id": checkpoint.id,
         "title": checkpoint.header.title,
         "sha256": checkpoint.sha256,
+        "history": [training.model_dump(mode="json") for training in checkpoint.header.history],
     }
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    values = facts(read_checkpoint(args.checkpoint))
+    checkpoint = read_checkpoint(args.checkpoint)
     if args.json:
-        print(json.dumps(values))
+        print(json.dumps(facts(checkpoint)))
     else:
-        show(values)
+        show(checkpoint)
     return 0
 
 
-def show(values: dict[str, Any]) -> None:
+def show(checkpoint: Checkpoint) -> None:
     """Print `facts` as tables."""
     from rich.markup import escape
     from rich.table import Table
 
+    from coronet_deploy.coronet.lineage import told
+
+    values = facts(checkpoint)
     console = table_console()
     console.print(f"[bold]{escape(values['title'])}[/] ({escape(values['id'])})")
     console.print(
         f"{values['kind']} checkpoint, stage {values['stage']}: {values['architecture']}, "
         f"{values['plan']['norm']} norm; counted at 256x256"
     )
+    for training in checkpoint.header.history:
+        print_text(console, told(training))
     costs = Table("", "kept", "unpruned", "ratio")
     for column in costs.columns[1:]:
         column.justify = "right"

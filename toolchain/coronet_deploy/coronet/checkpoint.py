@@ -26,6 +26,7 @@ from coronet_deploy.coronet.foreign import is_torch_file, read_foreign, refuse_p
 from coronet_deploy.coronet.generator import CoroNetGenerator
 from coronet_deploy.coronet.hypernetwork import EMBEDDING, Form
 from coronet_deploy.coronet.latents import MIN_CHANNELS, THRESHOLD, LatentVectors
+from coronet_deploy.coronet.lineage import Origin, Past
 from coronet_deploy.coronet.materialize import materialize
 from coronet_deploy.errors import BadInput, GateFailed, refuse_newer
 from coronet_deploy.images import Array
@@ -69,7 +70,8 @@ class Header(BaseModel):
     """What a checkpoint's metadata say.
 
     `plan` gives the channels whose tensors the file holds, `total` those of the unpruned
-    generator; `target` is the ratio, of MACs or of parameters, that was asked for.
+    generator; `target` is the ratio, of MACs or of parameters, that was asked for; `history` the
+    trainings behind it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -87,6 +89,7 @@ class Header(BaseModel):
     embedding: Annotated[int, Field(ge=1, le=LARGEST_EMBEDDING)] = EMBEDDING
     threshold: Annotated[float, Field(gt=0, le=LARGEST_THRESHOLD)] = THRESHOLD
     min_channels: Annotated[int, Field(ge=1)] = MIN_CHANNELS
+    history: Past = ()
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,12 @@ class Checkpoint:
         """The model's name, as it goes into file names."""
         return self.header.id
 
+    @property
+    def origin(self) -> Origin:
+        """What a training says that it went on from, if it did from this."""
+        name = self.path.name.encode(errors="replace").decode()  # a name need not be UTF-8
+        return Origin(file=name, sha256=self.sha256)
+
     def generator(self) -> nn.Module:
         """Return the dense generator, in eval: (N, 3, H, W) in [-1, 1] to the same."""
         if isinstance(self.network, CoroNetGenerator):
@@ -119,8 +128,9 @@ class Checkpoint:
 def save_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
     """Write a checkpoint, whole or not at all; equal input gives equal bytes."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    unknown = set() if header.history else {"history"}
     # One metadata key only: the library keeps no order among several.
-    write_bytes(path, save(plain, {METADATA_KEY: header.model_dump_json()}))
+    write_bytes(path, save(plain, {METADATA_KEY: header.model_dump_json(exclude=unknown)}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -206,6 +216,7 @@ def save_unpruned_twin(checkpoint: Checkpoint, output: Path) -> None:
             "plan": checkpoint.full.as_json(),
             "total": dict(checkpoint.full.groups),
             "target": None,
+            "history": (),
         }
     )
     tensors = {f"network.{name}": tensor for name, tensor in twin.state_dict().items()}

@@ -10,8 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from coronet_deploy.coronet.checkpoint import Header
 from coronet_deploy.coronet.data import Pictures
 from coronet_deploy.coronet.endings import stop_requests
+from coronet_deploy.coronet.lineage import (
+    MOST_TRAININGS,
+    Act,
+    Origin,
+    Training,
+    trainers_tools,
+)
 from coronet_deploy.coronet.recipe import Recipe
 from coronet_deploy.coronet.state import (
     Metrics,
@@ -38,6 +46,7 @@ class Course(ABC):
     """
 
     pictures: Pictures
+    device: torch.device
     results: list[Path]
 
     def __init__(
@@ -106,6 +115,22 @@ class Course(ABC):
     @abstractmethod
     def _restore(self, kept: dict[str, Any]) -> None:
         """Be where `_kept` was called."""
+
+    def _with_history(
+        self, header: Header, act: Act, origin: Origin | None, past: Sequence[Training]
+    ) -> Header:
+        """Return the header of what this run has reached, with it as the last of its history."""
+        training = Training(
+            act=act,
+            steps=self.step,
+            recipe=self.recipe.model_dump(mode="json"),
+            origin=origin,
+            pictures=len(self.pictures.names),
+            processes=self.team.size,
+            device=self.device.type,
+            tools=trainers_tools(),
+        )
+        return header.model_copy(update={"history": (*past, training)[-MOST_TRAININGS:]})
 
     def _save_state(self) -> None:
         """Write `state.pt` and `metrics.csv`, each whole or not at all."""

@@ -25,6 +25,7 @@ from coronet_deploy.coronet.checkpoint import (
 )
 from coronet_deploy.coronet.data import Direction
 from coronet_deploy.coronet.generator import CoroNetGenerator, kept_channels, slice_dead
+from coronet_deploy.coronet.lineage import Origin, Training
 from coronet_deploy.coronet.materialize import materialize
 from coronet_deploy.coronet.recipe import Recipe
 from coronet_deploy.coronet.stepping import step_from_weights
@@ -53,6 +54,8 @@ class Pupil:
         # dead entries zero.
         self.alive = {k: torch.arange(n) for k, n in recipe.full.groups.items()}
         self.latents: dict[str, Tensor] = {}
+        self.origin: Origin | None = None
+        self.past: tuple[Training, ...] = ()  # before this training
         self.network = self._searched(recipe.full) if recipe.prunes else self._plain(recipe.full)
         if not recipe.prunes:
             self.network.apply(normal_init)
@@ -64,6 +67,7 @@ class Pupil:
         What is above the target is searched from there on; what is not is trained as it is.
         """
         plan, dense = checkpoint.plan, checkpoint.generator()
+        self.origin, self.past = checkpoint.origin, checkpoint.header.history
         self.alive = {k: torch.arange(n) for k, n in plan.groups.items()}
         if self.controller.ratio(plan) > self.recipe.target_ratio:
             self.network = self._searched(plan)
@@ -182,6 +186,8 @@ class Pupil:
             "plan": held.as_json(),
             "alive": self.alive,
             "latents": self.latents,
+            "origin": self.origin and self.origin.model_dump(),
+            "past": [training.model_dump(mode="json") for training in self.past],
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -192,6 +198,9 @@ class Pupil:
         # Indices and latents stay in main memory whatever device the networks are loaded to.
         self.alive = {k: v.cpu() for k, v in state["alive"].items()}
         self.latents = {k: v.cpu() for k, v in state["latents"].items()}
+        origin = state.get("origin")  # older states tell of neither
+        self.origin = Origin(**origin) if origin else None
+        self.past = tuple(Training(**training) for training in state.get("past", ()))
         del self.network, self.optimizer  # there need not be room for two
         gc.collect()  # an optimiser and what it calls before a step hold one another
         self.network = self._searched(plan) if state["searching"] else self._plain(plan)

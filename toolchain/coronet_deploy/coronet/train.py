@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from coronet_deploy.coronet.beginning import Beginning
-from coronet_deploy.coronet.checkpoint import save_checkpoint
+from coronet_deploy.coronet.checkpoint import Header, save_checkpoint
 from coronet_deploy.coronet.course import CALMER, STATE, Course, require_finite
 from coronet_deploy.coronet.data import Ahead, Told, open_training, some, untold
 from coronet_deploy.coronet.games import GAMES
+from coronet_deploy.coronet.lineage import Act
+from coronet_deploy.coronet.pupil import Pupil
 from coronet_deploy.coronet.recipe import Recipe, Task
 from coronet_deploy.coronet.samples import save_samples
 from coronet_deploy.coronet.state import StepReport, finished
@@ -84,7 +86,7 @@ class Trainer(Course):
         with self.team.together():
             if self.team.leader:
                 for pupil, path in zip(self.pupils, self.results, strict=True):
-                    save_checkpoint(path, *pupil.result())
+                    self._save_checkpoint(path, pupil, *pupil.result())
         self._save_state()
         self._samples()
 
@@ -208,7 +210,14 @@ class Trainer(Course):
         with self.team.together():
             for pupil, searched in zip(self.pupils, searches, strict=True):
                 if searched and self.team.leader:
-                    save_checkpoint(self.output / f"{pupil.name}.search.safetensors", *searched)
+                    path = self.output / f"{pupil.name}.search.safetensors"
+                    self._save_checkpoint(path, pupil, *searched)
+
+    def _save_checkpoint(
+        self, path: Path, pupil: Pupil, header: Header, tensors: Mapping[str, Tensor]
+    ) -> None:
+        header = self._with_history(header, Act.TRAINED, pupil.origin, pupil.past)
+        save_checkpoint(path, header, tensors)
 
     def _agree(self) -> None:
         """Have the leader's latents everywhere: what is cut next must be the same channels."""

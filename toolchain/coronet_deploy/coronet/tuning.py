@@ -27,6 +27,7 @@ from coronet_deploy.coronet.data import (
     some,
     untold,
 )
+from coronet_deploy.coronet.lineage import Act
 from coronet_deploy.coronet.recipe import QatTable, Recipe, Task
 from coronet_deploy.coronet.rounding import Rounded
 from coronet_deploy.coronet.samples import save_samples
@@ -170,6 +171,8 @@ class Tuner(Course):
                 "total": dict(checkpoint.full.groups),
             }
         )
+        past = checkpoint.header.history
+        header = self._with_history(header, Act.TUNED, checkpoint.origin, past)
         tensors = {f"network.{key}": value for key, value in self.network.state_dict().items()}
         save_checkpoint(self.results[0], header, tensors)
         self._save_state()
