@@ -1,6 +1,7 @@
 """Measures networks that others publish, beside torch's own export of them to ONNX.
 
     python benchmarks/bench_own.py                      seven networks, one and two threads
+    python benchmarks/bench_own.py --network fourier    an eighth, by the package onnxscript
     python benchmarks/bench_own.py --network nafnet --threads 1
 
 A few blocks each, written down from the papers that the classes name, with random weights. "onnx"
@@ -29,6 +30,7 @@ from coronet_deploy.export.tflite import emit_tflite
 from coronet_deploy.vocabulary import DType, Runtime
 
 _SIZE = 128
+_OPSET_OF_FOURIER = 20
 
 
 class ChannelNorm(nn.Module):
@@ -257,6 +259,38 @@ def u_gat_it() -> nn.Module:
     return _framed(c, body)
 
 
+class Frequencies(nn.Module):
+    """A convolution of all frequencies of a picture, by which each pixel sees every other."""
+
+    def __init__(self, channels: int) -> None:
+        """Mix real and imaginary parts of all channels."""
+        super().__init__()
+        self.conv = nn.Conv2d(2 * channels, 2 * channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(2 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (1, C, H, W)."""
+        spectrum = torch.fft.rfftn(x, dim=(-2, -1), norm="ortho")
+        pairs = torch.stack((spectrum.real, spectrum.imag), 2).flatten(1, 2)
+        pairs = F.relu(self.norm(self.conv(pairs))).unflatten(1, (-1, 2))
+        spectrum = torch.complex(pairs[:, :, 0], pairs[:, :, 1])
+        picture: Tensor = torch.fft.irfftn(spectrum, s=x.shape[-2:], dim=(-2, -1), norm="ortho")
+        return picture
+
+
+def fourier() -> nn.Module:
+    """Four fast Fourier convolutions and as many of 3x3 on a quarter (LaMa, arXiv 2109.07161)."""
+    c, body = 48, list[nn.Module]()
+    for _ in range(4):
+        inside = (nn.Conv2d(c, c, 1), Frequencies(c), nn.Conv2d(c, c, 1))
+        body += [Residual(*inside), Residual(nn.Conv2d(c, c, 3, padding=1), nn.ReLU())]
+    ends = nn.Conv2d(3, c, 8, 4, 2), nn.ConvTranspose2d(c, 3, 8, 4, 2)
+    return nn.Sequential(ends[0], *body, ends[1], nn.Tanh()).eval()
+
+
+NEEDS_ONNXSCRIPT = {"fourier": fourier}
+"""What torch's first exporter cannot write, and its second one can, with that package."""
+
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "nafnet": nafnet,
     "convnext": convnext,
@@ -268,13 +302,17 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-def write(network: nn.Module, folder: Path) -> list[Path]:
-    """Write the three files into `folder`, and return where they are."""
+def write(network: nn.Module, folder: Path, *, dynamo: bool) -> list[Path]:
+    """Write the three files into `folder`, the plain one by torch's first exporter or its second.
+
+    Returns where they are.
+    """
     paths = [folder / name for name in ("plain.onnx", "lowered.onnx", "lowered.tflite")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         picture = torch.zeros(1, 3, _SIZE, _SIZE)
-        torch.onnx.export(network, (picture,), paths[0], dynamo=False, opset_version=OPSET)
+        opset = _OPSET_OF_FOURIER if dynamo else OPSET
+        torch.onnx.export(network, (picture,), paths[0], dynamo=dynamo, opset_version=opset)
         graph = capture(network, _SIZE, _SIZE)
     paths[1].write_bytes(emit_onnx(lower(graph, Runtime.ONNX)[0], DType.FP32, {}))
     paths[2].write_bytes(emit_tflite(lower(graph, Runtime.TFLITE)[0], DType.FP32, {}))
@@ -292,11 +330,13 @@ def main() -> None:
     print(f"FP32, {_SIZE}x{_SIZE}, {host_facts()['cpu']}")
     columns = "".join(f" plain {n}T ms | onnx | tflite |" for n in args.threads)
     print(f"| network |{columns}\n| --- |{' --: | --: | --: |' * len(args.threads)}")
-    for name in (name for name in NETWORKS if args.network in name):
+    networks = NETWORKS if args.network not in NEEDS_ONNXSCRIPT else NEEDS_ONNXSCRIPT
+    for name in (name for name in networks if args.network in name):
         torch.manual_seed(0)
         cells = [name]
         with tempfile.TemporaryDirectory() as folder:
-            paths = write(NETWORKS[name](), Path(folder))
+            dynamo = name in NEEDS_ONNXSCRIPT
+            paths = write(networks[name](), Path(folder), dynamo=dynamo)
             for threads in args.threads:
                 plain, *ours = measure(paths, args, threads)
                 cells += [f"{plain:.1f}", *(f"{taken / plain:.2f}" for taken in ours)]

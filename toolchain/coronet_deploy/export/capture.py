@@ -16,9 +16,20 @@ import torch
 from torch import fx, nn
 
 from coronet_deploy.errors import ConversionFailed
-from coronet_deploy.export.aten import attention, einsum, modulated, moved
+from coronet_deploy.export.aten import attention, einsum, modulated, moved, spectra
 from coronet_deploy.export.aten.assembled import Assembly
 from coronet_deploy.export.aten.names import ALIASES
+from coronet_deploy.export.aten.nodes import (
+    given_by,
+    is_module,
+    layer_of,
+    name_of,
+    named_arguments,
+    operator_of,
+    shares_memory,
+    wrapped_by,
+    writes_memory,
+)
 from coronet_deploy.export.aten.table import (
     COPIES,
     DROPOUTS,
@@ -44,6 +55,7 @@ _WRITES = "aten.copy"
 _SAYS_NOTHING = "aten._assert_tensor_metadata"
 _RANK = 4
 _MOVING = moved.MOVES | SPREADING
+_SPECTRAL = {*spectra.TRANSFORMS, *spectra.SHIFTS, *spectra.TRANSLATIONS}
 _PRODUCTS = {**attention.TRANSLATIONS, **einsum.TRANSLATIONS}
 
 
@@ -123,7 +135,7 @@ class _Program:
                 "the network must take one picture and return one, "
                 f"not {len(pictures)} and {len(signature.user_outputs)}"
             )
-        (output,) = _given(self._program.graph)
+        (output,) = given_by(self._program.graph)
         if not self._to.is_picture(output):
             what = "a constant" if isinstance(output, fx.Node) else f"{output}"
             raise ConversionFailed(f"the network returns {what} and no picture")
@@ -144,7 +156,7 @@ class _Program:
     def _number(self, graph: fx.Graph) -> None:
         """Give all nodes numbers in the order in which they run, a wrapped part first."""
         for node in graph.nodes:
-            if (part := _wrapped(node)) is not None:
+            if (part := wrapped_by(node)) is not None:
                 self._number(part.graph)
             self._order[node] = len(self._order)
 
@@ -152,17 +164,19 @@ class _Program:
         return any(self._order[user] > self._order[node] for user in value.users)
 
     def _walk(self, graph: fx.Graph) -> None:
-        self._to.kernels.update(modulated.weights_of(graph, _operator))
+        self._to.kernels.update(modulated.weights_of(graph, operator_of))
         for node in graph.nodes:
-            if node.op != "call_function" or _operator(node) == _SAYS_NOTHING:
+            if node.op != "call_function" or operator_of(node) == _SAYS_NOTHING:
                 continue
-            where = _layer(node)
+            where = layer_of(node)
             self._to.builder.scope = where
             try:
                 self._take(node)
             except (Refused, ValueError) as error:
-                what = f"operator {_name(node)} in layer {where or 'the network itself'!r}: {error}"
-                raise _refusal(what, _operator(node)) from error
+                what = (
+                    f"operator {name_of(node)} in layer {where or 'the network itself'!r}: {error}"
+                )
+                raise _refusal(what, operator_of(node)) from error
             for source in node.all_input_nodes:  # places of numbers take as much as these
                 if not self._read_after(source, node):
                     self._to.values.pop(source, None)
@@ -171,23 +185,26 @@ class _Program:
         """Translate one node, or what it wraps, and note what its result is."""
         if node.target is operator.getitem:
             self._pick(node)
-        elif (part := _wrapped(node)) is not None:
+        elif (part := wrapped_by(node)) is not None:
             self._inline(node, part)
         elif not hasattr(node.target, "_schema"):
             raise Refused("is not supported")
         elif not self._goes_into(node):
-            if not _shares(node) or _writes(node):
+            if not shares_memory(node) or writes_memory(node):
                 self._assembly.require_whole(node.all_input_nodes)
             self._to.compute(node)
-        elif _operator(node) == _WRITES and node.args[0] in self._to.weights:
+        elif operator_of(node) == _WRITES and node.args[0] in self._to.weights:
             self._assembly.write(node, *node.args[:2])  # type: ignore[arg-type]
         else:
             self._assembly.require_whole(node.all_input_nodes)
-            self._translate(node)
+            if spectra.concerns(node, operator_of(node)):
+                self._translate_complex(node)
+            else:
+                self._translate(node)
 
     def _goes_into(self, node: fx.Node) -> bool:
         """Return whether the picture goes into what an operator makes, and not its shape alone."""
-        key, sources = _operator(node), node.all_input_nodes
+        key, sources = operator_of(node), node.all_input_nodes
         if key in OF_ANOTHERS_SHAPE:
             sources = sources[:1]
         return key not in FILLING and any(map(self._to.is_picture, sources))
@@ -196,8 +213,8 @@ class _Program:
         """Take one of several tensors: of the parts of one, or of what a wrapped part gives."""
         source: Any = node.args[0]
         place: Any = node.args[1]
-        part = _wrapped(source)
-        given = source if part is None else _given(part.graph)[place]
+        part = wrapped_by(source)
+        given = source if part is None else given_by(part.graph)[place]
         if given in self._to.weights:
             held = self._to.weights[given]
             self._to.weights[node] = held if part else held[place]
@@ -217,13 +234,13 @@ class _Program:
 
     def _inline(self, node: fx.Node, part: fx.GraphModule) -> None:
         """Walk through a part of the network that stands under another mode of torch."""
-        if _name(node) == _AUTOCAST:
+        if name_of(node) == _AUTOCAST:
             device, dtype, enabled = node.args[:3]
             if enabled and device == "cpu":
                 raise Refused(f"computes in {dtype}; leave torch.autocast out of the forward")
-        elif _name(node) != _GRAD:
+        elif name_of(node) != _GRAD:
             raise Refused("is not supported")
-        first = next(i for i, a in enumerate(node.args) if _is_module(a)) + 1
+        first = next(i for i, a in enumerate(node.args) if is_module(a)) + 1
         taken = [n for n in part.graph.nodes if n.op == "placeholder"]
         for inner, outer in zip(taken, node.args[first:], strict=True):
             if outer in self._to.weights:
@@ -235,12 +252,23 @@ class _Program:
         # What is computed of learnt tensors alone is picked from inside.
         self._to.values[node] = [
             "" if value in self._to.weights else self._to.value(value)
-            for value in _given(part.graph)
+            for value in given_by(part.graph)
         ]
+
+    def _translate_complex(self, node: fx.Node) -> None:
+        """Translate one operator that takes or gives complex numbers."""
+        if writes_memory(node):
+            raise Refused("writes complex numbers into memory that is there")
+        key, arguments = operator_of(node), named_arguments(node)
+        self._to.values[node] = spectra.translate(
+            self._to, node, key, arguments, moved.MOVES, IDENTITIES
+        )
+        if shares_memory(node):
+            self._memory.part(node, node.args[0])  # type: ignore[arg-type]
 
     def _translate(self, node: fx.Node) -> None:
         """Translate one operator into the builder."""
-        key, arguments = _operator(node), _named_arguments(node)
+        key, arguments = operator_of(node), named_arguments(node)
         value: Any
         convolution = TRANSLATIONS.get(key, unsupported(key))
         value = modulated.translate(
@@ -267,13 +295,13 @@ class _Program:
             value = parts[0] if isinstance(value, str) else parts
         self._to.values[node] = value
         source = node.args[0]
-        if _writes(node):
+        if writes_memory(node):
             for same in self._memory.write(node, source, self._to.values):  # type: ignore[arg-type]
                 self._to.values[same] = value
             self._memory.same(node, source)  # type: ignore[arg-type]
         elif key in (IDENTITIES | DROPOUTS) - COPIES:
             self._memory.same(node, source)  # type: ignore[arg-type]
-        elif _shares(node):
+        elif shares_memory(node):
             self._memory.part(node, source)  # type: ignore[arg-type]
 
     def _takes_pictures(self, node: fx.Node, key: str) -> bool:
@@ -319,7 +347,7 @@ class _Program:
 
 def _refusal(what: str, key: str) -> ConversionFailed:
     """Return the error for an operator, with those that are supported if it is none of them."""
-    known = {*TRANSLATIONS, *_PRODUCTS, *moved.MOVES, *moved.BY_THEMSELVES, *ALIASES}
+    known = {*TRANSLATIONS, *_PRODUCTS, *_SPECTRAL, *moved.MOVES, *moved.BY_THEMSELVES, *ALIASES}
     if key in known:
         return ConversionFailed(what)
     names = sorted({k.removeprefix("aten.").strip("_") for k in known if "__" not in k})
@@ -334,64 +362,6 @@ def _without_ones(shape: Shape) -> Shape:
     return tuple(size for size in shape if size > 1)
 
 
-def _shares(node: fx.Node) -> bool:
-    """Return whether an operator gives the memory that it takes."""
-    schema: Any = node.target._schema  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
-    return any(given.alias_info is not None for given in schema.returns)
-
-
-def _writes(node: fx.Node) -> bool:
-    """Return whether an operator changes the memory that it takes."""
-    schema: Any = node.target._schema  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
-    return any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
-
-
 def _pairs(value: str | list[str], made: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever torch gives
     """Yield each value that stands for a tensor, and what torch says of that."""
     yield from [(value, made)] if isinstance(value, str) else zip(value, made, strict=False)
-
-
-def _name(node: fx.Node) -> str:
-    """Return what an operator is called, "aten.relu_.default"."""
-    schema = hasattr(node.target, "_schema")
-    return str(node.target) if schema else getattr(node.target, "__name__", str(node.target))
-
-
-def _operator(node: fx.Node) -> str:
-    """Return the operator without its overload, "aten.relu", in place or not, by its first name."""
-    name = _name(node).rpartition(".")[0].rstrip("_")
-    return ALIASES.get(name, name)
-
-
-def _given(graph: fx.Graph) -> Any:  # noqa: ANN401 - whatever torch lists
-    """Return what a graph gives, in order."""
-    return next(node for node in graph.nodes if node.op == "output").args[0]
-
-
-def _is_module(argument: object) -> bool:
-    return isinstance(argument, fx.Node) and argument.op == "get_attr"
-
-
-def _wrapped(node: fx.Node) -> fx.GraphModule | None:
-    """Return the part of the network that a node runs under another mode, if it does."""
-    name = next((a for a in node.args if _is_module(a)), None)
-    if node.op != "call_function" or name is None:
-        return None
-    part = getattr(node.graph.owning_module, name.target)  # type: ignore[union-attr, arg-type]
-    return part if isinstance(part, fx.GraphModule) else None
-
-
-def _layer(node: fx.Node) -> str:
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return str(stack[-1][0]) if stack else ""
-
-
-def _named_arguments(node: fx.Node) -> dict[str, Any]:
-    """Return the operator's arguments by the names in its schema, in its order, defaults too."""
-    schema = node.target._schema  # type: ignore[union-attr]  # noqa: SLF001 - torch's only way
-    given = {a.name: v for a, v in zip(schema.arguments, node.args, strict=False)} | node.kwargs
-    return {
-        a.name: given.get(a.name, a.default_value)
-        for a in schema.arguments
-        if a.name in given or a.has_default_value()
-    }

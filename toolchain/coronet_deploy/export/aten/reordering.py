@@ -26,7 +26,7 @@ def permuted(to: Builder, value: str, index: Tensor) -> str | None:
 
     It may have a part of them: channels, lines and columns next to each other, or any channels.
     """
-    found = cut(to, value, index) or _some_channels(to, value, index)
+    found = cut(to, value, index) or some_channels(to, value, index)
     if found is None:
         return None
     value, index = found
@@ -93,7 +93,7 @@ def cut(to: Builder, value: str, index: Tensor) -> tuple[str, Tensor] | None:
     return _block(to, value, begin, block), inside
 
 
-def _some_channels(to: Builder, value: str, index: Tensor) -> tuple[str, Tensor] | None:
+def some_channels(to: Builder, value: str, index: Tensor) -> tuple[str, Tensor] | None:
     """Return those channels of `value` of which `index` has all, and where its numbers stand there.
 
     As parts of each of several heads are.

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from coronet_deploy.export import operators as ops
 from coronet_deploy.export.aten.orders import beside
-from coronet_deploy.export.aten.reordering import cut, permuted
+from coronet_deploy.export.aten.reordering import cut, permuted, some_channels
 from coronet_deploy.export.aten.spans import as_moved, checked, nchw, numbers_by, spanned
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
+from coronet_deploy.export.permuting import PickChannels
 
 _MOST_PARTS = 8
 _CHANNEL = 3
@@ -22,14 +24,52 @@ _TOKENS = 3  # axes
 def stack(t: Translation, node: fx.Node, *, tensors: list[fx.Node], dim: int) -> str | Moved:
     """Return tensors along an axis of their own."""
     first = as_moved(t, next(filter(t.is_picture, tensors)))
-    values = [
-        beside(t, as_moved(t, tensor), first) if t.is_picture(tensor) else _all_of(t, tensor, first)
+    held = [
+        as_moved(t, tensor)
+        if t.is_picture(tensor)
+        else Moved(_all_of(t, tensor, first), first.index)
         for tensor in tensors
     ]
+    return checked(t, node.meta["val"], *together(t, held, dim))
+
+
+def together(t: Translation, held: list[Moved], dim: int) -> tuple[str, Tensor]:
+    """Return one value of several, and the places of their numbers along an axis of their own."""
+    whole = [_before_picking(t, one) for one in held]
+    if all(one.value == whole[0].value for one in whole):  # which has them together already
+        return whole[0].value, torch.stack([one.index for one in whole], dim)
+    first, *_ = held = [without_others(t, one) for one in held]
+    values = [beside(t, one, first) for one in held]
     shapes = {t.builder.shapes[value] for value in values}
     if len(shapes) > 1 or next(iter(shapes))[0] > 1:
         raise Refused(f"takes values of unlike shapes {sorted(shapes)}")
-    return checked(t, node.meta["val"], *joined(t, values, first.index, dim))
+    return joined(t, values, first.index, dim)
+
+
+def without_others(t: Translation, held: Moved) -> Moved:
+    """Return numbers as those of a part of their value that has no others, if there is one."""
+    for part in (cut, some_channels):
+        found = part(t.builder, held.value, held.index)
+        if found is not None:
+            return Moved(*found)
+    return held
+
+
+def _before_picking(t: Translation, held: Moved) -> Moved:
+    """Return the numbers of some channels of a value as numbers of that value."""
+    node = t.builder.producer(held.value)
+    shape = t.builder.shapes
+    if node is None or shape[held.value][0] > 1:
+        return held
+    if isinstance(node.op, PickChannels):
+        channels = torch.tensor(node.op.order)
+    elif isinstance(node.op, ops.Slice) and shape[node.inputs[0]][:3] == shape[held.value][:3]:
+        channels = torch.arange(node.op.size[_CHANNEL]) + node.op.begin[_CHANNEL]
+    else:
+        return held
+    pixels = math.prod(shape[held.value][:3])
+    places = channels[held.index // pixels] * pixels + held.index % pixels
+    return Moved(node.inputs[0], places)
 
 
 def _all_of(t: Translation, learnt: fx.Node, first: Moved) -> str:

@@ -121,7 +121,6 @@ def _dropout(t: Translation, *, p: float, train: bool, **picture: fx.Node) -> st
 
 
 _WHY_NOT = {
-    "fft": "neither runtime has a Fourier transform on its fast path",
     "grid_sampler": "neither runtime samples at computed places on its fast path",
     "conv3d": "a picture has two dimensions",
     "index_put": "what is written where is not known before; torch.where chooses by a mask",

@@ -32,7 +32,12 @@ _STEEP = 4096.0  # twice, which makes a sign of all but the smallest numbers
 
 def sine(t: Translation, *, self: fx.Node) -> str:
     """sin(x), of what is left of whole turns, mirrored at right angles."""
-    to, x = t.builder, _within_a_turn(t, self)
+    return sine_of(t, t.value(self))
+
+
+def sine_of(t: Translation, angle: str) -> str:
+    """Return the sines of a value."""
+    to, x = t.builder, _within_a_turn(t.builder, angle)
     # sin(x) = sin(pi - x) = sin(-pi - x), of which one is within.
     right = to.emit(ops.Sub(), to.constant([math.pi]), x)
     left = to.emit(ops.Sub(), to.constant([-math.pi]), x)
@@ -41,14 +46,18 @@ def sine(t: Translation, *, self: fx.Node) -> str:
 
 def cosine(t: Translation, *, self: fx.Node) -> str:
     """cos(x) = sin(pi / 2 - |x|), of what is left of whole turns."""
-    to, x = t.builder, _within_a_turn(t, self)
+    return cosine_of(t, t.value(self))
+
+
+def cosine_of(t: Translation, angle: str) -> str:
+    """Return the cosines of a value."""
+    to, x = t.builder, _within_a_turn(t.builder, angle)
     apart = to.emit(Maximum(), x, to.emit(ops.Mul(), x, to.constant([-1.0])))
     return _sine_of_acute(to, to.emit(ops.Sub(), to.constant([math.pi / 2]), apart))
 
 
-def _within_a_turn(t: Translation, self: fx.Node) -> str:
+def _within_a_turn(to: Builder, x: str) -> str:
     """Return what is left of an angle without whole turns, from -pi to pi."""
-    to, x = t.builder, t.value(self)
     turns = to.emit(Round(), to.emit(ops.Mul(), x, to.constant([1 / (2 * math.pi)])))
     for part in (_TURN, _REST):
         x = to.emit(ops.Sub(), x, to.emit(ops.Mul(), turns, to.constant([part])))
