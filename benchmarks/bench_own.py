@@ -272,7 +272,8 @@ class Frequencies(nn.Module):
         """Return (1, C, H, W)."""
         spectrum = torch.fft.rfftn(x, dim=(-2, -1), norm="ortho")
         pairs = torch.stack((spectrum.real, spectrum.imag), 2).flatten(1, 2)
-        pairs = F.relu(self.norm(self.conv(pairs))).unflatten(1, (-1, 2))
+        pairs = F.relu(self.norm(self.conv(pairs)))
+        pairs = pairs.view(len(x), -1, 2, *pairs.shape[2:])
         spectrum = torch.complex(pairs[:, :, 0], pairs[:, :, 1])
         picture: Tensor = torch.fft.irfftn(spectrum, s=x.shape[-2:], dim=(-2, -1), norm="ortho")
         return picture
