@@ -15,8 +15,12 @@ import stat
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from coronet_deploy.errors import BadInput, EnvironmentProblem
+
+DEEPEST = 500
+"""How deep JSON may be nested: what writes ours needs six levels."""
 
 _CHUNK = 1 << 20
 _TEMPORARY_BYTES = 1 << 14  # of what a launch answers
@@ -259,10 +263,28 @@ def require_utf8(name: str, use: str = "no run file can hold it") -> None:
         ) from error
 
 
+def plain_json(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
+    """Return what JSON text holds.
+
+    Raises:
+        ValueError: it is not whole JSON.
+        RecursionError: it is nested deeper than `DEEPEST`; each Python has another limit itself.
+
+    """
+    plain = json.loads(text)
+    level = [plain] if isinstance(plain, dict | list) else []
+    for _ in range(DEEPEST):
+        inside = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [x for values in inside for x in values if isinstance(x, dict | list)]
+        if not level:
+            return plain
+    raise RecursionError
+
+
 def json_value(text: str | bytes, key: str) -> object:
     """Return what a JSON object holds under `key`, None if it has none or the text is no such."""
     try:
-        plain = json.loads(text)
+        plain = plain_json(text)
     except (ValueError, RecursionError):
         return None
     return plain.get(key) if isinstance(plain, dict) else None

@@ -7,7 +7,6 @@ history as a store that they were imported into.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import statistics
@@ -21,7 +20,7 @@ import numpy as np
 from coronet_deploy.errors import BadInput
 from coronet_deploy.results.keys import Key, Setup, setup_hash, setup_of
 from coronet_deploy.results.schema import run_from_json
-from coronet_deploy.storage import existing_file
+from coronet_deploy.storage import existing_file, plain_json
 from coronet_deploy.vocabulary import Launch, Run, Target
 
 _RUN_BEGINS = re.compile(rb'\s*\{\s*"schema_version"\s*:')
@@ -255,7 +254,7 @@ def _utc(created: str, path: Path) -> str:
 def is_run_file(path: Path) -> bool:
     """Return whether the file at `path` is whole JSON that means to be a run."""
     try:
-        return _says_it_is_a_run(json.loads(path.read_bytes()))
+        return _says_it_is_a_run(plain_json(path.read_bytes()))
     except (ValueError, RecursionError):
         return False
 
@@ -267,7 +266,7 @@ def _is_other_json(path: Path) -> bool:
         # Ours begin with their version, and need not be read as JSON twice.
         if holds_launches and _RUN_BEGINS.match(data):
             return False
-        plain = json.loads(data)
+        plain = plain_json(data)
     except (OSError, ValueError, RecursionError):
         return False
     return not (holds_launches and _says_it_is_a_run(plain))

@@ -26,7 +26,7 @@ from coronet_deploy.errors import BadInput, EnvironmentProblem
 from coronet_deploy.locks import take_lock
 from coronet_deploy.results.files import write_run
 from coronet_deploy.results.schema import launch_to_plain, run_from_json, run_to_json
-from coronet_deploy.storage import existing_file
+from coronet_deploy.storage import existing_file, plain_json
 from coronet_deploy.vocabulary import Launch, Run
 
 SUFFIX = ".partial"
@@ -222,7 +222,7 @@ def _tells_host(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.readline()
     try:
-        return _on_host(json.loads(head)["conditions"])
+        return _on_host(plain_json(head)["conditions"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return True
 
@@ -243,7 +243,7 @@ def read_journal(path: Path) -> Run:
     plain: list[Any] = []
     for number, line in enumerate(lines):
         try:
-            plain.append(json.loads(line))
+            plain.append(plain_json(line))
         except (ValueError, RecursionError) as error:
             if number == len(lines) - 1 and number:
                 break
@@ -281,7 +281,7 @@ def _tools(run: Run) -> dict[str, str]:
 
 
 def _head(run: Run) -> bytes:
-    return _line(json.loads(run_to_json(replace(run, launches=()))))
+    return _line(plain_json(run_to_json(replace(run, launches=()))))
 
 
 def _line(plain: Mapping[str, Any]) -> bytes:

@@ -26,6 +26,7 @@ from pydantic import (
 
 from coronet_deploy.errors import BadInput, refuse_newer
 from coronet_deploy.results.migrate import migrated
+from coronet_deploy.storage import plain_json
 from coronet_deploy.vocabulary import Launch, Run, Target
 
 SCHEMA_VERSION = 1
@@ -168,7 +169,7 @@ def run_from_json(data: bytes, source: str) -> Run:
 
     """
     try:
-        plain = json.loads(data)
+        plain = plain_json(data)
     except RecursionError as error:
         raise BadInput(f"{source} is not a run file: its tables are nested too deep") from error
     except ValueError as error:
