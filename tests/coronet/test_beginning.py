@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from coronet_deploy.cli import main
-from coronet_deploy.coronet.checkpoint import Stage, load_checkpoint, save_unpruned_twin
+from coronet_deploy.coronet.checkpoint import Checkpoint, Stage, load_checkpoint, save_unpruned_twin
 from coronet_deploy.coronet.generator import CoroNetGenerator
 from coronet_deploy.coronet.hypernetwork import Form
 from coronet_deploy.coronet.materialize import materialize
@@ -177,7 +177,8 @@ def test_a_finished_training_is_gone_on_with_in_either_direction(
 ) -> None:
     before = tmp_path / "before"
     there, back = trained(cli, place, "cyclegan", before)
-    flags = ("--from", before, "--set", "search.steps=0", *STILL)
+    others = ("--set", "search.target=0.35", "--set", "search.threshold=0.01")
+    flags = ("--from", before, "--set", "search.steps=0", *others, *STILL)
     for direction, (first, second) in {"AtoB": (there, back), "BtoA": (back, there)}.items():
         output = tmp_path / direction
         turned = ("--set", f"data.direction={direction}")
@@ -186,7 +187,7 @@ def test_a_finished_training_is_gone_on_with_in_either_direction(
             after = load_checkpoint(result)
             assert after.plan == load_checkpoint(begun).plan
             assert after.full == load_checkpoint(begun).full
-            assert after.header.stage is Stage.DENSE
+            _has_the_latents_of(after, load_checkpoint(begun))
             assert after.header.direction == load_checkpoint(begun).header.direction
             x = torch.rand(1, 3, 32, 32) * 2 - 1
             assert torch.equal(drawn(result, x), drawn(begun, x))
@@ -197,10 +198,21 @@ def test_a_finished_training_is_gone_on_with_in_either_direction(
             for name, tensor in judges[1][now].items():
                 assert torch.equal(tensor, judges[0][then][name]), name
     # And learns on: other weights, of the same channels.
-    (moved, _) = trained(cli, place, "cyclegan", tmp_path / "moved", *flags[:4])
+    (moved, _) = trained(cli, place, "cyclegan", tmp_path / "moved", *flags[:8])
     assert load_checkpoint(moved).plan == load_checkpoint(there).plan
     x = torch.rand(1, 3, 32, 32) * 2 - 1
     assert 1e-4 < (drawn(moved, x) - drawn(there, x)).abs().max() < 0.5
+
+
+def _has_the_latents_of(after: Checkpoint, before: Checkpoint) -> None:
+    """What chose the channels, and how it was asked to, stays with a network that is trained on."""
+    assert after.header.stage is before.header.stage is Stage.FINETUNED
+    assert after.latents is not None
+    assert before.latents is not None
+    for group, vector in before.latents.vectors.items():
+        assert torch.equal(after.latents.vectors[group], vector), group
+    told = {"target", "form", "embedding", "threshold", "min_channels"}
+    assert after.header.model_dump(include=told) == before.header.model_dump(include=told)
 
 
 def _judges(state: Path) -> list[dict[str, torch.Tensor]]:
@@ -267,8 +279,11 @@ def test_a_dense_generator_is_pruned_and_a_killed_run_resumes_exactly(
         earlier = load_checkpoint(tmp_path / "whole" / result.name)
         assert checkpoint.full == earlier.full
         assert macs(checkpoint.plan) / macs(checkpoint.full) <= 0.15
-        kept = checkpoint.plan.groups
-        assert all(kept[group] <= width for group, width in earlier.plan.groups.items())
+        assert checkpoint.latents is not None
+        assert earlier.latents is not None
+        for group in earlier.plan.groups:  # of the channels that lived, some live still
+            now, then = (one.keep(group) for one in (checkpoint.latents, earlier.latents))
+            assert not (now & ~then).any(), group
 
 
 def test_who_begins_with_what_is_told(cli: Cli, place: Path, tmp_path: Path) -> None:

@@ -16,7 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
+from coronet_deploy.coronet.checkpoint import METADATA_KEY
 from quality_data import write_pairs, write_squeezenet
 from support import kill_after_saves
 
@@ -107,9 +110,18 @@ def trained(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    kept = [path for path in output.rglob("*") if path.suffix in {".safetensors", ".png"}]
-    files = {str(path.relative_to(output)): path.read_bytes() for path in kept}
+    files = {str(p.relative_to(output)): p.read_bytes() for p in output.rglob("*.png")}
+    for path in output.rglob("*.safetensors"):
+        files[str(path.relative_to(output))] = without_history(path, device)
     return files, json.loads(waits.read_text())
+
+
+def without_history(path: Path, device: str) -> bytes:
+    """Return a checkpoint without the history, which names the device, and checks that it does."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()[METADATA_KEY])
+    assert header.pop("history")[-1]["device"] == device
+    return save(load_file(path), {METADATA_KEY: json.dumps(header)})
 
 
 def written(tmp_path: Path, form: str, precision: str, game: dict[str, object]) -> Path:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coronet_deploy.cli._shared import read_checkpoint, table_console
-from coronet_deploy.report.grid import print_text
 
 if TYPE_CHECKING:
     from coronet_deploy.coronet.checkpoint import Checkpoint
@@ -69,6 +68,7 @@ def show(checkpoint: Checkpoint) -> None:
     from rich.table import Table
 
     from coronet_deploy.coronet.lineage import told
+    from coronet_deploy.report.grid import print_text
 
     values = facts(checkpoint)
     console = table_console()

@@ -96,7 +96,8 @@ class Header(BaseModel):
 class Checkpoint:
     """A checkpoint that was read and found whole.
 
-    `plan` holds the living channels, `full` those of the unpruned generator.
+    `plan` holds the living channels, `full` those of the unpruned generator; `latents` is what
+    chose them, of full length, if the file is of a network that was cut.
     """
 
     path: Path
@@ -106,6 +107,7 @@ class Checkpoint:
     plan: ChannelPlan
     full: ChannelPlan
     network: nn.Module
+    latents: LatentVectors | None = None
 
     @property
     def id(self) -> str:
@@ -159,10 +161,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise BadInput(
                 f"{path}: channel plan: group {group!r} keeps {channels} of {full.groups[group]}"
             )
+    cut = header.stage is Stage.FINETUNED
+    latents = _taken_latents(path, header, held, tensors) if cut else None
     network = _network(path, header, held, tensors)
     plan = network.latents.living_plan() if isinstance(network, CoroNetGenerator) else held
     kind = Kind.DENSE if header.stage is Stage.DENSE else Kind.CORONET
-    return Checkpoint(path, sha256_of(path), kind, header, plan, full, network)
+    return Checkpoint(path, sha256_of(path), kind, header, plan, full, network, latents)
 
 
 def save_dense(checkpoint: Checkpoint, output: Path, pictures: Sequence[Array]) -> float:
@@ -244,9 +248,6 @@ def _network(
             min_channels=header.min_channels,
         )
         return _filled(path, make, tensors)
-    if header.stage is Stage.FINETUNED:
-        latents = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_LATENTS)}
-        _check_latents(path, header, held, latents)
     prefix = "network."
     dense = {k.removeprefix(prefix): v for k, v in tensors.items()}
     return _filled(path, partial(build_generator, held), dense)
@@ -265,14 +266,14 @@ def _filled(path: Path, make: Callable[[], nn.Module], tensors: Mapping[str, Ten
     return network.eval()
 
 
-def _check_latents(
+def _taken_latents(
     path: Path, header: Header, held: ChannelPlan, tensors: dict[str, Tensor]
-) -> None:
-    """Check that full-length latents are there and keep as many entries as the plan says."""
+) -> LatentVectors:
+    """Take full-length latents out of a file's tensors; they keep as many as the plan says."""
     total = replace(held, groups=header.total)
     latents = LatentVectors(total, threshold=header.threshold, min_channels=header.min_channels)
-    vectors = {k.removeprefix("latents."): v for k, v in tensors.items()}
-    load_strictly(path, latents, vectors)
+    names = [name for name in tensors if name.startswith(_LATENTS)]
+    load_strictly(path, latents, {k.removeprefix("latents."): tensors.pop(k) for k in names})
     living = latents.living_plan()
     for group, channels in held.groups.items():
         if living.groups[group] != channels:
@@ -280,6 +281,7 @@ def _check_latents(
                 f"{path}: channel plan: group {group!r} has {channels} channels, "
                 f"its latent vector {living.groups[group]}"
             )
+    return latents
 
 
 def load_strictly(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -25,6 +25,7 @@ from coronet_deploy.coronet.checkpoint import (
 )
 from coronet_deploy.coronet.data import Direction
 from coronet_deploy.coronet.generator import CoroNetGenerator, kept_channels, slice_dead
+from coronet_deploy.coronet.hypernetwork import Form
 from coronet_deploy.coronet.lineage import Origin, Training
 from coronet_deploy.coronet.materialize import materialize
 from coronet_deploy.coronet.recipe import Recipe
@@ -54,6 +55,7 @@ class Pupil:
         # dead entries zero.
         self.alive = {k: torch.arange(n) for k, n in recipe.full.groups.items()}
         self.latents: dict[str, Tensor] = {}
+        self.chosen = _choice_of(recipe)
         self.origin: Origin | None = None
         self.past: tuple[Training, ...] = ()  # before this training
         self.network = self._searched(recipe.full) if recipe.prunes else self._plain(recipe.full)
@@ -69,12 +71,17 @@ class Pupil:
         plan, dense = checkpoint.plan, checkpoint.generator()
         self.origin, self.past = checkpoint.origin, checkpoint.header.history
         self.alive = {k: torch.arange(n) for k, n in plan.groups.items()}
+        if (latents := checkpoint.latents) is not None:
+            self.alive = {k: latents.keep(k).nonzero().flatten() for k in plan.groups}
         if self.controller.ratio(plan) > self.recipe.target_ratio:
             self.network = self._searched(plan)
             take_over(self.network, dense)
         else:
             self.network = self._plain(plan)
             self.network.load_state_dict(dense.state_dict())
+            if latents is not None:  # what chose its channels goes with it
+                self.latents = {k: v.detach().clone() for k, v in latents.vectors.items()}
+                self.chosen = {name: getattr(checkpoint.header, name) for name in self.chosen}
         self.optimizer = self._adam()
 
     def _searched(self, plan: ChannelPlan) -> CoroNetGenerator:
@@ -186,6 +193,7 @@ class Pupil:
             "plan": held.as_json(),
             "alive": self.alive,
             "latents": self.latents,
+            "chosen": {**self.chosen, "form": self.chosen["form"].value},
             "origin": self.origin and self.origin.model_dump(),
             "past": [training.model_dump(mode="json") for training in self.past],
             "network": self.network.state_dict(),
@@ -198,7 +206,9 @@ class Pupil:
         # Indices and latents stay in main memory whatever device the networks are loaded to.
         self.alive = {k: v.cpu() for k, v in state["alive"].items()}
         self.latents = {k: v.cpu() for k, v in state["latents"].items()}
-        origin = state.get("origin")  # older states tell of neither
+        chosen = state.get("chosen", self.chosen)  # older states tell of none of these
+        self.chosen = {**chosen, "form": Form(chosen["form"])}
+        origin = state.get("origin")
         self.origin = Origin(**origin) if origin else None
         self.past = tuple(Training(**training) for training in state.get("past", ()))
         del self.network, self.optimizer  # there need not be room for two
@@ -219,12 +229,20 @@ class Pupil:
             direction=_direction(r, reverse=self.name != r.model.id).value,
             plan=self.plan.as_json(),
             total=dict(r.full.groups),
-            target=r.target_ratio if r.prunes else None,
-            form=r.search.form,
-            embedding=r.search.embedding,
-            threshold=r.search.threshold,
-            min_channels=r.search.least_channels,
+            **self.chosen,
         )
+
+
+def _choice_of(recipe: Recipe) -> dict[str, Any]:
+    """Return what a checkpoint tells of the search that chooses its channels."""
+    search = recipe.search
+    return {
+        "target": recipe.target_ratio if recipe.prunes else None,
+        "form": search.form,
+        "embedding": search.embedding,
+        "threshold": search.threshold,
+        "min_channels": search.least_channels,
+    }
 
 
 def _direction(recipe: Recipe, *, reverse: bool) -> Direction:
