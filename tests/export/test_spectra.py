@@ -97,6 +97,8 @@ COMPLEX: dict[str, Drawing] = {
     "a learnt real part": lambda x: back(torch.complex(SPREAD, rfft(x).imag)),
     "magnitudes": lambda x: rfft(x).abs(),
     "by magnitudes": lambda x: back(rfft(x) * torch.sigmoid(rfft(x).abs())),
+    "a mask of one channel": lambda x: back(rfft(x[:, :1]).abs().sigmoid() * rfft(x)),
+    "one channel more": lambda x: back(rfft(x[:, :1]) + rfft(x)),
     "over magnitudes": lambda x: back(rfft(x) / (rfft(x).abs() + 0.1)),
     "a real mask": lambda x: back(rfft(x) * MASK),
     "a learnt filter": lambda x: back(rfft(x) * WHOLE),

@@ -175,6 +175,9 @@ def _combined(t: Translation, op: ops.Operator, one: _Part, other: _Part) -> _Pa
     to = t.builder
     if one is None or other is None:
         return None
+    if isinstance(one, Moved) and isinstance(other, Moved) and isinstance(op, ops.Add | ops.Mul):
+        # The smaller one is spread, as the magnitudes of one channel are over all.
+        one, other = sorted((one, other), key=lambda part: -part.index.numel())
     if isinstance(one, Moved):
         more = beside(t, other, one) if isinstance(other, Moved) else _lying(t, other, one)
         return Moved(to.emit(op, one.value, more), one.index)
