@@ -7,6 +7,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coronet_deploy.coronet.checkpoint import Checkpoint
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -56,3 +60,14 @@ def fill(folder: Path) -> Path:
             except OSError:
                 continue
     return path
+
+
+def keeps_latents(after: Checkpoint, before: Checkpoint) -> None:
+    """Fail unless what chose `before`'s channels, and how it was asked to, went on to `after`."""
+    assert after.header.stage == before.header.stage == "finetuned"
+    assert after.latents is not None
+    assert before.latents is not None
+    for group, vector in before.latents.vectors.items():
+        assert vector.equal(after.latents.vectors[group]), group
+    told = {"target", "form", "embedding", "threshold", "min_channels"}
+    assert after.header.model_dump(include=told) == before.header.model_dump(include=told)

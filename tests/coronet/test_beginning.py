@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from coronet_deploy.cli import main
-from coronet_deploy.coronet.checkpoint import Checkpoint, Stage, load_checkpoint, save_unpruned_twin
+from coronet_deploy.coronet.checkpoint import Stage, load_checkpoint, save_unpruned_twin
 from coronet_deploy.coronet.generator import CoroNetGenerator
 from coronet_deploy.coronet.hypernetwork import Form
 from coronet_deploy.coronet.materialize import materialize
@@ -28,7 +28,7 @@ from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.storage import sha256_of
 from coronet_deploy.vocabulary import Architecture, Norm
 from foreign_networks import judge, resnet, unet
-from support import COMMAND, TINY_PIX2PIX, Cli, kill_after_saves
+from support import COMMAND, TINY_PIX2PIX, Cli, keeps_latents, kill_after_saves
 
 PIX2PIX = f"""{TINY_PIX2PIX}[search]
 steps = 6
@@ -187,7 +187,7 @@ def test_a_finished_training_is_gone_on_with_in_either_direction(
             after = load_checkpoint(result)
             assert after.plan == load_checkpoint(begun).plan
             assert after.full == load_checkpoint(begun).full
-            _has_the_latents_of(after, load_checkpoint(begun))
+            keeps_latents(after, load_checkpoint(begun))
             assert after.header.direction == load_checkpoint(begun).header.direction
             x = torch.rand(1, 3, 32, 32) * 2 - 1
             assert torch.equal(drawn(result, x), drawn(begun, x))
@@ -202,17 +202,6 @@ def test_a_finished_training_is_gone_on_with_in_either_direction(
     assert load_checkpoint(moved).plan == load_checkpoint(there).plan
     x = torch.rand(1, 3, 32, 32) * 2 - 1
     assert 1e-4 < (drawn(moved, x) - drawn(there, x)).abs().max() < 0.5
-
-
-def _has_the_latents_of(after: Checkpoint, before: Checkpoint) -> None:
-    """What chose the channels, and how it was asked to, stays with a network that is trained on."""
-    assert after.header.stage is before.header.stage is Stage.FINETUNED
-    assert after.latents is not None
-    assert before.latents is not None
-    for group, vector in before.latents.vectors.items():
-        assert torch.equal(after.latents.vectors[group], vector), group
-    told = {"target", "form", "embedding", "threshold", "min_channels"}
-    assert after.header.model_dump(include=told) == before.header.model_dump(include=told)
 
 
 def _judges(state: Path) -> list[dict[str, torch.Tensor]]:

@@ -18,7 +18,7 @@ from coronet_deploy.coronet.rounding import Rounded
 from coronet_deploy.coronet.tuning import Tuner
 from coronet_deploy.coronet.zoo import bundled_calibration, bundled_checkpoint, bundled_pictures
 from coronet_deploy.errors import BadInput, GateFailed
-from support import COMMAND, Cli, kill_after_saves
+from support import COMMAND, Cli, keeps_latents, kill_after_saves
 
 HORSES, FACADES = "horse2zebra-resnet9", "facades-unet256"
 RECIPE = """
@@ -100,7 +100,7 @@ def test_tuning_helps_and_resumes_exactly(
     assert simulated["after"] > simulated["before"] + 0.5
     result = Path(told["checkpoint"])
     tuned, before = load_checkpoint(result), load_checkpoint(horses)
-    assert tuned.header.stage is Stage.DENSE
+    keeps_latents(tuned, before)
     assert (tuned.id, tuned.plan, tuned.full) == (f"{HORSES}-qat", before.plan, before.full)
     assert (result.parent / "samples" / "000060.png").is_file()
 
@@ -150,6 +150,19 @@ def test_a_recipe_with_the_table_tunes_what_it_trained(
     resumed = cli(*common, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert [one.read_bytes() for one in results] == held
+
+
+def test_a_dense_generator_is_tuned_to_a_dense_one(
+    cli: Cli, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    dense = tmp_path / "dense.safetensors"
+    assert cli("materialize", bundled_checkpoint(HORSES), "--output", dense).returncode == 0
+    tuned = cli("train", recipe, "--data", data, "--threads", 1, "--qat", dense, "--json",
+                "--set", "qat.steps=1", "--output", tmp_path / "out")  # fmt: skip
+    assert tuned.returncode == 0, tuned.stderr
+    checkpoint = load_checkpoint(Path(json.loads(tuned.stdout)["checkpoint"]))
+    assert (checkpoint.header.stage, checkpoint.latents) == (Stage.DENSE, None)
+    assert checkpoint.plan == load_checkpoint(dense).plan
 
 
 def test_what_cannot_be_tuned_is_one_line(

@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coronet_deploy.coronet.checkpoint import LONGEST_ID, Checkpoint, Stage, save_checkpoint
+from coronet_deploy.coronet.checkpoint import (
+    LONGEST_ID,
+    Checkpoint,
+    Stage,
+    finetuned_tensors,
+    save_checkpoint,
+)
 from coronet_deploy.coronet.course import STATE, Course, require_finite
 from coronet_deploy.coronet.data import (
     Ahead,
@@ -63,7 +69,8 @@ class Gains(NamedTuple):
 class Tuner(Course):
     """The fine-tuning of one checkpoint's generator (see `Course`).
 
-    Its result is a dense checkpoint, `<id>-qat.safetensors`. `recipe` says how pictures are read,
+    Its result is `<id>-qat.safetensors`: with the latents that chose its channels, if the
+    checkpoint has them, else dense. `recipe` says how pictures are read,
     and in its table `qat` how long and how fast it learns. `told` hears of each picture as it is
     looked at.
     """
@@ -161,19 +168,20 @@ class Tuner(Course):
 
     def _finish(self) -> None:
         self._require_finite()
-        checkpoint = self.checkpoint
+        checkpoint, latents = self.checkpoint, self.checkpoint.latents
         header = checkpoint.header.model_copy(
             update={
                 "id": self.name,
                 "title": f"{checkpoint.header.title}, tuned for eight bits",
-                "stage": Stage.DENSE,
+                "stage": Stage.DENSE if latents is None else Stage.FINETUNED,
                 "plan": checkpoint.plan.as_json(),
                 "total": dict(checkpoint.full.groups),
             }
         )
         past = checkpoint.header.history
         header = self._with_history(header, Act.TUNED, checkpoint.origin, past)
-        tensors = {f"network.{key}": value for key, value in self.network.state_dict().items()}
+        vectors = {} if latents is None else dict(latents.vectors.items())
+        tensors = finetuned_tensors(self.network, vectors)
         save_checkpoint(self.results[0], header, tensors)
         self._save_state()
         self._gains = self._gain()
