@@ -31,14 +31,19 @@ def _tensor(picture: Array) -> Tensor:
     return torch.from_numpy(picture).permute(0, 3, 1, 2).contiguous()
 
 
+# The longer U-Net has channels at its narrowest that hardly one calibration picture wakes.
 @pytest.mark.parametrize(
-    ("model", "side", "margin"),
-    [(HORSES, 128, FULL_RESNET_MARGIN), (FACADES, 256, FULL_UNET_MARGIN)],
+    ("model", "file", "side", "margin"),
+    [
+        (HORSES, HORSES, 128, FULL_RESNET_MARGIN),
+        (FACADES, FACADES, 256, FULL_UNET_MARGIN),
+        (FACADES, f"{FACADES}-long", 256, FULL_UNET_MARGIN),
+    ],
 )
 def test_it_simulates_what_the_runtime_draws(
-    model: str, side: int, margin: float, tmp_path: Path
+    model: str, file: str, side: int, margin: float, tmp_path: Path
 ) -> None:
-    checkpoint = load_checkpoint(bundled_checkpoint(model))
+    checkpoint = load_checkpoint(bundled_checkpoint(model).with_stem(file))
     generator = checkpoint.generator()
     groups = bundled_calibration(), bundled_pictures()
     calibration, shown = (read_pictures(paths, side, side) for paths in groups)
@@ -54,7 +59,8 @@ def test_it_simulates_what_the_runtime_draws(
     with open_session(path, Runtime.ONNX, threads=1) as session:
         real = [session.run(picture) for picture in shown.values]
     simulated_db, real_db = (
-        np.mean([psnr_db(*pair) for pair in zip(references, one, strict=True)])
+        np.array([psnr_db(*pair) for pair in zip(references, one, strict=True)])
         for one in (drawn, real)
     )
-    assert simulated_db == pytest.approx(real_db, abs=2.0)
+    assert simulated_db.mean() == pytest.approx(real_db.mean(), abs=2.0)
+    assert simulated_db == pytest.approx(real_db, abs=4.0)

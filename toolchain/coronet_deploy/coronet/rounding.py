@@ -45,9 +45,10 @@ _LEAST_SCALE = 1e-12  # of weights that are all zero
 class Place:
     """A convolution by name, the module whose value int8 stores, and the ranges about it.
 
-    `maker` is the convolution, or the BatchNorm that is folded into it. `read` is None for the one
-    that reads the picture. Channels are stored as (value - `middle`) * `scale`, and read as value *
-    `taken`, all (1, C, 1, 1).
+    `maker` is the convolution, or the BatchNorm that is folded into it; what it makes is `cut` if
+    only ReLUs see it: it is first stored as what reads them. `read` is None for the one that reads
+    the picture. Channels are stored as (value - `middle`) * `scale`, and read as value * `taken`,
+    all (1, C, 1, 1).
     """
 
     name: str
@@ -61,6 +62,11 @@ class Place:
     middle: Tensor | None = None
     scale: Tensor | None = None
     taken: Tensor | None = None
+    cut: bool = False
+
+
+Look = Callable[[Place, Tensor], Tensor]
+"""Sees a value at a convolution, and returns what stands there from then on."""
 
 
 class Rounded(nn.Module):
@@ -98,7 +104,7 @@ class Rounded(nn.Module):
     def settle(self, pictures: Sequence[Tensor]) -> None:
         """Measure the ranges on `pictures`, (N, 3, H, W) each, drawn in float."""
         if not self.places:
-            self.places = _places(self.network, pictures[0])
+            self._find_places(pictures[0])
         self._measure_channels(pictures)
         rng = np.random.default_rng(0)
         seen: dict[tuple[str, bool], list[Seen]] = {}
@@ -109,14 +115,15 @@ class Rounded(nn.Module):
             seen.setdefault((place.name, coming), []).append(Seen.of(numbers, rng))
             return value
 
-        self._draw(pictures, look)
+        reads, makes = (functools.partial(look, coming=coming) for coming in (True, False))
+        self._draw(pictures, reads, makes)
         for place in self.places:
             read, made = (
                 functools.reduce(Seen.joined, seen[place.name, coming]) for coming in (True, False)
             )
             through: Transfer | None = np.tanh if place.last else None
             place.read = None if place.first else fitted(read, None, self.margin)
-            place.made = fitted(made, through, self.margin)
+            place.made = None if place.cut else fitted(made, through, self.margin)
 
     def _measure_channels(self, pictures: Sequence[Tensor]) -> None:
         """Scale channels as the exporter does.
@@ -125,38 +132,69 @@ class Rounded(nn.Module):
         convolutions read of one another, half-way to equal sizes.
         """
         ends: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
-        sizes: dict[tuple[str, bool], list[Tensor]] = {}
+        sizes: dict[str, list[Tensor]] = {}
 
-        def look(place: Place, value: Tensor, *, coming: bool) -> Tensor:
-            if place.normed and not coming:
+        def made(place: Place, value: Tensor) -> Tensor:
+            if place.normed:
                 deviation = value.std((2, 3), correction=0).mean(0)
                 found = value.amin((0, 2, 3)), value.amax((0, 2, 3)), deviation
                 ends.setdefault(place.name, []).append(found)
-            elif self.between and not (place.first if coming else place.last):
-                sizes.setdefault((place.name, coming), []).append(value.abs().amax((0, 2, 3)))
+            elif self.between and not place.last:
+                sizes.setdefault(place.name, []).append(value.abs().amax((0, 2, 3)))
             return value
 
-        self._draw(pictures, look)
+        self._draw(pictures, _as_it_is, made)
         for place in self.places:
             if place.name in ends:
                 place.middle, place.scale = _of_equal_reach(ends[place.name])
-            if (place.name, True) in sizes:
-                place.taken = _half_way(sizes[place.name, True])
-            if (place.name, False) in sizes:
-                place.scale = _half_way(sizes[place.name, False])
+            if place.name in sizes:
+                place.scale = _half_way(sizes[place.name])
                 place.middle = torch.zeros_like(place.scale)
+        if self.between:
+            self._take_back(pictures[0])
 
-    def _draw(self, pictures: Sequence[Tensor], look: Callable[..., Tensor]) -> None:
-        """Draw pictures in float; `look` sees what convolutions read (`coming`) and make."""
-        reads, makes = functools.partial(look, coming=True), functools.partial(look, coming=False)
+    @torch.no_grad()
+    def _find_places(self, picture: Tensor) -> None:
+        """Find the convolutions, and of which every reader sees what it makes behind a ReLU."""
+        self.places = _places(self.network, picture)
+        for tried in self.places[:-1] if self.between else ():
+            below: list[bool] = []
+
+            def reads(place: Place, value: Tensor, found: list[bool] = below) -> Tensor:
+                found.append(not place.first and bool((value < 0).any()))
+                return value
+
+            def made(place: Place, value: Tensor, of: Place = tried) -> Tensor:
+                return torch.full_like(value, -1.0 if place is of else 0.0)
+
+            self._draw([picture], reads, made)
+            tried.cut = not any(below)
+
+    def _take_back(self, picture: Tensor) -> None:
+        """Have convolutions take back what the ones that they read have scaled.
+
+        The factors themselves go through the network: they are positive, and what stands between
+        two convolutions there only moves such numbers.
+        """
+
+        def reads(place: Place, value: Tensor) -> Tensor:
+            if not place.first:
+                place.taken = value[:1, :, :1, :1].clone()
+            return value
+
+        def made(place: Place, value: Tensor) -> Tensor:
+            return value if place.scale is None else place.scale.expand_as(value)
+
+        self._draw([picture], reads, made)
+
+    def _draw(self, pictures: Sequence[Tensor], reads: Look, makes: Look) -> None:
+        """Draw pictures in float; `reads` and `makes` see what convolutions read and make."""
         with self._looking(reads, makes):
             for picture in pictures:
                 self.network(picture)
 
     @contextlib.contextmanager
-    def _looking(
-        self, reads: Callable[[Place, Tensor], Tensor], makes: Callable[[Place, Tensor], Tensor]
-    ) -> Iterator[None]:
+    def _looking(self, reads: Look, makes: Look) -> Iterator[None]:
         """Put what `reads` and `makes` return in the place of what convolutions read and make."""
         with contextlib.ExitStack() as stack:
             for place in self.places:
@@ -188,7 +226,7 @@ class Rounded(nn.Module):
         """Have the ranges that `kept` returned; `like` is a picture, on the network's device."""
         if not kept:  # of before the first `settle`
             return
-        self.places = _places(self.network, like)
+        self._find_places(like)
         for place in self.places:
             held = kept[place.name]
             place.read, place.made = (held[key] and Range(*held[key]) for key in ("read", "made"))
@@ -196,6 +234,10 @@ class Rounded(nn.Module):
                 None if held[key] is None else held[key].to(like)
                 for key in ("middle", "scale", "taken")
             )
+
+
+def _as_it_is(_: Place, value: Tensor) -> Tensor:
+    return value
 
 
 def _of_equal_reach(ends: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
