@@ -66,6 +66,23 @@ def check_pictures(args: argparse.Namespace) -> None:
         )
 
 
+def take_own(args: argparse.Namespace, generator: str | None) -> None:
+    """Take the pictures that lie beside a checkpoint, where none are given; and say so."""
+    from coronet_deploy.coronet.zoo import CALIBRATION, INPUTS, own_pictures
+    from coronet_deploy.storage import is_folder
+
+    if generator is None or ":" in generator or args.pictures is not None:
+        return
+    own = own_pictures(Path(generator))
+    taken = dict[str, Path]()
+    for name, folder in (("pictures", own / INPUTS), ("calibration", own / CALIBRATION)):
+        if getattr(args, name, folder) is None and is_folder(folder):
+            taken[name] = folder
+    if taken:
+        vars(args).update(taken)
+        print(f"pictures of its task: {' and '.join(map(str, taken.values()))}", file=sys.stderr)
+
+
 def read_pictures(args: argparse.Namespace, height: int, width: int) -> Pictures:
     """Return the pictures of the folder that is given, or the bundled ones, at a size."""
     from coronet_deploy.coronet.zoo import bundled_pictures

@@ -23,7 +23,14 @@ from coronet_deploy.cli._asked import (
 from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._explain import explanations, show
 from coronet_deploy.cli._installed import require_writers
-from coronet_deploy.cli._pictures import add_pictures, check_pictures, chosen, count, read_pictures
+from coronet_deploy.cli._pictures import (
+    add_pictures,
+    check_pictures,
+    chosen,
+    count,
+    read_pictures,
+    take_own,
+)
 from coronet_deploy.cli._shared import (
     artifact_table,
     read_subject,
@@ -82,13 +89,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="height and width of the pictures, or one number for both, which an artifact fixes; "
         "several make artifacts each: 256x256,512x512, or the flag again (default: 256x256)",
     )
-    add_pictures(parser, "pictures to compare with torch on (default: the bundled ones)")
+    add_pictures(
+        parser,
+        "pictures to compare with torch on (default: GENERATOR's own, in "
+        "<name>-pictures/inputs beside it, else the bundled ones)",
+    )
     parser.add_argument(
         "--calibration",
         type=Path,
         metavar="DIR",
         help="pictures that INT8 is fitted to: its ranges, and which layers stay float (default: "
-        "bundled ones, or two thirds of --pictures)",
+        "two thirds of --pictures; else GENERATOR's own, in <name>-pictures/calibration beside "
+        "it; else bundled ones)",
     )
     parser.add_argument(
         "--calibration-count",
@@ -195,6 +207,7 @@ def run(args: argparse.Namespace) -> int:
     require_utf8(str(args.output), "no runtime can open files in it")
     check_folder(args.output, "--output")
     require_temporary()
+    take_own(args, args.generator)
     requests = [(one, runtimes_of(one)) for one in requests_of(args)]
     check_pictures(args)
     if args.calibration is not None:

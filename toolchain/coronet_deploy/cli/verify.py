@@ -16,6 +16,7 @@ from coronet_deploy.cli._pictures import (
     check_grid,
     check_pictures,
     read_pictures,
+    take_own,
     write_grid,
 )
 from coronet_deploy.cli._shared import (
@@ -49,7 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an .onnx or .tflite file with its manifest beside it, or a folder of them",
     )
     add_generator(parser, "--checkpoint")
-    add_pictures(parser, "pictures to compare on (default: the bundled ones)")
+    add_pictures(
+        parser,
+        "pictures to compare on (default: the checkpoint's own, in "
+        "<name>-pictures/inputs beside it, else the bundled ones)",
+    )
     parser.add_argument(
         "--min-psnr",
         type=decibels,
@@ -75,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
             raise BadInput(
                 f"{path} is not an artifact: its name does not end in {' or '.join(ARTIFACTS)}"
             )
+    take_own(args, args.checkpoint)
     check_pictures(args)
     from coronet_deploy.export.manifest import checked_manifest
     from coronet_deploy.verify.described import require_described, require_layers

@@ -20,6 +20,7 @@ from coronet_deploy.coronet.lineage import (
     Training,
     trainers_tools,
 )
+from coronet_deploy.coronet.own_pictures import leave_pictures
 from coronet_deploy.coronet.recipe import Recipe
 from coronet_deploy.coronet.state import (
     Metrics,
@@ -41,11 +42,12 @@ CALMER = "train anew with a lower optimiser.lr"
 class Course(ABC):
     """One run of `steps` steps, in memory; `run` takes it from where it is to its end.
 
-    In `output` the team's leader keeps `state.pt` (to resume from), `metrics.csv`, `samples/`, and
-    at the end the results.
+    In `output` the team's leader keeps `state.pt` (to resume from), `metrics.csv`, `samples/`, for
+    each result pictures of its task (`own_pictures`), and at the end the results.
     """
 
     pictures: Pictures
+    held_out: Pictures | None
     device: torch.device
     results: list[Path]
 
@@ -78,6 +80,7 @@ class Course(ABC):
 
         """
         with stop_requests() as asked:
+            self._leave_pictures()
             while self.step < self.steps:
                 row = self._take_step()
                 self.step += 1
@@ -91,6 +94,12 @@ class Course(ABC):
                     raise KeyboardInterrupt
             self._finish()
         return self.results[0]
+
+    def _leave_pictures(self) -> None:
+        """Lay pictures of each coming result's task where `export` will look for them."""
+        with self.team.together():
+            for domain, result in enumerate(self.results if self.team.leader else ()):
+                leave_pictures(result, self.pictures, self.held_out, domain)
 
     @abstractmethod
     def _take_step(self) -> StepReport:

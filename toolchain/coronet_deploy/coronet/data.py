@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,11 @@ from coronet_deploy.images import (
     require_pair,
     require_whole,
 )
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_T = TypeVar("_T")
 
 _FLIPPED = 0.5  # share of the pictures that training sees mirrored
 _MOST_KEPT = 4 << 30  # bytes of decoded pictures of one folder
@@ -74,6 +79,9 @@ class Pictures(Protocol):
     def whole(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return the given pictures of both domains, uncropped, each (N, 3, load, load)."""
 
+    def spread(self, domain: int, most: int) -> list[Image]:
+        """Return a few pictures of the input (0) or output domain, as their files have them."""
+
 
 class _Files:
     """Files decoded on demand; as many as fit into a bound are kept decoded.
@@ -85,17 +93,18 @@ class _Files:
     def __init__(
         self,
         paths: list[Path],
-        read: Callable[[Path], Pixels],
+        open_domains: Callable[[Path], Sequence[Image]],
+        load: int,
         budget: int,
         told: Told,
         require: Callable[[Path], None] = require_whole,
     ) -> None:
-        self._paths, self._read = paths, read
+        self._paths, self._open, self._load = paths, open_domains, load
         self._held: dict[int, Pixels] = {}
         room = 1  # until the first tells how large they are
         for i, path in enumerate(paths):
             if i < room:
-                self._held[i] = read(path)
+                self._held[i] = self._read(path)
                 room = max(budget // self._held[0].nbytes, 1)
             else:
                 require(path)
@@ -112,6 +121,14 @@ class _Files:
     def __getitem__(self, index: int) -> Pixels:
         held = self._held.get(index)
         return self._read(self._paths[index]) if held is None else held
+
+    def _read(self, path: Path) -> Pixels:
+        """Return a file's domains as (domains, load, load, 3) pixels."""
+        return np.stack([at_size(one, self._load, self._load) for one in self._open(path)])
+
+    def spread(self, domain: int, most: int) -> list[Image]:
+        """Return a few pictures of a domain, from all over, as their files have them."""
+        return [self._open(self._paths[i])[domain] for i in _spread(len(self), most)]
 
 
 class PairedPictures:
@@ -145,6 +162,10 @@ class PairedPictures:
         """Return input and truth of the given pairs; see `Pictures.whole`."""
         return _halves(from_pixels(np.stack([self._files[i] for i in indices])))
 
+    def spread(self, domain: int, most: int) -> list[Image]:
+        """Return a few pictures of a domain; see `Pictures.spread`."""
+        return self._files.spread(domain, most)
+
 
 class UnpairedPictures:
     """Two piles of pictures; what is drawn from the one says nothing about the other."""
@@ -173,13 +194,17 @@ class UnpairedPictures:
             rng = np.random.default_rng([seed, 1, index])
             source = inputs[_shuffled(index, len(inputs), seed)]
             other = outputs[int(rng.integers(len(outputs)))]
-            chosen.append(np.stack([_augmented(p[None], crop, rng)[0] for p in (source, other)]))
+            chosen.append(np.concatenate([_augmented(p, crop, rng) for p in (source, other)]))
         return _halves(np.stack(chosen))
 
     def whole(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return the given pictures of both piles; see `Pictures.whole`."""
-        pairs = [np.stack([pile[i] for pile in self._piles]) for i in indices]
+        pairs = [np.concatenate([pile[i] for pile in self._piles]) for i in indices]
         return _halves(from_pixels(np.stack(pairs)))
+
+    def spread(self, domain: int, most: int) -> list[Image]:
+        """Return a few pictures of a domain; see `Pictures.spread`."""
+        return self._piles[domain].spread(0, most)
 
 
 class Ahead:
@@ -276,8 +301,12 @@ def _held_out(data: Path) -> Path | None:
 
 def some(pictures: Pictures, most: int = 6) -> tuple[Tensor, Tensor]:
     """Return a few pictures of both domains, from all over the folder, uncropped."""
-    count = len(pictures)
-    return pictures.whole(list(range(0, count, max(count // most, 1)))[:most])
+    return pictures.whole(_spread(len(pictures), most))
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return at most so many of `count` places, from all over."""
+    return list(range(0, count, max(count // most, 1)))[:most]
 
 
 def _budget() -> int:
@@ -298,10 +327,11 @@ def side_by_side(
 ) -> PairedPictures:
     """Return the pairs in `folder`: one file each, A left of B."""
 
-    def read(path: Path) -> Pixels:
-        return _ordered([at_size(half, load, load) for half in open_pair(path)], direction)
+    def halves(path: Path) -> Sequence[Image]:
+        return _ordered(open_pair(path), direction)
 
-    return PairedPictures(_Files(list_pictures(folder), read, _budget(), told, require_pair))
+    files = _Files(list_pictures(folder), halves, load, _budget(), told, require_pair)
+    return PairedPictures(files)
 
 
 def matching(
@@ -310,14 +340,14 @@ def matching(
     """Return the pairs of files of the same names in two folders (see `matched_pictures`)."""
     pairs = dict(matched_pictures(a, b))
 
-    def read(path: Path) -> Pixels:
-        return _ordered([_square(one, load) for one in (path, pairs[path])], direction)
+    def both(path: Path) -> Sequence[Image]:
+        return _ordered([open_rgb(path), open_rgb(pairs[path])], direction)
 
     def require(path: Path) -> None:
         for one in (path, pairs[path]):
             require_whole(one)
 
-    return PairedPictures(_Files(list(pairs), read, _budget(), told, require))
+    return PairedPictures(_Files(list(pairs), both, load, _budget(), told, require))
 
 
 def unpaired(
@@ -325,19 +355,15 @@ def unpaired(
 ) -> UnpairedPictures:
     """Return the pictures of two folders that have nothing to do with each other."""
     piles = [
-        _Files(list_pictures(folder), lambda path: _square(path, load), _budget() // 2, told)
+        _Files(list_pictures(folder), lambda path: [open_rgb(path)], load, _budget() // 2, told)
         for folder in (a, b)
     ]
-    return UnpairedPictures(*(piles if direction is Direction.A_TO_B else piles[::-1]))
+    return UnpairedPictures(*_ordered(piles, direction))
 
 
-def _square(path: Path, load: int) -> Pixels:
-    return at_size(open_rgb(path), load, load)
-
-
-def _ordered(halves: list[Pixels], direction: Direction) -> Pixels:
-    """Return A and B as (2, H, W, 3), the input first."""
-    return np.stack(halves if direction is Direction.A_TO_B else halves[::-1])
+def _ordered(domains: Sequence[_T], direction: Direction) -> Sequence[_T]:
+    """Return what is of A and of B, the input's first."""
+    return domains if direction is Direction.A_TO_B else domains[::-1]
 
 
 def _shuffled(index: int, count: int, seed: int) -> int:

@@ -1,4 +1,8 @@
-"""The bundled models: one folder each, with recipe, card, checkpoint and input pictures."""
+"""The bundled models, and where a model's pictures are.
+
+A bundled one has a folder with recipe, card, checkpoint and pictures; beside other checkpoints may
+lie pictures of theirs.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,11 @@ from coronet_deploy.images import list_pictures
 from coronet_deploy.storage import data_dir, existing_file
 
 DEFAULT_MODEL = "facades-unet256"
+CALIBRATION, INPUTS = "calibration", "inputs"
+"""Folders of pictures: to measure ranges of eight bits on, and to compare artifacts on."""
+
+_OF_ITS_OWN = "-pictures"
+_SEARCHED = ".search"
 
 
 def model_dir(model: str = DEFAULT_MODEL) -> Path:
@@ -35,12 +44,20 @@ def bundled_checkpoint(model: str = DEFAULT_MODEL) -> Path:
 
 def bundled_pictures(model: str = DEFAULT_MODEL) -> list[Path]:
     """Return the input pictures of a bundled model, by name (see `model_dir` for the error)."""
-    return list_pictures(model_dir(model) / "inputs")
+    return list_pictures(model_dir(model) / INPUTS)
 
 
 def bundled_calibration(model: str = DEFAULT_MODEL) -> list[Path]:
     """Return the pictures to calibrate INT8 on, other than the inputs (see `model_dir`)."""
-    return list_pictures(model_dir(model) / "calibration")
+    return list_pictures(model_dir(model) / CALIBRATION)
+
+
+def own_pictures(checkpoint: Path) -> Path:
+    """Return the folder of pictures of a checkpoint's task: `<name>-pictures`, beside it.
+
+    Trainings leave it there; there may be none.
+    """
+    return checkpoint.parent / (checkpoint.stem.removesuffix(_SEARCHED) + _OF_ITS_OWN)
 
 
 def find_recipe(given: Path) -> Path:
