@@ -110,7 +110,15 @@ def test_samples_that_include_transfers_are_said_to(make_run: MakeRun) -> None:
 
 @pytest.mark.parametrize(
     ("value", "written"),
-    [(0.01234, "0.012"), (0.9996, "1.00"), (9.996, "10.0"), (99.96, "100"), (1234.5, "1234")],
+    [
+        (0.001234, "0.00123"),
+        (0.01234, "0.0123"),
+        (0.0, "0.000"),
+        (0.9996, "1.00"),
+        (9.996, "10.0"),
+        (99.96, "100"),
+        (1234.5, "1234"),
+    ],
 )
 def test_milliseconds_keep_about_three_digits(value: float, written: str) -> None:
     assert milliseconds(value) == written

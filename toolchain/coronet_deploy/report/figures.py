@@ -24,6 +24,9 @@ def milliseconds(value: float | None) -> str:
     """Return `value` with about three significant digits, and no unit."""
     if value is None:
         return DASH
+    for bound, digits in ((0.00995, 5), (0.0995, 4)):
+        if 0 < value < bound:
+            return f"{value:.{digits}f}"
     for bound, digits in ((0.995, 3), (9.95, 2), (99.5, 1)):
         if value < bound:
             return f"{value:.{digits}f}"
