@@ -122,17 +122,20 @@ def test_without_held_out_ones_two_piles_of_the_training_set(count: int, tmp_pat
     assert not calibration & inputs or count <= 6
 
 
-def test_what_lies_there_already_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_lies_there_stays_unless_a_training_begins_anew(anew: bool, tmp_path: Path) -> None:
     for seed, name in enumerate(("trainA", "trainB")):
         _drawn(tmp_path / "data" / name, 4, seed)
     training, held_out = open_training(tmp_path / "data", Direction.A_TO_B, 32, 32, paired=False)
     result = tmp_path / "tiny.safetensors"
-    mine = own_pictures(result) / INPUTS / "00.png"
-    mine.parent.mkdir(parents=True)
-    shutil.copyfile(bundled_pictures()[0], mine)
-    leave_pictures(result, training, held_out)
-    assert mine.read_bytes() == bundled_pictures()[0].read_bytes()
-    assert len(list_pictures(mine.parent)) == 4
+    first, beyond, other = (own_pictures(result) / INPUTS / f"{n}.png" for n in ("00", "05", "me"))
+    first.parent.mkdir(parents=True)
+    for path in (first, beyond, other):
+        shutil.copyfile(bundled_pictures()[0], path)
+    leave_pictures(result, training, held_out, anew=anew)
+    assert (first.read_bytes() == other.read_bytes()) is not anew
+    assert beyond.exists() is not anew
+    assert len(list_pictures(first.parent)) == 4 + (1 if anew else 2)
 
 
 def test_export_and_verify_take_those_beside_a_checkpoint(cli: Cli, tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ class Course(ABC):
         """Lay pictures of each coming result's task where `export` will look for them."""
         with self.team.together():
             for domain, result in enumerate(self.results if self.team.leader else ()):
-                leave_pictures(result, self.pictures, self.held_out, domain)
+                pictures = self.pictures, self.held_out
+                leave_pictures(result, *pictures, domain, anew=self.step == 0)
 
     @abstractmethod
     def _take_step(self) -> StepReport:

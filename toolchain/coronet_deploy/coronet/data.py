@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
 from functools import lru_cache
@@ -79,8 +79,8 @@ class Pictures(Protocol):
     def whole(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return the given pictures of both domains, uncropped, each (N, 3, load, load)."""
 
-    def spread(self, domain: int, most: int) -> list[Image]:
-        """Return a few pictures of the input (0) or output domain, as their files have them."""
+    def spread(self, domain: int, most: int) -> Iterator[Image]:
+        """Yield a few pictures of the input (0) or output domain, as their files have them."""
 
 
 class _Files:
@@ -126,9 +126,9 @@ class _Files:
         """Return a file's domains as (domains, load, load, 3) pixels."""
         return np.stack([at_size(one, self._load, self._load) for one in self._open(path)])
 
-    def spread(self, domain: int, most: int) -> list[Image]:
-        """Return a few pictures of a domain, from all over, as their files have them."""
-        return [self._open(self._paths[i])[domain] for i in _spread(len(self), most)]
+    def spread(self, domain: int, most: int) -> Iterator[Image]:
+        """Yield a few pictures of a domain, from all over, as their files have them."""
+        return (self._open(self._paths[i])[domain] for i in _spread(len(self), most))
 
 
 class PairedPictures:
@@ -162,8 +162,8 @@ class PairedPictures:
         """Return input and truth of the given pairs; see `Pictures.whole`."""
         return _halves(from_pixels(np.stack([self._files[i] for i in indices])))
 
-    def spread(self, domain: int, most: int) -> list[Image]:
-        """Return a few pictures of a domain; see `Pictures.spread`."""
+    def spread(self, domain: int, most: int) -> Iterator[Image]:
+        """Yield a few pictures of a domain; see `Pictures.spread`."""
         return self._files.spread(domain, most)
 
 
@@ -202,8 +202,8 @@ class UnpairedPictures:
         pairs = [np.concatenate([pile[i] for pile in self._piles]) for i in indices]
         return _halves(from_pixels(np.stack(pairs)))
 
-    def spread(self, domain: int, most: int) -> list[Image]:
-        """Return a few pictures of a domain; see `Pictures.spread`."""
+    def spread(self, domain: int, most: int) -> Iterator[Image]:
+        """Yield a few pictures of a domain; see `Pictures.spread`."""
         return self._piles[domain].spread(0, most)
 
 
