@@ -35,6 +35,7 @@ MOVES = frozenset(
         *("narrow", "index_select", "tensor_split", "flip", "fliplr", "flipud", "roll"),
         *("channel_shuffle", "repeat_interleave", "repeat", "tile"),
         *("pixel_shuffle", "pixel_unshuffle", "numpy_T"),
+        *("gather", "take_along_dim"),
     )
 )
 _LINES = frozenset(f"aten.{name}" for name in ("flip", "fliplr", "flipud", "roll"))
@@ -54,6 +55,7 @@ BY_THEMSELVES = frozenset(
             "adaptive_avg_pool1d",
             "max_pool1d",
             "im2col",
+            "col2im",
             "logsumexp",
             "log_softmax",
             "rot90",

@@ -103,6 +103,14 @@ def _leaky_relu(t: Translation, *, self: fx.Node, negative_slope: float) -> str:
     return t.builder.emit(op, t.value(self))
 
 
+def _randomized_leaky_relu(
+    t: Translation, *, self: fx.Node, lower: float, upper: float, training: bool, **_: object
+) -> str:
+    if training:
+        raise Refused("is random in eval mode too: pass it training=self.training")
+    return _leaky_relu(t, self=self, negative_slope=(lower + upper) / 2)
+
+
 def _unary(op: ops.Operator) -> Callable[..., str]:
     def translate(t: Translation, *, self: fx.Node) -> str:
         return t.builder.emit(op, t.operand(self))
@@ -188,6 +196,7 @@ RESHAPING = frozenset(
 FOR_EACH_NUMBER: Mapping[str, Callable[..., str]] = {
     "aten.relu": _unary(ops.Relu()),
     "aten.leaky_relu": _leaky_relu,
+    "aten.rrelu": _randomized_leaky_relu,
     "aten.tanh": _unary(ops.Tanh()),
     "aten.sigmoid": _unary(ops.Sigmoid()),
     "aten.rsqrt": _unary(ops.Rsqrt()),
@@ -286,6 +295,7 @@ TRANSLATIONS: Mapping[str, Callable[..., str | list[str]]] = {
     "aten.std_mean": means.deviation_and_mean,
     "aten.linalg_vector_norm": lengths.vector_norm,
     "aten.norm": lengths.vector_norm,
+    "aten.cosine_similarity": lengths.cosine_similarity,
     "aten.amax": pooled.amax,
     "aten.amin": pooled.amin,
     "aten.max": pooled.largest,
