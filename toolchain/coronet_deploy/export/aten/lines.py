@@ -6,7 +6,6 @@ efficient channel attention has it (Wang et al. 2020, arXiv 1910.03151).
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import fx
 
 from coronet_deploy.export import operators as ops
-from coronet_deploy.export.aten import means, pooled
+from coronet_deploy.export.aten import folded, means, pooled
 from coronet_deploy.export.aten.reordering import permuted
 from coronet_deploy.export.aten.spans import as_moved, checked, nchw
 from coronet_deploy.export.aten.translation import Moved, Refused, Translation
@@ -24,9 +23,6 @@ from coronet_deploy.export.aten.vectors import reduced
 from coronet_deploy.export.graph import Builder, FloatArray
 from coronet_deploy.export.groups import GroupedConv2d
 from coronet_deploy.export.operators import Padding
-from coronet_deploy.export.permuting import PickChannels
-from coronet_deploy.export.several import dilated, grouped
-from coronet_deploy.export.transposed import depthwise_transposed
 
 _RANK = 3  # of lines
 
@@ -145,65 +141,6 @@ def windows(
     return checked(t, node.meta["val"], y, torch.arange(math.prod(to.shapes[y])))
 
 
-def windows_summed(
-    t: Translation,
-    node: fx.Node,
-    *,
-    self: fx.Node,
-    output_size: list[int],
-    kernel_size: list[int],
-    dilation: list[int],
-    padding: list[int],
-    stride: list[int],
-) -> str | Moved:
-    """Return what windows that are laid over one another add up to, F.fold.
-
-    Where they lie side by side, their numbers only move; else it is a transposed convolution that
-    puts each number at its place of the window.
-    """
-    held, count = as_moved(t, self), math.prod(kernel_size)
-    rows, channels = held.index.shape[-2], held.index.shape[-2] // count
-    reaches = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
-    lines = zip(output_size, padding, reaches, stride, strict=True)
-    down, across = ((size + 2 * pad - reach) // step + 1 for size, pad, reach, step in lines)
-    index = held.index.reshape(-1, rows, down, across)
-    if len(index) > 1:
-        raise Refused("takes windows of several pictures; only of one")
-    side_by_side = (
-        stride == kernel_size
-        and dilation == [1, 1]
-        and padding == [0, 0]
-        and output_size == [down * stride[0], across * stride[1]]
-    )
-    if side_by_side:
-        apart = index.reshape(channels, *kernel_size, down, across)
-        return checked(t, node.meta["val"], held.value, apart.permute(0, 3, 1, 4, 2))
-    value = permuted(t.builder, held.value, index)
-    if value is None:
-        raise Refused(f"takes windows of {tuple(held.index.shape)} in an order that none have")
-    beyond = [
-        size - ((n - 1) * step - 2 * pad + reach)
-        for size, n, step, pad, reach in zip(
-            output_size, (down, across), stride, padding, reaches, strict=True
-        )
-    ]
-    by, around, more = ((of[0], of[1]) for of in (stride, padding, beyond))
-    op = ops.ConvTranspose2d(by, around, more)
-    taps = np.eye(count, dtype=np.float32).reshape(count, *kernel_size)  # of a window, (h, w)
-    rate, to = (dilation[0], dilation[1]), t.builder
-    if channels <= count or stride[0] != stride[1]:
-        kernels = np.tile(taps.transpose(1, 2, 0)[None], (channels, 1, 1, 1))
-        y = grouped(to, op, value, dilated(kernels, rate), None, channels)
-    else:
-        parts = []
-        for place, tap in enumerate(taps):
-            picked = to.emit(PickChannels(tuple(range(place, rows, count))), value)
-            each = np.tile(tap[None, :, :, None], (1, 1, 1, channels))
-            parts.append(depthwise_transposed(to, op, picked, dilated(each, rate), []))
-        y = functools.reduce(lambda a, b: to.emit(ops.Add(), a, b), parts)
-    return checked(t, node.meta["val"], y, torch.arange(math.prod(to.shapes[y])))
-
-
 def mean_of_lines(t: Translation, node: fx.Node, *, self: fx.Node, output_size: list[int]) -> Any:  # noqa: ANN401 - a value
     """Return the mean of each line, if one is wanted."""
     if output_size != [1]:
@@ -247,5 +184,5 @@ TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "aten.adaptive_avg_pool1d": mean_of_lines,
     "aten.max_pool1d": largest_of_windows,
     "aten.im2col": windows,
-    "aten.col2im": windows_summed,
+    "aten.col2im": folded.windows_summed,
 }
