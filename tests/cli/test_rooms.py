@@ -13,6 +13,7 @@ import coronet_deploy
 PACKAGE = Path(coronet_deploy.__file__).parent
 BENEATH = (
     "vocabulary", "errors", "locks", "storage", "memory", "images", "ranges", "drawing", "profiles",
+    "cpu",
 )  # fmt: skip
 ROOMS = ("networks", "coronet", "export", "verify", "bench", "results", "report", "cli")
 

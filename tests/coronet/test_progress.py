@@ -10,8 +10,9 @@ import pytest
 from matplotlib import rcParams
 from PIL import Image
 
+from coronet_deploy import cpu
 from coronet_deploy.cli import _train_told, main
-from coronet_deploy.cli._train_told import Progress, Reading
+from coronet_deploy.cli._train_told import Progress, Reading, tell_faster
 from coronet_deploy.coronet import train
 from coronet_deploy.coronet.controller import Controller
 from coronet_deploy.coronet.curve import plot_curve
@@ -73,6 +74,38 @@ def test_fast_steps_are_told_of_by_the_hundred(
     heading, *lines = steps_told(clock, 0.001, capsys)
     assert heading == "what is trained"
     assert [line.split()[1] for line in lines] == [f"100/{STEPS}", f"200/{STEPS}"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps", "precision", "device", "told"),
+    [
+        ("amx_bf16 amx_int8", 1000, "fp32", "cpu", True),
+        ("avx512_bf16", 1000, "fp32", "cpu", False),
+        ("amx_bf16 amx_int8", 999, "fp32", "cpu", False),
+        ("amx_bf16 amx_int8", 1000, "bf16", "cpu", False),
+        ("amx_bf16 amx_int8", 1000, "fp32", "cuda:0", False),
+    ],
+)
+def test_a_long_training_is_told_of_what_its_cpu_can(
+    flags: str,
+    steps: int,
+    precision: str,
+    device: str,
+    told: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor : 0\nflags : fpu {flags} sse\n")
+    monkeypatch.setattr(cpu, "_TOLD", cpuinfo)
+    model = {"id": "tiny", "title": "Tiny", "architecture": "unet_128", "norm": "batch"}
+    recipe = Recipe.model_validate(
+        {"model": model, "data": {"load": 128, "crop": 128}, "machine": {"precision": precision},
+         "search": {"steps": 400, "target": 0.5}, "finetune": {"steps": steps - 400}}
+    )  # fmt: skip
+    tell_faster(recipe, device)
+    assert ("--set machine.precision=bf16" in capsys.readouterr().err) is told
 
 
 def test_a_terminal_sees_the_last_step_on_a_line_that_ends(

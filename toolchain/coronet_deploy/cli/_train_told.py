@@ -14,11 +14,27 @@ from coronet_deploy.errors import missing_package
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+    from coronet_deploy.coronet.recipe import Recipe
     from coronet_deploy.coronet.state import StepReport
 
 _REDRAWN_S = 0.5  # between two looks of a line on a terminal
 _QUIET_S = 30.0  # the longest without a line elsewhere, if steps are not longer
+_LONG = 1000  # steps, that take minutes
 _AT_FIRST_S = 5.0  # until something is said at all
+
+
+def tell_faster(recipe: Recipe, device: str) -> None:
+    """Say of a long training that this CPU has a quicker way."""
+    from coronet_deploy.coronet.recipe import Precision
+    from coronet_deploy.cpu import cpu_flags
+
+    plain = recipe.machine.precision is Precision.FP32 and device == "cpu"
+    if plain and recipe.steps >= _LONG and "amx_bf16" in cpu_flags():
+        print(
+            "this CPU has AMX: --set machine.precision=bf16 --set machine.channels_last=true takes "
+            "a fourth to a third of a step's time",
+            file=sys.stderr,
+        )
 
 
 def summary_writer() -> Callable[..., SummaryWriter]:

@@ -14,7 +14,13 @@ from coronet_deploy.cli._bench_flags import check_folder
 from coronet_deploy.cli._device import usable_device
 from coronet_deploy.cli._shared import torch_loading
 from coronet_deploy.cli._train_results import Tuned, print_results
-from coronet_deploy.cli._train_told import Progress, Reading, summary_writer, tensorboard
+from coronet_deploy.cli._train_told import (
+    Progress,
+    Reading,
+    summary_writer,
+    tell_faster,
+    tensorboard,
+)
 from coronet_deploy.cli.bench import positive
 from coronet_deploy.errors import BadInput
 from coronet_deploy.locks import exclusive
@@ -172,6 +178,8 @@ def _train(recipe: Recipe, output: Path, device: str, team: Team, args: argparse
         print(beginning.told(recipe.names), file=sys.stderr)
     if team.leader and recipe.model.task is Task.PIX2PIX:
         _tell_unlike(args.data)
+    if team.leader and not args.resume:  # which computes as it was begun
+        tell_faster(recipe, device)
     _go(trainer, args, lambda: _heading(trainer, args.save_every), resume=args.resume)
     if team.leader:
         _plot(trainer)
