@@ -23,8 +23,9 @@ from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.export.passes.reflect_pad import UnrollReflectPad
 from coronet_deploy.export.passes.relu import FuseRelu, HoistRelu
 from coronet_deploy.export.passes.subexpressions import ShareSubexpressions
+from coronet_deploy.export.passes.tiling import choose_tiling
 from coronet_deploy.export.passes.trim_taps import TrimTaps
-from coronet_deploy.export.passes.winograd import Winograd, choose_tiling
+from coronet_deploy.export.passes.winograd import Winograd
 from coronet_deploy.networks.generator import build_generator, full_plan
 from coronet_deploy.vocabulary import Architecture, Norm, Runtime
 from lowering import difference as _difference

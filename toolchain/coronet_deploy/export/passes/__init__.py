@@ -17,7 +17,9 @@ from coronet_deploy.export.passes.dead_bias import DropDeadBiases
 from coronet_deploy.export.passes.depthwise import SplitDepthwise
 from coronet_deploy.export.passes.half_weights import RoundWeights
 from coronet_deploy.export.passes.instance_norm import DecomposeInstanceNorm
+from coronet_deploy.export.passes.joined_inputs import SumJoinedInputs
 from coronet_deploy.export.passes.known_zeros import SkipZeros
+from coronet_deploy.export.passes.large_weights import SplitLargeWeights
 from coronet_deploy.export.passes.long_sums import SplitLongSums
 from coronet_deploy.export.passes.permutations import UnrollPermutations
 from coronet_deploy.export.passes.plain_choices import PlainChoices
@@ -30,9 +32,10 @@ from coronet_deploy.export.passes.strides import StrideConvolutions
 from coronet_deploy.export.passes.subexpressions import ShareSubexpressions
 from coronet_deploy.export.passes.subpixel import SubpixelConvolution
 from coronet_deploy.export.passes.tail import PairPixels, QuadPixels
+from coronet_deploy.export.passes.tiling import ONNX_RUNTIME
 from coronet_deploy.export.passes.trim_taps import TrimTaps
 from coronet_deploy.export.passes.upsampling import MergeUpsampling
-from coronet_deploy.export.passes.winograd import ONNX_RUNTIME, Winograd
+from coronet_deploy.export.passes.winograd import Winograd
 from coronet_deploy.export.passes.zero_padding import SplitZeroPadding
 from coronet_deploy.vocabulary import Runtime
 
@@ -107,6 +110,7 @@ def passes_for(
         *multiplication,
         *rounding,
         *((SplitLongSums(),) if half else ()),
+        *(() if integer else (SplitLargeWeights(), SumJoinedInputs())),
         *(() if integer else (SplitBorders(),)),
         UnrollReflectPad(),
         # In half precision a pixel would be a sum of rounded numbers.

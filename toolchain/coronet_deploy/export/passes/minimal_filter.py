@@ -1,7 +1,8 @@
 """The matrices of Winograd's minimal filtering, F(m, r): m outputs of r taps by m + r - 1 products.
 
 y = A^T [(G w) * (B^T x)] (Winograd 1980; Lavin & Gray 2016, arXiv 1509.09308), made by the
-Toom-Cook construction: polynomials are multiplied by their values at 0, pairs +-a, and infinity.
+Toom-Cook construction: polynomials are multiplied by their values at 0, pairs +-a, perhaps one
+point alone, and infinity.
 """
 
 from __future__ import annotations
@@ -16,15 +17,23 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class MinimalFilter:
-    """F(outputs, taps) interpolated at 0, a and -a for each a of `pairs`, and infinity."""
+    """F(outputs, taps) interpolated at 0, a and -a for each a of `pairs`, and infinity.
+
+    Where the products are an odd number, 1 is a point too.
+    """
 
     outputs: int
     taps: int
     pairs: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if 2 + 2 * len(self.pairs) != self.products:
+        if 2 + 2 * len(self.pairs) + self.odd != self.products:
             raise ValueError(f"F({self.outputs}, {self.taps}) does not fit pairs {self.pairs}")
+
+    @property
+    def odd(self) -> bool:
+        """Whether 1 is a point without -1, the last but infinity."""
+        return self.products % 2 == 1
 
     @property
     def products(self) -> int:
@@ -33,7 +42,8 @@ class MinimalFilter:
 
     @property
     def _points(self) -> list[float]:
-        return [0.0, *(sign * a for a in self.pairs for sign in (1, -1))]
+        alone = [1.0] if self.odd else []
+        return [0.0, *(sign * a for a in self.pairs for sign in (1, -1)), *alone]
 
     @property
     def input_matrix(self) -> Matrix:
@@ -78,3 +88,4 @@ F43 = MinimalFilter(4, 3, (1.0, 2.0))
 # (Barabasz et al. 2018, arXiv 1803.10986, explain why), and every coefficient of A and B is exact.
 F43_HALF = MinimalFilter(4, 3, (5 / 8, 3 / 2))
 F32 = MinimalFilter(3, 2, (1.0,))
+F22 = MinimalFilter(2, 2, ())

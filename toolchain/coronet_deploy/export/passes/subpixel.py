@@ -30,14 +30,17 @@ from coronet_deploy.export.operators import (
     Reshape,
     Slice,
 )
+from coronet_deploy.export.passes.minimal_filter import F22
 from coronet_deploy.export.passes.rewriting import Rewrite, cropped
-from coronet_deploy.export.passes.winograd import Tiling, choose_tiling
+from coronet_deploy.export.passes.tiling import Tiling, choose_tiling
 
 # Output channels that a matrix kernel computes at once, the least of the usual 8 and 16.
 _LANES = 8
 # One convolution may take this much more work: it is one operator, and copies less. In integers it
 # must save some, for the phases then share what is rounded.
 _WORTH, _WORTH_IN_INTEGERS = 1.07, 0.85
+# Bytes of a filter's weights from which the filter with fewer may be as quick in more operators.
+_LARGE = 16 << 20
 _NO_TAP = -1  # stands for a tap of zeros
 
 
@@ -150,9 +153,14 @@ class SubpixelConvolution(Rewrite):
         phases = len(rows.phases) * len(columns.phases)
         taps = sum(len(a.taps) * len(b.taps) for a in rows.phases for b in columns.phases)
         whole = phases * windows[0] * windows[1]
-        if taps == whole and self._tiling(kernel, rows, columns):
-            return True
         outputs = kernel.shape[0]
+        if taps == whole and (cells := self._tiling(kernel, rows, columns)):
+            lines = rows.lines, columns.lines
+            apart = choose_tiling(windows[0], kernel.shape[3], outputs, *lines)
+            if apart is None or apart.filter.taps != F22.taps:
+                return True
+            weights = 4 * cells.filter.products**2 * phases * kernel[..., 0, 0, :].size
+            return weights < _LARGE or cells.work <= apart.work
         together = _filled(phases * outputs) / phases * whole * height.lines * width.lines
         worth = _WORTH_IN_INTEGERS if self._integer else _WORTH
         return together <= worth * _filled(outputs) * taps * rows.lines * columns.lines

@@ -1,8 +1,9 @@
 """Winograd's minimal filtering for convolutions as operators of the graph.
 
-Along both axes, F(4x4, 3x3) needs 36 products instead of 144 and F(3x3, 2x2) 16 instead of 36;
-down the height alone, F(4, 3) needs 6 instead of 12. See `minimal_filter` for the algebra. A
-convolution of 4x4 taps and stride 2 is one of 2x2 taps over the four phases of its input.
+Along both axes, F(4x4, 3x3) needs 36 products instead of 144, F(3x3, 2x2) 16 instead of 36 and
+F(2x2, 2x2) 9 instead of 16, of half as many weights; down the height alone, F(4, 3) needs 6 instead
+of 12. See `minimal_filter` for the algebra, `tiling` for which is chosen. A convolution of 4x4 taps
+and stride 2 is one of 2x2 taps over the four phases of its input.
 
 In operators: rows of B^T are depthwise convolutions with constant kernels, whose stride is the
 number of outputs; each product is a convolution with weights G w, computed here in float64; A^T is
@@ -12,7 +13,6 @@ pays from some 20 channels on. The weights grow: by 4 in two dimensions, by 2 in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -42,84 +42,14 @@ from coronet_deploy.export.passes.minimal_filter import (
     MinimalFilter,
 )
 from coronet_deploy.export.passes.rewriting import Rewrite
+from coronet_deploy.export.passes.tiling import (
+    XNNPACK,
+    Tiling,
+    Widths,
+    choose_phase_tiling,
+    choose_tiling,
+)
 from coronet_deploy.export.passes.windows import Windows
-
-
-@dataclass(frozen=True)
-class Widths:
-    """From how many channels each filter pays: the geometric mean of a layer's inputs and outputs.
-
-    Of stride 2, all four phases of the inputs count.
-
-    Below, the transforms cost more than they save; measured on one and two threads. In two
-    dimensions a layer is nearly 200 small operations, at each of which threads wait for each other:
-    at 64 channels, one dimension takes 1.06 of the time on one thread and 0.87 on two.
-    """
-
-    square_3: float
-    line_3: float
-    square_2: float
-    stride_2: float
-
-
-XNNPACK = Widths(square_3=62, line_3=20, square_2=64, stride_2=150)
-ONNX_RUNTIME = Widths(square_3=150, line_3=math.inf, square_2=math.inf, stride_2=math.inf)
-_ANY_WIDTH = Widths(square_3=0, line_3=0, square_2=0, stride_2=0)
-# With fewer tiles in two dimensions, reading the larger weights takes what the products save;
-# of stride 2, where the weights are four times as many beforehand, sooner.
-_FEWEST_TILES, _FEWEST_TILES_OF_STRIDE_2 = 24, 64
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a convolution's output is cut: by which filter, along both axes or the height alone.
-
-    `rows` and `columns` are the output's size, padded to whole tiles.
-    """
-
-    filter: MinimalFilter
-    square: bool
-    rows: int
-    columns: int
-
-    @property
-    def count(self) -> int:
-        """Tiles in two dimensions."""
-        return self.rows * self.columns // self.filter.outputs**2
-
-
-def choose_tiling(
-    taps: int,
-    inputs: int,
-    outputs: int,
-    height: int,
-    width: int,
-    widths: Widths = XNNPACK,
-    f43: MinimalFilter = F43,
-) -> Tiling | None:
-    """Return how a convolution of taps x taps to (height, width, outputs) pays best, if it does.
-
-    Pixels that only fill the last tiles are counted against the saving. Three taps are filtered by
-    `f43`.
-    """
-    channels, pixels = math.sqrt(inputs * outputs), height * width
-    if taps == f43.taps:
-        rows, columns = (_whole(n, f43.outputs) for n in (height, width))
-        square, line = rows * columns / 4, rows * width / 2
-        wide = channels >= widths.square_3 and rows * columns >= _FEWEST_TILES * 16
-        if wide and square <= min(line, pixels / 2):
-            return Tiling(f43, square=True, rows=rows, columns=columns)
-        if channels >= widths.line_3 and line <= pixels * 0.75:
-            return Tiling(f43, square=False, rows=rows, columns=width)
-    if taps == F32.taps and channels >= widths.square_2:
-        rows, columns = (_whole(n, F32.outputs) for n in (height, width))
-        if rows * columns >= _FEWEST_TILES * 9 and rows * columns * 4 / 9 <= pixels * 0.6:
-            return Tiling(F32, square=True, rows=rows, columns=columns)
-    return None
-
-
-def _whole(lines: int, tile: int) -> int:
-    return -(-lines // tile) * tile
 
 
 class Winograd(Rewrite):
@@ -169,10 +99,8 @@ class Winograd(Rewrite):
         _, height, width, _ = op.infer(edit.shapes[x], kernel.shape)
         if taps != across or taps != 2 * F32.taps or edit.shapes[x][2] % 2:
             return None
-        if math.sqrt(4 * inputs * outputs) < self._widths.stride_2:
-            return None
-        tiling = choose_tiling(F32.taps, 4 * inputs, outputs, height, width, _ANY_WIDTH)
-        if tiling is None or tiling.count < _FEWEST_TILES_OF_STRIDE_2:
+        tiling = choose_phase_tiling(inputs, outputs, height, width, self._widths)
+        if tiling is None:
             return None
         bias = edit.constants[biases[0]] if biases else None
         layer = _Layer(edit, tiling, kernel, bias, op.activation, self._depth_to_space)
@@ -354,21 +282,18 @@ class _Layer:
     def _sums(self) -> Iterator[tuple[Matrix, int, int]]:
         """Return the rows of B^T: their taps, the first one's line, and how far they are apart.
 
-        Two lines apart at 0 and infinity, next to each other between; from the window's first line
-        on in the first row only, from its second in the others.
+        With points in pairs, two lines apart at 0 and infinity, next to each other between.
         """
-        end = self.filter.products - 1
-        first, *middle, last = self.filter.input_matrix
-        yield first[0:end:2], 0, 2
-        for taps in middle:
-            yield taps[1:end], 1, 1
-        yield last[1 : end + 1 : 2], 1, 2
+        for row in self.filter.input_matrix:
+            lines = np.flatnonzero(row)
+            first, apart = int(lines[0]), int(np.gcd.reduce(np.diff(lines))) or 1
+            yield row[first : lines[-1] + 1 : apart], first, apart
 
     def _output_transform(self, m: list[str], activation: Activation) -> list[str]:
         """Return A^T m; a pair of points +-a contributes its sum or its difference.
 
         Even powers of a pair are equal and odd ones opposite, so output k of the pair is
-        a^k (m+ + m-) or a^k (m+ - m-).
+        a^k (m+ + m-) or a^k (m+ - m-). A point 1 alone contributes to every output.
         """
         edit, pairs = self.edit, range(len(self.filter.pairs))
         sums = [edit.emit(Add(), m[2 * i + 1], m[2 * i + 2]) for i in pairs]
@@ -379,6 +304,7 @@ class _Layer:
                 self._times(value, self.filter.pairs[i] ** k)
                 for i, value in enumerate(differences if k % 2 else sums)
             ]
+            terms += [m[-2]] * self.filter.odd
             terms += [m[0]] * (k == 0) + [m[-1]] * (k == self.filter.outputs - 1)
             total = terms[0]
             for term in terms[1:-1]:
