@@ -13,6 +13,7 @@ from coronet_deploy.export.graph import Graph
 from coronet_deploy.export.onnx import emit_onnx
 from coronet_deploy.export.passes import lower
 from coronet_deploy.export.passes.columns import SumColumns
+from coronet_deploy.export.passes.relu import FuseRelu
 from coronet_deploy.export.passes.stem import PairInputs
 from coronet_deploy.export.passes.tail import PairPixels, QuadPixels
 from coronet_deploy.export.tflite import emit_tflite
@@ -53,6 +54,35 @@ def test_a_narrow_tail_computes_four_pixels_at_once() -> None:
     for height, width, rows in ((17, 20, 7), (16, 21, 7), (16, 20, 3)):
         unsuited = capture(nn.Conv2d(6, 3, (rows, 7)), height, width, 6)
         assert QuadPixels().run(unsuited).nodes == unsuited.nodes
+
+
+@pytest.mark.parametrize(("outputs", "filled"), [(1, 4), (2, 8), (3, 16), (4, 16)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_four_pixels_in_colour_fill_a_kernels_registers(
+    outputs: int, filled: int, bias: bool
+) -> None:
+    network = nn.Sequential(nn.Conv2d(6, outputs, 7, bias=bias), nn.ReLU()).eval()
+    before = FuseRelu().run(capture(network, 16, 20, 6))
+    after = QuadPixels(fill=True).run(before)
+    _, _, weights = _first_convolution(after)
+    assert weights == (filled, 8, 4, 12)
+    assert difference(before, after) < 1e-12
+    assert ("depth_to_space" in after.count()) is (filled == 4 * outputs)
+    picture = smooth_picture(16, 20, 6)
+    plain, squares = (
+        run_tflite(emit_tflite(QuadPixels(fill=fill).run(before), DType.FP32, {}), picture)
+        for fill in (False, True)
+    )
+    assert np.array_equal(plain, squares)
+
+
+def test_float_files_fill_registers_and_integer_files_do_not() -> None:
+    graph = capture(nn.Conv2d(6, 3, 7), 16, 20, 6)
+    whole, half = (lower(graph, Runtime.TFLITE, half=half)[0] for half in (False, True))
+    integer, _ = lower(graph, Runtime.TFLITE, integer=True)
+    onnx, _ = lower(graph, Runtime.ONNX)
+    kernels = [_first_convolution(each)[2][0] for each in (whole, half, integer, onnx)]
+    assert kernels == [16, 16, 12, 12]
 
 
 @pytest.mark.parametrize("outputs", [1, 3, 4])

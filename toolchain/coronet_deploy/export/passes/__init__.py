@@ -84,7 +84,8 @@ def passes_for(
     )
     rounding: tuple[Pass, ...] = (RoundWeights(),) if half else ()
     multiplication: tuple[Pass, ...]
-    squares = () if wide else (QuadPixels(join_inputs=runtime is Runtime.TFLITE),)
+    tflite = runtime is Runtime.TFLITE
+    squares = () if wide else (QuadPixels(join_inputs=tflite, fill=tflite and not integer),)
     if runtime is Runtime.ONNX:
         # ONNX Runtime has kernels of its own for all the rest, in float.
         if integer and INTEGER_SUBPIXEL_ONNX:

@@ -27,9 +27,9 @@ from coronet_deploy.export.operators import (
     ConvTranspose2d,
     DepthToSpace,
     Padding,
-    Reshape,
     Slice,
 )
+from coronet_deploy.export.passes.filling import interleave, rows_apart
 from coronet_deploy.export.passes.minimal_filter import F22
 from coronet_deploy.export.passes.rewriting import Rewrite, cropped
 from coronet_deploy.export.passes.tiling import Tiling, choose_tiling
@@ -205,13 +205,8 @@ class SubpixelConvolution(Rewrite):
         y = _convolution(edit, x, np.concatenate(kernels), bias, ends, activation)
         if len(down) == len(across) and (self._depth_to_space or not self._integer):
             return edit.emit(DepthToSpace(len(down)), y), top, left
-        *size, channels = edit.shapes[y]
-        part = channels // len(down)
-        lines = [
-            edit.emit(Slice((0, 0, 0, i * part), (1, size[1], size[2], part)), y)
-            for i in range(len(down))
-        ]
-        return interleave(edit, lines, kernel.shape[0]), top, left
+        outputs = kernel.shape[0]
+        return rows_apart(edit, y, len(down), len(across) * outputs, outputs), top, left
 
 
 def _filled(channels: int) -> int:
@@ -255,13 +250,3 @@ def _convolution(
     return edit.emit(
         Conv2d(padding=padding, activation=activation), x, edit.constant(weights, "weight"), *bias
     )
-
-
-def interleave(edit: Edit, rows: list[str], channels: int) -> str:
-    """Return (1, s*H, t*W, C) from s values (1, H, W, t*C): row s*y + a is row y of the one at a.
-
-    What lies side by side as channels are neighbours already; whole rows are concatenated.
-    """
-    n, h, w, c = edit.shapes[rows[0]]
-    whole = n, len(rows) * h, w * c // channels, channels
-    return edit.emit(Reshape(whole), edit.concat(rows, 2))
