@@ -61,8 +61,8 @@ def test_parts_of_large_weights_draw_the_same_bits(inputs: int, outputs: int, bi
 
 @pytest.mark.parametrize(
     ("inputs", "outputs", "size"),
-    # Weights of 8 MiB that stay, and more that a few pixels read once.
-    [(256, 512, 32), (1024, 512, 4)],
+    # Weights of 4 MiB that stay, and more that a few pixels read once.
+    [(256, 256, 32), (1024, 512, 4)],
 )
 def test_weights_that_are_read_once_stay_whole(inputs: int, outputs: int, size: int) -> None:
     before = capture(nn.Conv2d(inputs, outputs, 4, 2, 1), size, size, inputs)
@@ -153,8 +153,23 @@ def test_a_convolution_to_few_channels_copies_none_to_lie_side_by_side() -> None
     assert np.abs(drawn - run_torch(network, picture)).max() < 1e-5
 
 
+class _Learnt(nn.Module):
+    """A convolution of a picture beside learnt channels."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, inputs, 1)
+        self.learnt = nn.Parameter(torch.rand(1, inputs, 32, 32))
+        self.last = nn.Conv2d(2 * inputs, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.last(torch.cat([self.first(x), self.learnt], 1)))
+
+
 @pytest.mark.parametrize(
-    "network", [_Joins(8, 3), _Joins(20, 3, twice=True)], ids=["many outputs", "read elsewhere"]
+    "network",
+    [_Joins(8, 3), _Joins(20, 3, twice=True), _Learnt(20)],
+    ids=["many outputs", "read elsewhere", "learnt"],
 )
 def test_values_that_are_worth_joining_stay_so(network: nn.Module) -> None:
     channels = cast("nn.Conv2d", network.get_submodule("first")).in_channels

@@ -34,6 +34,8 @@ class SumJoinedInputs(Rewrite):
         joined, kernel = edit.producer(x), edit.constants[weight]
         if joined is None or joined.op != Concat(3) or not edit.read_once(x):
             return None
+        if any(value in edit.constants for value in joined.inputs):
+            return None  # what is learnt is not convolved anew for each picture
         size = op.infer(edit.shapes[x], kernel.shape)
         if len(joined.inputs) > _FEW or math.prod(edit.shapes[x]) < _FEWER * math.prod(size):
             return None

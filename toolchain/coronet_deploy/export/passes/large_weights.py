@@ -15,7 +15,7 @@ from coronet_deploy.export.graph import Edit, Node
 from coronet_deploy.export.operators import Conv2d
 from coronet_deploy.export.passes.rewriting import Rewrite
 
-_LARGE = 8 << 20  # bytes of float32 that are too many
+_LARGE = 4 << 20  # bytes of float32 that are too many
 _PART = 2 << 20  # bytes of a part
 _LANES = 16  # outputs that a matrix kernel computes at once
 _ROW = 5  # pixels that it computes at once
