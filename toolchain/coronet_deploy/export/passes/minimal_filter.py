@@ -27,7 +27,8 @@ class MinimalFilter:
     pairs: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if 2 + 2 * len(self.pairs) + self.odd != self.products:
+        points = self._points
+        if len(points) + 1 != self.products or len(set(points)) < len(points):
             raise ValueError(f"F({self.outputs}, {self.taps}) does not fit pairs {self.pairs}")
 
     @property
