@@ -7,8 +7,9 @@ above and below it, 21 numbers that fill their registers; and a picture's pixel 
 such numbers of neighbours, a convolution of 1x7 taps whose weights are one and zero. The products
 are the same, and so are the sums but for their order.
 
-In registers of 8 numbers (AVX2, float32 on 64-bit ARM) that takes 168 steps a pixel and channel,
-and four pixels at once (see `tail`) 256. XNNPACK's sums take 672 more: two pixels at once, from
+Where 8 numbers are computed at once (XNNPACK for float32 on 64-bit ARM, ONNX Runtime's blocks on
+AVX2) that takes 168 steps a pixel and channel, and four pixels at once (see `tail`) 256; where 16
+are (XNNPACK on AVX2), 224 and 256. XNNPACK's sums take 672 more: two pixels at once, from
 pairs of neighbours that are read as one, for they lie so. ONNX Runtime's take 1344.
 """
 
